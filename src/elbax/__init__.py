@@ -1,0 +1,29 @@
+"""EM, variational autoencoders and everything between: updates of (q, θ) that ascend the ELBO."""
+
+from . import components as components, datasets as datasets
+from ._batch import Batch as Batch
+from ._elbo import elbo as elbo, elbo_terms as elbo_terms, ELBOTerms as ELBOTerms, evidence as evidence
+from ._fit import fit as fit, fit_restarts as fit_restarts, Restarts as Restarts, Result as Result
+from ._joint_gradient import JointGradientStep as JointGradientStep
+from ._model import (
+    AbstractExponentialFamilyModel as AbstractExponentialFamilyModel,
+    AbstractModel as AbstractModel,
+    Model as Model,
+    Reference as Reference,
+)
+from ._state import ELBOState as ELBOState, Info as Info
+from ._update import AbstractUpdate as AbstractUpdate, Chain as Chain
+from .e_steps import ExactEStep as ExactEStep, GradientEStep as GradientEStep
+from .families import (
+    AbstractFamily as AbstractFamily,
+    Categorical as Categorical,
+    DiagonalGaussian as DiagonalGaussian,
+    Distribution as Distribution,
+    Gaussian as Gaussian,
+)
+from .m_steps import ClosedFormMStep as ClosedFormMStep, GradientMStep as GradientMStep
+from .models import GaussianMixture as GaussianMixture, Mixture as Mixture
+from .posteriors import Amortized as Amortized, Exact as Exact, Network as Network
+
+
+__version__ = "0.1.0"

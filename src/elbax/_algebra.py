@@ -1,0 +1,49 @@
+"""Small algebra on arrays and pytrees, at full float32 precision on every device."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from ._types import Any, PyTree, Scalar
+
+
+# Accelerators multiply float32 matrices in fewer bits unless told otherwise, which quadratic
+# forms and sufficient statistics do not survive: they are differences of large numbers.
+matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+vdot = functools.partial(jnp.vdot, precision=jax.lax.Precision.HIGHEST)
+
+
+def dot(a: PyTree, b: PyTree) -> Scalar:
+    """⟨a, b⟩ = Σ aᵢ bᵢ over all leaves of two pytrees of one structure."""
+    products = jax.tree.map(vdot, a, b)
+    return jax.tree.reduce(jnp.add, products)
+
+
+def add(a: PyTree, b: PyTree) -> PyTree:
+    return jax.tree.map(jnp.add, a, b)
+
+
+def subtract(a: PyTree, b: PyTree) -> PyTree:
+    return jax.tree.map(jnp.subtract, a, b)
+
+
+def zeros_like(a: PyTree) -> PyTree:
+    return jax.tree.map(jnp.zeros_like, a)
+
+
+def num_rows(x: PyTree) -> int:
+    """The length of the leading axis that all leaves of a batch share."""
+    lengths = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(x)}
+    if len(lengths) != 1 or lengths == {()}:
+        raise ValueError(
+            "A batch is a pytree whose leaves share one leading axis, the data; got leaves of "
+            f"shapes {[jnp.shape(leaf) for leaf in jax.tree.leaves(x)]}."
+        )
+    ((length,),) = lengths
+    return length
+
+
+def where(condition: Any, a: PyTree, b: PyTree) -> PyTree:
+    """`a` where the condition holds, else `b`, leaf by leaf (random keys too)."""
+    return jax.tree.map(lambda x, y: jax.lax.select(condition, x, y), a, b)

@@ -1,0 +1,141 @@
+"""A batch of data, and the one reduction over it."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from ._algebra import add, num_rows
+from ._types import Any, Array, Callable, Key, PyTree
+
+
+class Batch(eqx.Module):
+    """Data with what one may say about its rows; a plain array (or pytree) `x` means `Batch(x)`.
+
+    **Arguments:**
+
+    - `x`: a pytree of arrays with one leading axis, the data.
+    - `weight`: how often each row counts, shape `(num_data,)`, or one number for all rows: a
+        minibatch of B rows out of N is `Batch(x, weight=N / B)`.
+    - `mask`: `False` marks padding; such a row may hold anything, NaN included. Weight 0 does the same.
+    - `index`: the rows' places in the whole data, integers of shape `(num_data,)`; random draws
+        follow it, so that a row gets the same draws in whichever batch it comes.
+
+    ```python
+    >>> import elbax, jax.numpy as jnp
+    >>> batch = elbax.Batch(jnp.ones((3, 2)), weight=jnp.array([1.0, 2.0, 0.0]))
+
+    ```
+    """
+
+    x: PyTree
+    weight: Array | None = None
+    mask: Array | None = None
+    index: Array | None = None
+    scale: float = eqx.field(static=True, default=1.0)
+
+    def __init__(
+        self,
+        x: PyTree,
+        weight: Any = None,
+        mask: Array | None = None,
+        index: Array | None = None,
+    ):
+        self.x = x
+        # A Python number is the same for every batch of a scan: it has no leading axis to scan over.
+        constant = isinstance(weight, int | float)
+        self.weight = None if constant or weight is None else jnp.asarray(weight)
+        self.scale = float(weight) if constant else 1.0
+        self.mask = mask
+        self.index = index
+
+
+def as_batch(batch: PyTree) -> Batch:
+    return batch if isinstance(batch, Batch) else Batch(batch)
+
+
+def reduce_data(
+    function: Callable[[PyTree, Array, Array], PyTree],
+    batch: PyTree,
+    key: Key,
+    chunk_size: int | None = None,
+) -> tuple[PyTree, Array]:
+    """(Σᵢ function(xᵢ, wᵢ, keyᵢ), Σᵢ wᵢ): every pass over data that elbax makes.
+
+    `function` takes some rows at once, `(x, weight, keys)` with one leading axis, and returns
+    a pytree of sums over them. With `chunk_size` it sees about that many rows at a time (at most,
+    and at least half of that), so that memory stays flat in the number of data. The rows of a chunk
+    are strided over the batch: a batch that is sharded over devices stays so in every chunk.
+
+    A datum's key is folded from its row, hence chunks, shards and padding draw the same samples.
+    """
+    batch = as_batch(batch)
+    n = num_rows(batch.x)
+    if n == 0:
+        raise ValueError("The batch is empty: it has no rows to sum over.")
+    weight, x = effective_weight(batch, n), batch.x
+    if batch.weight is not None or batch.mask is not None:
+        # 0 · NaN is NaN, and so is its gradient, so a row that counts for nothing is replaced by one
+        # that counts: whatever the padding holds, no arithmetic meets it.
+        counts, first = weight > 0, jnp.argmax(weight > 0)
+
+        def replace(leaf):
+            here = counts.reshape((n,) + (1,) * (leaf.ndim - 1))
+            return jnp.where(here, leaf, leaf[first])
+
+        x = jax.tree.map(replace, x)
+    rows = jnp.arange(n) if batch.index is None else batch.index
+
+    def run(x, weight, rows):
+        return function(x, weight, jax.vmap(jax.random.fold_in, (None, 0))(key, rows))
+
+    total_weight = jnp.sum(weight)
+    if chunk_size is None or chunk_size >= n:
+        return run(x, weight, rows), total_weight
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}.")
+
+    take, num_chunks = _chunks(n, chunk_size)
+
+    def step(total, j):
+        chunk, valid = take((x, weight, rows), j)
+        x_j, weight_j, rows_j = chunk
+        return add(total, run(x_j, jnp.where(valid, weight_j, 0), rows_j)), None
+
+    shapes = jax.eval_shape(lambda: run(*take((x, weight, rows), jnp.zeros((), int))[0]))
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    total, _ = jax.lax.scan(step, zeros, jnp.arange(num_chunks))
+    return total, total_weight
+
+
+def effective_weight(batch: Batch, n: int) -> Array:
+    weight = jnp.full(n, batch.scale, jnp.result_type(float))
+    if batch.weight is not None:
+        weight = weight * jnp.broadcast_to(batch.weight, (n,)).astype(weight.dtype)
+    if batch.mask is not None:
+        weight = jnp.where(batch.mask, weight, 0)
+    return weight
+
+
+def _chunks(n: int, chunk_size: int) -> tuple[Callable, int]:
+    """(take, number of chunks), where `take(tree, j)` gives the rows j, j + count, j + 2 count, …"""
+    least = -(-n // chunk_size)
+    exact = next((count for count in range(least, 2 * least + 1) if n % count == 0), None)
+    if exact is not None:
+        # A free reshape and a strided slice: nothing is copied, no row changes its device.
+        def take(tree, j):
+            def pick(leaf):
+                grid = leaf.reshape((n // exact, exact) + leaf.shape[1:])
+                return jax.lax.dynamic_index_in_dim(grid, j, axis=1, keepdims=False)
+
+            return jax.tree.map(pick, tree), True
+
+        return take, exact
+
+    size = -(-n // least)
+
+    def gather(tree, j):
+        places = j + least * jnp.arange(size)
+        inside = jnp.minimum(places, n - 1)
+        return jax.tree.map(lambda leaf: leaf[inside], tree), places < n
+
+    return gather, least

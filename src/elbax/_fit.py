@@ -1,0 +1,378 @@
+"""The loop, for those who want it written: steps until nothing is gained, and a verdict."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from ._batch import as_batch, effective_weight
+from ._algebra import num_rows, where
+from ._check import check_values, is_concrete
+from ._state import ELBOState, Info
+from ._types import Any, Array, Bool, Callable, Float, Int, PyTree, Scalar
+from ._update import AbstractUpdate
+
+
+Code = Literal["converged", "max_steps", "decreased", "nonfinite"]
+_CODES: tuple[Code, ...] = ("max_steps", "converged", "decreased", "nonfinite")
+_RUNNING, _CONVERGED, _DECREASED, _NONFINITE = range(4)
+
+
+class Result(eqx.Module):
+    """How a fit ended.
+
+    **Fields:**
+
+    - `state`: the last good state, its posterior brought up to its params (`update.settle`).
+    - `elbo`: the ELBO there, in nats per datum.
+    - `trace`: the ELBO that each step measured before its move, shape `(num_steps,)`.
+    - `num_steps`: how many steps were made.
+    - `code`: `"converged"`, `"max_steps"`, `"decreased"` (a step that promises to ascend lowered the
+        ELBO of the same batch) or `"nonfinite"`.
+    - `message`: what happened, in a sentence.
+    """
+
+    state: ELBOState
+    elbo: Scalar
+    trace: Float[Array, " num_steps"]
+    num_steps: int
+    code: Code
+    message: str
+
+    @property
+    def converged(self) -> bool:
+        return self.code == "converged"
+
+
+class Restarts(eqx.Module):
+    """How several fits from different starts ended.
+
+    **Fields:**
+
+    - `best`: the highest of those that ended finite and were not rejected.
+    - `elbo`, `num_steps`: each one's end, shape `(num_restarts,)`; NaN for one that ended nonfinite.
+    - `codes`: each one's code.
+    - `rejected`: which were rejected (collapsed components), however high their ELBO.
+    """
+
+    best: Result
+    elbo: Float[Array, " num_restarts"]
+    num_steps: Int[Array, " num_restarts"]
+    codes: tuple[Code, ...]
+    rejected: Bool[Array, " num_restarts"]
+
+
+def fit(
+    update: AbstractUpdate,
+    state: ELBOState,
+    batch: PyTree | Iterator[PyTree],
+    *,
+    max_steps: int = 1000,
+    tolerance: float = 1e-7,
+    progress: bool = False,
+) -> Result:
+    """Repeats the update until the ELBO has no more to gain; ends with an E-step and an evaluation.
+
+    A full batch is given again at every step, in one `lax.while_loop` on the device. Then the fit
+    has converged once the last gain, and all gains to come by Aitken's extrapolation of their
+    geometric series, stay below `tolerance` · (1 + |ELBO|) (ten times in a row for an update that does
+    not promise to ascend). An iterator of batches is run to its end or to `max_steps`; no test of
+    convergence or descent is armed there, since successive ELBOs are of different data.
+
+    **Arguments:**
+
+    - `update`, `state`: `state = update.init(params, posterior, key=key)`.
+    - `batch`: data with a leading axis, a `Batch`, or an iterator of either.
+    - `max_steps`: the most steps to make.
+    - `tolerance`: relative gain below which the fit ends; rounding of the ELBO's dtype ends it too.
+    - `progress`: shows a bar (needs `elbax[progress]`).
+
+    **Raises** `ValueError` for data that no fit could use (NaN, infinity, nothing to weigh).
+    """
+    _check(update, state, max_steps)
+    if isinstance(batch, Iterator):
+        return _fit_stream(update, state, batch, max_steps, progress)
+    _check_batch(batch)
+    carry = _start(update, state, batch, max_steps)
+    limits = jnp.asarray(max_steps), jnp.asarray(tolerance, carry.trace.dtype)
+    if progress:
+        with _bar(max_steps) as bar:
+            block = max(1, max_steps // 100)
+            while bool(carry.running) and int(carry.step) < max_steps:
+                until = jnp.minimum(carry.step + block, max_steps)
+                carry = _advance(update, carry, batch, until, limits[1])
+                bar.update(int(carry.step) - bar.n)
+                bar.set_postfix_str(f"ELBO {float(carry.trace[carry.step - 1]):.6g}")
+    else:
+        carry = _advance(update, carry, batch, *limits)
+    return _conclude(update, carry, batch)
+
+
+def fit_restarts(
+    update: AbstractUpdate,
+    states: ELBOState,
+    batch: PyTree,
+    *,
+    max_steps: int = 1000,
+    tolerance: float = 1e-7,
+    reject: Callable[[Any], Array] | None = None,
+) -> Restarts:
+    """`fit` from many starts at once, vmapped, and the best of them.
+
+    Each lane stops by itself. `states` is one state with a leading axis, made by `jax.vmap` over keys:
+
+        states = jax.vmap(lambda key: em.init(model.init(key, x), ..., key=key))(keys)
+
+    **Arguments:**
+
+    - `reject`: a function of the params, such as `model.collapsed`: an end for which it is true (of any
+        component) is flagged and never returned as the best. Where the likelihood is unbounded the
+        highest end is often such a one.
+
+    **Raises** `RuntimeError` if every restart was rejected or ended nonfinite.
+    """
+    _check(update, jax.tree.map(lambda leaf: leaf[0], states), max_steps)
+    _check_batch(batch)
+    carry = eqx.filter_jit(_start_lanes)(update, states, batch, max_steps)
+    tolerances = jnp.asarray(tolerance, carry.trace.dtype)
+    carry = _advance_lanes(update, carry, batch, jnp.asarray(max_steps), tolerances)
+    finals, elbos, codes = _conclude_lanes(update, carry, batch)
+    if reject is None:
+        rejected = jnp.zeros(elbos.shape, bool)
+    else:
+        rejected = jax.vmap(lambda params: jnp.any(reject(params)))(finals.params)
+    usable = jnp.isfinite(elbos) & ~rejected
+    names = tuple(_CODES[code] for code in codes.tolist())
+    if not bool(usable.any()):
+        raise RuntimeError(
+            f"None of {len(names)} restarts can be returned: {int(rejected.sum())} were rejected "
+            f"(collapsed components), {names.count('nonfinite')} ended nonfinite. Ask for fewer "
+            "components, or give the covariances a floor."
+        )
+    winner = int(jnp.argmax(jnp.where(usable, elbos, -jnp.inf)))
+    lane = jax.tree.map(lambda leaf: leaf[winner], carry)
+    best = _conclude(update, lane, batch)
+    return Restarts(best, elbos, carry.step, names, rejected)
+
+
+class _Carry(eqx.Module):
+    """The loop's own state: where it stands, where it stood, and what was measured on the way."""
+
+    state: ELBOState
+    before: ELBOState
+    info: Info
+    trace: Array
+    step: Array
+    quiet: Array
+    code: Array
+
+    @property
+    def running(self) -> Array:
+        return self.code == _RUNNING
+
+
+def _start(update, state, batch, max_steps: int) -> _Carry:
+    info = eqx.filter_eval_shape(update, state, batch)[1]
+    if info.elbo is None:
+        raise TypeError(
+            f"fit watches the ELBO, but {_name(update)} measures none. Chain it with a step that makes "
+            "a pass over the data, such as an M-step."
+        )
+    blank = jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.nan, leaf.dtype), info)
+    trace = jnp.full(max_steps, jnp.nan, info.elbo.dtype)
+    return _Carry(state, state, blank, trace, jnp.array(0), jnp.array(0), jnp.array(_RUNNING))
+
+
+def _loop(update, carry: _Carry, batch, until, tolerance) -> _Carry:
+    eps = float(jnp.finfo(carry.trace.dtype).eps)
+    # A sum over the data rounds by some eps of its size; what falls by less has not fallen.
+    slack, resolution = max(1e-10, 64 * eps), 4 * eps
+    patience = 1 if update.ascends else 10
+
+    def body(carry):
+        moved, info = update(carry.state, batch)
+        step, now = carry.step, info.elbo
+        last = jnp.where(step > 0, carry.trace[step - 1], jnp.nan)
+        gain = now - last
+        earlier = last - jnp.where(step > 1, carry.trace[step - 2], jnp.nan)
+        # Aitken: gains that shrink by a ratio r have gain · r / (1 − r) still to come.
+        ratio = gain / jnp.where(earlier == 0, 1, earlier)
+        to_come = jnp.where(
+            jnp.abs(ratio) < 1, jnp.abs(gain * ratio) / (1 - jnp.minimum(ratio, 0.999999)), jnp.inf
+        )
+        size = 1 + jnp.abs(now)
+        still = jnp.maximum(jnp.abs(gain), to_come) <= tolerance * size
+        still = (still | (jnp.abs(gain) <= resolution * size)) & (step > 0)
+        quiet = jnp.where(still, carry.quiet + 1, 0)
+        fell = (gain < -slack * size) & update.ascends
+        code = jnp.where(quiet >= patience, _CONVERGED, _RUNNING)
+        code = jnp.where(fell, _DECREASED, code)
+        code = jnp.where(jnp.isfinite(now), code, _NONFINITE)
+        # The state just measured is bad: stay at the one before, which was measured good.
+        back = (code == _DECREASED) | (code == _NONFINITE)
+        return _Carry(
+            state=where(back, carry.before, moved),
+            before=carry.state,
+            info=info,
+            trace=carry.trace.at[step].set(now),
+            step=step + 1,
+            quiet=quiet,
+            code=code,
+        )
+
+    return jax.lax.while_loop(lambda carry: carry.running & (carry.step < until), body, carry)
+
+
+_advance = eqx.filter_jit(_loop)
+
+
+def _start_lanes(update, states, batch, max_steps):
+    return jax.vmap(lambda state: _start(update, state, batch, max_steps))(states)
+
+
+@eqx.filter_jit
+def _advance_lanes(update, carry, batch, until, tolerance):
+    return jax.vmap(lambda lane: _loop(update, lane, batch, until, tolerance))(carry)
+
+
+@eqx.filter_jit
+def _settle(update, carry: _Carry, batch):
+    """The last state, its E-step, its ELBO; one step back if the last move went astray."""
+
+    def evaluate(state):
+        settled = update.settle(state, batch)
+        return settled, update(settled, batch)[1].elbo
+
+    final, elbo = evaluate(carry.state)
+    fallback, fallback_elbo = evaluate(carry.before)
+    good = jnp.isfinite(elbo) | ~carry.running
+    code = jnp.where(good, carry.code, _NONFINITE)
+    return where(good, final, fallback), jnp.where(good, elbo, fallback_elbo), code
+
+
+@eqx.filter_jit
+def _conclude_lanes(update, carry, batch):
+    return jax.vmap(lambda lane: _settle(update, lane, batch))(carry)
+
+
+def _conclude(update, carry: _Carry, batch) -> Result:
+    state, elbo, code = _settle(update, carry, batch)
+    num_steps = int(carry.step)
+    trace = carry.trace[:num_steps]
+    name = _CODES[int(code)]
+    return Result(state, elbo, trace, num_steps, name, _message(name, update, carry.info, trace))
+
+
+def _message(code: Code, update, info: Info, trace: Array) -> str:
+    steps = len(trace)
+    if code == "converged":
+        return f"Converged after {steps} steps: the ELBO has no more to gain."
+    if code == "max_steps":
+        return f"Stopped after {steps} steps, the most allowed; the ELBO may still rise."
+    if code == "decreased":
+        fall = float(trace[-2] - trace[-1])
+        return (
+            f"Step {steps - 1} of {_name(update)} lowered the ELBO by {fall:.3g} although it promises "
+            "to ascend: a wrong M-step, a model whose statistics are not linear, or rounding. "
+            "The state before it is returned."
+        )
+    culprit = _name(_nonfinite_part(update, info))
+    return (
+        f"The ELBO that {culprit} measured at step {max(steps - 1, 0)} is not finite: look for a "
+        "collapsed component, a singular covariance, a step size too large, or data outside the "
+        "model's support. The last good state is returned."
+    )
+
+
+def _nonfinite_part(update, info: Info):
+    """The innermost part of a chain whose ELBO is not finite."""
+    parts = getattr(update, "updates", ())
+    for part, seen in zip(parts, info.parts, strict=False):
+        if seen.elbo is not None and not bool(jnp.isfinite(seen.elbo)):
+            return _nonfinite_part(part, seen)
+    return update
+
+
+def _name(update) -> str:
+    parts = getattr(update, "updates", ())
+    inside = f"({', '.join(map(_name, parts))})" if parts else ""
+    return type(update).__name__ + inside
+
+
+def _fit_stream(update, state, batches, max_steps: int, progress: bool) -> Result:
+    carry = batch = None
+    with _bar(max_steps if progress else None) as bar:
+        for _, batch in zip(range(max_steps), batches, strict=False):
+            _check_batch(batch)
+            if carry is None:
+                carry = _start(update, state, batch, max_steps)
+            carry = _stream_step(update, carry, batch)
+            bar.update(1)
+            if not bool(carry.running):
+                break
+    if carry is None:
+        raise ValueError("fit: the iterator of batches gave none.")
+    return _conclude(update, carry, batch)
+
+
+@eqx.filter_jit
+def _stream_step(update, carry: _Carry, batch) -> _Carry:
+    moved, info = update(carry.state, batch)
+    good = jnp.isfinite(info.elbo)
+    return _Carry(
+        state=where(good, moved, carry.before),
+        before=carry.state,
+        info=info,
+        trace=carry.trace.at[carry.step].set(info.elbo),
+        step=carry.step + 1,
+        quiet=carry.quiet,
+        code=jnp.where(good, _RUNNING, _NONFINITE),
+    )
+
+
+def _check(update, state, max_steps) -> None:
+    if not isinstance(update, AbstractUpdate):
+        raise TypeError(f"fit: expected an update such as Chain(...), got {update!r}.")
+    if not isinstance(state, ELBOState):
+        raise TypeError(
+            f"fit: expected the state that update.init(params, posterior, key=key) makes, got a "
+            f"{type(state).__name__}."
+        )
+    if max_steps < 1:
+        raise ValueError(f"fit: max_steps must be at least 1, got {max_steps}.")
+
+
+def _check_batch(batch: PyTree) -> None:
+    batch = as_batch(batch)
+    n = num_rows(batch.x)
+    if n == 0:
+        raise ValueError("fit: the batch is empty.")
+    if is_concrete(batch):
+        check_values(batch.x, effective_weight(batch, n), "fit")
+
+
+class _Silence:
+    n = 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def update(self, count):
+        pass
+
+
+def _bar(total: int | None) -> Any:
+    if total is None:
+        return _Silence()
+    try:
+        from tqdm.auto import tqdm
+    except ImportError as error:
+        raise ImportError(
+            "fit(progress=True) draws its bar with tqdm: install elbax[progress]."
+        ) from error
+    return tqdm(total=total, unit="step")

@@ -1,0 +1,281 @@
+"""A model is a pure log-joint density; structure is what one can say in addition."""
+
+import abc
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from ._algebra import dot, num_rows
+from ._types import Any, Array, Bool, Callable, Key, PyTree, Scalar
+from .families import AbstractFamily, Distribution
+
+
+class Reference(eqx.Module):
+    """Values that natural parameters are taken about: not coordinates, so no statistic is theirs."""
+
+    value: PyTree
+
+
+def split_coordinates(natural: PyTree) -> tuple[PyTree, PyTree]:
+    """(what the log-joint is linear in, the rest), to be joined again by `equinox.combine`."""
+
+    def is_coordinate(leaf):
+        return not isinstance(leaf, Reference) and eqx.is_inexact_array(leaf)
+
+    return eqx.partition(natural, is_coordinate, is_leaf=lambda node: isinstance(node, Reference))
+
+
+class AbstractModel(eqx.Module):
+    r"""A latent-variable model $p_\theta(x, z)$ of one datum x and its latent z.
+
+    Updates call `elbo` only, posteriors `conditional`; both take `natural(params)`, computed once
+    a pass. A model holds static numbers and functions only, and what is trained lives in `params`.
+    """
+
+    latent: eqx.AbstractVar[AbstractFamily]
+    """The family that posteriors over z come from."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether Bayes' rule is known: whether `conditional` answers."""
+        return True
+
+    @abc.abstractmethod
+    def log_joint(self, params: PyTree, x: PyTree, z: PyTree) -> Scalar:
+        """log p(x, z; θ) of one datum, in nats, every constant kept."""
+
+    @abc.abstractmethod
+    def elbo(self, natural: PyTree, x: PyTree, q: Any, key: Key) -> Scalar:
+        """E_q[log p(x, z)] + H(q) of one datum, in nats."""
+
+    @abc.abstractmethod
+    def conditional(self, natural: PyTree, x: PyTree) -> Distribution:
+        """p(z | x) by Bayes' rule, or a `TypeError` that says why it is not known."""
+
+    def natural(self, params: PyTree) -> PyTree:
+        """η(θ): the coordinates in which the log-joint is linear; θ itself without such structure."""
+        return params
+
+    def maximize(self, statistics: PyTree, params: PyTree) -> PyTree:
+        """argmax over θ of ⟨η(θ), statistics⟩ + log_prior(θ): the closed-form M-step.
+
+        `params` are those at which the statistics were taken.
+        """
+        raise TypeError(
+            f"{type(self).__name__} has no closed-form M-step; use GradientMStep(model, optimizer)."
+        )
+
+    def log_prior(self, params: PyTree) -> Scalar | float:
+        """The global term of the objective: log p(θ), counted once for all data."""
+        return 0.0
+
+    def latent_prior(self, params: PyTree) -> PyTree | None:
+        """Natural parameters of p(z) where it lies in `latent`; lets `elbo_terms` split it off."""
+        return None
+
+    def shortcut(self, params: PyTree) -> "tuple[Bool[Array, ''], AbstractModel] | None":
+        """(whether it may be taken, a faster model), equal to this one to rounding where it may."""
+        return None
+
+
+class AbstractExponentialFamilyModel(AbstractModel):
+    r"""$\log p(x, z; \theta) = \langle \lambda, t(z) \rangle + c$ with (λ, c) = potentials(η(θ), x).
+
+    Both λ and c are linear in η, the log-normalizers being among its coordinates. So the gradient of
+    the expected log-joint in η is the expected sufficient statistics, whatever the posterior,
+    and nobody writes an accumulator.
+    """
+
+    @abc.abstractmethod
+    def potentials(self, natural: PyTree, x: PyTree) -> tuple[PyTree, Scalar]:
+        """(λ, c): the log-joint of x as natural parameters of z, and what does not depend on z."""
+
+    def log_joint(self, params: PyTree, x: PyTree, z: PyTree) -> Scalar:
+        potentials, constant = self.potentials(self.natural(params), x)
+        return dot(potentials, self.latent.statistics(z)) + constant
+
+    def elbo(self, natural: PyTree, x: PyTree, q: Any, key: Key) -> Scalar:
+        potentials, constant = self.potentials(natural, x)
+        return q.bound(potentials) + constant
+
+    def conditional(self, natural: PyTree, x: PyTree) -> Distribution:
+        potentials, _ = self.potentials(natural, x)
+        return self.latent(potentials)
+
+
+class Model(AbstractModel):
+    r"""A model from any pure function `log_joint(params, x, z)`, for one datum and one latent.
+
+    How expectations under q are taken follows from the latent family:
+
+    - finite support (`Categorical`): exactly, by enumeration;
+    - `conjugate=True`: exactly, by derivatives of `log_joint` in z, which must lie in the family's
+      span (for a Gaussian: quadratic in z); `verify` refutes a false claim;
+    - otherwise by `num_samples` reparameterized draws a datum.
+
+    **Arguments:**
+
+    - `log_joint`: log p(x, z; θ) in nats, constants included.
+    - `latent`: the family of z.
+    - `conjugate`: the log-joint, as a function of z, lies in the family's span.
+    - `log_prior`: `log_prior(params)`, a global term counted once for all data.
+    - `latent_prior`: `latent_prior(params)`, the natural parameters of p(z), for reports.
+    - `num_samples`: draws a datum where expectations are sampled.
+
+    ```python
+    >>> import elbax, jax, jax.numpy as jnp
+    >>> def log_joint(params, x, z):
+    ...     return jax.scipy.stats.norm.logpdf(z) + jax.scipy.stats.norm.logpdf(x, params * z).sum()
+    >>> model = elbax.Model(lambda p, x, z: log_joint(p, x, z[0]), elbax.Gaussian(1), conjugate=True)
+    >>> model = model.verify(jnp.array(2.0), x=jnp.array([[1.0]]))
+    >>> q = elbax.Exact(model, jnp.array(2.0))(jnp.array([1.0]))
+    >>> print(q.mode())
+    [0.4]
+
+    ```
+    """
+
+    function: Callable[[PyTree, PyTree, PyTree], Scalar] = eqx.field(static=True)
+    latent: AbstractFamily
+    conjugate: bool = eqx.field(static=True)
+    prior: Callable[[PyTree], Scalar] | None = eqx.field(static=True)
+    prior_of_latent: Callable[[PyTree], PyTree] | None = eqx.field(static=True)
+    num_samples: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        log_joint: Callable[[Any, Any, Any], Any],
+        latent: AbstractFamily,
+        *,
+        conjugate: bool = False,
+        log_prior: Callable[[Any], Any] | None = None,
+        latent_prior: Callable[[Any], Any] | None = None,
+        num_samples: int = 1,
+    ):
+        for name, function in dict(
+            log_joint=log_joint, log_prior=log_prior, latent_prior=latent_prior
+        ).items():
+            _check_static(name, function)
+        if not isinstance(latent, AbstractFamily):
+            raise TypeError(
+                f"Model: latent must be a family such as elbax.Categorical(3) or elbax.Gaussian(2), "
+                f"got {latent!r}."
+            )
+        if num_samples < 1:
+            raise ValueError(f"Model: num_samples must be at least 1, got {num_samples}.")
+        self.function = log_joint
+        self.latent = latent
+        self.conjugate = conjugate
+        self.prior = log_prior
+        self.prior_of_latent = latent_prior
+        self.num_samples = num_samples
+
+    @property
+    def exact(self) -> bool:
+        """Whether expectations and Bayes' rule are exact."""
+        return self.latent.finite or self.conjugate
+
+    def log_joint(self, params: PyTree, x: PyTree, z: PyTree) -> Scalar:
+        return self.function(params, x, z)
+
+    def log_prior(self, params: PyTree) -> Scalar | float:
+        return 0.0 if self.prior is None else self.prior(params)
+
+    def latent_prior(self, params: PyTree) -> PyTree | None:
+        return None if self.prior_of_latent is None else self.prior_of_latent(params)
+
+    def _read(self, params: PyTree, x: PyTree) -> tuple[PyTree, Scalar]:
+        return self.latent.read(lambda z: self.function(params, x, z))
+
+    def elbo(self, natural: PyTree, x: PyTree, q: Any, key: Key) -> Scalar:
+        if self.exact:
+            potentials, constant = self._read(natural, x)
+            return q.bound(potentials) + constant
+
+        def estimate(key):
+            return q.expect(lambda z: self.function(natural, x, z), key)
+
+        keys = jax.random.split(key, self.num_samples)
+        return jnp.mean(jax.vmap(estimate)(keys)) + q.entropy()
+
+    def conditional(self, natural: PyTree, x: PyTree) -> Distribution:
+        if not self.exact:
+            family = type(self.latent).__name__
+            raise TypeError(
+                f"Bayes' rule is not known for a plain log_joint over a {family} latent. Use "
+                "Amortized(network, model.latent) with GradientEStep; or, if the log-joint lies in "
+                f"the span of the {family} as a function of z, say Model(..., conjugate=True) and "
+                "let model.verify(params, x) try it."
+            )
+        return self.latent(self._read(natural, x)[0])
+
+    def verify(
+        self,
+        params: PyTree,
+        x: PyTree,
+        *,
+        key: Key | None = None,
+        num_points: int = 8,
+        tolerance: float | None = None,
+    ) -> "Model":
+        """Tries the claim `conjugate=True` on a batch `x`, eagerly; returns the model.
+
+        The log-joint is compared with the form that its derivatives span, ⟨λ, t(z)⟩ + c, at
+        `num_points` draws of the exact posterior of each datum. Points can refute conjugacy, not
+        prove it. The tolerance is relative to the size of the terms compared (by default the
+        square root of the precision).
+
+        **Raises** `ValueError` if the two differ, or if the form has no finite integral over z.
+        """
+        if not self.exact:
+            raise TypeError(
+                "verify tries the claim Model(..., conjugate=True), which this model does not make."
+            )
+        num_rows(x)
+        key = jax.random.key(0) if key is None else key
+        family = type(self.latent).__name__
+
+        def residual(x, key):
+            potentials, constant = self._read(params, x)
+            q = self.latent(potentials)
+
+            def compare(key):
+                z = q.sample(key)
+                form = dot(self.latent.statistics(z), potentials)
+                size = jnp.abs(form) + jnp.abs(constant) + 1
+                return jnp.abs(self.function(params, x, z) - form - constant) / size
+
+            return q.mode(), jax.vmap(compare)(jax.random.split(key, num_points))
+
+        modes, residuals = jax.vmap(residual)(x, jax.random.split(key, num_rows(x)))
+        if not all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(modes)):
+            raise ValueError(
+                f"log_joint has no normalizable {family} conditional at these params: its second "
+                "derivatives in z are not those of a density. Check signs and the prior of z."
+            )
+        worst = float(jnp.max(jnp.nan_to_num(residuals, nan=jnp.inf)))
+        if tolerance is None:
+            tolerance = float(jnp.finfo(residuals.dtype).eps) ** 0.5
+        if not worst <= tolerance:
+            raise ValueError(
+                f"log_joint does not lie in the span of the {family} family as a function of z: the "
+                f"form that its derivatives give differs from it by {worst:.2g} (relative; tolerance "
+                f"{tolerance:.2g}). Use Model(..., conjugate=False) with Amortized(network, latent), "
+                "which samples."
+            )
+        return self
+
+
+def _check_static(name: str, function: Any) -> None:
+    """A model is static: a function with arrays inside could neither be hashed nor be trained."""
+    if function is None:
+        return
+    if not callable(function):
+        raise TypeError(f"Model: {name} must be a function, got {function!r}.")
+    arrays = [leaf for leaf in jax.tree.leaves(function) if eqx.is_array(leaf)]
+    if arrays:
+        raise TypeError(
+            f"Model: {name} holds {len(arrays)} arrays, which a model cannot: what is trained lives "
+            "in params. Pass the network as params, elbax.Network(network), and call it there."
+        )

@@ -1,0 +1,78 @@
+"""What a scan of updates carries, and what each step reports."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ._types import Any, Key, PyTree, Scalar
+
+
+class ELBOState(eqx.Module):
+    r"""The point (q, θ) at which $\mathrm{ELBO}(q, \theta)$ stands: the carry of the scan.
+
+    **Fields:**
+
+    - `params`: θ, the model's parameters, a pytree of arrays.
+    - `posterior`: q, a callable pytree `posterior(x, key=None) -> q(z)`.
+    - `memory`: what the update keeps for itself (optimizer state, running statistics).
+    - `key`: all randomness to come.
+
+    Nothing here is a cache of another field, so an update that moves one field makes no other stale.
+    Make one with `update.init(params, posterior, key=key)`.
+    """
+
+    params: PyTree
+    posterior: PyTree
+    memory: PyTree
+    key: Key
+
+    def replace(self, **fields: Any) -> "ELBOState":
+        """The same state with the named fields exchanged."""
+        current = {name: getattr(self, name) for name in ("params", "posterior", "memory", "key")}
+        unknown = fields.keys() - current.keys()
+        if unknown:
+            raise TypeError(f"ELBOState has no field {sorted(unknown)}; it has {list(current)}.")
+        return ELBOState(**(current | fields))
+
+
+class Info(eqx.Module):
+    """What one step saw; `lax.scan` stacks it, nothing carries it.
+
+    **Fields:**
+
+    - `elbo`: the ELBO at the (q, θ) and the batch of the step's data pass, in nats per datum
+        (before its own move); `None` for a step that makes no pass, such as an exact E-step.
+    - `parts`: one `Info` for each part of a chain.
+    """
+
+    elbo: Scalar | None = None
+    parts: tuple["Info", ...] = ()
+
+
+def carry(tree: PyTree, name: str) -> PyTree:
+    """The tree as a scan can carry it: device arrays only, of strong types.
+
+    **Raises** `TypeError` that names the path of any other leaf.
+    """
+
+    def leaf(path, value):
+        if isinstance(value, jax.Array):
+            if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+                return value
+            # A weak type (that of `jnp.asarray(0.0)`) would turn strong in the first step, and the
+            # carry of a scan must keep its types.
+            return jax.lax.convert_element_type(value, value.dtype)
+        if isinstance(value, np.ndarray | np.generic):
+            return jnp.asarray(value)
+        where = name + jax.tree_util.keystr(path)
+        hint = (
+            "wrap the network as elbax.Network(network), which keeps its functions out of the leaves"
+            if callable(value)
+            else "make it an array, jnp.asarray(value)"
+        )
+        raise TypeError(
+            f"A state carries arrays only, but {where} is a {type(value).__name__} ({value!r}): {hint}."
+        )
+
+    return jax.tree_util.tree_map_with_path(leaf, tree)

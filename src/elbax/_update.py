@@ -1,0 +1,108 @@
+"""An update moves a state; a chain of updates is one."""
+
+import abc
+
+import equinox as eqx
+
+from ._state import ELBOState, Info, carry
+from ._types import Any, Key, PyTree
+
+
+class AbstractUpdate(eqx.Module):
+    """`state, info = update(state, batch)`: the body of a `jax.lax.scan`, as it stands.
+
+    Hyperparameters are fields; what an update remembers from step to step is `state.memory`. It is
+    pure: the same state and batch give the same answer.
+    """
+
+    @property
+    @abc.abstractmethod
+    def ascends(self) -> bool:
+        """The promise never to lower the ELBO of the batch it is given (given the same again)."""
+
+    @abc.abstractmethod
+    def __call__(self, state: ELBOState, batch: PyTree) -> tuple[ELBOState, Info]:
+        """One step."""
+
+    def init_memory(self, params: PyTree, posterior: PyTree) -> PyTree:
+        """What the update remembers at the start; raises `TypeError` for a posterior it cannot move."""
+        return ()
+
+    def init(self, params: PyTree, posterior: PyTree, *, key: Key) -> ELBOState:
+        """The first state of a scan of this update.
+
+        To change the update in mid-run, start the next scan from
+        `other.init(state.params, posterior, key=state.key)`.
+
+        **Raises** `TypeError` for a leaf that is no array (it names the path), or for a posterior
+        that this update cannot move.
+        """
+        params, posterior = carry(params, "params"), carry(posterior, "posterior")
+        memory = carry(self.init_memory(params, posterior), "memory")
+        return ELBOState(params, posterior, memory, key)
+
+    def settle(self, state: ELBOState, batch: PyTree) -> ELBOState:
+        """Brings the posterior up to the params, where the update does so at no cost.
+
+        After a chain that ends in an M-step the posterior belongs to the params before it; this is
+        one E-step more. It changes nothing where the posterior is learned.
+        """
+        return state
+
+    # A scan hashes its body. By value, an update that holds an array (a traced rate) could not be.
+    def __hash__(self) -> int:
+        return object.__hash__(self)
+
+    def __eq__(self, other: Any) -> bool:
+        return self is other
+
+
+class Chain(AbstractUpdate):
+    """`Chain(e_step, m_step)`: the updates in order, each with a memory of its own.
+
+    Its ELBO is that of its last part that measures one. For EM, that is the evidence at θ before the
+    M-step: a trace that never falls.
+
+    ```python
+    >>> import elbax, jax
+    >>> model = elbax.GaussianMixture(2)
+    >>> em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
+    >>> em.ascends
+    True
+
+    ```
+    """
+
+    updates: tuple[AbstractUpdate, ...]
+
+    def __init__(self, *updates: AbstractUpdate):
+        for i, update in enumerate(updates):
+            if not isinstance(update, AbstractUpdate):
+                raise TypeError(f"Chain: argument {i} must be an update, got {update!r}.")
+        if not updates:
+            raise TypeError("Chain: expected at least one update.")
+        self.updates = updates
+
+    @property
+    def ascends(self) -> bool:
+        return all(update.ascends for update in self.updates)
+
+    def init_memory(self, params: PyTree, posterior: PyTree) -> PyTree:
+        return tuple(update.init_memory(params, posterior) for update in self.updates)
+
+    def __call__(self, state: ELBOState, batch: PyTree) -> tuple[ELBOState, Info]:
+        memories, parts = [], []
+        for update, memory in zip(self.updates, state.memory, strict=True):
+            moved, info = update(state.replace(memory=memory), batch)
+            memories.append(moved.memory)
+            parts.append(info)
+            state = moved.replace(memory=state.memory)
+        measured = [info.elbo for info in parts if info.elbo is not None]
+        elbo = measured[-1] if measured else None
+        return state.replace(memory=tuple(memories)), Info(elbo, tuple(parts))
+
+    def settle(self, state: ELBOState, batch: PyTree) -> ELBOState:
+        for i, update in enumerate(self.updates):
+            settled = update.settle(state.replace(memory=state.memory[i]), batch)
+            state = settled.replace(memory=state.memory)
+        return state

@@ -1,0 +1,225 @@
+r"""Covariance structures of one Gaussian: full, diagonal, spherical.
+
+A structure keeps the covariance as $\Sigma = C C^\top$ through an unconstrained array, the logarithms
+of C's diagonal in it. Its coordinate J is the precision *in units of C*: with $z = C^{-1}(x - \mu)$ the
+log-density holds $-\tfrac12 z^\top J z$, at J = I. Statistics in these units are of order one however
+large, small or correlated the columns are, and the new factor is the old one times a factor near I.
+"""
+
+import abc
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._algebra import matmul, vdot
+from .._types import Array, Float, Scalar
+
+
+class AbstractCovariance(eqx.Module):
+    """How one covariance is kept, applied and estimated. `C` and `J` are arrays of its own shape."""
+
+    @abc.abstractmethod
+    def pack(self, factor: Float[Array, "D D"]) -> Array:
+        """The unconstrained array of a lower triangular factor (its diagonal, for the others)."""
+
+    @abc.abstractmethod
+    def factor(self, raw: Array, dim: int) -> Array:
+        """C, in the structure's shape."""
+
+    @abc.abstractmethod
+    def inverse(self, factor: Array) -> Array:
+        """W = C⁻¹, in the structure's shape."""
+
+    @abc.abstractmethod
+    def apply(self, factor: Array, vector: Float[Array, " D"]) -> Float[Array, " D"]:
+        """C v (or W v)."""
+
+    @abc.abstractmethod
+    def apply_transposed(self, factor: Array, vector: Float[Array, " D"]) -> Float[Array, " D"]:
+        """Cᵀ v (or Wᵀ v)."""
+
+    @abc.abstractmethod
+    def identity(self, factor: Array) -> Array:
+        """J = I."""
+
+    @abc.abstractmethod
+    def features(self, vector: Float[Array, " D"]) -> Array:
+        """F(v) with vᵀ A v = ⟨A, F(v)⟩, A in the structure's shape."""
+
+    @abc.abstractmethod
+    def quadratic(self, form: Array, vector: Float[Array, " D"]) -> Scalar:
+        """vᵀ A v."""
+
+    @abc.abstractmethod
+    def congruence(self, inverse: Array, form: Array) -> Array:
+        """Wᵀ J W."""
+
+    @abc.abstractmethod
+    def log_determinant(self, factor: Array, dim: int) -> Scalar:
+        """log |C|."""
+
+    @abc.abstractmethod
+    def penalty(self, inverse: Array, dim: int) -> Array:
+        """The statistic of tr(Σ⁻¹) in units of C: W Wᵀ in the structure's shape, summed as F is."""
+
+    @abc.abstractmethod
+    def rescale(self, raw: Array, moment: Array, dim: int) -> Array:
+        """The array of the structure's covariance C M Cᵀ of highest likelihood, M being a mean of F(z)."""
+
+    @abc.abstractmethod
+    def matrix(self, factor: Array, dim: int) -> Float[Array, "D D"]:
+        """Σ."""
+
+    @abc.abstractmethod
+    def num_free_params(self, dim: int) -> int:
+        """How many numbers one covariance has."""
+
+
+class Full(AbstractCovariance):
+    """Any covariance: C is lower triangular, kept packed, with log diagonal."""
+
+    def pack(self, factor):
+        dim = factor.shape[-1]
+        logs = jnp.log(jnp.diagonal(factor))
+        return (factor - jnp.diag(jnp.diagonal(factor)) + jnp.diag(logs))[np.tril_indices(dim)]
+
+    def factor(self, raw, dim):
+        matrix = jnp.zeros((dim, dim), raw.dtype).at[np.tril_indices(dim)].set(raw)
+        return jnp.tril(matrix, -1) + jnp.diag(jnp.exp(jnp.diagonal(matrix)))
+
+    def inverse(self, factor):
+        eye = jnp.eye(factor.shape[-1], dtype=factor.dtype)
+        return jax.scipy.linalg.solve_triangular(factor, eye, lower=True)
+
+    def apply(self, factor, vector):
+        return matmul(factor, vector)
+
+    def apply_transposed(self, factor, vector):
+        return matmul(vector, factor)
+
+    def identity(self, factor):
+        return jnp.eye(factor.shape[-1], dtype=factor.dtype)
+
+    def features(self, vector):
+        return jnp.outer(vector, vector)
+
+    def quadratic(self, form, vector):
+        return vdot(matmul(form, vector), vector)
+
+    def congruence(self, inverse, form):
+        return matmul(inverse.T, matmul(form, inverse))
+
+    def log_determinant(self, factor, dim):
+        return jnp.sum(jnp.log(jnp.diagonal(factor)))
+
+    def penalty(self, inverse, dim):
+        return matmul(inverse, inverse.T)
+
+    def rescale(self, raw, moment, dim):
+        # A moment of fewer points than dimensions is singular, and its rounded Cholesky factor NaN:
+        # the ridge is of the size of that rounding.
+        ridge = 4 * dim * jnp.finfo(moment.dtype).eps * jnp.max(jnp.diagonal(moment))
+        root = jnp.linalg.cholesky(moment + ridge * jnp.eye(dim, dtype=moment.dtype))
+        return self.pack(matmul(self.factor(raw, dim), root))
+
+    def matrix(self, factor, dim):
+        return matmul(factor, factor.T)
+
+    def num_free_params(self, dim):
+        return dim * (dim + 1) // 2
+
+
+class Diagonal(AbstractCovariance):
+    """Independent columns: C is a vector of standard deviations, kept as logarithms."""
+
+    def pack(self, factor):
+        return jnp.log(jnp.linalg.norm(factor, axis=-1))
+
+    def factor(self, raw, dim):
+        return jnp.exp(raw)
+
+    def inverse(self, factor):
+        return 1 / factor
+
+    def apply(self, factor, vector):
+        return factor * vector
+
+    def apply_transposed(self, factor, vector):
+        return factor * vector
+
+    def identity(self, factor):
+        return jnp.ones_like(factor)
+
+    def features(self, vector):
+        return vector**2
+
+    def quadratic(self, form, vector):
+        return vdot(form, vector**2)
+
+    def congruence(self, inverse, form):
+        return form * inverse**2
+
+    def log_determinant(self, factor, dim):
+        return jnp.sum(jnp.log(factor))
+
+    def penalty(self, inverse, dim):
+        return inverse**2
+
+    def rescale(self, raw, moment, dim):
+        tiny = jnp.finfo(moment.dtype).tiny
+        return raw + 0.5 * jnp.log(jnp.maximum(moment, tiny))
+
+    def matrix(self, factor, dim):
+        return jnp.diag(factor**2)
+
+    def num_free_params(self, dim):
+        return dim
+
+
+class Spherical(AbstractCovariance):
+    """One standard deviation for all columns: C is a number, kept as a logarithm."""
+
+    def pack(self, factor):
+        return 0.5 * jnp.log(jnp.mean(jnp.sum(factor**2, -1)))
+
+    def factor(self, raw, dim):
+        return jnp.exp(raw)
+
+    def inverse(self, factor):
+        return 1 / factor
+
+    def apply(self, factor, vector):
+        return factor * vector
+
+    def apply_transposed(self, factor, vector):
+        return factor * vector
+
+    def identity(self, factor):
+        return jnp.ones_like(factor)
+
+    def features(self, vector):
+        return vdot(vector, vector)
+
+    def quadratic(self, form, vector):
+        return form * vdot(vector, vector)
+
+    def congruence(self, inverse, form):
+        return form * inverse**2
+
+    def log_determinant(self, factor, dim):
+        return dim * jnp.log(factor)
+
+    def penalty(self, inverse, dim):
+        return dim * inverse**2
+
+    def rescale(self, raw, moment, dim):
+        tiny = jnp.finfo(moment.dtype).tiny
+        return raw + 0.5 * jnp.log(jnp.maximum(moment / dim, tiny))
+
+    def matrix(self, factor, dim):
+        return factor**2 * jnp.eye(dim, dtype=factor.dtype)
+
+    def num_free_params(self, dim):
+        return 1

@@ -1,0 +1,84 @@
+"""A latent with finitely many values."""
+
+from typing import ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._algebra import vdot
+from .._types import Any, Array, Callable, Float, Int, Key, Scalar
+from ._family import AbstractFamily
+
+
+class Categorical(AbstractFamily):
+    r"""z ∈ {0, …, K − 1} with $t(z) = e_z$ (one-hot) and $A(\eta) = \log \sum_k e^{\eta_k}$.
+
+    Natural parameters are logits, of shape `(num_values,)`; they need no normalization, and −∞ says
+    that a value is impossible. The mean parameters are the probabilities (responsibilities).
+
+    ```python
+    >>> import elbax, jax.numpy as jnp
+    >>> q = elbax.Categorical(2)(jnp.log(jnp.array([1.0, 3.0])))
+    >>> print(q.mean())
+    [0.25 0.75]
+
+    ```
+    """
+
+    num_values: int = eqx.field(static=True)
+
+    finite: ClassVar[bool] = True
+
+    def __check_init__(self):
+        if self.num_values < 1:
+            raise ValueError(f"Categorical: num_values must be at least 1, got {self.num_values}.")
+
+    def log_normalizer(self, natural: Float[Array, " K"]) -> Scalar:
+        return jax.nn.logsumexp(natural)
+
+    def statistics(self, z: Int[Array, ""]) -> Float[Array, " K"]:
+        return jax.nn.one_hot(z, self.num_values)
+
+    def sample(self, natural: Float[Array, " K"], key: Key) -> Int[Array, ""]:
+        return jax.random.categorical(key, natural)
+
+    def mode(self, natural: Float[Array, " K"]) -> Int[Array, ""]:
+        return jnp.argmax(natural)
+
+    def from_network(self, output: Float[Array, " K"]) -> Float[Array, " K"]:
+        if output.shape != (self.num_values,):
+            raise ValueError(
+                f"An encoder for Categorical({self.num_values}) returns {self.num_values} logits, "
+                f"shape ({self.num_values},); got shape {output.shape}."
+            )
+        return output
+
+    def read(self, function: Callable[[Any], Scalar]) -> tuple[Float[Array, " K"], Scalar]:
+        """Enumeration: λₖ = function(k), c = 0."""
+        potentials = jax.vmap(function)(jnp.arange(self.num_values))
+        return potentials, jnp.zeros((), potentials.dtype)
+
+    def bound(self, natural: Float[Array, " K"], potentials: Float[Array, " K"]) -> Scalar:
+        # An impossible value has μ = 0 and contributes 0, not 0 · (−∞ + ∞): hence the two `where`s,
+        # inner ones so that the gradient is finite too.
+        mean = self.mean(natural)
+        possible = mean > 0
+        gap = jnp.where(possible, potentials, 0) - jnp.where(possible, natural, 0)
+        return self.log_normalizer(natural) + vdot(mean, gap)
+
+    def log_prob(self, natural: Float[Array, " K"], z: Int[Array, ""]) -> Scalar:
+        return natural[z] - self.log_normalizer(natural)
+
+    def expect(
+        self, natural: Float[Array, " K"], function: Callable[[Any], Any], key: Key | None
+    ) -> Any:
+        """The exact sum over all values; uses no key."""
+        mean = self.mean(natural)
+        values = jax.vmap(function)(jnp.arange(self.num_values))
+
+        def average(value):
+            weight = mean.reshape(mean.shape + (1,) * (value.ndim - 1))
+            return jnp.sum(jnp.where(weight > 0, weight * jnp.where(weight > 0, value, 0), 0), 0)
+
+        return jax.tree.map(average, values)

@@ -1,0 +1,71 @@
+"""A real vector with independent Gaussian coordinates."""
+
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._types import Any, Array, Callable, Float, Key, Scalar
+from ._family import AbstractFamily
+
+
+class DiagonalGaussian(AbstractFamily):
+    r"""$z \in R^d$ with $t(z) = (z, -\tfrac12 z^2)$, natural parameters (h, τ).
+
+    τ are the precisions and $h = \tau m$: $A(h, \tau) = \tfrac12 \sum_i (h_i^2 / \tau_i - \log \tau_i +
+    \log 2\pi)$. An encoder returns 2·dim numbers: mean and log standard deviations.
+
+    ```python
+    >>> import elbax, jax.numpy as jnp
+    >>> q = elbax.DiagonalGaussian(1)((jnp.array([2.0]), jnp.array([4.0])))
+    >>> print(q.mode(), q.entropy().round(4))
+    [0.5] 0.7258
+
+    ```
+    """
+
+    dim: int = eqx.field(static=True)
+
+    def __check_init__(self):
+        if self.dim < 1:
+            raise ValueError(f"DiagonalGaussian: dim must be at least 1, got {self.dim}.")
+
+    def log_normalizer(self, natural: tuple) -> Scalar:
+        linear, precision = natural
+        return 0.5 * jnp.sum(linear**2 / precision - jnp.log(precision) + math.log(2 * math.pi))
+
+    def mean(self, natural: tuple) -> tuple[Float[Array, " d"], Float[Array, " d"]]:
+        linear, precision = natural
+        mean = linear / precision
+        return mean, -0.5 * (1 / precision + mean**2)
+
+    def entropy(self, natural: tuple) -> Scalar:
+        return 0.5 * jnp.sum(math.log(2 * math.pi * math.e) - jnp.log(natural[1]))
+
+    def statistics(self, z: Float[Array, " d"]) -> tuple[Float[Array, " d"], Float[Array, " d"]]:
+        return z, -0.5 * z**2
+
+    def sample(self, natural: tuple, key: Key) -> Float[Array, " d"]:
+        linear, precision = natural
+        noise = jax.random.normal(key, (self.dim,), linear.dtype)
+        return linear / precision + noise / jnp.sqrt(precision)
+
+    def mode(self, natural: tuple) -> Float[Array, " d"]:
+        return natural[0] / natural[1]
+
+    def from_network(self, output: Float[Array, " size"]) -> tuple[Array, Array]:
+        if output.shape != (2 * self.dim,):
+            raise ValueError(
+                f"An encoder for DiagonalGaussian({self.dim}) returns {2 * self.dim} numbers (mean, "
+                f"log standard deviations); got shape {output.shape}."
+            )
+        precision = jnp.exp(-2 * output[self.dim :])
+        return precision * output[: self.dim], precision
+
+    def read(self, function: Callable[[Any], Scalar]) -> tuple[tuple[Array, Array], Scalar]:
+        """Taylor's formula at the origin; a separable function has one second derivative a coordinate."""
+        origin = jnp.zeros(self.dim)
+        constant, linear = jax.value_and_grad(function)(origin)
+        _, curvature = jax.jvp(jax.grad(function), (origin,), (jnp.ones(self.dim),))
+        return (linear, -curvature), constant

@@ -1,0 +1,101 @@
+"""A real vector with a Gaussian distribution of any covariance."""
+
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._algebra import matmul, vdot
+from .._types import Any, Array, Callable, Float, Key, Scalar
+from ._family import AbstractFamily
+
+
+class Gaussian(AbstractFamily):
+    r"""$z \in R^d$ with $t(z) = (z, -\tfrac12 z z^\top)$, natural parameters (h, J).
+
+    J is the precision and $h = J m$:
+    $A(h, J) = \tfrac12 h^\top J^{-1} h - \tfrac12 \log|J| + \tfrac d2 \log 2\pi$.
+
+    As an encoder's family it takes either 2·dim outputs, mean and log standard deviations (a
+    diagonal covariance), or dim + dim (dim + 1) / 2, mean and the lower triangle of the precision's
+    Cholesky factor, its diagonal as logarithms. `DiagonalGaussian` is cheaper where the
+    diagonal is all one wants.
+
+    ```python
+    >>> import elbax, jax.numpy as jnp
+    >>> q = elbax.Gaussian(1)((jnp.array([2.0]), jnp.array([[4.0]])))
+    >>> print(q.mode(), q.entropy().round(4))
+    [0.5] 0.7258
+
+    ```
+    """
+
+    dim: int = eqx.field(static=True)
+
+    def __check_init__(self):
+        if self.dim < 1:
+            raise ValueError(f"Gaussian: dim must be at least 1, got {self.dim}.")
+
+    def log_normalizer(self, natural: tuple) -> Scalar:
+        linear, precision = natural
+        cholesky = jnp.linalg.cholesky(precision)
+        whitened = jax.scipy.linalg.solve_triangular(cholesky, linear, lower=True)
+        return (
+            0.5 * vdot(whitened, whitened)
+            - jnp.sum(jnp.log(jnp.diagonal(cholesky)))
+            + 0.5 * self.dim * math.log(2 * math.pi)
+        )
+
+    def _moments(self, natural: tuple) -> tuple[Array, Array]:
+        linear, precision = natural
+        factor = jax.scipy.linalg.cho_factor(precision, lower=True)
+        covariance = jax.scipy.linalg.cho_solve(factor, jnp.eye(self.dim, dtype=linear.dtype))
+        return jax.scipy.linalg.cho_solve(factor, linear), covariance
+
+    def mean(self, natural: tuple) -> tuple[Float[Array, " d"], Float[Array, "d d"]]:
+        mean, covariance = self._moments(natural)
+        return mean, -0.5 * (covariance + jnp.outer(mean, mean))
+
+    def entropy(self, natural: tuple) -> Scalar:
+        cholesky = jnp.linalg.cholesky(natural[1])
+        return 0.5 * self.dim * math.log(2 * math.pi * math.e) - jnp.sum(
+            jnp.log(jnp.diagonal(cholesky))
+        )
+
+    def statistics(self, z: Float[Array, " d"]) -> tuple[Float[Array, " d"], Float[Array, "d d"]]:
+        return z, -0.5 * jnp.outer(z, z)
+
+    def sample(self, natural: tuple, key: Key) -> Float[Array, " d"]:
+        linear, precision = natural
+        cholesky = jnp.linalg.cholesky(precision)
+        whitened = jax.scipy.linalg.solve_triangular(cholesky, linear, lower=True)
+        noise = jax.random.normal(key, (self.dim,), linear.dtype)
+        return jax.scipy.linalg.solve_triangular(cholesky.T, whitened + noise, lower=False)
+
+    def mode(self, natural: tuple) -> Float[Array, " d"]:
+        return self._moments(natural)[0]
+
+    def from_network(self, output: Float[Array, " size"]) -> tuple[Array, Array]:
+        diagonal, full = 2 * self.dim, self.dim + self.dim * (self.dim + 1) // 2
+        if output.shape not in ((diagonal,), (full,)):
+            raise ValueError(
+                f"An encoder for Gaussian({self.dim}) returns {diagonal} numbers (mean, log standard "
+                f"deviations) or {full} (mean, lower triangle of the precision's Cholesky factor with "
+                f"log diagonal); got shape {output.shape}."
+            )
+        mean, rest = output[: self.dim], output[self.dim :]
+        if output.shape == (diagonal,):
+            precision = jnp.diag(jnp.exp(-2 * rest))
+        else:
+            raw = jnp.zeros((self.dim, self.dim), output.dtype)
+            raw = raw.at[jnp.tril_indices(self.dim)].set(rest)
+            cholesky = jnp.tril(raw, -1) + jnp.diag(jnp.exp(jnp.diagonal(raw)))
+            precision = matmul(cholesky, cholesky.T)
+        return matmul(precision, mean), precision
+
+    def read(self, function: Callable[[Any], Scalar]) -> tuple[tuple[Array, Array], Scalar]:
+        """Taylor's formula at the origin: h = ∇f(0), J = −∇²f(0), c = f(0)."""
+        origin = jnp.zeros(self.dim)
+        constant, linear = jax.value_and_grad(function)(origin)
+        return (linear, -jax.hessian(function)(origin)), constant

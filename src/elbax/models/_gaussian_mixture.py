@@ -1,0 +1,38 @@
+"""The Gaussian mixture, by its name."""
+
+from ..components import Normal
+from ..components._normal import Covariance, Form
+from ._mixture import Mixture
+
+
+def GaussianMixture(
+    num_components: int,
+    covariance: Covariance = "full",
+    *,
+    floor: float = 1e-6,
+    form: Form = "auto",
+) -> Mixture:
+    r"""$p(x) = \sum_k \pi_k\, N(x; \mu_k, \Sigma_k)$: `Mixture(Normal(covariance), num_components)`.
+
+    **Arguments:**
+
+    - `num_components`: K.
+    - `covariance`: `"full"`, `"tied"`, `"diagonal"` or `"spherical"`.
+    - `floor`: pseudo-scatter that keeps covariances from collapsing, in squared units of the data;
+        0 turns it off. See `elbax.components.Normal`.
+    - `form`: how quadratics are taken; the default decides per pass, by a bound on cancellation.
+
+    ```python
+    >>> import elbax, jax
+    >>> x = elbax.datasets.old_faithful()
+    >>> model = elbax.GaussianMixture(2)
+    >>> params = model.init(jax.random.key(0), x)
+    >>> em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
+    >>> state = em.init(params, elbax.Exact(model, params), key=jax.random.key(1))
+    >>> result = elbax.fit(em, state, x)
+    >>> print(result.code, round(float(result.elbo) * len(x), 1))
+    converged -1130.3
+
+    ```
+    """
+    return Mixture(Normal(covariance, floor=floor, form=form), num_components)

@@ -1,0 +1,5 @@
+"""Posteriors: functions from a datum to a distribution over its latent, one kind a file."""
+
+from ._amortized import Amortized as Amortized
+from ._exact import Exact as Exact
+from ._network import Network as Network

@@ -1,0 +1,23 @@
+"""Bayes' rule."""
+
+import equinox as eqx
+
+from .._model import AbstractModel
+from .._types import Key, PyTree
+from ..families import Distribution
+
+
+class Exact(eqx.Module):
+    r"""$q(z) = p_\theta(z \mid x)$ at a snapshot of θ.
+
+    It stores the parameters, nothing per datum: a pass over data evaluates it chunk by chunk. No
+    gradient step trains it.
+
+    **Raises**, when called, `TypeError` if the model does not know its conditional.
+    """
+
+    model: AbstractModel
+    params: PyTree
+
+    def __call__(self, x: PyTree, *, key: Key | None = None) -> Distribution:
+        return self.model.conditional(self.model.natural(self.params), x)

@@ -1,10 +1,12 @@
 """The evidence lower bound of a batch: its value, its terms, its gradients."""
 
+import operator
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ._algebra import vdot
+from ._algebra import matmul
 from ._batch import reduce_data
 from ._model import AbstractModel, split_coordinates
 from ._types import Any, Array, Bool, Callable, Key, PyTree, Scalar
@@ -130,59 +132,91 @@ def expected_statistics(
     """(Σ w elbo, Σ w E_q[t(x, z)], Σ w) in one pass, under any posterior.
 
     The log-joint is linear in the coordinates η, so the statistics are the gradient of the bound in
-    η. It is taken inside each chunk, where the transpose of the forward matmul forms them.
+    η: the transpose of the forward matrix products forms them.
     """
+    coordinates, rest = split_coordinates(model.natural(params))
 
-    def run(model, swap):
-        def chunk(x, weight, keys):
-            # η is computed here, as an exact posterior does, so that the compiler finds the two
-            # equal and evaluates the potentials once.
-            coordinates, rest = split_coordinates(model.natural(params))
+    def restore(coordinates):
+        return eqx.combine(coordinates, rest), posterior
 
-            def total(coordinates):
-                natural = eqx.combine(coordinates, rest)
-                return _weighted_sum(_bound, model, natural, swap(posterior), x, weight, keys)
-
-            return jax.value_and_grad(total)(coordinates)
-
-        return reduce_data(chunk, batch, key, chunk_size)
-
-    (total, statistics), weight = _with_shortcut(run, model, params, posterior)
-    return total, statistics, weight
+    return _gradient_pass(model, params, restore, coordinates, batch, key, chunk_size)
 
 
 def elbo_and_gradient(
     model: AbstractModel,
-    blocks: dict[str, PyTree],
-    frozen: dict[str, PyTree],
+    params: PyTree,
+    posterior: PyTree,
     batch: PyTree,
     *,
+    wrt: tuple[str, ...],
     key: Key,
     chunk_size: int | None = None,
 ) -> tuple[Scalar, dict[str, PyTree], Array]:
-    """(Σ w elbo, its gradient in the inexact arrays of `blocks`, Σ w) in one pass.
+    """(Σ w elbo, its gradient in the inexact arrays of the blocks `wrt`, Σ w) in one pass.
 
-    `blocks` and `frozen` together are `params` and `posterior`; the gradient is taken by argument, so
-    that nothing of the other block is cut from the graph.
+    `wrt` names `"params"`, `"posterior"` or both. Gradients are taken by argument, so that nothing of
+    the other block is cut from the graph; that in θ goes through η(θ), once a pass, not once a chunk.
     """
-    everything = blocks | frozen
-    trained, rest = eqx.partition(blocks, eqx.is_inexact_array)
+    trained, frozen = eqx.partition(params, eqx.is_inexact_array)
 
-    def run(model, swap):
+    def natural_of(trained):
+        return eqx.partition(model.natural(eqx.combine(trained, frozen)), eqx.is_inexact_array)
+
+    natural, pull_back, constants = jax.vjp(natural_of, trained, has_aux=True)
+    weights, static = eqx.partition(posterior, eqx.is_inexact_array)
+    everything = {"params": natural, "posterior": weights}
+
+    def restore(blocks):
+        now = everything | blocks
+        return eqx.combine(now["params"], constants), eqx.combine(now["posterior"], static)
+
+    blocks = {name: everything[name] for name in wrt}
+    total, gradient, weight = _gradient_pass(
+        model, params, restore, blocks, batch, key, chunk_size
+    )
+    if "params" in gradient:
+        (gradient["params"],) = pull_back(gradient["params"])
+    return total, gradient, weight
+
+
+def _gradient_pass(model, params, restore: Callable, trained, batch, key, chunk_size):
+    """(Σ w elbo, its gradient in `trained`, Σ w); `restore(trained)` is (natural, posterior).
+
+    The gradient is taken inside each chunk.
+    """
+    natural, posterior = restore(trained)
+
+    def run(model, prepare):
+        prepared = prepare(natural)
+
         def chunk(x, weight, keys):
             def total(trained):
-                now = everything | eqx.combine(trained, rest)
-                natural, q = model.natural(now["params"]), swap(now["posterior"])
-                return _weighted_sum(_bound, model, natural, q, x, weight, keys)
+                natural, posterior = restore(trained)
+                return _weighted_sum(
+                    _bound, model, natural, prepared(posterior), x, weight, keys
+                )
 
             return jax.value_and_grad(total)(trained)
 
         return reduce_data(chunk, batch, key, chunk_size)
 
-    (total, gradient), weight = _with_shortcut(
-        run, model, everything["params"], everything["posterior"]
-    )
+    (total, gradient), weight = _with_shortcut(run, model, params, posterior)
     return total, gradient, weight
+
+
+def _sum_over_data(datum, model, params, posterior, batch, key, chunk_size):
+    key = jax.random.key(0) if key is None else key
+    natural = model.natural(params)
+
+    def run(model, prepare):
+        q = prepare(natural)(posterior)
+
+        def chunk(x, weight, keys):
+            return _weighted_sum(datum, model, natural, q, x, weight, keys)
+
+        return reduce_data(chunk, batch, key, chunk_size)
+
+    return _with_shortcut(run, model, params, posterior)
 
 
 def _bound(model, natural, x, q, key):
@@ -197,51 +231,69 @@ def _weighted_sum(datum: Callable, model, natural, posterior, x, weight, keys) -
         return datum(model, natural, x, posterior(x, key=key_q), key_expectation)
 
     values = jax.vmap(one)(x, keys)
-    return vdot(weight.astype(values.dtype), values) if values.ndim == 1 else weight @ values
+    return matmul(weight.astype(values.dtype), values)
 
 
-def _sum_over_data(datum, model, params, posterior, batch, key, chunk_size):
-    key = jax.random.key(0) if key is None else key
+class _Prepared(eqx.Module):
+    """An exact posterior whose natural parameters are at hand, for one pass."""
 
-    def run(model, swap):
-        def chunk(x, weight, keys):
-            natural = model.natural(params)
-            return _weighted_sum(datum, model, natural, swap(posterior), x, weight, keys)
+    model: AbstractModel
+    natural: PyTree
 
-        return reduce_data(chunk, batch, key, chunk_size)
-
-    return _with_shortcut(run, model, params, posterior)
+    def __call__(self, x, *, key=None):
+        return self.model.conditional(self.natural, x)
 
 
 def _with_shortcut(run: Callable, model: AbstractModel, params: PyTree, posterior: PyTree) -> Any:
-    """run(model, swap), by the model's shortcut where it may be taken: decided once a pass.
+    """run(model, prepare), by the model's shortcut where it may be taken: decided once a pass.
 
-    `swap` puts the shortcut in place of the model wherever a posterior holds it, so that both sides
-    of the bound take the same form.
+    `prepare(natural)(posterior)` is the posterior with every exact one of this model prepared: it
+    takes the same form as the model does, and where it is at the same θ it takes the very η that the
+    bound does, so that the compiler finds their potentials equal and evaluates them once, also
+    inside a loop over chunks.
     """
-    found = model.shortcut(params)
-    if found is None:
-        return run(model, lambda posterior: posterior)
-    allowed, fast = found
 
-    def holds_model(node):
+    def is_exact(node):
         return isinstance(node, Exact) and node.model == model
 
-    def swap(posterior):
-        def exchange(node):
-            return Exact(fast, node.params) if holds_model(node) else node
+    snapshots = [
+        node.params
+        for node in jax.tree.leaves(posterior, is_leaf=is_exact)
+        if is_exact(node) and not _same_arrays(node.params, params)
+    ]
 
-        return jax.tree.map(exchange, posterior, is_leaf=holds_model)
+    def prepare_with(form):
+        def prepare(natural):
+            ours = [natural] + [model.natural(snapshot) for snapshot in snapshots]
+            at = [params, *snapshots]
 
-    for node in filter(holds_model, jax.tree.leaves(posterior, is_leaf=holds_model)):
-        snapshot = model.shortcut(node.params)
-        if snapshot is not None:
-            allowed = allowed & snapshot[0]
+            def exchange(node):
+                if not is_exact(node):
+                    return node
+                index = next(i for i, theta in enumerate(at) if _same_arrays(theta, node.params))
+                return _Prepared(form, ours[index])
+
+            return lambda q: jax.tree.map(exchange, q, is_leaf=is_exact)
+
+        return prepare
+
+    found = model.shortcut(params)
+    if found is None:
+        return run(model, prepare_with(model))
+    allowed, fast = found
+    for snapshot in snapshots:
+        also = model.shortcut(snapshot)
+        allowed = allowed if also is None else allowed & also[0]
     return jax.lax.cond(
         _in_every_lane(allowed),
-        lambda: run(fast, swap),
-        lambda: run(model, lambda posterior: posterior),
+        lambda: run(fast, prepare_with(fast)),
+        lambda: run(model, prepare_with(model)),
     )
+
+
+def _same_arrays(a: PyTree, b: PyTree) -> bool:
+    left, right = jax.tree.leaves(a), jax.tree.leaves(b)
+    return len(left) == len(right) and all(map(operator.is_, left, right))
 
 
 @jax.custom_batching.custom_vmap

@@ -138,7 +138,8 @@ def fit_restarts(
     carry = eqx.filter_jit(_start_lanes)(update, states, batch, max_steps)
     tolerances = jnp.asarray(tolerance, carry.trace.dtype)
     carry = _advance_lanes(update, carry, batch, jnp.asarray(max_steps), tolerances)
-    finals, elbos, codes = _conclude_lanes(update, carry, batch)
+    finals, elbos = _settle_lanes(update, carry.state, batch)
+    codes = jnp.where(jnp.isfinite(elbos), carry.code, _NONFINITE)
     if reject is None:
         rejected = jnp.zeros(elbos.shape, bool)
     else:
@@ -238,31 +239,27 @@ def _advance_lanes(update, carry, batch, until, tolerance):
 
 
 @eqx.filter_jit
-def _settle(update, carry: _Carry, batch):
-    """The last state, its E-step, its ELBO; one step back if the last move went astray."""
-
-    def evaluate(state):
-        settled = update.settle(state, batch)
-        return settled, update(settled, batch)[1].elbo
-
-    final, elbo = evaluate(carry.state)
-    fallback, fallback_elbo = evaluate(carry.before)
-    good = jnp.isfinite(elbo) | ~carry.running
-    code = jnp.where(good, carry.code, _NONFINITE)
-    return where(good, final, fallback), jnp.where(good, elbo, fallback_elbo), code
+def _settle(update, state, batch):
+    """The state after one E-step more, and its ELBO."""
+    settled = update.settle(state, batch)
+    return settled, update(settled, batch)[1].elbo
 
 
 @eqx.filter_jit
-def _conclude_lanes(update, carry, batch):
-    return jax.vmap(lambda lane: _settle(update, lane, batch))(carry)
+def _settle_lanes(update, states, batch):
+    return jax.vmap(lambda state: _settle(update, state, batch))(states)
 
 
 def _conclude(update, carry: _Carry, batch) -> Result:
-    state, elbo, code = _settle(update, carry, batch)
+    state, elbo = _settle(update, carry.state, batch)
+    code = _CODES[int(carry.code)]
+    if not bool(jnp.isfinite(elbo)):
+        # The last move, which no step had measured yet, went astray: one back.
+        code = "nonfinite"
+        state, elbo = _settle(update, carry.before, batch)
     num_steps = int(carry.step)
     trace = carry.trace[:num_steps]
-    name = _CODES[int(code)]
-    return Result(state, elbo, trace, num_steps, name, _message(name, update, carry.info, trace))
+    return Result(state, elbo, trace, num_steps, code, _message(code, update, carry.info, trace))
 
 
 def _message(code: Code, update, info: Info, trace: Array) -> str:

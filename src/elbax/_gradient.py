@@ -43,13 +43,10 @@ def ascend(
 ) -> tuple[ELBOState, Info]:
     """One step of `optimizer` up the gradient of the ELBO in the state's blocks `names`."""
     key, now = jax.random.split(state.key)
-    everything = {"params": state.params, "posterior": state.posterior}
-    blocks = {name: everything[name] for name in names}
-    frozen = {name: everything[name] for name in everything.keys() - blocks.keys()}
-
     total, gradient, weight = elbo_and_gradient(
-        model, blocks, frozen, batch, key=now, chunk_size=chunk_size
+        model, state.params, state.posterior, batch, wrt=names, key=now, chunk_size=chunk_size
     )
+    blocks = {name: getattr(state, name) for name in names}
     if "params" in names:
         trained, rest = eqx.partition(state.params, eqx.is_inexact_array)
         global_term, slope = _log_prior_and_gradient(model, trained, rest)

@@ -45,8 +45,16 @@ class AbstractCovariance(eqx.Module):
         """J = I."""
 
     @abc.abstractmethod
-    def features(self, vector: Float[Array, " D"]) -> Array:
-        """F(v) with vᵀ A v = ⟨A, F(v)⟩, A in the structure's shape."""
+    def square(self, vector: Float[Array, " D"]) -> Array:
+        """S(v) with vᵀ A v = ⟨A, S(v)⟩, in the structure's shape."""
+
+    def monomials(self, vector: Float[Array, " D"]) -> Array:
+        """S(v) with every product once; see `coefficients`."""
+        return self.square(vector)
+
+    def coefficients(self, form: Array) -> Array:
+        """What vᵀ A v = ⟨coefficients(A), monomials(v)⟩ needs of A."""
+        return form
 
     @abc.abstractmethod
     def quadratic(self, form: Array, vector: Float[Array, " D"]) -> Scalar:
@@ -62,11 +70,11 @@ class AbstractCovariance(eqx.Module):
 
     @abc.abstractmethod
     def penalty(self, inverse: Array, dim: int) -> Array:
-        """The statistic of tr(Σ⁻¹) in units of C: W Wᵀ in the structure's shape, summed as F is."""
+        """The statistic of tr(Σ⁻¹) in units of C: W Wᵀ in the structure's shape, summed as S is."""
 
     @abc.abstractmethod
     def rescale(self, raw: Array, moment: Array, dim: int) -> Array:
-        """The array of the structure's covariance C M Cᵀ of highest likelihood, M being a mean of F(z)."""
+        """The array of the structure's covariance C M Cᵀ of highest likelihood, M being a mean of S(z)."""
 
     @abc.abstractmethod
     def matrix(self, factor: Array, dim: int) -> Float[Array, "D D"]:
@@ -102,8 +110,18 @@ class Full(AbstractCovariance):
     def identity(self, factor):
         return jnp.eye(factor.shape[-1], dtype=factor.dtype)
 
-    def features(self, vector):
+    def square(self, vector):
         return jnp.outer(vector, vector)
+
+    # Half the numbers of an outer product, and slices are formed several times as fast.
+    def monomials(self, vector):
+        return jnp.concatenate([vector[i] * vector[i:] for i in range(vector.size)])
+
+    def coefficients(self, form):
+        # Both triangles enter, so that the gradient in A is symmetric: the statistic.
+        rows, columns = np.triu_indices(form.shape[-1])
+        once = np.where(rows == columns, 0.5, 1.0).astype(form.dtype)
+        return once * (form[rows, columns] + form[columns, rows])
 
     def quadratic(self, form, vector):
         return vdot(matmul(form, vector), vector)
@@ -152,7 +170,7 @@ class Diagonal(AbstractCovariance):
     def identity(self, factor):
         return jnp.ones_like(factor)
 
-    def features(self, vector):
+    def square(self, vector):
         return vector**2
 
     def quadratic(self, form, vector):
@@ -199,7 +217,7 @@ class Spherical(AbstractCovariance):
     def identity(self, factor):
         return jnp.ones_like(factor)
 
-    def features(self, vector):
+    def square(self, vector):
         return vdot(vector, vector)
 
     def quadratic(self, form, vector):

@@ -153,11 +153,10 @@ class Normal(AbstractComponent):
     def _expanded(self, coordinates, about, x):
         """The same function multiplied out about the center c: with m = μ − c and A = WᵀJW,
 
-        log p = [count − h·Wm − ½ mᵀAm] + (Wᵀh + Am)·(x − c) − ½ ⟨A, F(x − c)⟩.
+        log p = [count − h·Wm − ½ mᵀAm] + (Wᵀh + Am)·(x − c) − ½ (x − c)ᵀA(x − c).
         """
         structure = self.structure
         offset = x - about["center"]
-        features = structure.features(offset)
 
         def one(count, linear, precision, mean, inverse):
             from_center = mean - about["center"]
@@ -166,15 +165,16 @@ class Normal(AbstractComponent):
             # A m, as half the gradient of mᵀAm.
             push = 0.5 * jax.grad(structure.quadratic, 1)(form, from_center)
             constant = count - vdot(pull, from_center) - 0.5 * vdot(push, from_center)
-            return constant, pull + push, form
+            return constant, pull + push, structure.coefficients(form)
 
         axes = (0, 0, self._axis, 0, self._axis)
         outs = (0, 0, self._axis)
-        constant, slope, form = jax.vmap(one, in_axes=axes, out_axes=outs)(
+        constant, slope, curvature = jax.vmap(one, in_axes=axes, out_axes=outs)(
             *coordinates, about["mean"], about["inverse"]
         )
-        curvature = _contract(form, features)
-        return constant + matmul(slope, offset) - 0.5 * curvature
+        squares = jnp.atleast_1d(structure.monomials(offset))
+        curvature = curvature.reshape(-1, squares.size) if not self.shared else curvature
+        return constant + matmul(offset, slope.T) - 0.5 * matmul(squares, curvature.T)
 
     def maximize(self, statistics, params):
         mean, scale = params["mean"], params["scale"]
@@ -188,7 +188,7 @@ class Normal(AbstractComponent):
         shift = jnp.where(empty[:, None], 0, statistics["linear"] / safe[:, None])
         moved = jax.vmap(structure.apply, in_axes=(self._axis, 0))(factor, shift)
         scatter = -2 * statistics["precision"]
-        spread = jax.vmap(structure.features)(shift)
+        spread = jax.vmap(structure.square)(shift)
 
         if self.shared:
             total = jnp.sum(count)
@@ -282,16 +282,3 @@ class Normal(AbstractComponent):
 
         smallest = jax.vmap(narrowest)(covariance)
         return ~(smallest > ratio)
-
-
-def _contract(form: Array, features: Array) -> Array:
-    """⟨Aₖ, F⟩ for each component's form (or the shared one), as one matrix product."""
-    flat = features.reshape(-1)
-    return matmul(form.reshape((*form.shape[: form.ndim - features.ndim], flat.size)), flat)
-
-
-
-def _contract(form: Array, features: Array) -> Array:
-    """⟨Aₖ, F⟩ for each component's form (or the shared one), as one matrix product."""
-    flat = features.reshape(-1)
-    return matmul(form.reshape((*form.shape[: form.ndim - features.ndim], flat.size)), flat)

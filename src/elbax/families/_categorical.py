@@ -34,8 +34,18 @@ class Categorical(AbstractFamily):
         if self.num_values < 1:
             raise ValueError(f"Categorical: num_values must be at least 1, got {self.num_values}.")
 
+    def _normalize(self, natural: Float[Array, " K"]) -> tuple[Scalar, Float[Array, " K"]]:
+        """(A(η), ∇A(η)) from one set of exponentials."""
+        top = jax.lax.stop_gradient(jnp.max(natural))
+        odds = jnp.exp(natural - jnp.where(jnp.isfinite(top), top, 0))
+        total = jnp.sum(odds)
+        return top + jnp.log(total), odds / total
+
     def log_normalizer(self, natural: Float[Array, " K"]) -> Scalar:
-        return jax.nn.logsumexp(natural)
+        return self._normalize(natural)[0]
+
+    def mean(self, natural: Float[Array, " K"]) -> Float[Array, " K"]:
+        return self._normalize(natural)[1]
 
     def statistics(self, z: Int[Array, ""]) -> Float[Array, " K"]:
         return jax.nn.one_hot(z, self.num_values)
@@ -62,10 +72,10 @@ class Categorical(AbstractFamily):
     def bound(self, natural: Float[Array, " K"], potentials: Float[Array, " K"]) -> Scalar:
         # An impossible value has μ = 0 and contributes 0, not 0 · (−∞ + ∞): hence the two `where`s,
         # inner ones so that the gradient is finite too.
-        mean = self.mean(natural)
+        log_normalizer, mean = self._normalize(natural)
         possible = mean > 0
         gap = jnp.where(possible, potentials, 0) - jnp.where(possible, natural, 0)
-        return self.log_normalizer(natural) + vdot(mean, gap)
+        return log_normalizer + vdot(mean, gap)
 
     def log_prob(self, natural: Float[Array, " K"], z: Int[Array, ""]) -> Scalar:
         return natural[z] - self.log_normalizer(natural)

@@ -1,5 +1,6 @@
 """The evidence lower bound of a batch: its value, its terms, its gradients."""
 
+import functools
 import operator
 
 import equinox as eqx
@@ -136,10 +137,13 @@ def expected_statistics(
     """
     coordinates, rest = split_coordinates(model.natural(params))
 
-    def restore(coordinates):
-        return eqx.combine(coordinates, rest), posterior
+    def lift(form, coordinates):
+        return split_coordinates(form.prepare(eqx.combine(coordinates, rest)))
 
-    return _gradient_pass(model, params, restore, coordinates, batch, key, chunk_size)
+    total, gradient, weight = _gradient_pass(
+        model, params, posterior, coordinates, lift, ("params",), batch, key, chunk_size
+    )
+    return total, gradient["params"], weight
 
 
 def elbo_and_gradient(
@@ -155,64 +159,59 @@ def elbo_and_gradient(
     """(Σ w elbo, its gradient in the inexact arrays of the blocks `wrt`, Σ w) in one pass.
 
     `wrt` names `"params"`, `"posterior"` or both. Gradients are taken by argument, so that nothing of
-    the other block is cut from the graph; that in θ goes through η(θ), once a pass, not once a chunk.
+    the other block is cut from the graph.
     """
     trained, frozen = eqx.partition(params, eqx.is_inexact_array)
 
-    def natural_of(trained):
-        return eqx.partition(model.natural(eqx.combine(trained, frozen)), eqx.is_inexact_array)
+    def lift(form, trained):
+        natural = form.natural(eqx.combine(trained, frozen))
+        return eqx.partition(form.prepare(natural), eqx.is_inexact_array)
 
-    natural, pull_back, constants = jax.vjp(natural_of, trained, has_aux=True)
-    weights, static = eqx.partition(posterior, eqx.is_inexact_array)
-    everything = {"params": natural, "posterior": weights}
-
-    def restore(blocks):
-        now = everything | blocks
-        return eqx.combine(now["params"], constants), eqx.combine(now["posterior"], static)
-
-    blocks = {name: everything[name] for name in wrt}
-    total, gradient, weight = _gradient_pass(
-        model, params, restore, blocks, batch, key, chunk_size
+    return _gradient_pass(
+        model, params, posterior, trained, lift, wrt, batch, key, chunk_size
     )
-    if "params" in gradient:
-        (gradient["params"],) = pull_back(gradient["params"])
-    return total, gradient, weight
 
 
-def _gradient_pass(model, params, restore: Callable, trained, batch, key, chunk_size):
-    """(Σ w elbo, its gradient in `trained`, Σ w); `restore(trained)` is (natural, posterior).
+def _gradient_pass(model, params, posterior, source, lift, wrt, batch, key, chunk_size):
+    """(Σ w elbo, its gradient in the blocks `wrt`, Σ w).
 
-    The gradient is taken inside each chunk.
+    `lift(form, source)` is (what the pass differentiates, the rest of the prepared η). Every chunk
+    takes its gradient there; the sum is pulled back to `source` once. So nothing that does not depend
+    on the data is left inside a loop over chunks.
     """
-    natural, posterior = restore(trained)
+    weights, static = eqx.partition(posterior, eqx.is_inexact_array)
 
-    def run(model, prepare):
-        prepared = prepare(natural)
+    def run(form, prepare):
+        natural, pull_back, rest = jax.vjp(functools.partial(lift, form), source, has_aux=True)
+        with_exact = prepare(eqx.combine(natural, rest))
+        everything = {"params": natural, "posterior": weights}
 
         def chunk(x, weight, keys):
-            def total(trained):
-                natural, posterior = restore(trained)
-                return _weighted_sum(
-                    _bound, model, natural, prepared(posterior), x, weight, keys
-                )
+            def total(blocks):
+                now = everything | blocks
+                q = with_exact(eqx.combine(now["posterior"], static))
+                prepared = eqx.combine(now["params"], rest)
+                return _weighted_sum(_bound, form, prepared, q, x, weight, keys)
 
-            return jax.value_and_grad(total)(trained)
+            return jax.value_and_grad(total)({name: everything[name] for name in wrt})
 
-        return reduce_data(chunk, batch, key, chunk_size)
+        (total, gradient), weight = reduce_data(chunk, batch, key, chunk_size)
+        if "params" in gradient:
+            (gradient["params"],) = pull_back(gradient["params"])
+        return total, gradient, weight
 
-    (total, gradient), weight = _with_shortcut(run, model, params, posterior)
-    return total, gradient, weight
+    return _with_shortcut(run, model, params, posterior)
 
 
 def _sum_over_data(datum, model, params, posterior, batch, key, chunk_size):
     key = jax.random.key(0) if key is None else key
-    natural = model.natural(params)
 
-    def run(model, prepare):
-        q = prepare(natural)(posterior)
+    def run(form, prepare):
+        prepared = form.prepare(form.natural(params))
+        q = prepare(prepared)(posterior)
 
         def chunk(x, weight, keys):
-            return _weighted_sum(datum, model, natural, q, x, weight, keys)
+            return _weighted_sum(datum, form, prepared, q, x, weight, keys)
 
         return reduce_data(chunk, batch, key, chunk_size)
 
@@ -245,12 +244,11 @@ class _Prepared(eqx.Module):
 
 
 def _with_shortcut(run: Callable, model: AbstractModel, params: PyTree, posterior: PyTree) -> Any:
-    """run(model, prepare), by the model's shortcut where it may be taken: decided once a pass.
+    """run(form, prepare), by the model's shortcut where it may be taken: decided once a pass.
 
     `prepare(natural)(posterior)` is the posterior with every exact one of this model prepared: it
     takes the same form as the model does, and where it is at the same θ it takes the very η that the
-    bound does, so that the compiler finds their potentials equal and evaluates them once, also
-    inside a loop over chunks.
+    bound does, so that the compiler finds their potentials equal and evaluates them once.
     """
 
     def is_exact(node):
@@ -264,7 +262,7 @@ def _with_shortcut(run: Callable, model: AbstractModel, params: PyTree, posterio
 
     def prepare_with(form):
         def prepare(natural):
-            ours = [natural] + [model.natural(snapshot) for snapshot in snapshots]
+            ours = [natural] + [form.prepare(form.natural(snapshot)) for snapshot in snapshots]
             at = [params, *snapshots]
 
             def exchange(node):

@@ -29,8 +29,8 @@ def split_coordinates(natural: PyTree) -> tuple[PyTree, PyTree]:
 class AbstractModel(eqx.Module):
     r"""A latent-variable model $p_\theta(x, z)$ of one datum x and its latent z.
 
-    Updates call `elbo` only, posteriors `conditional`; both take `natural(params)`, computed once
-    a pass. A model holds static numbers and functions only, and what is trained lives in `params`.
+    Updates call `elbo` only, posteriors `conditional`; both take `prepare(natural(params))`, computed
+    once a pass. A model holds static numbers and functions only, and what is trained lives in `params`.
     """
 
     latent: eqx.AbstractVar[AbstractFamily]
@@ -56,6 +56,10 @@ class AbstractModel(eqx.Module):
     def natural(self, params: PyTree) -> PyTree:
         """η(θ): the coordinates in which the log-joint is linear; θ itself without such structure."""
         return params
+
+    def prepare(self, natural: PyTree) -> PyTree:
+        """What `elbo` and `conditional` need of η, linear in its coordinates: computed once a pass."""
+        return natural
 
     def maximize(self, statistics: PyTree, params: PyTree) -> PyTree:
         """argmax over θ of ⟨η(θ), statistics⟩ + log_prior(θ): the closed-form M-step.
@@ -92,7 +96,7 @@ class AbstractExponentialFamilyModel(AbstractModel):
         """(λ, c): the log-joint of x as natural parameters of z, and what does not depend on z."""
 
     def log_joint(self, params: PyTree, x: PyTree, z: PyTree) -> Scalar:
-        potentials, constant = self.potentials(self.natural(params), x)
+        potentials, constant = self.potentials(self.prepare(self.natural(params)), x)
         return dot(potentials, self.latent.statistics(z)) + constant
 
     def elbo(self, natural: PyTree, x: PyTree, q: Any, key: Key) -> Scalar:

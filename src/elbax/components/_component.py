@@ -28,9 +28,13 @@ class AbstractComponent(eqx.Module):
     def natural(self, params: PyTree) -> PyTree:
         """The coordinates in which every log-density is linear, log-normalizers among them."""
 
+    def prepare(self, natural: PyTree) -> PyTree:
+        """What `log_densities` needs of them, linear in the coordinates: computed once a pass."""
+        return natural
+
     @abc.abstractmethod
     def log_densities(self, natural: PyTree, x: Array) -> Float[Array, " K"]:
-        """log p(x | z = k) for all k, linear in the natural coordinates."""
+        """log p(x | z = k) for all k, from prepared coordinates and linear in them."""
 
     @abc.abstractmethod
     def maximize(self, statistics: PyTree, params: PyTree) -> PyTree:

@@ -113,14 +113,21 @@ class Full(AbstractCovariance):
     def square(self, vector):
         return jnp.outer(vector, vector)
 
-    # Half the numbers of an outer product, and slices are formed several times as fast.
+    # Every product once or twice, as v ∘ (v rotated by 0, 1, …, D / 2): half the numbers of an outer
+    # product, in slices of full width, which vectorize (4 times as fast as the outer product on CPU).
     def monomials(self, vector):
-        return jnp.concatenate([vector[i] * vector[i:] for i in range(vector.size)])
+        dim = vector.size
+        twice = jnp.concatenate([vector, vector])
+        return jnp.concatenate([vector * twice[s : s + dim] for s in range(dim // 2 + 1)])
 
     def coefficients(self, form):
         # Both triangles enter, so that the gradient in A is symmetric: the statistic.
-        rows, columns = np.triu_indices(form.shape[-1])
-        once = np.where(rows == columns, 0.5, 1.0).astype(form.dtype)
+        dim = form.shape[-1]
+        shift, rows = np.divmod(np.arange(dim * (dim // 2 + 1)), dim)
+        columns = (rows + shift) % dim
+        # On the diagonal the two triangles are one; half a turn of an even D meets each pair twice.
+        seen_twice = (shift == 0) | (2 * shift == dim)
+        once = np.where(seen_twice, 0.5, 1.0).astype(form.dtype)
         return once * (form[rows, columns] + form[columns, rows])
 
     def quadratic(self, form, vector):

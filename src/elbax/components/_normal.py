@@ -136,45 +136,47 @@ class Normal(AbstractComponent):
             "about": Reference({"mean": mean, "inverse": inverse, "center": mean.mean(0)}),
         }
 
-    def log_densities(self, natural, x):
-        """count + h·z − ½ zᵀJz with z = W(x − μ): h = 0 and J = I in value, coordinates all the same."""
-        about = natural["about"].value
-        coordinates = natural["count"], natural["linear"], natural["precision"]
-        if self.form == "expanded":
-            return self._expanded(coordinates, about, x)
+    def prepare(self, natural):
+        """For the expanded form, the coefficients of 1, x − c and its squares; else η as it is.
 
-        def one(count, linear, precision, mean, inverse):
-            z = self.structure.apply(inverse, x - mean)
-            return count + vdot(linear, z) - 0.5 * self.structure.quadratic(precision, z)
-
-        axes = (0, 0, self._axis, 0, self._axis)
-        return jax.vmap(one, in_axes=axes)(*coordinates, about["mean"], about["inverse"])
-
-    def _expanded(self, coordinates, about, x):
-        """The same function multiplied out about the center c: with m = μ − c and A = WᵀJW,
-
+        With m = μ − c and A = WᵀJW:
         log p = [count − h·Wm − ½ mᵀAm] + (Wᵀh + Am)·(x − c) − ½ (x − c)ᵀA(x − c).
         """
-        structure = self.structure
-        offset = x - about["center"]
+        if self.form != "expanded":
+            return natural
+        structure, about = self.structure, natural["about"].value
 
         def one(count, linear, precision, mean, inverse):
             from_center = mean - about["center"]
             form = structure.congruence(inverse, precision)
             pull = structure.apply_transposed(inverse, linear)
-            # A m, as half the gradient of mᵀAm.
-            push = 0.5 * jax.grad(structure.quadratic, 1)(form, from_center)
+            push = 0.5 * jax.grad(structure.quadratic, 1)(form, from_center)  # A m
             constant = count - vdot(pull, from_center) - 0.5 * vdot(push, from_center)
-            return constant, pull + push, structure.coefficients(form)
+            curvature = -0.5 * jnp.atleast_1d(structure.coefficients(form))
+            return constant, jnp.concatenate([pull + push, curvature])
 
-        axes = (0, 0, self._axis, 0, self._axis)
-        outs = (0, 0, self._axis)
-        constant, slope, curvature = jax.vmap(one, in_axes=axes, out_axes=outs)(
-            *coordinates, about["mean"], about["inverse"]
+        constant, coefficients = jax.vmap(one, in_axes=(0, 0, self._axis, 0, self._axis))(
+            natural["count"], natural["linear"], natural["precision"], about["mean"], about["inverse"]
         )
-        squares = jnp.atleast_1d(structure.monomials(offset))
-        curvature = curvature.reshape(-1, squares.size) if not self.shared else curvature
-        return constant + matmul(offset, slope.T) - 0.5 * matmul(squares, curvature.T)
+        center = Reference(about["center"])
+        return {"constant": constant, "coefficients": coefficients, "about": center}
+
+    def log_densities(self, natural, x):
+        about = natural["about"].value
+        if self.form == "expanded":
+            offset = x - about
+            squares = jnp.atleast_1d(self.structure.monomials(offset))
+            features = jnp.concatenate([offset, squares])
+            return natural["constant"] + matmul(features, natural["coefficients"].T)
+
+        # count + h·z − ½ zᵀJz with z = W(x − μ): h = 0 and J = I in value, coordinates all the same.
+        def one(count, linear, precision, mean, inverse):
+            z = self.structure.apply(inverse, x - mean)
+            return count + vdot(linear, z) - 0.5 * self.structure.quadratic(precision, z)
+
+        return jax.vmap(one, in_axes=(0, 0, self._axis, 0, self._axis))(
+            natural["count"], natural["linear"], natural["precision"], about["mean"], about["inverse"]
+        )
 
     def maximize(self, statistics, params):
         mean, scale = params["mean"], params["scale"]

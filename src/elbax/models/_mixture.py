@@ -64,6 +64,9 @@ class Mixture(AbstractExponentialFamilyModel):
             "components": self.component.natural(params["components"]),
         }
 
+    def prepare(self, natural: PyTree) -> PyTree:
+        return natural | {"components": self.component.prepare(natural["components"])}
+
     def potentials(self, natural: PyTree, x: Array) -> tuple[Float[Array, " K"], Scalar]:
         densities = self.component.log_densities(natural["components"], x)
         return natural["logits"] + densities, jnp.zeros((), densities.dtype)

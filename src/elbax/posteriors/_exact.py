@@ -20,4 +20,4 @@ class Exact(eqx.Module):
     params: PyTree
 
     def __call__(self, x: PyTree, *, key: Key | None = None) -> Distribution:
-        return self.model.conditional(self.model.natural(self.params), x)
+        return self.model.conditional(self.model.prepare(self.model.natural(self.params)), x)

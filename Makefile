@@ -1,0 +1,52 @@
+# `make demo` and `make test` are all one needs: each makes .venv, installs what it needs, and runs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# pip 25.1 is the first that knows dependency groups.
+INSTALL = $(BIN)/python -m pip install --quiet -c constraints.txt
+
+.PHONY: demo test quick lint types notebooks benchmark clean
+
+demo: $(VENV)/demo.done
+	$(BIN)/python -m elbax
+
+test: $(VENV)/test.done
+	$(BIN)/python -m pytest
+
+quick: $(VENV)/test.done
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(VENV)/lint.done
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: $(VENV)/lint.done $(VENV)/test.done
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+notebooks: $(VENV)/notebooks.done
+	$(BIN)/jupyter nbconvert --to notebook --execute --output-dir $(VENV)/notebooks notebooks/*.ipynb
+
+benchmark: $(VENV)/test.done
+	$(BIN)/python -m pytest benchmarks --benchmark-only --override-ini="filterwarnings=default"
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet "pip>=25.1"
+
+$(VENV)/demo.done: $(BIN)/python pyproject.toml constraints.txt
+	$(INSTALL) -e ".[plot,progress]"
+	touch $@
+
+$(VENV)/test.done: $(VENV)/demo.done
+	$(INSTALL) --group test
+	touch $@
+
+$(VENV)/lint.done: $(BIN)/python pyproject.toml constraints.txt
+	$(INSTALL) --group lint
+	touch $@
+
+$(VENV)/notebooks.done: $(VENV)/test.done
+	$(INSTALL) --group notebooks
+	touch $@
+
+clean:
+	rm -rf $(VENV)

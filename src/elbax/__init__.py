@@ -2,7 +2,12 @@
 
 from . import components as components, datasets as datasets
 from ._batch import Batch as Batch
-from ._elbo import elbo as elbo, elbo_terms as elbo_terms, ELBOTerms as ELBOTerms, evidence as evidence
+from ._elbo import (
+    elbo as elbo,
+    elbo_terms as elbo_terms,
+    ELBOTerms as ELBOTerms,
+    evidence as evidence,
+)
 from ._fit import fit as fit, fit_restarts as fit_restarts, Restarts as Restarts, Result as Result
 from ._joint_gradient import JointGradientStep as JointGradientStep
 from ._model import (

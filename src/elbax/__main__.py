@@ -43,9 +43,11 @@ def read_table(path: str) -> tuple[list[str], np.ndarray]:
         raise UnusableData(f"{path}: the file is empty")
     first = lines[0][1]
     has_header = not any(is_number(cell) for cell in first)
-    names = [
-        cell.strip() or f"column {i}" for i, cell in enumerate(first, 1)
-    ] if has_header else [f"column {i}" for i, _ in enumerate(first, 1)]
+    names = (
+        [cell.strip() or f"column {i}" for i, cell in enumerate(first, 1)]
+        if has_header
+        else [f"column {i}" for i, _ in enumerate(first, 1)]
+    )
     body = lines[1:] if has_header else lines
     if not body:
         raise UnusableData(f"{path}: a header but no rows")
@@ -61,7 +63,9 @@ def read_table(path: str) -> tuple[list[str], np.ndarray]:
                 raise UnusableData(f"{path}: line {number}, {names[j]}: {what}")
             table[i, j] = float(cell)
             if not math.isfinite(table[i, j]):
-                raise UnusableData(f"{path}: line {number}, {names[j]}: {cell.strip()} is not finite")
+                raise UnusableData(
+                    f"{path}: line {number}, {names[j]}: {cell.strip()} is not finite"
+                )
     return names, table
 
 
@@ -102,7 +106,9 @@ def recipes(model, params, x, key):
 
     # A fresh encoder would ruin good params: it is trained alone first, on the params of the start.
     warm = amortize.init(params, encoder, key=key_warm)
-    warm, _ = jax.jit(lambda s, x: jax.lax.scan(lambda s, _: amortize(s, x), s, length=200))(warm, x)
+    warm, _ = jax.jit(lambda s, x: jax.lax.scan(lambda s, _: amortize(s, x), s, length=200))(
+        warm, x
+    )
 
     bayes = elbax.Exact(model, params)
     for name, update, posterior in [
@@ -140,7 +146,9 @@ def fit_all(model, x, key):
         for name, update, state in recipes(model, params, x, key_recipes):
             progress.set_description(name.split("  ")[0])
             state, trace, seconds, compilation = run(update, state, x, progress)
-            terms = jax.jit(lambda s, x: elbax.elbo_terms(model, s.params, s.posterior, x))(state, x)
+            terms = jax.jit(lambda s, x: elbax.elbo_terms(model, s.params, s.posterior, x))(
+                state, x
+            )
             rows.append((name, state.params, trace, terms, seconds, compilation))
     return rows
 
@@ -189,7 +197,12 @@ def draw(rows, x, names: list[str], model) -> None:
     # The first steps of a gradient may lie far below; what is worth seeing is from EM's start on.
     low, high = float(rows[0][2][0]), max(float(trace.max()) for _, _, trace, *_ in rows)
     margin = 0.1 * (high - low) + 1e-3
-    left.set(xscale="log", xlabel="sweep", ylabel="ELBO (nats per datum)", ylim=(low - margin, high + margin))
+    left.set(
+        xscale="log",
+        xlabel="sweep",
+        ylabel="ELBO (nats per datum)",
+        ylim=(low - margin, high + margin),
+    )
     left.set_title("One scan, four updates")
     left.legend(frameon=False, loc="lower right")
     if x.shape[1] > 1:
@@ -204,7 +217,10 @@ def draw(rows, x, names: list[str], model) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m elbax", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m elbax",
+        description="Fits one Gaussian mixture by four algorithms that differ in one word each.",
+    )
     parser.add_argument("file", nargs="?", help="a numeric CSV; without it, Old Faithful")
     parser.add_argument(
         "--components", type=int, default=2, metavar="K", help="number of components (default 2)"

@@ -124,7 +124,7 @@ def _chunks(n: int, chunk_size: int) -> tuple[Callable, int]:
         # A free reshape and a strided slice: nothing is copied, no row changes its device.
         def take(tree, j):
             def pick(leaf):
-                grid = leaf.reshape((n // exact, exact) + leaf.shape[1:])
+                grid = leaf.reshape((n // exact, exact, *leaf.shape[1:]))
                 return jax.lax.dynamic_index_in_dim(grid, j, axis=1, keepdims=False)
 
             return jax.tree.map(pick, tree), True

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from ._batch import as_batch, effective_weight
 from ._types import Array, PyTree
@@ -10,7 +11,7 @@ from ._types import Array, PyTree
 
 def is_concrete(tree: PyTree) -> bool:
     """Whether all values are known now, that is outside `jit` and `vmap`."""
-    return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+    return not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
 
 
 def check_table(x: PyTree, who: str, *, at_least: int) -> tuple[Array, Array]:

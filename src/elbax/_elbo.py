@@ -167,9 +167,7 @@ def elbo_and_gradient(
         natural = form.natural(eqx.combine(trained, frozen))
         return eqx.partition(form.prepare(natural), eqx.is_inexact_array)
 
-    return _gradient_pass(
-        model, params, posterior, trained, lift, wrt, batch, key, chunk_size
-    )
+    return _gradient_pass(model, params, posterior, trained, lift, wrt, batch, key, chunk_size)
 
 
 def _gradient_pass(model, params, posterior, source, lift, wrt, batch, key, chunk_size):

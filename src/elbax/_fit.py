@@ -7,8 +7,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ._batch import as_batch, effective_weight
 from ._algebra import num_rows, where
+from ._batch import as_batch, effective_weight
 from ._check import check_values, is_concrete
 from ._state import ELBOState, Info
 from ._types import Any, Array, Bool, Callable, Float, Int, PyTree, Scalar

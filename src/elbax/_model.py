@@ -236,8 +236,9 @@ class Model(AbstractModel):
             raise TypeError(
                 "verify tries the claim Model(..., conjugate=True), which this model does not make."
             )
-        num_rows(x)
-        key = jax.random.key(0) if key is None else key
+        if self.latent.finite:
+            return self
+        keys = jax.random.split(jax.random.key(0) if key is None else key, num_rows(x))
         family = type(self.latent).__name__
 
         def residual(x, key):
@@ -252,20 +253,20 @@ class Model(AbstractModel):
 
             return q.mode(), jax.vmap(compare)(jax.random.split(key, num_points))
 
-        modes, residuals = jax.vmap(residual)(x, jax.random.split(key, num_rows(x)))
+        modes, residuals = jax.vmap(residual)(x, keys)
         if not all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(modes)):
             raise ValueError(
                 f"log_joint has no normalizable {family} conditional at these params: its second "
-                "derivatives in z are not those of a density. Check signs and the prior of z."
+                "derivatives in z are not those of a density. Check signs and the prior of z, or use "
+                "Model(..., conjugate=False) with Amortized(network, latent), which samples."
             )
         worst = float(jnp.max(jnp.nan_to_num(residuals, nan=jnp.inf)))
-        if tolerance is None:
-            tolerance = float(jnp.finfo(residuals.dtype).eps) ** 0.5
-        if not worst <= tolerance:
+        allowed = jnp.finfo(residuals.dtype).eps ** 0.5 if tolerance is None else tolerance
+        if not worst <= allowed:
             raise ValueError(
                 f"log_joint does not lie in the span of the {family} family as a function of z: the "
                 f"form that its derivatives give differs from it by {worst:.2g} (relative; tolerance "
-                f"{tolerance:.2g}). Use Model(..., conjugate=False) with Amortized(network, latent), "
+                f"{allowed:.2g}). Use Model(..., conjugate=False) with Amortized(network, latent), "
                 "which samples."
             )
         return self

@@ -4,7 +4,7 @@ import abc
 
 import equinox as eqx
 
-from ._state import ELBOState, Info, carry
+from ._state import carry, ELBOState, Info
 from ._types import Any, Key, PyTree
 
 

@@ -156,7 +156,11 @@ class Normal(AbstractComponent):
             return constant, jnp.concatenate([pull + push, curvature])
 
         constant, coefficients = jax.vmap(one, in_axes=(0, 0, self._axis, 0, self._axis))(
-            natural["count"], natural["linear"], natural["precision"], about["mean"], about["inverse"]
+            natural["count"],
+            natural["linear"],
+            natural["precision"],
+            about["mean"],
+            about["inverse"],
         )
         center = Reference(about["center"])
         return {"constant": constant, "coefficients": coefficients, "about": center}
@@ -175,7 +179,11 @@ class Normal(AbstractComponent):
             return count + vdot(linear, z) - 0.5 * self.structure.quadratic(precision, z)
 
         return jax.vmap(one, in_axes=(0, 0, self._axis, 0, self._axis))(
-            natural["count"], natural["linear"], natural["precision"], about["mean"], about["inverse"]
+            natural["count"],
+            natural["linear"],
+            natural["precision"],
+            about["mean"],
+            about["inverse"],
         )
 
     def maximize(self, statistics, params):

@@ -16,6 +16,6 @@ def old_faithful() -> Float[Array, "272 2"]:
     A. W. Bowman (1990), A look at some data on the Old Faithful geyser, Applied Statistics 39,
     357-365. The same table as R's `datasets::faithful`.
     """
-    file = importlib.resources.files(__package__) / "old_faithful.csv"
+    file = importlib.resources.files("elbax.datasets") / "old_faithful.csv"
     with file.open() as lines:
         return jnp.asarray(np.loadtxt(lines, delimiter=",", skiprows=1), dtype=float)

@@ -48,4 +48,6 @@ class ClosedFormMStep(AbstractUpdate):
             self.model, state.params, state.posterior, batch, key=now, chunk_size=self.chunk_size
         )
         elbo = per_datum(total, self.model.log_prior(state.params), weight)
-        return state.replace(params=self.model.maximize(statistics, state.params), key=key), Info(elbo)
+        return state.replace(params=self.model.maximize(statistics, state.params), key=key), Info(
+            elbo
+        )

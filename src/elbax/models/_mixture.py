@@ -27,16 +27,16 @@ class Mixture(AbstractExponentialFamilyModel):
     component: AbstractComponent
     num_components: int = eqx.field(static=True)
 
-    def __check_init__(self):
-        if not isinstance(self.component, AbstractComponent):
+    def __init__(self, component: AbstractComponent, num_components: int):
+        if not isinstance(component, AbstractComponent):
             raise TypeError(
                 "Mixture: component must be a component such as elbax.components.Normal('full'), got "
-                f"{self.component!r}."
+                f"{component!r}."
             )
-        if self.num_components < 1:
-            raise ValueError(
-                f"Mixture: num_components must be at least 1, got {self.num_components}."
-            )
+        if num_components < 1:
+            raise ValueError(f"Mixture: num_components must be at least 1, got {num_components}.")
+        self.component = component
+        self.num_components = num_components
 
     @property
     def latent(self) -> Categorical:
@@ -49,7 +49,7 @@ class Mixture(AbstractExponentialFamilyModel):
 
         **Raises** `ValueError` for data that no fit could use (it names the row or the column).
         """
-        x, weight = check_table(x, "GaussianMixture.init", at_least=self.num_components)
+        x, weight = check_table(x, "Mixture.init", at_least=self.num_components)
         assignment = k_means(key, x, weight, self.num_components)
         mass = jax.ops.segment_sum(weight, assignment, self.num_components)
         floor = 1e-3 * jnp.sum(weight) / self.num_components
@@ -120,5 +120,3 @@ class Mixture(AbstractExponentialFamilyModel):
     def collapsed(self, params: PyTree) -> Bool[Array, " K"]:
         """Which components have shrunk onto a few points, where the likelihood is unbounded."""
         return self.component.collapsed(params["components"])
-
-

@@ -97,7 +97,10 @@ class AbstractExponentialFamilyModel(AbstractModel):
 
     def log_joint(self, params: PyTree, x: PyTree, z: PyTree) -> Scalar:
         potentials, constant = self.potentials(self.prepare(self.natural(params)), x)
-        return dot(potentials, self.latent.statistics(z)) + constant
+        statistics = jax.tree.map(
+            lambda t, potential: t.astype(potential.dtype), self.latent.statistics(z), potentials
+        )
+        return dot(potentials, statistics) + constant
 
     def elbo(self, natural: PyTree, x: PyTree, q: Any, key: Key) -> Scalar:
         potentials, constant = self.potentials(natural, x)
@@ -190,7 +193,9 @@ class Model(AbstractModel):
         return None if self.prior_of_latent is None else self.prior_of_latent(params)
 
     def _read(self, params: PyTree, x: PyTree) -> tuple[PyTree, Scalar]:
-        return self.latent.read(lambda z: self.function(params, x, z))
+        numbers = [leaf for leaf in jax.tree.leaves((params, x)) if eqx.is_inexact_array(leaf)]
+        dtype = numbers[0].dtype if numbers else float
+        return self.latent.read(lambda z: self.function(params, x, z), dtype)
 
     def elbo(self, natural: PyTree, x: PyTree, q: Any, key: Key) -> Scalar:
         if self.exact:

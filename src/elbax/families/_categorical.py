@@ -64,7 +64,9 @@ class Categorical(AbstractFamily):
             )
         return output
 
-    def read(self, function: Callable[[Any], Scalar]) -> tuple[Float[Array, " K"], Scalar]:
+    def read(
+        self, function: Callable[[Any], Scalar], dtype: Any = float
+    ) -> tuple[Float[Array, " K"], Scalar]:
         """Enumeration: λₖ = function(k), c = 0."""
         potentials = jax.vmap(function)(jnp.arange(self.num_values))
         return potentials, jnp.zeros((), potentials.dtype)

@@ -63,9 +63,11 @@ class DiagonalGaussian(AbstractFamily):
         precision = jnp.exp(-2 * output[self.dim :])
         return precision * output[: self.dim], precision
 
-    def read(self, function: Callable[[Any], Scalar]) -> tuple[tuple[Array, Array], Scalar]:
+    def read(
+        self, function: Callable[[Any], Scalar], dtype: Any = float
+    ) -> tuple[tuple[Array, Array], Scalar]:
         """Taylor's formula at the origin; a separable function has one second derivative a coordinate."""
-        origin = jnp.zeros(self.dim)
+        origin = jnp.zeros(self.dim, dtype)
         constant, linear = jax.value_and_grad(function)(origin)
-        _, curvature = jax.jvp(jax.grad(function), (origin,), (jnp.ones(self.dim),))
+        _, curvature = jax.jvp(jax.grad(function), (origin,), (jnp.ones(self.dim, dtype),))
         return (linear, -curvature), constant

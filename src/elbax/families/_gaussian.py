@@ -94,8 +94,10 @@ class Gaussian(AbstractFamily):
             precision = matmul(cholesky, cholesky.T)
         return matmul(precision, mean), precision
 
-    def read(self, function: Callable[[Any], Scalar]) -> tuple[tuple[Array, Array], Scalar]:
+    def read(
+        self, function: Callable[[Any], Scalar], dtype: Any = float
+    ) -> tuple[tuple[Array, Array], Scalar]:
         """Taylor's formula at the origin: h = ∇f(0), J = −∇²f(0), c = f(0)."""
-        origin = jnp.zeros(self.dim)
+        origin = jnp.zeros(self.dim, dtype)
         constant, linear = jax.value_and_grad(function)(origin)
         return (linear, -jax.hessian(function)(origin)), constant

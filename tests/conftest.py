@@ -1,0 +1,21 @@
+"""How all tests run: float64, strict promotion, two CPU devices, warnings as errors."""
+
+import os
+
+
+# Before JAX looks: two devices on the host, for the law of sharding.
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
+
+import jax
+import pytest
+
+
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+# Most of the suite's time is compilation, and what it compiles runs once.
+jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture
+def key():
+    return jax.random.key(0)

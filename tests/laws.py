@@ -1,0 +1,313 @@
+"""The laws that every update and model obeys: each a function of a case that raises AssertionError."""
+
+import contextlib
+
+import equinox as eqx
+import jax
+import jax.monitoring
+import jax.numpy as jnp
+import numpy as np
+
+import elbax
+from elbax._elbo import expected_statistics
+from elbax._model import split_coordinates
+
+
+def leaves(tree):
+    """All leaves as NumPy arrays, random keys as their data."""
+
+    def plain(leaf):
+        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        return np.asarray(jax.random.key_data(leaf) if is_key else leaf)
+
+    return [plain(leaf) for leaf in jax.tree.leaves(tree)]
+
+
+def assert_equal(a, b):
+    for left, right in zip(leaves(a), leaves(b), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+def assert_close(a, b, tolerance=1e-10):
+    for left, right in zip(leaves(a), leaves(b), strict=True):
+        np.testing.assert_allclose(left, right, rtol=tolerance, atol=tolerance)
+
+
+@contextlib.contextmanager
+def count_compilations():
+    """A list that grows by one with each compilation."""
+    seen = []
+
+    def listen(event, duration, **_):
+        if "backend_compile" in event:
+            seen.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield seen
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def points(state):
+    """What a step moves: θ and q, without keys and memories."""
+    return state.params, state.posterior
+
+
+# --- laws of updates -------------------------------------------------------------------------------
+
+
+def scan(case):
+    """`lax.scan(update, state, batches)` as it stands."""
+    batches = jnp.stack([case.system.x, case.system.x + 0.1])
+    end, info = jax.lax.scan(case.update, case.state, batches)
+    state = case.state
+    for i, batch in enumerate(batches):
+        state, one = case.step(state, batch)
+        assert_close(one.elbo, info.elbo[i])
+    assert_close(points(end), points(state), 1e-8)
+
+
+def vmap(case):
+    """A scan under vmap over states and over a traced rate: each lane as by itself."""
+    other = case.state.replace(
+        params=jax.tree.map(lambda leaf: leaf + 0.1, case.state.params), key=jax.random.key(8)
+    )
+    both = jax.tree.map(lambda a, b: jnp.stack([a, b]), other, case.state)
+
+    def run(rate, state):
+        return jax.lax.scan(case.make(rate), state, case.system.x[None])
+
+    ends, infos = jax.jit(jax.vmap(run))(jnp.array([0.05, 0.05]), both)
+    for i, state in enumerate([other, case.state]):
+        end, info = case.step(state, case.system.x)
+        assert_close(infos.elbo[i, 0], info.elbo)
+        assert_close(points(jax.tree.map(lambda leaf, i=i: leaf[i], ends)), points(end), 1e-8)
+
+
+def structure(case):
+    """Out as in: the tree, shapes, dtypes, weak types."""
+    end, _ = eqx.filter_eval_shape(case.update, case.state, case.system.x)
+    start = eqx.filter_eval_shape(lambda state: state, case.state)
+    assert jax.tree.structure(end) == jax.tree.structure(start)
+    for left, right in zip(jax.tree.leaves(end), jax.tree.leaves(start), strict=True):
+        assert (left.shape, left.dtype) == (right.shape, right.dtype)
+        assert getattr(left, "weak_type", False) == getattr(right, "weak_type", False)
+
+
+def ascent(case):
+    """The promise: on one batch the float64 ELBO never falls by more than 1e-10 (1 + |ELBO|)."""
+    if not case.update.ascends:
+        return
+    state, last = case.state, -np.inf
+    for _ in range(15):
+        state, info = case.step(state, case.system.x)
+        now = float(info.elbo)
+        assert now >= last - 1e-10 * (1 + abs(now)), f"fell from {last} to {now}"
+        last = now
+
+
+def one_trace(case):
+    """A second call of the same shapes compiles nothing, from whatever point."""
+    state, _ = case.step(case.state, case.system.x)
+    with count_compilations() as compiled:
+        again, _ = case.step(state, case.system.x)
+        jax.block_until_ready(again.params)
+    assert not compiled, f"compiled again: {compiled}"
+
+
+def purity(case):
+    """The same state and batch give the same answer, to the bit."""
+    assert_equal(case.step(case.state, case.system.x), case.step(case.state, case.system.x))
+    fresh = jax.jit(lambda state, batch: case.update(state, batch))
+    assert_equal(fresh(case.state, case.system.x), case.step(case.state, case.system.x))
+
+
+def claims(case):
+    """An E-step leaves θ as it is, an M-step q, to the bit."""
+    parts = getattr(case.update, "updates", (case.update,))
+    memories = case.state.memory if len(parts) > 1 else (case.state.memory,)
+    state = case.state
+    for part, memory in zip(parts, memories, strict=True):
+        moved, _ = jax.jit(lambda state, part=part: part(state, case.system.x))(
+            state.replace(memory=memory)
+        )
+        name = type(part).__name__
+        if name.endswith("EStep"):
+            assert_equal(moved.params, state.params)
+        if name.endswith("MStep"):
+            assert_equal(moved.posterior, state.posterior)
+        state = moved
+
+
+def randomness(case):
+    """Another key, another sample; where nothing is sampled the key changes nothing."""
+    sampled = not case.system.model.exact
+    other, info = case.step(case.state.replace(key=jax.random.key(99)), case.system.x)
+    first, seen = case.step(case.state, case.system.x)
+    assert (float(info.elbo) != float(seen.elbo)) == sampled
+    if not sampled:
+        assert_equal(points(other), points(first))
+
+
+def weights(case):
+    """Weight 2 is the row twice; weight 0 or mask False is the row left out, whatever it holds;
+    the order of rows does not matter. A row's draws follow its index."""
+    x = case.system.x
+    n, more = len(x), 5
+    index = jnp.concatenate([jnp.arange(n), jnp.arange(more)])
+    twice, ones = jnp.concatenate([x, x[:more]]), jnp.ones(n + more)
+    doubled = ones.at[:more].set(2.0)
+    padded = twice.at[n:].set(jnp.nan)
+    real = jnp.arange(n + more) < n
+    always = jnp.ones(n + more, bool)
+    order = jax.random.permutation(jax.random.key(2), n + more)
+
+    def run(x, weight, mask, index):
+        batch = elbax.Batch(x, weight=weight, mask=mask, index=index)
+        end, info = case.step(case.state, batch)
+        return info.elbo, points(end)
+
+    duplicated = run(twice, ones, always, index)
+    assert_close(run(padded, doubled, real, index), duplicated, 1e-8)
+    assert_close(run(padded, jnp.where(real, doubled, 0), always, index), duplicated, 1e-8)
+    shuffled = [v[order] for v in (padded, doubled, real, index)]
+    assert_close(run(*shuffled), duplicated, 1e-8)
+    plain, seen = case.step(case.state, x)
+    assert_close(run(padded, ones, real, index), (seen.elbo, points(plain)), 1e-8)
+
+
+def dtype(case):
+    """float32 in, float32 out, though float64 is on."""
+
+    def narrow(leaf):
+        return leaf.astype(jnp.float32) if leaf.dtype == jnp.float64 else leaf
+
+    params, posterior = jax.tree.map(narrow, (case.system.params, case.posterior))
+    state = case.update.init(params, posterior, key=jax.random.key(7))
+    end, info = eqx.filter_eval_shape(case.update, state, narrow(case.system.x))
+    assert info.elbo.dtype == jnp.float32
+    for leaf in jax.tree.leaves(points(end)):
+        assert leaf.dtype != jnp.float64
+
+
+# --- laws of models --------------------------------------------------------------------------------
+
+
+def posteriors(system):
+    """q's of all kinds that a statistic must be right under."""
+    from cases import encoder
+
+    yield elbax.Exact(system.model, system.params)
+    yield encoder(system, system.model.num_components)
+
+
+def statistics(system):
+    """⟨η, statistics⟩ = Σ w E_q[log p(x, z)] by enumeration of `log_joint`, for η(θ) at random θ.
+
+    As many θ are tried as the statistics have entries, so that they are determined.
+    """
+    model, params, x = system.model, system.params, system.x
+    weight = jnp.linspace(0.5, 1.5, len(x))
+    coordinates, reference = split_coordinates(model.natural(params))
+    size = sum(leaf.size for leaf in jax.tree.leaves(coordinates))
+    keys = jax.random.split(jax.random.key(0), size)
+
+    for posterior in posteriors(system):
+
+        def expected(coordinates, posterior=posterior):
+            """By brute force: over all data and all values of z."""
+            natural = model.prepare(eqx.combine(coordinates, reference))
+
+            def one(x, weight):
+                q = posterior(x).mean()
+                potentials, constant = model.potentials(natural, x)
+                return weight * (jnp.sum(q * potentials) + constant)
+
+            return jnp.sum(jax.vmap(one)(x, weight))
+
+        batch = elbax.Batch(x, weight=weight)
+        _, found, _ = expected_statistics(model, params, posterior, batch, key=keys[0])
+        for key in keys[:40]:
+            direction = jax.tree.map(
+                lambda leaf, key=key: jax.random.normal(
+                    jax.random.fold_in(key, leaf.size), leaf.shape
+                ),
+                coordinates,
+            )
+            direction = symmetrize(direction)
+            inner = sum(
+                jnp.vdot(a, b) for a, b in zip(jax.tree.leaves(direction), jax.tree.leaves(found))
+            )
+            np.testing.assert_allclose(inner, expected(direction), rtol=1e-9, atol=1e-9)
+
+
+def symmetrize(tree):
+    """Precisions are symmetric; so are directions in which they may move."""
+
+    def one(leaf):
+        square = leaf.ndim >= 2 and leaf.shape[-1] == leaf.shape[-2] == 2
+        return 0.5 * (leaf + leaf.mT) if square else leaf
+
+    return jax.tree.map(one, tree)
+
+
+def stationarity(system):
+    """At `maximize(statistics)` the expected log-joint plus prior is flat in every param."""
+    model, params, x = system.model, system.params, system.x
+    for posterior in posteriors(system):
+        _, found, _ = expected_statistics(model, params, posterior, x, key=jax.random.key(0))
+        best = model.maximize(found, params)
+
+        def objective(theta, posterior=posterior):
+            def one(x):
+                q = posterior(x).mean()
+                values = jax.vmap(lambda z: model.log_joint(theta, x, z))(jnp.arange(len(q)))
+                return jnp.sum(q * values)
+
+            return jnp.sum(jax.vmap(one)(x)) + model.log_prior(theta)
+
+        slope = jax.grad(objective)(best)
+        for leaf in jax.tree.leaves(slope):
+            np.testing.assert_allclose(leaf, 0, atol=1e-8 * len(x))
+        # The softmax's logits have one direction to spare; in all others the point is a maximum.
+        for seed in range(3):
+            nudged = jax.tree.map(
+                lambda leaf, seed=seed: leaf
+                + 1e-3 * jax.random.normal(jax.random.key(seed), leaf.shape),
+                best,
+            )
+            assert objective(nudged) < objective(best)
+
+
+def tightness(system):
+    """With the exact posterior the ELBO is the evidence plus the global term; else it is lower."""
+    model, params, x = system.model, system.params, system.x
+    log_evidence = elbax.evidence(model, params, x)
+    global_term = model.log_prior(params) / len(x)
+    bound = elbax.elbo(model, params, elbax.Exact(model, params), x)
+    np.testing.assert_allclose(bound, log_evidence + global_term, rtol=1e-12)
+    shifted = jax.tree.map(lambda leaf: leaf + 0.1, params)
+    looser = elbax.elbo(model, params, elbax.Exact(model, shifted), x)
+    assert looser < bound
+
+
+def chunks(system):
+    """K chunks are the full batch, for any K, divisible or not, and with a key the same draws."""
+    model, params, x = system.model, system.params, system.x
+    if model.exact:
+        posterior = elbax.Exact(model, params)
+    else:
+        from cases import encoder
+
+        posterior = encoder(system, 4)
+    key = jax.random.key(4)
+    whole = jax.jit(lambda: elbax.elbo_terms(model, params, posterior, x, key=key))()
+    for chunk_size in (1, 5, 7, 8, 23):
+        parts = elbax.elbo_terms(model, params, posterior, x, key=key, chunk_size=chunk_size)
+        assert_close(parts, whole, 1e-12)
+
+
+OF_UPDATES = [scan, vmap, structure, ascent, one_trace, purity, claims, randomness, weights, dtype]
+OF_MODELS = [tightness, chunks]
+OF_MIXTURES = [statistics, stationarity]

@@ -1,0 +1,35 @@
+"""Every law on every case."""
+
+import laws
+import pytest
+from cases import CASES, SYSTEMS
+
+
+def named(items):
+    return [pytest.param(item, id=item.name) for item in items]
+
+
+@pytest.mark.parametrize("law", laws.OF_UPDATES, ids=lambda law: law.__name__)
+@pytest.mark.parametrize("case", named(CASES))
+def test_update(case, law):
+    law(case)
+
+
+EXACT = [system for system in SYSTEMS if system.model.exact]
+MIXTURES = [system for system in SYSTEMS if system.name.startswith("mixture")]
+
+
+@pytest.mark.parametrize("system", named(EXACT))
+def test_tightness(system):
+    laws.tightness(system)
+
+
+@pytest.mark.parametrize("system", named(SYSTEMS))
+def test_chunks(system):
+    laws.chunks(system)
+
+
+@pytest.mark.parametrize("law", laws.OF_MIXTURES, ids=lambda law: law.__name__)
+@pytest.mark.parametrize("system", named(MIXTURES))
+def test_mixture(system, law):
+    law(system)

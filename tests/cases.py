@@ -152,7 +152,11 @@ def recipes(system, num_outputs):
 def build():
     full = gaussian_mixture("full")
     rows = [
-        (full, 3, ["exact/closed", "exact/gradient", "encoder/closed", "encoder/gradient", "joint"]),
+        (
+            full,
+            3,
+            ["exact/closed", "exact/gradient", "encoder/closed", "encoder/gradient", "joint"],
+        ),
         (gaussian_mixture("full", "difference"), 3, ["exact/closed", "exact/gradient"]),
         (gaussian_mixture("tied"), 3, ["exact/closed"]),
         (gaussian_mixture("tied", "difference"), 3, ["exact/closed"]),

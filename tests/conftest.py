@@ -4,9 +4,12 @@ import os
 
 
 # Before JAX looks: two devices on the host, for the law of sharding.
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
+)
 
 import jax
+import jaxtyping
 import pytest
 
 
@@ -17,5 +20,8 @@ jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture
-def key():
-    return jax.random.key(0)
+def as_users_run():
+    """Without the type checks that only tests have, which would speak before our own errors do."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -273,8 +273,9 @@ def stationarity(system):
         # The softmax's logits have one direction to spare; in all others the point is a maximum.
         for seed in range(3):
             nudged = jax.tree.map(
-                lambda leaf, seed=seed: leaf
-                + 1e-3 * jax.random.normal(jax.random.key(seed), leaf.shape),
+                lambda leaf, seed=seed: (
+                    leaf + 1e-3 * jax.random.normal(jax.random.key(seed), leaf.shape)
+                ),
                 best,
             )
             assert objective(nudged) < objective(best)

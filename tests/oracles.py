@@ -12,7 +12,10 @@ def gaussian_mixture_log_joint(described, x):
         [
             np.log(weight) + scipy.stats.multivariate_normal(mean, covariance).logpdf(x)
             for weight, mean, covariance in zip(
-                *(np.asarray(described[name], float) for name in ("weights", "means", "covariances"))
+                *(
+                    np.asarray(described[name], float)
+                    for name in ("weights", "means", "covariances")
+                )
             )
         ],
         axis=-1,
@@ -28,7 +31,9 @@ def linear_gaussian_evidence(loadings, noise, x):
     """log N(x; 0, W Wᵀ + noise² I) of each datum."""
     loadings = np.asarray(loadings, float)
     covariance = loadings @ loadings.T + float(noise) ** 2 * np.eye(len(loadings))
-    return scipy.stats.multivariate_normal(np.zeros(len(loadings)), covariance).logpdf(np.asarray(x))
+    return scipy.stats.multivariate_normal(np.zeros(len(loadings)), covariance).logpdf(
+        np.asarray(x)
+    )
 
 
 def quadrature_evidence(log_joint, params, x, num_points=60):

@@ -5,8 +5,22 @@ import pytest
 from cases import CASES, SYSTEMS
 
 
+# The quick tests hold these to every law, all others follow in the slow ones: a minute against ten.
+QUICK = {
+    "mixture-full-auto",
+    "mixture-full-auto:exact/closed",
+    "mixture-full-auto:joint",
+    "plain-categorical:exact/gradient",
+    "plain-gaussian",
+    "autoencoder:joint",
+}
+
+
 def named(items):
-    return [pytest.param(item, id=item.name) for item in items]
+    def marks(item):
+        return () if item.name in QUICK else (pytest.mark.slow,)
+
+    return [pytest.param(item, id=item.name, marks=marks(item)) for item in items]
 
 
 @pytest.mark.parametrize("law", laws.OF_UPDATES, ids=lambda law: law.__name__)

@@ -37,16 +37,16 @@ class Batch(eqx.Module):
         self,
         x: PyTree,
         weight: Any = None,
-        mask: Array | None = None,
-        index: Array | None = None,
+        mask: Any = None,
+        index: Any = None,
     ):
         self.x = x
         # A Python number is the same for every batch of a scan: it has no leading axis to scan over.
         constant = isinstance(weight, int | float)
         self.weight = None if constant or weight is None else jnp.asarray(weight)
         self.scale = float(weight) if constant else 1.0
-        self.mask = mask
-        self.index = index
+        self.mask = None if mask is None else jnp.asarray(mask)
+        self.index = None if index is None else jnp.asarray(index)
 
 
 def as_batch(batch: PyTree) -> Batch:
@@ -72,7 +72,7 @@ def reduce_data(
     n = num_rows(batch.x)
     if n == 0:
         raise ValueError("The batch is empty: it has no rows to sum over.")
-    weight, x = effective_weight(batch, n), batch.x
+    weight, x = effective_weight(batch, n), jax.tree.map(jnp.asarray, batch.x)
     if batch.weight is not None or batch.mask is not None:
         # 0 · NaN is NaN, and so is its gradient, so a row that counts for nothing is replaced by one
         # that counts: whatever the padding holds, no arithmetic meets it.

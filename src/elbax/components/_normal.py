@@ -111,8 +111,8 @@ class Normal(AbstractComponent):
         mean = center + offset / part[:, None]
         residual = x - mean[assignment]
         within = matmul((share[:, None] * residual).T, residual)
-        # A thousandth of the whole variance is added for parts that are constant in a column.
-        ridge = 1e-3 * matmul(share, (x - center) ** 2) + self.floor / x.shape[0]
+        # A little of the whole variance is added for parts that are constant in a column.
+        ridge = 1e-5 * matmul(share, (x - center) ** 2) + self.floor / x.shape[0]
         scale = self.structure.pack(jnp.linalg.cholesky(within + jnp.diag(ridge)))
         if not self.shared:
             scale = jnp.broadcast_to(scale, (num_components, *scale.shape))

@@ -41,9 +41,7 @@ class AbstractFamily(eqx.Module):
         """The natural parameters that an encoder's unconstrained output stands for."""
 
     @abc.abstractmethod
-    def read(
-        self, function: Callable[[Any], Scalar], dtype: Any = float
-    ) -> tuple[PyTree, Scalar]:
+    def read(self, function: Callable[[Any], Scalar], dtype: Any = float) -> tuple[PyTree, Scalar]:
         """(λ, c) with function(z) = ⟨λ, t(z)⟩ + c, for a function in the family's span.
 
         A few derivatives at one point (of the given dtype) are all it takes; nothing is checked here: that is

@@ -1,0 +1,121 @@
+"""Families against SciPy: log-densities, entropies, means, bounds, reading a function's structure."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given, settings, strategies as st
+
+import elbax
+
+
+def gaussian(dim, seed=0):
+    mean = jax.random.normal(jax.random.key(seed), (dim,))
+    root = jax.random.normal(jax.random.key(seed + 1), (dim, dim)) + 2 * jnp.eye(dim)
+    precision = root @ root.T
+    return elbax.Gaussian(dim)((precision @ mean, precision)), mean, jnp.linalg.inv(precision)
+
+
+def diagonal(dim, seed=0):
+    mean = jax.random.normal(jax.random.key(seed), (dim,))
+    precision = jnp.exp(jax.random.normal(jax.random.key(seed + 1), (dim,)))
+    return elbax.DiagonalGaussian(dim)((precision * mean, precision)), mean, jnp.diag(1 / precision)
+
+
+@pytest.mark.parametrize("make", [gaussian, diagonal])
+@pytest.mark.parametrize("dim", [1, 3])
+def test_gaussians(make, dim):
+    q, mean, covariance = make(dim)
+    peer = scipy.stats.multivariate_normal(np.asarray(mean), np.asarray(covariance))
+    z = mean + 0.7
+    np.testing.assert_allclose(q.log_prob(z), peer.logpdf(np.asarray(z)), rtol=1e-12)
+    np.testing.assert_allclose(q.entropy(), peer.entropy(), rtol=1e-12)
+    np.testing.assert_allclose(q.mode(), mean, rtol=1e-12)
+    by_autodiff = jax.grad(q.family.log_normalizer)(q.natural)
+    for ours, theirs in zip(q.mean(), by_autodiff, strict=True):
+        theirs = 0.5 * (theirs + theirs.T) if theirs.ndim == 2 else theirs
+        np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-12)
+    draws = jax.vmap(q.sample)(jax.random.split(jax.random.key(2), 4000))
+    error = jnp.sqrt(jnp.diagonal(covariance) / 4000)
+    assert bool(jnp.all(jnp.abs(draws.mean(0) - mean) < 5 * error))
+
+
+def test_bound_is_tight_where_the_naive_form_cancels():
+    """sd 0.1 at 300 in float32: A − ⟨η, μ⟩ loses everything, A at λ = η nothing more than its rounding."""
+    mean, deviation = jnp.float32(300.0), jnp.float32(0.1)
+    precision = jnp.array([1 / deviation**2], jnp.float32)
+    q = elbax.DiagonalGaussian(1)((precision * mean, precision))
+    np.testing.assert_allclose(q.entropy(), scipy.stats.norm(0, 0.1).entropy(), rtol=1e-5)
+    assert q.bound(q.natural) == q.family.log_normalizer(q.natural)
+
+
+@pytest.mark.parametrize("size", ["diagonal", "full"])
+def test_gaussian_from_network(size):
+    family = elbax.Gaussian(2)
+    mean = jnp.array([1.0, -2.0])
+    if size == "diagonal":
+        q = family(family.from_network(jnp.concatenate([mean, jnp.log(jnp.array([0.5, 3.0]))])))
+        expected = jnp.diag(jnp.array([4.0, 1 / 9]))
+    else:
+        q = family(family.from_network(jnp.concatenate([mean, jnp.array([0.1, 0.4, -0.2])])))
+        root = jnp.array([[jnp.exp(0.1), 0.0], [0.4, jnp.exp(-0.2)]])
+        expected = root @ root.T
+    np.testing.assert_allclose(q.natural[1], expected, rtol=1e-12)
+    np.testing.assert_allclose(q.mode(), mean, rtol=1e-12)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.lists(st.floats(-700, 700) | st.just(-np.inf), min_size=1, max_size=5))
+def test_categorical(logits):
+    if not np.isfinite(max(logits)):
+        return
+    family = elbax.Categorical(len(logits))
+    natural = jnp.array(logits)
+    q = family(natural)
+    peer = scipy.special.softmax(logits)
+    np.testing.assert_allclose(q.mean(), peer, rtol=1e-12, atol=1e-300)
+    np.testing.assert_allclose(q.entropy(), scipy.stats.entropy(peer), atol=1e-10)
+    np.testing.assert_allclose(q.bound(natural), scipy.special.logsumexp(logits), rtol=1e-12)
+    for gradient in (
+        jax.grad(lambda potentials: family.bound(natural, potentials))(natural),
+        jax.grad(lambda natural: family.bound(natural, jnp.zeros_like(natural)))(natural),
+    ):
+        assert bool(jnp.all(jnp.isfinite(gradient)))
+    exact = q.expect(lambda z: z.astype(float))
+    np.testing.assert_allclose(exact, peer @ np.arange(len(logits)), rtol=1e-10, atol=1e-12)
+
+
+def test_categorical_allows_what_only_the_posterior_excludes():
+    q = elbax.Categorical(3)(jnp.array([0.0, -jnp.inf, 0.0]))
+    potentials = jnp.array([-1.0, -jnp.inf, -2.0])
+    np.testing.assert_allclose(q.bound(potentials), np.log(2) - 1.5, rtol=1e-12)
+    assert q.log_prob(jnp.array(1)) == -jnp.inf
+
+
+@pytest.mark.parametrize("make", [gaussian, diagonal])
+def test_read_finds_the_natural_parameters(make):
+    q, *_ = make(3)
+    potentials, constant = q.family.read(lambda z: q.log_prob(z) + 1.5)
+    for ours, theirs in zip(potentials, q.natural, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(constant, 1.5 - q.family.log_normalizer(q.natural), rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("family", "size", "message"),
+    [
+        (elbax.Categorical(3), 2, "returns 3 logits"),
+        (elbax.Gaussian(2), 3, "returns 4 numbers .* or 5"),
+        (elbax.DiagonalGaussian(2), 3, "returns 4 numbers"),
+    ],
+)
+def test_from_network_says_how_many_outputs_it_wants(family, size, message):
+    with pytest.raises(ValueError, match=message):
+        family.from_network(jnp.zeros(size))
+
+
+@pytest.mark.parametrize("family", [elbax.Categorical, elbax.Gaussian, elbax.DiagonalGaussian])
+def test_empty_families_are_refused(family):
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        family(0)

@@ -1,0 +1,213 @@
+"""The loop: how it ends, what it says, what it hands back; updates refuse what they cannot serve."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from cases import find, gaussian_mixture, plain_categorical
+from laws import assert_close, count_compilations, points
+
+import elbax
+
+
+CASE = find("mixture-full-auto:exact/closed")
+X = CASE.system.x
+MODEL = CASE.system.model
+
+
+class Scripted(elbax.AbstractUpdate):
+    """Reports the ELBOs of a script, one a step; the params count the steps."""
+
+    script: jax.Array
+    promises: bool = eqx.field(static=True, default=True)
+
+    @property
+    def ascends(self):
+        return self.promises
+
+    def __call__(self, state, batch):
+        elbo = self.script[jnp.minimum(state.params, len(self.script) - 1)]
+        return state.replace(params=state.params + 1), elbax.Info(elbo)
+
+
+def scripted(*values, promises=True):
+    update = Scripted(jnp.array(values, float), promises)
+    return update, update.init(jnp.array(0), (), key=jax.random.key(0))
+
+
+def test_converged():
+    result = elbax.fit(CASE.update, CASE.state, X)
+    assert result.code == "converged"
+    assert result.converged
+    assert result.message.startswith("Converged after")
+    assert len(result.trace) == result.num_steps
+    assert bool(jnp.all(jnp.diff(result.trace) > -1e-12))
+    bound = elbax.elbo(MODEL, result.state.params, result.state.posterior, X)
+    np.testing.assert_allclose(result.elbo, bound, rtol=1e-12)
+    assert_close(result.state.posterior.params, result.state.params)
+
+
+def test_max_steps_equals_the_users_own_scan():
+    result = elbax.fit(CASE.update, CASE.state, X, max_steps=3, tolerance=0.0)
+    assert (result.code, result.num_steps) == ("max_steps", 3)
+    assert "most allowed" in result.message
+    state, _ = jax.lax.scan(lambda s, _: CASE.update(s, X), CASE.state, length=3)
+    state = CASE.update.settle(state, X)  # The line of the documentation.
+    assert_close(points(result.state), points(state), 1e-9)
+
+
+def test_a_second_fit_compiles_nothing():
+    elbax.fit(CASE.update, CASE.state, X, max_steps=4)
+    again = gaussian_mixture("full").model
+    em = elbax.Chain(elbax.ExactEStep(again), elbax.ClosedFormMStep(again))
+    other = CASE.state.replace(key=jax.random.key(3))
+    with count_compilations() as compiled:
+        elbax.fit(em, other, X + 0.1, max_steps=4)
+    assert not compiled
+
+
+def test_slow_gains_are_no_convergence():
+    """Gains of 1e-9 that shrink by a thousandth a step still have 1e-6 to come."""
+    steps = np.arange(50)
+    crawling = -(1e-6) * 0.999**steps
+    assert elbax.fit(*scripted(*crawling), X, max_steps=50, tolerance=1e-8).code == "max_steps"
+    quick = -(1e-6) * 0.1**steps
+    assert elbax.fit(*scripted(*quick), X, max_steps=50, tolerance=1e-8).code == "converged"
+
+
+def test_a_fall_is_no_convergence():
+    result = elbax.fit(*scripted(-3.0, -2.0, -2.5, -2.0), X)
+    assert (result.code, result.num_steps) == ("decreased", 3)
+    assert "Step 2 of Scripted lowered the ELBO by 0.5" in result.message
+    assert int(result.state.params) == 1  # Where the ELBO was highest.
+
+
+def test_a_fall_is_allowed_without_the_promise():
+    result = elbax.fit(*scripted(-3.0, -2.0, -2.5, -2.0, promises=False), X, max_steps=30)
+    assert result.code == "converged"
+    assert float(result.elbo) == -2.0
+
+
+def test_nonfinite():
+    result = elbax.fit(*scripted(-3.0, -2.0, np.nan), X)
+    assert (result.code, result.num_steps) == ("nonfinite", 3)
+    assert "Scripted measured at step 2 is not finite" in result.message
+    assert int(result.state.params) == 1
+
+
+def test_nonfinite_names_the_part():
+    update, _ = scripted(-1.0, np.inf)
+    chain = elbax.Chain(elbax.ExactEStep(MODEL), update)
+    state = chain.init(jnp.array(0), elbax.Exact(MODEL, jnp.array(0)), key=jax.random.key(0))
+    result = elbax.fit(chain, state, X)
+    assert result.message.startswith("The ELBO that Scripted measured")
+
+
+def test_a_move_that_no_step_measured_is_taken_back():
+    result = elbax.fit(*scripted(-3.0, np.nan), X, max_steps=1)
+    assert result.code == "nonfinite"
+    assert float(result.elbo) == -3.0
+
+
+def test_stream():
+    halves = [elbax.Batch(X[:12], weight=2), elbax.Batch(X[12:], weight=2)]
+    step = find("mixture-full-auto:exact/gradient")
+    result = elbax.fit(step.update, step.state, iter(halves * 3))
+    assert (result.code, result.num_steps) == ("max_steps", 6)
+    with pytest.raises(ValueError, match="gave none"):
+        elbax.fit(step.update, step.state, iter([]))
+
+
+def test_progress(capsys):
+    result = elbax.fit(CASE.update, CASE.state, X, max_steps=20, progress=True)
+    plain = elbax.fit(CASE.update, CASE.state, X, max_steps=20)
+    assert "ELBO" in capsys.readouterr().err
+    assert_close(result.state.params, plain.state.params)
+
+
+def test_restarts():
+    x = elbax.datasets.old_faithful()
+    model = elbax.GaussianMixture(2)
+    em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
+
+    def start(key):
+        params = model.init(key, x)
+        return em.init(params, elbax.Exact(model, params), key=key)
+
+    keys = jax.random.split(jax.random.key(0), 3)
+    restarts = elbax.fit_restarts(em, jax.vmap(start)(keys), x, reject=model.collapsed)
+    assert restarts.codes == ("converged",) * 3
+    single = [elbax.fit(em, start(key), x) for key in keys]
+    assert_close(restarts.elbo, jnp.stack([result.elbo for result in single]), 1e-9)
+    assert restarts.num_steps.tolist() == [result.num_steps for result in single]
+    assert float(restarts.best.elbo) == pytest.approx(max(float(r.elbo) for r in single), rel=1e-9)
+    with pytest.raises(RuntimeError, match="3 were rejected"):
+        elbax.fit_restarts(em, jax.vmap(start)(keys), x, reject=lambda params: jnp.array(True))
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        (X.at[3, 1].set(jnp.nan), "fit: row 3, column 1 is nan"),
+        (X[:0], "the batch is empty"),
+        (elbax.Batch(X, weight=jnp.zeros(len(X))), "nothing is left to fit"),
+        ({"a": X, "b": X[:3]}, "share one leading axis"),
+    ],
+)
+def test_data_errors(batch, message):
+    with pytest.raises(ValueError, match=message):
+        elbax.fit(CASE.update, CASE.state, batch)
+
+
+def test_bad_arguments(as_users_run):
+    with pytest.raises(TypeError, match="expected an update"):
+        elbax.fit(MODEL, CASE.state, X)
+    with pytest.raises(TypeError, match="the state that update.init"):
+        elbax.fit(CASE.update, CASE.system.params, X)
+    with pytest.raises(ValueError, match="max_steps must be at least 1"):
+        elbax.fit(CASE.update, CASE.state, X, max_steps=0)
+    with pytest.raises(TypeError, match="ExactEStep measures none"):
+        elbax.fit(elbax.ExactEStep(MODEL), CASE.state, X)
+    with pytest.raises(TypeError, match="argument 1 must be an update"):
+        elbax.Chain(elbax.ExactEStep(MODEL), "M")
+    with pytest.raises(TypeError, match="at least one update"):
+        elbax.Chain()
+    with pytest.raises(TypeError, match="no field \\['theta'\\]"):
+        CASE.state.replace(theta=1)
+
+
+def test_bayes_rule_is_read_only():
+    for step in (elbax.GradientEStep, elbax.JointGradientStep):
+        update = step(MODEL, optax.adam(1e-2))
+        with pytest.raises(TypeError, match="Bayes' rule at a snapshot .* Amortized"):
+            update.init(CASE.system.params, CASE.posterior, key=jax.random.key(0))
+
+
+def test_an_encoder_is_no_carry_of_an_exact_e_step():
+    encoder = find("mixture-full-auto:joint").posterior
+    with pytest.raises(TypeError, match="would start with Amortized"):
+        CASE.update.init(CASE.system.params, encoder, key=jax.random.key(0))
+
+
+def test_a_state_carries_arrays_only():
+    system = plain_categorical()
+    em = find("plain-categorical:exact/gradient").update
+    for leaf, hint in ((jax.nn.relu, "elbax.Network"), (0.5, "jnp.asarray")):
+        params = system.params | {"more": {"deep": [leaf]}}
+        with pytest.raises(TypeError, match=r"params\['more'\]\['deep'\]\[0\] is a .*" + hint):
+            em.init(params, elbax.Exact(system.model, params), key=jax.random.key(0))
+
+
+def test_weak_types_and_numpy_are_taken_in():
+    em = find("plain-categorical:exact/gradient").update
+    system = plain_categorical()
+    params = {"logits": np.zeros(3), "mean": system.params["mean"]}
+    state = em.init(params, elbax.Exact(system.model, params), key=jax.random.key(0))
+    jax.lax.scan(lambda s, _: em(s, system.x), state, length=2)
+
+
+def test_chunk_size_is_positive():
+    with pytest.raises(ValueError, match="chunk_size must be at least 1"):
+        elbax.evidence(MODEL, CASE.system.params, X, chunk_size=0)

@@ -1,0 +1,105 @@
+"""The house rules: imports point one way, nothing happens at import, what is documented runs."""
+
+import ast
+import doctest
+import importlib
+import pathlib
+import pkgutil
+import re
+import subprocess
+import sys
+
+import jax
+import pytest
+
+import elbax
+
+
+ROOT = pathlib.Path(__file__).parent.parent
+SOURCE = ROOT / "src" / "elbax"
+
+# A file imports from files before it, never after.
+ORDER = """
+_types _algebra families _state _batch _check _model posteriors _update _elbo _gradient _fit
+e_steps m_steps _joint_gradient components models datasets plot __init__ __main__
+""".split()
+
+
+def place(path):
+    """Where a file stands in the order, by its folder or name."""
+    parts = path.relative_to(SOURCE).with_suffix("").parts
+    return ORDER.index(parts[0])
+
+
+def imports(path):
+    """The files of ours that a file imports."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = path.parents[node.level - 1]
+            names = [node.module] if node.module else [alias.name for alias in node.names]
+            for name in names:
+                yield base.joinpath(*name.split("."))
+
+
+@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda p: p.stem)
+def test_imports_point_one_way(path):
+    for imported in imports(path):
+        assert place(imported) <= place(path), f"{path.name} imports {imported}"
+    if path.parent.name in ("e_steps", "m_steps"):
+        assert not any("models" in str(imported) for imported in imports(path))
+    if path.parent.name == "families":
+        allowed = {"_types", "_algebra", "families"}
+        assert {ORDER[place(imported)] for imported in imports(path)} <= allowed
+
+
+def test_import_touches_no_device():
+    code = (
+        "import elbax, jax._src.xla_bridge as bridge; "
+        "assert not bridge._backends, 'a backend was initialized at import'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def modules():
+    for module in pkgutil.walk_packages(elbax.__path__, "elbax."):
+        if not module.name.endswith("__main__"):
+            yield importlib.import_module(module.name)
+
+
+@pytest.mark.parametrize("module", modules(), ids=lambda m: m.__name__)
+def test_docstrings_run(module):
+    jax.config.update("jax_enable_x64", False)
+    try:
+        failed, _ = doctest.testmod(module)
+    finally:
+        jax.config.update("jax_enable_x64", True)
+    assert not failed
+
+
+def test_public_words_are_documented_with_an_example():
+    plain = {"Info", "ELBOState", "ELBOTerms", "Result", "Restarts", "Reference", "Distribution"}
+    for name, word in vars(elbax).items():
+        if name.startswith("_") or not callable(word):
+            continue
+        assert word.__doc__, f"{name} has no docstring"
+        if isinstance(word, type) and name not in plain and not name.startswith("Abstract"):
+            assert ">>>" in word.__doc__ or name in ("Exact", "Mixture"), f"{name} has no example"
+
+
+def readme_code():
+    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("index", range(len(readme_code())))
+def test_readme_runs(index):
+    """As a user runs it: in a fresh interpreter, warnings and all."""
+    code = "\n".join(readme_code()[: index + 1])
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=ROOT)
+
+
+def test_readme_fits_by_its_thirtieth_line():
+    lines = (ROOT / "README.md").read_text().splitlines()[:30]
+    assert len(readme_code()[0].strip().splitlines()) <= 15
+    assert sum(line.startswith("```") for line in lines) >= 2
+    assert any("make demo" in line for line in lines)
+    assert any("make test" in line for line in lines)

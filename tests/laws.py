@@ -228,6 +228,7 @@ def statistics(system):
 
         batch = elbax.Batch(x, weight=weight)
         _, found, _ = expected_statistics(model, params, posterior, batch, key=keys[0])
+        assert_close(symmetrize(found), found)
         for key in keys[:40]:
             direction = jax.tree.map(
                 lambda leaf, key=key: jax.random.normal(

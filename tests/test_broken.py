@@ -177,7 +177,7 @@ def test_half_an_m_step_ascends_but_is_not_stationary():
 
 def test_a_one_sided_symmetric_leaf_is_caught():
     with pytest.raises(AssertionError):
-        laws.stationarity(broken_mixture(OneSided))
+        laws.statistics(broken_mixture(OneSided))
 
 
 def test_curved_coordinates_are_caught():

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from cases import find, gaussian_mixture, plain_categorical
+from cases import find, gaussian_mixture
 from laws import assert_close, count_compilations, points
 
 import elbax
@@ -181,8 +181,15 @@ def test_bad_arguments(as_users_run):
 def test_bayes_rule_is_read_only():
     for step in (elbax.GradientEStep, elbax.JointGradientStep):
         update = step(MODEL, optax.adam(1e-2))
-        with pytest.raises(TypeError, match="Bayes' rule at a snapshot .* Amortized"):
+        with pytest.raises(TypeError, match="Bayes' rule at a snapshot .*Amortized"):
             update.init(CASE.system.params, CASE.posterior, key=jax.random.key(0))
+
+
+def test_the_posterior_is_of_the_same_model():
+    other = gaussian_mixture("tied")
+    with pytest.raises(TypeError, match="an Exact of another model or other params"):
+        posterior = elbax.Exact(other.model, other.params)
+        CASE.update.init(CASE.system.params, posterior, key=jax.random.key(0))
 
 
 def test_an_encoder_is_no_carry_of_an_exact_e_step():
@@ -192,8 +199,8 @@ def test_an_encoder_is_no_carry_of_an_exact_e_step():
 
 
 def test_a_state_carries_arrays_only():
-    system = plain_categorical()
-    em = find("plain-categorical:exact/gradient").update
+    case = find("plain-categorical:exact/gradient")
+    em, system = case.update, case.system
     for leaf, hint in ((jax.nn.relu, "elbax.Network"), (0.5, "jnp.asarray")):
         params = system.params | {"more": {"deep": [leaf]}}
         with pytest.raises(TypeError, match=r"params\['more'\]\['deep'\]\[0\] is a .*" + hint):
@@ -201,8 +208,8 @@ def test_a_state_carries_arrays_only():
 
 
 def test_weak_types_and_numpy_are_taken_in():
-    em = find("plain-categorical:exact/gradient").update
-    system = plain_categorical()
+    case = find("plain-categorical:exact/gradient")
+    em, system = case.update, case.system
     params = {"logits": np.zeros(3), "mean": system.params["mean"]}
     state = em.init(params, elbax.Exact(system.model, params), key=jax.random.key(0))
     jax.lax.scan(lambda s, _: em(s, system.x), state, length=2)

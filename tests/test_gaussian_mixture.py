@@ -99,7 +99,7 @@ def test_collapsed_restarts_are_flagged_not_returned():
     """Without a floor some random starts of Iris end in a component on a few points, higher and wrong."""
     x = jnp.asarray(load_iris().data)
     model = elbax.GaussianMixture(3, floor=0.0)
-    em, state = start(model, x)
+    em, _ = start(model, x)
 
     def random_start(key):
         params = model.init(key, x)

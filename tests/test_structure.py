@@ -66,7 +66,7 @@ def modules():
             yield importlib.import_module(module.name)
 
 
-@pytest.mark.parametrize("module", modules(), ids=lambda m: m.__name__)
+@pytest.mark.parametrize("module", list(modules()), ids=lambda m: m.__name__)
 def test_docstrings_run(module):
     jax.config.update("jax_enable_x64", False)
     try:
@@ -91,10 +91,10 @@ def readme_code():
 
 
 @pytest.mark.parametrize("index", range(len(readme_code())))
-def test_readme_runs(index):
+def test_readme_runs(index, tmp_path):
     """As a user runs it: in a fresh interpreter, warnings and all."""
     code = "\n".join(readme_code()[: index + 1])
-    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=ROOT)
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=tmp_path)
 
 
 def test_readme_fits_by_its_thirtieth_line():

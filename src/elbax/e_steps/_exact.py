@@ -37,9 +37,11 @@ class ExactEStep(AbstractUpdate):
     def init_memory(self, params: PyTree, posterior: PyTree) -> PyTree:
         ours = jax.tree.structure(Exact(self.model, params))
         if jax.tree.structure(posterior) != ours:
+            given = type(posterior).__name__
+            given = "an Exact of another model or other params" if given == "Exact" else given
             raise TypeError(
                 "ExactEStep sets the posterior to Exact(model, params), and the carry of a scan keeps "
-                f"its structure, but the state would start with {type(posterior).__name__}. Pass "
+                f"its structure, but the state would start with {given}. Pass "
                 "elbax.Exact(model, params), with this step's model, to init."
             )
         return ()

@@ -20,7 +20,7 @@ class Categorical(AbstractFamily):
     ```python
     >>> import elbax, jax.numpy as jnp
     >>> q = elbax.Categorical(2)(jnp.log(jnp.array([1.0, 3.0])))
-    >>> print(q.mean())
+    >>> print(q.mean().round(4))
     [0.25 0.75]
 
     ```

@@ -42,6 +42,7 @@ def test_converged():
     assert result.code == "converged"
     assert result.converged
     assert result.message.startswith("Converged after")
+    assert str(result) == f"{result.message} ELBO {float(result.elbo):.6f} nats per datum."
     assert len(result.trace) == result.num_steps
     assert bool(jnp.all(jnp.diff(result.trace) > -1e-12))
     bound = elbax.elbo(MODEL, result.state.params, result.state.posterior, X)

@@ -165,7 +165,7 @@ def test_the_form_follows_the_data():
         allowed, fast = model.shortcut(em(state, x)[0].params)
         assert bool(allowed) is expected
         assert fast.component.form == "expanded"
-    assert elbax.GaussianMixture(3, form="difference").shortcut(params) is None
+    assert elbax.GaussianMixture(3, form="difference").shortcut(state.params) is None
 
 
 def dots(jaxpr):

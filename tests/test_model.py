@@ -84,6 +84,7 @@ def test_terms_add_up():
     np.testing.assert_allclose(
         terms.elbo, terms.evidence - terms.kl_posterior + terms.global_term, rtol=1e-12
     )
+    assert f"{float(terms.entropy):.6f}" in str(terms)
     assert terms.kl_posterior > 0
     assert terms.kl_prior > 0
 

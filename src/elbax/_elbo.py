@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ._algebra import matmul
-from ._batch import reduce_data
+from ._batch import as_batch, reduce_data
 from ._model import AbstractModel, split_coordinates
 from ._types import Any, Array, Bool, Callable, Key, PyTree, Scalar
 from .posteriors import Exact
@@ -48,6 +48,9 @@ def evidence(
     **Raises** `TypeError` for a model whose conditional p(z | x) is not known.
     """
     posterior = Exact(model, params)
+    if not model.exact:
+        # Raises, and says why, before any work is done.
+        jax.eval_shape(jax.vmap(posterior), as_batch(batch).x)
 
     total, weight = _sum_over_data(_bound, model, params, posterior, batch, None, chunk_size)
     return per_datum(total, 0.0, weight)
@@ -66,8 +69,11 @@ class ELBOTerms(eqx.Module):
     - `reconstruction`: E_q[log p(x | z)]; `None` if the model does not say what p(z) is.
     - `kl_prior`: KL(q ‖ p(z)); `None` likewise.
     - `evidence`: log p(x); `None` if the model's conditional is not known.
-    - `kl_posterior`: KL(q ‖ p(z | x)), the gap between evidence and bound; `None` likewise.
+    - `kl_posterior`: KL(q ‖ p(z | x)), as the difference of evidence and bound (so that rounding may
+        put it a little below 0); `None` likewise.
     - `global_term`: log p(θ) / Σ w.
+
+    It prints as a table of numbers.
     """
 
     elbo: Scalar
@@ -78,6 +84,10 @@ class ELBOTerms(eqx.Module):
     evidence: Scalar | None
     kl_posterior: Scalar | None
     global_term: Scalar
+
+    def __str__(self) -> str:
+        known = {name: value for name, value in vars(self).items() if value is not None}
+        return "\n".join(f"{name:20}{value:>14.6f}" for name, value in known.items())
 
 
 def elbo_terms(

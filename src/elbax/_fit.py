@@ -45,6 +45,9 @@ class Result(eqx.Module):
     def converged(self) -> bool:
         return self.code == "converged"
 
+    def __str__(self) -> str:
+        return f"{self.message} ELBO {float(self.elbo):.6f} nats per datum."
+
 
 class Restarts(eqx.Module):
     """How several fits from different starts ended.

@@ -1,14 +1,11 @@
 """Where mixtures start: k-means++ and a few rounds of k-means, on the device."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 
 from .._types import Array, Float, Int, Key
 
 
-@functools.partial(jax.jit, static_argnames=("num_clusters", "num_rounds"))
 def k_means(
     key: Key,
     x: Float[Array, "num_data dim"],

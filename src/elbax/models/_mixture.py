@@ -50,13 +50,7 @@ class Mixture(AbstractExponentialFamilyModel):
         **Raises** `ValueError` for data that no fit could use (it names the row or the column).
         """
         x, weight = check_table(x, "Mixture.init", at_least=self.num_components)
-        assignment = k_means(key, x, weight, self.num_components)
-        mass = jax.ops.segment_sum(weight, assignment, self.num_components)
-        floor = 1e-3 * jnp.sum(weight) / self.num_components
-        return {
-            "logits": jax.nn.log_softmax(jnp.log(jnp.maximum(mass, floor))),
-            "components": self.component.init(x, weight, assignment, self.num_components),
-        }
+        return _start(self, key, x, weight)
 
     def natural(self, params: PyTree) -> PyTree:
         return {
@@ -120,3 +114,14 @@ class Mixture(AbstractExponentialFamilyModel):
     def collapsed(self, params: PyTree) -> Bool[Array, " K"]:
         """Which components have shrunk onto a few points, where the likelihood is unbounded."""
         return self.component.collapsed(params["components"])
+
+
+@eqx.filter_jit
+def _start(model: Mixture, key: Key, x: Array, weight: Array) -> PyTree:
+    assignment = k_means(key, x, weight, model.num_components)
+    mass = jax.ops.segment_sum(weight, assignment, model.num_components)
+    floor = 1e-3 * jnp.sum(weight) / model.num_components
+    return {
+        "logits": jax.nn.log_softmax(jnp.log(jnp.maximum(mass, floor))),
+        "components": model.component.init(x, weight, assignment, model.num_components),
+    }

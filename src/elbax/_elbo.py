@@ -11,6 +11,7 @@ from ._algebra import matmul
 from ._batch import as_batch, reduce_data
 from ._model import AbstractModel, split_coordinates
 from ._types import Any, Array, Bool, Callable, Key, PyTree, Scalar
+from .families import Distribution
 from .posteriors import Exact
 
 
@@ -216,7 +217,7 @@ def _sum_over_data(datum, model, params, posterior, batch, key, chunk_size):
 
     def run(form, prepare):
         prepared = form.prepare(form.natural(params))
-        q = prepare(prepared)(posterior)
+        q = prepare(prepared, tight=datum is _bound)(posterior)
 
         def chunk(x, weight, keys):
             return _weighted_sum(datum, form, prepared, q, x, weight, keys)
@@ -246,17 +247,30 @@ class _Prepared(eqx.Module):
 
     model: AbstractModel
     natural: PyTree
+    tight: bool = eqx.field(static=True)
 
     def __call__(self, x, *, key=None):
-        return self.model.conditional(self.natural, x)
+        q = self.model.conditional(self.natural, x)
+        return _Tight(q.natural, q.family) if self.tight else q
+
+
+class _Tight(Distribution):
+    """p(z | x) where its bound is only asked for at the potentials that made it.
+
+    The bound there is A(λ), and so is its slope ∇A(λ) = E_q[t(z)]: one log-normalizer serves E-step,
+    bound and statistics.
+    """
+
+    def bound(self, potentials):
+        return self.family.log_normalizer(potentials)
 
 
 def _with_shortcut(run: Callable, model: AbstractModel, params: PyTree, posterior: PyTree) -> Any:
     """run(form, prepare), by the model's shortcut where it may be taken: decided once a pass.
 
     `prepare(natural)(posterior)` is the posterior with every exact one of this model prepared: it
-    takes the same form as the model does, and where it is at the same θ it takes the very η that the
-    bound does, so that the compiler finds their potentials equal and evaluates them once.
+    takes the same form as the model does, and one at the same θ is `tight`, if the pass asks for nothing
+    but bounds.
     """
 
     def is_exact(node):
@@ -269,7 +283,7 @@ def _with_shortcut(run: Callable, model: AbstractModel, params: PyTree, posterio
     ]
 
     def prepare_with(form):
-        def prepare(natural):
+        def prepare(natural, tight=True):
             ours = [natural] + [form.prepare(form.natural(snapshot)) for snapshot in snapshots]
             at = [params, *snapshots]
 
@@ -277,7 +291,7 @@ def _with_shortcut(run: Callable, model: AbstractModel, params: PyTree, posterio
                 if not is_exact(node):
                     return node
                 index = next(i for i, theta in enumerate(at) if _same_arrays(theta, node.params))
-                return _Prepared(form, ours[index])
+                return _Prepared(form, ours[index], tight and index == 0)
 
             return lambda q: jax.tree.map(exchange, q, is_leaf=is_exact)
 

@@ -1,0 +1,214 @@
+"""EM for Gaussian mixtures on this machine's default device: is it right, and how fast is it?
+
+python benchmarks/accelerator.py [--small] [--write]
+
+1. Results in float32 on the device beside float64 on the CPU, for every covariance, at an offset of
+   1e4 standard deviations and for clusters 1e3 apart; the exit status is 1 if they differ.
+2. The device's own rate: large float32 matrix products at the highest precision, as elbax takes them.
+3. Sweeps of EM with full covariances. Seconds are slopes between two numbers of sweeps, medians with
+   the extremes of the rounds. Useful flops are those of the two products of N x F features with K
+   columns, 4 N K F, with F = D + D (⌊D/2⌋ + 1): the columns and their products. Their rate is compared
+   with that of 2.
+
+--small makes everything tiny, to try the program on a CPU; --write writes
+results/accelerator-<device kind>.md. A size that does not fit the device's memory is skipped.
+"""
+
+import argparse
+import datetime
+import functools
+import math
+import re
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import elbax
+
+
+RESULTS = Path(__file__).parent / "results"
+SIZES = [(10**7, 32, 64), (10**6, 32, 64), (10**6, 16, 16), (10**5, 16, 16)]
+SMALL_SIZES = [(2000, 3, 4)]
+SWEEPS = 10
+CALLS = (1, 5)
+
+Row = dict[str, Any]
+
+
+def chain(model: elbax.Mixture, chunk_size: int | None = None) -> elbax.Chain:
+    return elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model, chunk_size))
+
+
+def start(model: elbax.Mixture, params: Any) -> elbax.ELBOState:
+    return chain(model).init(params, elbax.Exact(model, params), key=jax.random.key(1))
+
+
+def seconds(function: Callable, *args: Any) -> float:
+    begin = time.perf_counter()
+    jax.block_until_ready(function(*args))
+    return time.perf_counter() - begin
+
+
+@eqx.filter_jit
+def solve(model: elbax.Mixture, params: Any, x: jax.Array) -> tuple[jax.Array, dict]:
+    """The evidence after 20 sweeps of EM, and the means and covariances."""
+    em = chain(model)
+    state, info = jax.lax.scan(lambda s, _: em(s, x), start(model, params), length=20)
+    return info.elbo[-1], model.describe(state.params)
+
+
+def relative(found: Any, reference: Any) -> float:
+    found, reference = np.asarray(found, float), np.asarray(reference, float)
+    return float(np.max(np.abs(found - reference)) / np.max(np.abs(reference)))
+
+
+def accuracy() -> list[Row]:
+    """float32 on the device beside float64 on the CPU, from the same params and the same data."""
+    rng = np.random.default_rng(0)
+    noise, which = rng.normal(size=(2000, 3)), rng.integers(4, size=2000)
+    corners = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]])
+    # float32 spaces numbers near 1e4 by 1e-3: means are no better known than that, in sd.
+    data = {
+        "offset of 1e4 sd": (1e4 + 6 * corners[which] + noise).astype(np.float32),
+        "offset of 1e4 sd, 1e3 sd apart": (1e4 + 1e3 * corners[which] + noise).astype(np.float32),
+    }
+    rows = []
+    for covariance in ("full", "tied", "diagonal", "spherical"):
+        model = elbax.GaussianMixture(4, covariance, floor=0.0)
+        reference = elbax.GaussianMixture(4, covariance, floor=0.0, form="difference")
+        for name, x in data.items():
+            with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
+                exact = jnp.asarray(x, float)
+                params = reference.init(jax.random.key(0), exact)
+                evidence, right = jax.tree.map(np.asarray, solve(reference, params, exact))
+                params = jax.tree.map(np.asarray, params)
+            params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params)
+            ours, found = solve(model, params, jnp.asarray(x))
+            errors = {
+                "evidence": relative(ours, evidence),
+                "means": relative(found["means"], right["means"]),
+                "covariances": relative(found["covariances"], right["covariances"]),
+            }
+            passed = errors["evidence"] < 1e-4 and max(errors.values()) < 1e-3
+            rows.append(
+                {"data": name, "covariance": covariance}
+                | {f"error of {what}": f"{error:.1e}" for what, error in errors.items()}
+                | {"": "pass" if passed else "FAIL"}
+            )
+    return rows
+
+
+def matmul_rate(size: int) -> float:
+    """Flops a second of a square float32 product at the highest precision, the median of 10."""
+    a, b = jax.random.normal(jax.random.key(0), (2, size, size), jnp.float32)
+    multiply = jax.jit(functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST))
+    multiply(a, b).block_until_ready()
+    return 2 * size**3 / float(np.median([seconds(multiply, a, b) for _ in range(10)]))
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def clusters(key: jax.Array, n: int, dim: int, k: int) -> jax.Array:
+    """n unit normals about k means of standard deviation 2, made on the device."""
+    key_means, key_which, key_noise = jax.random.split(key, 3)
+    means = 2 * jax.random.normal(key_means, (k, dim), jnp.float32)
+    which = jax.random.randint(key_which, n, 0, k)
+    return means[which] + jax.random.normal(key_noise, (n, dim), jnp.float32)
+
+
+def sweep(n: int, dim: int, k: int, chunk_size: int | None, rate: float) -> Row:
+    """Seconds and memory of a sweep, and its useful flops beside the device's rate."""
+    flops = 4 * n * k * (dim + dim * (dim // 2 + 1))
+    row = {
+        "N": f"{n:.0e}",
+        "D": dim,
+        "K": k,
+        "chunk_size": chunk_size,
+        "Gflop": f"{flops / 1e9:.4g}",
+    }
+    model = elbax.GaussianMixture(k)
+    em = chain(model, chunk_size)
+    sample = clusters(jax.random.key(0), min(n, 100_000), dim, k)
+    state = start(model, model.init(jax.random.key(1), sample))
+
+    def some_sweeps(state, x):
+        return jax.lax.scan(lambda s, _: em(s, x), state, length=SWEEPS)[0]
+
+    # Compiled from shapes: nothing large is made before it is known to fit.
+    shape = jax.ShapeDtypeStruct((n, dim), jnp.float32)
+    program = jax.jit(some_sweeps).lower(state, shape).compile()
+    needed = program.memory_analysis()
+    memory = needed.temp_size_in_bytes + needed.argument_size_in_bytes
+    row["memory, GB"] = f"{memory / 1e9:.3g}"
+    # Making the data takes a few arrays of its size.
+    if max(memory, 4 * (4 * n * dim)) > bytes_limit():
+        return row | {"ms": "skipped: does not fit", "Tflop/s": "", "of matmul": ""}
+    x = clusters(jax.random.key(0), n, dim, k)
+
+    def run(calls):
+        now = state
+        for _ in range(calls):
+            now = program(now, x)
+        return now
+
+    few, many = CALLS
+    run(few)
+    rounds = [(seconds(run, many) - seconds(run, few)) / (many - few) / SWEEPS for _ in range(5)]
+    median = float(np.median(rounds))
+    return row | {
+        "ms": f"{1e3 * median:.4g} ({1e3 * min(rounds):.4g} to {1e3 * max(rounds):.4g})",
+        "Tflop/s": f"{flops / median / 1e12:.3g}",
+        "of matmul": f"{flops / median / rate:.1%}",
+    }
+
+
+def bytes_limit() -> float:
+    """What the device can hold; a CPU does not say."""
+    return (jax.devices()[0].memory_stats() or {}).get("bytes_limit", math.inf)
+
+
+def markdown(rows: list[Row]) -> str:
+    head = ["| " + " | ".join(rows[0]) + " |", "|" + " --- |" * len(rows[0])]
+    return "\n".join(head + ["| " + " | ".join(map(str, row.values())) + " |" for row in rows])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--small", action="store_true", help="tiny sizes, for a CPU")
+    parser.add_argument("--write", action="store_true", help="write the results file")
+    options = parser.parse_args(argv)
+    sizes, chunk_size = (SMALL_SIZES, 1000) if options.small else (SIZES, 100_000)
+    parts = []
+
+    def say(part):
+        print(part, end="\n\n", flush=True)
+        parts.append(part)
+
+    kind = jax.devices()[0].device_kind
+    say(f"# EM on {kind}\n\n{datetime.date.today()}, jax {jax.__version__}, one device, float32")
+    say("## float32 on the device beside float64 on the CPU: relative errors")
+    checks = accuracy()
+    say(markdown(checks))
+    say("## Sweeps")
+    width = 256 if options.small else 8192
+    rate = matmul_rate(width)
+    say(
+        f"Matrix products of {width} x {width} at the highest precision: {rate / 1e12:.3g} Tflop/s."
+    )
+    cases = [(*size, chunk) for size in sizes for chunk in (None, chunk_size) if chunk != size[0]]
+    say(markdown([sweep(*case, rate) for case in cases]))
+    if options.write:
+        RESULTS.mkdir(exist_ok=True)
+        name = re.sub("[^a-z0-9]+", "-", kind.lower()).strip("-")
+        (RESULTS / f"accelerator-{name}.md").write_text("\n\n".join(parts) + "\n")
+    return int(any(row[""] == "FAIL" for row in checks))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -60,13 +60,14 @@ def test_max_steps_equals_the_users_own_scan():
 
 
 def test_a_second_fit_compiles_nothing():
-    elbax.fit(CASE.update, CASE.state, X, max_steps=4)
+    first = elbax.fit(CASE.update, CASE.state, X, max_steps=60)
     again = gaussian_mixture("full").model
     em = elbax.Chain(elbax.ExactEStep(again), elbax.ClosedFormMStep(again))
     other = CASE.state.replace(key=jax.random.key(3))
     with count_compilations() as compiled:
-        elbax.fit(em, other, X + 0.1, max_steps=4)
+        second = elbax.fit(em, other, X + 0.1 * X**2, max_steps=60)
     assert not compiled
+    assert first.num_steps != second.num_steps
 
 
 def test_slow_gains_are_no_convergence():

@@ -6,6 +6,7 @@ from typing import Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ._algebra import num_rows, where
 from ._batch import as_batch, effective_weight
@@ -261,7 +262,8 @@ def _conclude(update, carry: _Carry, batch) -> Result:
         code = "nonfinite"
         state, elbo = _settle(update, carry.before, batch)
     num_steps = int(carry.step)
-    trace = carry.trace[:num_steps]
+    # Cut on the host: on the device every length would compile a program of its own.
+    trace = jnp.asarray(np.asarray(carry.trace)[:num_steps])
     return Result(state, elbo, trace, num_steps, code, _message(code, update, carry.info, trace))
 
 

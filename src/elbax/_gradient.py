@@ -1,21 +1,72 @@
-"""One gradient ascent on the ELBO, whichever block of the state it moves."""
+"""Gradient ascent on the ELBO in some blocks of the state: what all gradient steps are."""
+
+from typing import ClassVar
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import optax
 
+from ._algebra import add
 from ._elbo import elbo_and_gradient, per_datum
 from ._model import AbstractModel
 from ._state import ELBOState, Info
 from ._types import PyTree
+from ._update import AbstractUpdate
 from .posteriors import Exact
 
 
-def init_optimizer(optimizer: optax.GradientTransformation, block: PyTree) -> PyTree:
-    return optimizer.init(eqx.filter(block, eqx.is_inexact_array))
+class AbstractGradientStep(AbstractUpdate):
+    """One step of any optax `optimizer` up the gradient of the ELBO in `blocks`, by one pass.
+
+    The optimizer sees a dictionary of the blocks; `chunk_size` is about how many rows a pass sees at a
+    time. A gradient step promises no ascent: its rate may be too large.
+    """
+
+    model: AbstractModel
+    optimizer: optax.GradientTransformation
+    chunk_size: int | None = eqx.field(static=True, default=None)
+
+    blocks: ClassVar[tuple[str, ...]]
+
+    @property
+    def ascends(self) -> bool:
+        return False
+
+    def init_memory(self, params: PyTree, posterior: PyTree) -> PyTree:
+        if "posterior" in self.blocks:
+            _check_trainable(type(self).__name__, posterior)
+        everything = {"params": params, "posterior": posterior}
+        moved = {name: everything[name] for name in self.blocks}
+        return self.optimizer.init(eqx.filter(moved, eqx.is_inexact_array))
+
+    def __call__(self, state: ELBOState, batch: PyTree) -> tuple[ELBOState, Info]:
+        key, now = jax.random.split(state.key)
+        total, gradient, weight = elbo_and_gradient(
+            self.model,
+            state.params,
+            state.posterior,
+            batch,
+            wrt=self.blocks,
+            key=now,
+            chunk_size=self.chunk_size,
+        )
+        global_term, slope = _log_prior_and_gradient(self.model, state.params)
+        if "params" in self.blocks:
+            gradient["params"] = add(gradient["params"], slope)
+        descent = jax.tree.map(lambda leaf: -leaf / weight.astype(leaf.dtype), gradient)
+
+        moved = {name: getattr(state, name) for name in self.blocks}
+        trained = eqx.filter(moved, eqx.is_inexact_array)
+        # Optax mixes dtypes inside (step counts, Python scalars), which strict promotion would refuse.
+        with jax.numpy_dtype_promotion("standard"):
+            steps, memory = self.optimizer.update(descent, state.memory, trained)
+            moved = eqx.apply_updates(moved, steps)
+        info = Info(per_datum(total, global_term, weight))
+        return state.replace(**moved, memory=memory, key=key), info
 
 
-def check_trainable(name: str, posterior: PyTree) -> None:
+def _check_trainable(name: str, posterior: PyTree) -> None:
     """Raises `TypeError` for a posterior that a gradient step cannot move."""
 
     def is_exact(node):
@@ -33,39 +84,10 @@ def check_trainable(name: str, posterior: PyTree) -> None:
         )
 
 
-def ascend(
-    model: AbstractModel,
-    optimizer: optax.GradientTransformation,
-    names: tuple[str, ...],
-    state: ELBOState,
-    batch: PyTree,
-    chunk_size: int | None,
-) -> tuple[ELBOState, Info]:
-    """One step of `optimizer` up the gradient of the ELBO in the state's blocks `names`."""
-    key, now = jax.random.split(state.key)
-    total, gradient, weight = elbo_and_gradient(
-        model, state.params, state.posterior, batch, wrt=names, key=now, chunk_size=chunk_size
-    )
-    blocks = {name: getattr(state, name) for name in names}
-    if "params" in names:
-        trained, rest = eqx.partition(state.params, eqx.is_inexact_array)
-        global_term, slope = _log_prior_and_gradient(model, trained, rest)
-        gradient["params"] = jax.tree.map(lambda a, b: a + b, gradient["params"], slope)
-    else:
-        global_term = model.log_prior(state.params)
-    descent = jax.tree.map(lambda leaf: -leaf / weight.astype(leaf.dtype), gradient)
-    # Optax mixes dtypes inside (step counts, Python scalars), which strict promotion would refuse.
-    with jax.numpy_dtype_promotion("standard"):
-        moves, memory = optimizer.update(
-            descent, state.memory, eqx.filter(blocks, eqx.is_inexact_array)
-        )
-        blocks = eqx.apply_updates(blocks, moves)
-    info = Info(per_datum(total, global_term, weight))
-    return state.replace(**blocks, memory=memory, key=key), info
+def _log_prior_and_gradient(model, params):
+    trained, rest = eqx.partition(params, eqx.is_inexact_array)
 
-
-def _log_prior_and_gradient(model, trained, rest):
     def log_prior(trained):
-        return jax.numpy.asarray(model.log_prior(eqx.combine(trained, rest)), float)
+        return jnp.asarray(model.log_prior(eqx.combine(trained, rest)), float)
 
     return jax.value_and_grad(log_prior)(trained)

@@ -1,16 +1,11 @@
 """Both blocks in one pass: the variational autoencoder's step."""
 
-import equinox as eqx
-import optax
+from typing import ClassVar
 
-from ._gradient import ascend, check_trainable, init_optimizer
-from ._model import AbstractModel
-from ._state import ELBOState, Info
-from ._types import PyTree
-from ._update import AbstractUpdate
+from ._gradient import AbstractGradientStep
 
 
-class JointGradientStep(AbstractUpdate):
+class JointGradientStep(AbstractGradientStep):
     r"""One optimizer step up $\nabla_{(\theta, \phi)} \mathrm{ELBO}(q_\phi, \theta)$: the VAE.
 
     The two blocks move from the same point by one pass over the batch (Kingma and Welling 2014),
@@ -40,18 +35,4 @@ class JointGradientStep(AbstractUpdate):
     ```
     """
 
-    model: AbstractModel
-    optimizer: optax.GradientTransformation
-    chunk_size: int | None = eqx.field(static=True, default=None)
-
-    @property
-    def ascends(self) -> bool:
-        return False
-
-    def init_memory(self, params: PyTree, posterior: PyTree) -> PyTree:
-        check_trainable("JointGradientStep", posterior)
-        return init_optimizer(self.optimizer, {"params": params, "posterior": posterior})
-
-    def __call__(self, state: ELBOState, batch: PyTree) -> tuple[ELBOState, Info]:
-        blocks = ("params", "posterior")
-        return ascend(self.model, self.optimizer, blocks, state, batch, self.chunk_size)
+    blocks: ClassVar[tuple[str, ...]] = ("params", "posterior")

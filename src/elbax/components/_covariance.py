@@ -156,11 +156,8 @@ class Full(AbstractCovariance):
         return dim * (dim + 1) // 2
 
 
-class Diagonal(AbstractCovariance):
-    """Independent columns: C is a vector of standard deviations, kept as logarithms."""
-
-    def pack(self, factor):
-        return jnp.log(jnp.linalg.norm(factor, axis=-1))
+class AbstractScaling(AbstractCovariance):
+    """C multiplies the columns one by one, by numbers kept as their logarithms."""
 
     def factor(self, raw, dim):
         return jnp.exp(raw)
@@ -177,14 +174,21 @@ class Diagonal(AbstractCovariance):
     def identity(self, factor):
         return jnp.ones_like(factor)
 
+    def congruence(self, inverse, form):
+        return form * inverse**2
+
+
+class Diagonal(AbstractScaling):
+    """Independent columns: C is a vector of standard deviations."""
+
+    def pack(self, factor):
+        return jnp.log(jnp.linalg.norm(factor, axis=-1))
+
     def square(self, vector):
         return vector**2
 
     def quadratic(self, form, vector):
         return vdot(form, vector**2)
-
-    def congruence(self, inverse, form):
-        return form * inverse**2
 
     def log_determinant(self, factor, dim):
         return jnp.sum(jnp.log(factor))
@@ -203,35 +207,17 @@ class Diagonal(AbstractCovariance):
         return dim
 
 
-class Spherical(AbstractCovariance):
-    """One standard deviation for all columns: C is a number, kept as a logarithm."""
+class Spherical(AbstractScaling):
+    """One standard deviation for all columns: C is a number."""
 
     def pack(self, factor):
         return 0.5 * jnp.log(jnp.mean(jnp.sum(factor**2, -1)))
-
-    def factor(self, raw, dim):
-        return jnp.exp(raw)
-
-    def inverse(self, factor):
-        return 1 / factor
-
-    def apply(self, factor, vector):
-        return factor * vector
-
-    def apply_transposed(self, factor, vector):
-        return factor * vector
-
-    def identity(self, factor):
-        return jnp.ones_like(factor)
 
     def square(self, vector):
         return vdot(vector, vector)
 
     def quadratic(self, form, vector):
         return form * vdot(vector, vector)
-
-    def congruence(self, inverse, form):
-        return form * inverse**2
 
     def log_determinant(self, factor, dim):
         return dim * jnp.log(factor)

@@ -1,16 +1,11 @@
 """The E-step of amortized inference: an encoder's gradient step."""
 
-import equinox as eqx
-import optax
+from typing import ClassVar
 
-from .._gradient import ascend, check_trainable, init_optimizer
-from .._model import AbstractModel
-from .._state import ELBOState, Info
-from .._types import PyTree
-from .._update import AbstractUpdate
+from .._gradient import AbstractGradientStep
 
 
-class GradientEStep(AbstractUpdate):
+class GradientEStep(AbstractGradientStep):
     r"""One optimizer step up $\nabla_\phi \mathrm{ELBO}(q_\phi, \theta)$ in the encoder's weights φ.
 
     **Arguments:**
@@ -31,17 +26,4 @@ class GradientEStep(AbstractUpdate):
     ```
     """
 
-    model: AbstractModel
-    optimizer: optax.GradientTransformation
-    chunk_size: int | None = eqx.field(static=True, default=None)
-
-    @property
-    def ascends(self) -> bool:
-        return False
-
-    def init_memory(self, params: PyTree, posterior: PyTree) -> PyTree:
-        check_trainable("GradientEStep", posterior)
-        return init_optimizer(self.optimizer, {"posterior": posterior})
-
-    def __call__(self, state: ELBOState, batch: PyTree) -> tuple[ELBOState, Info]:
-        return ascend(self.model, self.optimizer, ("posterior",), state, batch, self.chunk_size)
+    blocks: ClassVar[tuple[str, ...]] = ("posterior",)

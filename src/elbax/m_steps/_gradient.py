@@ -1,16 +1,11 @@
 """The M-step by gradient."""
 
-import equinox as eqx
-import optax
+from typing import ClassVar
 
-from .._gradient import ascend, init_optimizer
-from .._model import AbstractModel
-from .._state import ELBOState, Info
-from .._types import PyTree
-from .._update import AbstractUpdate
+from .._gradient import AbstractGradientStep
 
 
-class GradientMStep(AbstractUpdate):
+class GradientMStep(AbstractGradientStep):
     r"""One optimizer step up $\nabla_\theta \{\mathrm{ELBO}(q, \theta) + \log p(\theta)\}$.
 
     After an exact E-step this is "expected gradient": at q = p(z|x) the ELBO touches the evidence,
@@ -33,16 +28,4 @@ class GradientMStep(AbstractUpdate):
     ```
     """
 
-    model: AbstractModel
-    optimizer: optax.GradientTransformation
-    chunk_size: int | None = eqx.field(static=True, default=None)
-
-    @property
-    def ascends(self) -> bool:
-        return False
-
-    def init_memory(self, params: PyTree, posterior: PyTree) -> PyTree:
-        return init_optimizer(self.optimizer, {"params": params})
-
-    def __call__(self, state: ELBOState, batch: PyTree) -> tuple[ELBOState, Info]:
-        return ascend(self.model, self.optimizer, ("params",), state, batch, self.chunk_size)
+    blocks: ClassVar[tuple[str, ...]] = ("params",)

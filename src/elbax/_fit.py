@@ -28,7 +28,7 @@ class Result(eqx.Module):
 
     - `state`: the last good state, its posterior brought up to its params (`update.settle`).
     - `elbo`: the ELBO there, in nats per datum.
-    - `trace`: the ELBO that each step measured before its move, shape `(num_steps,)`.
+    - `trace`: the ELBO that each step measured before its move, shape `(num_steps,)`, on the host.
     - `num_steps`: how many steps were made.
     - `code`: `"converged"`, `"max_steps"`, `"decreased"` (a step that promises to ascend lowered the
         ELBO of the same batch) or `"nonfinite"`.
@@ -37,7 +37,7 @@ class Result(eqx.Module):
 
     state: ELBOState
     elbo: Scalar
-    trace: Float[Array, " num_steps"]
+    trace: Float[np.ndarray, " num_steps"]
     num_steps: int
     code: Code
     message: str
@@ -263,11 +263,11 @@ def _conclude(update, carry: _Carry, batch) -> Result:
         state, elbo = _settle(update, carry.before, batch)
     num_steps = int(carry.step)
     # Cut on the host: on the device every length would compile a program of its own.
-    trace = jnp.asarray(np.asarray(carry.trace)[:num_steps])
+    trace = np.asarray(carry.trace)[:num_steps]
     return Result(state, elbo, trace, num_steps, code, _message(code, update, carry.info, trace))
 
 
-def _message(code: Code, update, info: Info, trace: Array) -> str:
+def _message(code: Code, update, info: Info, trace: np.ndarray) -> str:
     steps = len(trace)
     if code == "converged":
         return f"Converged after {steps} steps: the ELBO has no more to gain."

@@ -137,8 +137,8 @@ class Model(AbstractModel):
     >>> model = elbax.Model(lambda p, x, z: log_joint(p, x, z[0]), elbax.Gaussian(1), conjugate=True)
     >>> model = model.verify(jnp.array(2.0), x=jnp.array([[1.0]]))
     >>> q = elbax.Exact(model, jnp.array(2.0))(jnp.array([1.0]))
-    >>> print(q.mode().round(2))
-    [0.4]
+    >>> print(f"{q.mode()[0]:.2f}")
+    0.40
 
     ```
     """

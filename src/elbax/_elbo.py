@@ -35,8 +35,17 @@ def elbo(
     - `batch`: data with a leading axis, or a `Batch`.
     - `key`: for posteriors and expectations that are sampled; `jax.random.key(0)` by default.
     - `chunk_size`: about how many rows to see at a time; memory is then flat in the number of data.
-    """
 
+    ```python
+    >>> import elbax, jax
+    >>> x, model = elbax.datasets.old_faithful(), elbax.GaussianMixture(2)
+    >>> params = model.init(jax.random.key(0), x)
+    >>> bound = elbax.elbo(model, params, elbax.Exact(model, params), x)
+    >>> bool(abs(bound - elbax.evidence(model, params, x)) < 1e-3)
+    True
+
+    ```
+    """
     total, weight = _sum_over_data(_bound, model, params, posterior, batch, key, chunk_size)
     return per_datum(total, model.log_prior(params), weight)
 
@@ -47,6 +56,16 @@ def evidence(
     """log p(x) in nats per datum (weighted mean), by Bayes' rule; it never holds a prior on θ.
 
     **Raises** `TypeError` for a model whose conditional p(z | x) is not known.
+
+    ```python
+    >>> import elbax, jax, jax.numpy as jnp
+    >>> def log_joint(params, x, z):
+    ...     return jnp.log(0.5) + jax.scipy.stats.norm.logpdf(x, params[z])
+    >>> model = elbax.Model(log_joint, elbax.Categorical(2))
+    >>> print(f"{elbax.evidence(model, jnp.array([-1.0, 1.0]), jnp.zeros(3)):.4f}")
+    -1.4189
+
+    ```
     """
     posterior = Exact(model, params)
     if not model.exact:
@@ -100,7 +119,18 @@ def elbo_terms(
     key: Key | None = None,
     chunk_size: int | None = None,
 ) -> ELBOTerms:
-    """The ELBO taken apart, for reports: see `ELBOTerms`. Arguments as for `elbo`."""
+    """The ELBO taken apart, for reports: see `ELBOTerms`. Arguments as for `elbo`.
+
+    ```python
+    >>> import elbax, jax
+    >>> x, model = elbax.datasets.old_faithful(), elbax.GaussianMixture(2)
+    >>> params = model.init(jax.random.key(0), x)
+    >>> terms = elbax.elbo_terms(model, params, elbax.Exact(model, params), x)
+    >>> bool(abs(terms.kl_posterior) < 1e-4)
+    True
+
+    ```
+    """
     prior = model.latent_prior(params)
 
     def datum(model, natural, x, q, key):

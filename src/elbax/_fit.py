@@ -94,6 +94,18 @@ def fit(
     - `progress`: shows a bar (needs `elbax[progress]`).
 
     **Raises** `ValueError` for data that no fit could use (NaN, infinity, nothing to weigh).
+
+    ```python
+    >>> import elbax, jax
+    >>> x, model = elbax.datasets.old_faithful(), elbax.GaussianMixture(2)
+    >>> params = model.init(jax.random.key(0), x)
+    >>> em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
+    >>> state = em.init(params, elbax.Exact(model, params), key=jax.random.key(1))
+    >>> result = elbax.fit(em, state, x)
+    >>> print(result.code, f"{float(result.elbo):.3f}")
+    converged -4.155
+
+    ```
     """
     _check(update, state, max_steps)
     if isinstance(batch, Iterator):

@@ -111,6 +111,8 @@ def test_collapsed_restarts_are_flagged_not_returned():
     restarts = elbax.fit_restarts(em, states, x, reject=model.collapsed, max_steps=400)
     bad = restarts.rejected | (jnp.array([code == "nonfinite" for code in restarts.codes]))
     assert 0 < int(bad.sum()) < 24
+    astray = [code == "nonfinite" for code in restarts.codes]
+    np.testing.assert_array_equal(jnp.isnan(restarts.elbo), astray)
     assert float(restarts.best.elbo) * 150 == pytest.approx(-180.1858, abs=1e-2)
     assert not bool(jnp.any(model.collapsed(restarts.best.state.params)))
 

@@ -156,6 +156,8 @@ def fit_restarts(
     carry = _advance_lanes(update, carry, batch, jnp.asarray(max_steps), tolerances)
     finals, elbos = _settle_lanes(update, carry.state, batch)
     codes = jnp.where(jnp.isfinite(elbos), carry.code, _NONFINITE)
+    # A lane that went astray was taken back to a finite point, most often on its way to a collapse.
+    elbos = jnp.where(codes == _NONFINITE, jnp.nan, elbos)
     if reject is None:
         rejected = jnp.zeros(elbos.shape, bool)
     else:

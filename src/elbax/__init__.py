@@ -1,7 +1,8 @@
 """EM, variational autoencoders and everything between: updates of (q, θ) that ascend the ELBO."""
 
-from . import components as components, datasets as datasets
+from . import components as components, datasets as datasets, priors as priors
 from ._batch import Batch as Batch
+from ._compress import compress as compress, from_moments as from_moments
 from ._elbo import (
     elbo as elbo,
     elbo_terms as elbo_terms,
@@ -9,6 +10,7 @@ from ._elbo import (
     evidence as evidence,
 )
 from ._fit import fit as fit, fit_restarts as fit_restarts, Restarts as Restarts, Result as Result
+from ._incomplete import Incomplete as Incomplete
 from ._joint_gradient import JointGradientStep as JointGradientStep
 from ._model import (
     AbstractExponentialFamilyModel as AbstractExponentialFamilyModel,
@@ -16,6 +18,7 @@ from ._model import (
     Model as Model,
     Reference as Reference,
 )
+from ._pattern import incomplete as incomplete
 from ._state import ELBOState as ELBOState, Info as Info
 from ._update import AbstractUpdate as AbstractUpdate, Chain as Chain
 from .e_steps import ExactEStep as ExactEStep, GradientEStep as GradientEStep
@@ -26,8 +29,20 @@ from .families import (
     Distribution as Distribution,
     Gaussian as Gaussian,
 )
-from .m_steps import ClosedFormMStep as ClosedFormMStep, GradientMStep as GradientMStep
-from .models import GaussianMixture as GaussianMixture, Mixture as Mixture
+from .m_steps import (
+    ClosedFormMStep as ClosedFormMStep,
+    EvidenceMStep as EvidenceMStep,
+    GradientMStep as GradientMStep,
+    NewtonMStep as NewtonMStep,
+    ReseedStep as ReseedStep,
+)
+from .models import (
+    FactorAnalysis as FactorAnalysis,
+    GaussianMixture as GaussianMixture,
+    Mixture as Mixture,
+    MixtureOfExperts as MixtureOfExperts,
+    ProbabilisticPCA as ProbabilisticPCA,
+)
 from .posteriors import Amortized as Amortized, Exact as Exact, Network as Network
 
 

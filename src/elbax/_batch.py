@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from ._algebra import add, num_rows
+from ._incomplete import has_blocks, Incomplete, is_incomplete, row_axes
 from ._types import Any, Array, Callable, Key, PyTree
 
 
@@ -19,6 +20,8 @@ class Batch(eqx.Module):
     - `mask`: `False` marks padding; such a row may hold anything, NaN included. Weight 0 does the same.
     - `index`: the rows' places in the whole data, integers of shape `(num_data,)`; random draws
         follow it, so that a row gets the same draws in whichever batch it comes.
+    - `blocked`: every array has two leading axes, blocks and the rows in a block, which share what
+        an `Incomplete` says of them; `elbax.incomplete` makes such batches.
 
     ```python
     >>> import elbax, jax.numpy as jnp
@@ -32,6 +35,7 @@ class Batch(eqx.Module):
     mask: Array | None = None
     index: Array | None = None
     scale: float = eqx.field(static=True, default=1.0)
+    blocked: bool = eqx.field(static=True, default=False)
 
     def __init__(
         self,
@@ -39,6 +43,7 @@ class Batch(eqx.Module):
         weight: Any = None,
         mask: Any = None,
         index: Any = None,
+        blocked: bool = False,
     ):
         self.x = x
         # A Python number is the same for every batch of a scan: it has no leading axis to scan over.
@@ -47,6 +52,7 @@ class Batch(eqx.Module):
         self.scale = float(weight) if constant else 1.0
         self.mask = None if mask is None else jnp.asarray(mask)
         self.index = None if index is None else jnp.asarray(index)
+        self.blocked = blocked
 
 
 def as_batch(batch: PyTree) -> Batch:
@@ -61,10 +67,11 @@ def reduce_data(
 ) -> tuple[PyTree, Array]:
     """(Σᵢ function(xᵢ, wᵢ, keyᵢ), Σᵢ wᵢ): every pass over data that elbax makes.
 
-    `function` takes some rows at once, `(x, weight, keys)` with one leading axis, and returns
-    a pytree of sums over them. With `chunk_size` it sees about that many rows at a time (at most,
-    and at least half of that), so that memory stays flat in the number of data. The rows of a chunk
-    are strided over the batch: a batch that is sharded over devices stays so in every chunk.
+    `function` takes some rows at once, `(x, weight, keys)` with one leading axis (two, blocks and
+    rows, for a blocked batch: see `over_rows`), and returns a pytree of sums over them. With
+    `chunk_size` it sees about that many rows at a time (at most, and at least half of that), so that
+    memory stays flat in the number of data. The rows of a chunk are strided over the batch: a batch
+    that is sharded over devices stays so in every chunk.
 
     A datum's key is folded from its row, hence chunks, shards and padding draw the same samples.
     """
@@ -72,21 +79,17 @@ def reduce_data(
     n = num_rows(batch.x)
     if n == 0:
         raise ValueError("The batch is empty: it has no rows to sum over.")
-    weight, x = effective_weight(batch, n), jax.tree.map(jnp.asarray, batch.x)
-    if batch.weight is not None or batch.mask is not None:
-        # 0 · NaN is NaN, and so is its gradient, so a row that counts for nothing is replaced by one
-        # that counts: whatever the padding holds, no arithmetic meets it.
-        counts, first = weight > 0, jnp.argmax(weight > 0)
-
-        def replace(leaf):
-            here = counts.reshape((n,) + (1,) * (leaf.ndim - 1))
-            return jnp.where(here, leaf, leaf[first])
-
-        x = jax.tree.map(replace, x)
-    rows = jnp.arange(n) if batch.index is None else batch.index
+    weight, x = effective_weight(batch), jax.tree.map(jnp.asarray, batch.x)
+    if batch.blocked and chunk_size is not None:
+        chunk_size = max(1, chunk_size // weight.shape[1])
+    x = _without_padding(batch, x, weight)
+    rows = jnp.arange(weight.size).reshape(weight.shape) if batch.index is None else batch.index
 
     def run(x, weight, rows):
-        return function(x, weight, jax.vmap(jax.random.fold_in, (None, 0))(key, rows))
+        fold = jax.vmap(jax.random.fold_in, (None, 0))
+        return function(
+            x, weight, (jax.vmap(fold, (None, 0)) if batch.blocked else fold)(key, rows)
+        )
 
     total_weight = jnp.sum(weight)
     if chunk_size is None or chunk_size >= n:
@@ -99,6 +102,7 @@ def reduce_data(
     def step(total, j):
         chunk, valid = take((x, weight, rows), j)
         x_j, weight_j, rows_j = chunk
+        valid = jnp.reshape(valid, jnp.shape(valid) + (1,) * (weight.ndim - jnp.ndim(valid)))
         return add(total, run(x_j, jnp.where(valid, weight_j, 0), rows_j)), None
 
     shapes = jax.eval_shape(lambda: run(*take((x, weight, rows), jnp.zeros((), int))[0]))
@@ -107,13 +111,57 @@ def reduce_data(
     return total, total_weight
 
 
-def effective_weight(batch: Batch, n: int) -> Array:
-    weight = jnp.full(n, batch.scale, jnp.result_type(float))
+def effective_weight(batch: Batch) -> Array:
+    """The weight of every row, shape `(num_data,)`, or `(num_blocks, rows)` of a blocked batch."""
+    shape = (num_rows(batch.x),)
+    if batch.blocked:
+        assert batch.weight is not None
+        shape = batch.weight.shape
+    weight = jnp.full(shape, batch.scale, jnp.result_type(float))
     if batch.weight is not None:
-        weight = weight * jnp.broadcast_to(batch.weight, (n,)).astype(weight.dtype)
+        weight = weight * jnp.broadcast_to(batch.weight, shape).astype(weight.dtype)
     if batch.mask is not None:
         weight = jnp.where(batch.mask, weight, 0)
     return weight
+
+
+def over_rows(function: Callable, x: PyTree, *others: Array) -> PyTree:
+    """function(row of x, row of each other array), over all rows (and blocks, where `x` has them)."""
+    inside = jax.vmap(function, in_axes=(row_axes(x), *(0 for _ in others)))
+    return (jax.vmap(inside) if has_blocks(x) else inside)(x, *others)
+
+
+def rows(batch: PyTree) -> tuple[PyTree, Array]:
+    """(x, weight) with one leading axis, a blocked batch laid out flat; padding holds copies of a real row."""
+    batch = as_batch(batch)
+    weight, x = effective_weight(batch), jax.tree.map(jnp.asarray, batch.x)
+    if not batch.blocked:
+        return _without_padding(batch, x, weight), weight
+
+    def flat(leaf):
+        if is_incomplete(leaf):
+            observed = jnp.broadcast_to(leaf.observed[:, None], leaf.values.shape)
+            dim = leaf.values.shape[-1]
+            return Incomplete(leaf.values.reshape(-1, dim), observed.reshape(-1, dim))
+        return leaf.reshape((-1, *leaf.shape[2:]))
+
+    return jax.tree.map(flat, x, is_leaf=is_incomplete), weight.reshape(-1)
+
+
+def _without_padding(batch: Batch, x: PyTree, weight: Array) -> PyTree:
+    """Rows that count for nothing replaced by one that counts, so that no arithmetic meets what they hold.
+
+    0 · NaN is NaN, and so is its gradient. A blocked batch is finite everywhere as it was made.
+    """
+    if (batch.weight is None and batch.mask is None) or batch.blocked:
+        return x
+    counts, first = weight > 0, jnp.argmax(weight > 0)
+
+    def replace(leaf):
+        here = counts.reshape(counts.shape + (1,) * (leaf.ndim - 1))
+        return jnp.where(here, leaf, leaf[first])
+
+    return jax.tree.map(replace, x)
 
 
 def _chunks(n: int, chunk_size: int) -> tuple[Callable, int]:

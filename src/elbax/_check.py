@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from ._batch import as_batch, effective_weight
-from ._types import Array, PyTree
+from ._incomplete import known
+from ._types import Array, Callable, PyTree
 
 
 def is_concrete(tree: PyTree) -> bool:
@@ -14,41 +14,8 @@ def is_concrete(tree: PyTree) -> bool:
     return not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
 
 
-def check_table(x: PyTree, who: str, *, at_least: int) -> tuple[Array, Array]:
-    """(x, weight) of a numeric table, shape `(num_data, dim)`; rows of weight 0 are copies of others.
-
-    **Raises** `ValueError` that names the row or column and says what to do.
-    """
-    batch = as_batch(x)
-    table = jnp.asarray(batch.x)
-    if not jnp.issubdtype(table.dtype, jnp.floating):
-        table = table.astype(float)
-    if table.ndim != 2 or 0 in table.shape:
-        raise ValueError(
-            f"{who}: expected data of shape (num_data, dim), both at least 1; got {table.shape}"
-            + (". One column is x[:, None]." if table.ndim == 1 else ".")
-        )
-    weight = effective_weight(batch, len(table)).astype(table.dtype)
-    if is_concrete((table, weight)):
-        check_values(table, weight, who)
-        used = np.asarray(weight) > 0
-        if used.sum() < at_least:
-            raise ValueError(
-                f"{who}: {at_least} components need at least {at_least} rows, got {used.sum()}."
-            )
-        rows = np.asarray(table)[used]
-        constant = np.flatnonzero(rows.max(0) == rows.min(0))
-        if constant.size and used.sum() > 1:
-            raise ValueError(
-                f"{who}: column {constant[0]} is constant ({rows[0, constant[0]]:g} in every row), so "
-                "its variance has no estimate but 0. Drop the column."
-            )
-    safe = table[jnp.argmax(weight > 0)]
-    return jnp.where(weight[:, None] > 0, table, safe), weight
-
-
-def check_values(x: PyTree, weight: Array, who: str) -> None:
-    """Raises `ValueError` for NaN or infinity in a row that counts, or weights that cannot be."""
+def check_rows(x: PyTree, weight: Array, who: str) -> None:
+    """Raises `ValueError` for NaN or infinity in a row that counts, or for weights that cannot be."""
     weights = np.asarray(weight)
     if not np.all(np.isfinite(weights)) or np.any(weights < 0):
         raise ValueError(f"{who}: weights must be finite and not negative.")
@@ -63,7 +30,59 @@ def check_values(x: PyTree, weight: Array, who: str) -> None:
             row = int(np.flatnonzero(bad)[0])
             column = int(np.flatnonzero(~np.asarray(finite[row]))[0])
             value = np.asarray(leaf[row]).reshape(-1)[column]
-            raise ValueError(
-                f"{who}: row {row}, column {column} is {value}. Drop such rows, or give them weight 0 "
-                "or mask False in an elbax.Batch."
+            advice = (
+                "If it means missing, and the model integrates over what is missing, pass "
+                "elbax.incomplete(x). Otherwise drop such rows"
+                if np.isnan(value)
+                else "Drop such rows"
             )
+            raise ValueError(
+                f"{who}: row {row}, column {column} is {value}. {advice}, or give them weight 0 or mask "
+                "False in an elbax.Batch."
+            )
+
+
+def check_values(
+    x: PyTree, weight: Array, who: str, bad: Callable[[np.ndarray], np.ndarray], expected: str
+) -> None:
+    """Raises `ValueError` for the first value of a table that counts and is `bad`."""
+    values, observed = known(x)
+    wrong = bad(np.asarray(values)) & np.asarray(observed)
+    wrong &= (np.asarray(weight) > 0).reshape((-1,) + (1,) * (wrong.ndim - 1))
+    if wrong.any():
+        place = tuple(int(i) for i in np.argwhere(wrong)[0])
+        where = f"row {place[0]}" + (f", column {place[1]}" if len(place) > 1 else "")
+        raise ValueError(f"{who}: expected {expected}; {where} is {np.asarray(values)[place]:g}.")
+
+
+def check_table(x: PyTree, weight: Array, who: str, *, varied: bool = True) -> None:
+    """Raises `ValueError` unless `x` is a table of finite numbers (of which no column is constant)."""
+    values, observed = known(x)
+    if values.ndim != 2 or 0 in values.shape:
+        raise ValueError(
+            f"{who}: expected data of shape (num_data, dim), both at least 1; got {values.shape}"
+            + (". One column is x[:, None]." if values.ndim == 1 else ".")
+        )
+    check_rows(values, weight, who)
+    seen = np.asarray(observed) & (np.asarray(weight) > 0)[:, None]
+    if not varied or (np.asarray(weight) > 0).sum() < 2:
+        return
+    table = np.asarray(values)
+    constant = np.where(seen, table, -np.inf).max(0) <= np.where(seen, table, np.inf).min(0)
+    if constant.any():
+        column = int(np.flatnonzero(constant)[0])
+        number = table[np.flatnonzero(seen[:, column])[:1], column]
+        raise ValueError(
+            f"{who}: column {column} is constant "
+            + (f"({number[0]:g} in every row)" if number.size else "(missing in every row)")
+            + ", so its variance has no estimate but 0. Drop the column."
+        )
+
+
+def check_enough(weight: Array, who: str, num_components: int) -> None:
+    """Raises `ValueError` for fewer rows than components."""
+    used = int((np.asarray(weight) > 0).sum())
+    if used < num_components:
+        raise ValueError(
+            f"{who}: {num_components} components need at least {num_components} rows, got {used}."
+        )

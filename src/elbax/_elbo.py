@@ -7,8 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ._algebra import matmul
-from ._batch import as_batch, reduce_data
+from ._batch import over_rows, reduce_data, rows
 from ._model import AbstractModel, split_coordinates
 from ._types import Any, Array, Bool, Callable, Key, PyTree, Scalar
 from .families import Distribution
@@ -70,7 +69,7 @@ def evidence(
     posterior = Exact(model, params)
     if not model.exact:
         # Raises, and says why, before any work is done.
-        jax.eval_shape(jax.vmap(posterior), as_batch(batch).x)
+        jax.eval_shape(jax.vmap(posterior), rows(batch)[0])
 
     total, weight = _sum_over_data(_bound, model, params, posterior, batch, None, chunk_size)
     return per_datum(total, 0.0, weight)
@@ -268,8 +267,9 @@ def _weighted_sum(datum: Callable, model, natural, posterior, x, weight, keys) -
         key_q, key_expectation = jax.random.split(key)
         return datum(model, natural, x, posterior(x, key=key_q), key_expectation)
 
-    values = jax.vmap(one)(x, keys)
-    return matmul(weight.astype(values.dtype), values)
+    values = over_rows(one, x, keys)
+    weight = weight.astype(values.dtype)
+    return jnp.tensordot(weight, values, weight.ndim, precision=jax.lax.Precision.HIGHEST)
 
 
 class _Prepared(eqx.Module):

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._algebra import num_rows, where
-from ._batch import as_batch, effective_weight
-from ._check import check_values, is_concrete
+from ._batch import as_batch
+from ._check import is_concrete
 from ._state import ELBOState, Info
 from ._types import Any, Array, Bool, Callable, Float, Int, PyTree, Scalar
 from ._update import AbstractUpdate
@@ -110,7 +110,7 @@ def fit(
     _check(update, state, max_steps)
     if isinstance(batch, Iterator):
         return _fit_stream(update, state, batch, max_steps, progress)
-    _check_batch(batch)
+    _check_batch(update, batch)
     carry = _start(update, state, batch, max_steps)
     limits = jnp.asarray(max_steps), jnp.asarray(tolerance, carry.trace.dtype)
     if progress:
@@ -150,7 +150,7 @@ def fit_restarts(
     **Raises** `RuntimeError` if every restart was rejected or ended nonfinite.
     """
     _check(update, jax.tree.map(lambda leaf: leaf[0], states), max_steps)
-    _check_batch(batch)
+    _check_batch(update, batch)
     carry = eqx.filter_jit(_start_lanes)(update, states, batch, max_steps)
     tolerances = jnp.asarray(tolerance, carry.trace.dtype)
     carry = _advance_lanes(update, carry, batch, jnp.asarray(max_steps), tolerances)
@@ -321,7 +321,7 @@ def _fit_stream(update, state, batches, max_steps: int, progress: bool) -> Resul
     carry = batch = None
     with _bar(max_steps if progress else None) as bar:
         for _, batch in zip(range(max_steps), batches, strict=False):
-            _check_batch(batch)
+            _check_batch(update, batch)
             if carry is None:
                 carry = _start(update, state, batch, max_steps)
             carry = _stream_step(update, carry, batch)
@@ -360,13 +360,11 @@ def _check(update, state, max_steps) -> None:
         raise ValueError(f"fit: max_steps must be at least 1, got {max_steps}.")
 
 
-def _check_batch(batch: PyTree) -> None:
-    batch = as_batch(batch)
-    n = num_rows(batch.x)
-    if n == 0:
+def _check_batch(update: AbstractUpdate, batch: PyTree) -> None:
+    if num_rows(as_batch(batch).x) == 0:
         raise ValueError("fit: the batch is empty.")
     if is_concrete(batch):
-        check_values(batch.x, effective_weight(batch, n), "fit")
+        update.check(batch)
 
 
 class _Silence:

@@ -9,6 +9,7 @@ import optax
 
 from ._algebra import add
 from ._elbo import elbo_and_gradient, per_datum
+from ._free import choose, spread
 from ._model import AbstractModel
 from ._state import ELBOState, Info
 from ._types import PyTree
@@ -20,12 +21,14 @@ class AbstractGradientStep(AbstractUpdate):
     """One step of any optax `optimizer` up the gradient of the ELBO in `blocks`, by one pass.
 
     The optimizer sees a dictionary of the blocks; `chunk_size` is about how many rows a pass sees at a
-    time. A gradient step promises no ascent: its rate may be too large.
+    time; `free` is which params move (`True` or `False` for each block of them, a prefix of their tree,
+    or a mask for each entry). A gradient step promises no ascent: its rate may be too large.
     """
 
     model: AbstractModel
     optimizer: optax.GradientTransformation
     chunk_size: int | None = eqx.field(static=True, default=None)
+    free: PyTree = True
 
     blocks: ClassVar[tuple[str, ...]]
 
@@ -37,8 +40,20 @@ class AbstractGradientStep(AbstractUpdate):
         if "posterior" in self.blocks:
             _check_trainable(type(self).__name__, posterior)
         everything = {"params": params, "posterior": posterior}
-        moved = {name: everything[name] for name in self.blocks}
-        return self.optimizer.init(eqx.filter(moved, eqx.is_inexact_array))
+        return self.optimizer.init(self._trained({name: everything[name] for name in self.blocks}))
+
+    def _trained(self, blocks: PyTree) -> PyTree:
+        """The inexact arrays that move; `None` stands for all others."""
+        if "params" in blocks and self.free is not True:
+            free = spread(self.free, blocks["params"])
+            moving = jax.tree.map(
+                lambda flag, leaf: None if flag is False else leaf, free, blocks["params"]
+            )
+            blocks = blocks | {"params": moving}
+        return eqx.filter(blocks, eqx.is_inexact_array)
+
+    def check(self, batch: PyTree) -> None:
+        self.model.check(batch)
 
     def __call__(self, state: ELBOState, batch: PyTree) -> tuple[ELBOState, Info]:
         key, now = jax.random.split(state.key)
@@ -56,12 +71,15 @@ class AbstractGradientStep(AbstractUpdate):
             gradient["params"] = add(gradient["params"], slope)
         descent = jax.tree.map(lambda leaf: -leaf / weight.astype(leaf.dtype), gradient)
 
-        moved = {name: getattr(state, name) for name in self.blocks}
-        trained = eqx.filter(moved, eqx.is_inexact_array)
+        blocks = {name: getattr(state, name) for name in self.blocks}
+        trained, descent = self._trained(blocks), self._trained(descent)
         # Optax mixes dtypes inside (step counts, Python scalars), which strict promotion would refuse.
         with jax.numpy_dtype_promotion("standard"):
             steps, memory = self.optimizer.update(descent, state.memory, trained)
-            moved = eqx.apply_updates(moved, steps)
+            moved = eqx.apply_updates(blocks, steps)
+        if "params" in moved and self.free is not True:
+            free = spread(self.free, blocks["params"])
+            moved["params"] = choose(free, moved["params"], blocks["params"])
         info = Info(per_datum(total, global_term, weight))
         return state.replace(**moved, memory=memory, key=key), info
 

@@ -16,6 +16,7 @@ class JointGradientStep(AbstractGradientStep):
     - `model`: the model.
     - `optimizer`: any optax optimizer; it sees `{"params": θ, "posterior": φ}`.
     - `chunk_size`: about how many rows to see at a time.
+    - `free`: which params move, `True` or `False` for each block of them, or a mask for each entry.
 
     **Raises** `TypeError` at `init` for a posterior without weights, such as `Exact`.
 

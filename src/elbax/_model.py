@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from ._algebra import dot, num_rows
+from ._batch import rows
+from ._check import check_rows
 from ._types import Any, Array, Bool, Callable, Key, PyTree, Scalar
 from .families import AbstractFamily, Distribution
 
@@ -61,14 +63,20 @@ class AbstractModel(eqx.Module):
         """What `elbo` and `conditional` need of η, linear in its coordinates: computed once a pass."""
         return natural
 
-    def maximize(self, statistics: PyTree, params: PyTree) -> PyTree:
+    def maximize(self, statistics: PyTree, params: PyTree, free: PyTree) -> PyTree:
         """argmax over θ of ⟨η(θ), statistics⟩ + log_prior(θ): the closed-form M-step.
 
-        `params` are those at which the statistics were taken.
+        `params` are those at which the statistics were taken. `free` has their structure and says
+        which may move (`True`, `False` or a mask); what the others come out as is not looked at, but the
+        free ones must be the best given that the others stay.
         """
         raise TypeError(
             f"{type(self).__name__} has no closed-form M-step; use GradientMStep(model, optimizer)."
         )
+
+    def check(self, batch: PyTree, who: str = "fit") -> None:
+        """Raises `ValueError` for data that the model cannot be fitted to. Called where values are known."""
+        check_rows(*rows(batch), who)
 
     def log_prior(self, params: PyTree) -> Scalar | float:
         """The global term of the objective: log p(θ), counted once for all data."""

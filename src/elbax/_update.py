@@ -4,6 +4,8 @@ import abc
 
 import equinox as eqx
 
+from ._batch import rows
+from ._check import check_rows
 from ._state import carry, ELBOState, Info
 from ._types import Any, Key, PyTree
 
@@ -48,6 +50,10 @@ class AbstractUpdate(eqx.Module):
         one E-step more. It changes nothing where the posterior is learned.
         """
         return state
+
+    def check(self, batch: PyTree) -> None:
+        """Raises `ValueError` for data that no step could use; `fit` calls it before it begins."""
+        check_rows(*rows(batch), "fit")
 
     # A scan hashes its body. By value, an update that holds an array (a traced rate) could not be.
     def __hash__(self) -> int:
@@ -100,6 +106,10 @@ class Chain(AbstractUpdate):
         measured = [info.elbo for info in parts if info.elbo is not None]
         elbo = measured[-1] if measured else None
         return state.replace(memory=tuple(memories)), Info(elbo, tuple(parts))
+
+    def check(self, batch: PyTree) -> None:
+        for update in self.updates:
+            update.check(batch)
 
     def settle(self, state: ELBOState, batch: PyTree) -> ELBOState:
         for i, update in enumerate(self.updates):

@@ -3,8 +3,12 @@
 import abc
 
 import equinox as eqx
+import jax.numpy as jnp
 
-from .._types import Array, Bool, Float, Int, Key, PyTree, Scalar
+from .._check import check_table
+from .._free import is_frozen
+from .._incomplete import known
+from .._types import Any, Array, Bool, Float, Int, Key, PyTree, Scalar
 
 
 class AbstractComponent(eqx.Module):
@@ -12,12 +16,25 @@ class AbstractComponent(eqx.Module):
 
     The params' arrays carry the component axis in front (shared ones do not); the component itself
     holds static numbers only and does not know K.
+
+    A component may have a latent of its own (a scale, factors, the missing columns): it is eliminated
+    inside `log_densities`, by its family's log-normalizer. The gradient in the natural coordinates is
+    then the expected statistics under its exact conditional, and the M-step is EM's for both latents.
     """
+
+    def check(self, x: PyTree, weight: Array, who: str) -> None:
+        """Raises `ValueError` for rows that no params could have made. Called where values are known."""
+        check_table(x, weight, who)
+
+    def table(self, x: PyTree) -> Float[Array, "num_data features"]:
+        """Numbers in which rows that are alike are near, for starts; NaN where missing."""
+        values, observed = known(x)
+        return jnp.where(observed, values.astype(jnp.result_type(float, values)), jnp.nan)
 
     @abc.abstractmethod
     def init(
         self,
-        x: Float[Array, "num_data dim"],
+        x: PyTree,
         weight: Float[Array, " num_data"],
         assignment: Int[Array, " num_data"],
         num_components: int,
@@ -33,33 +50,51 @@ class AbstractComponent(eqx.Module):
         return natural
 
     @abc.abstractmethod
-    def log_densities(self, natural: PyTree, x: Array) -> Float[Array, " K"]:
-        """log p(x | z = k) for all k, from prepared coordinates and linear in them."""
+    def log_densities(self, natural: PyTree, x: PyTree) -> Float[Array, " K"]:
+        """log p(x | z = k) for all k, from prepared coordinates."""
+
+    def maximize(self, statistics: PyTree, params: PyTree, free: PyTree) -> PyTree:
+        """The params of highest expected log-density plus prior; `free` as for a model."""
+        if is_frozen(free):
+            return params
+        raise TypeError(
+            f"{type(self).__name__} has no closed-form M-step. Use NewtonMStep(model) or "
+            "GradientMStep(model, optimizer) for it, beside ClosedFormMStep(model, free=...) for what "
+            "has one."
+        )
 
     @abc.abstractmethod
-    def maximize(self, statistics: PyTree, params: PyTree) -> PyTree:
-        """The params of highest expected log-density plus prior."""
-
-    @abc.abstractmethod
-    def describe(self, params: PyTree) -> dict[str, Array]:
+    def describe(self, params: PyTree) -> dict[str, Any]:
         """What people want to read."""
 
     @abc.abstractmethod
-    def sample(self, params: PyTree, component: Int[Array, ""], key: Key) -> Array:
-        """One datum of the given component."""
+    def from_description(self, **described: Any) -> PyTree:
+        """The params that `describe` so: its inverse."""
+
+    @abc.abstractmethod
+    def sample(
+        self, params: PyTree, component: Int[Array, ""], key: Key, inputs: Any = None
+    ) -> Any:
+        """One datum of the given component (given its inputs, for a regression)."""
 
     @abc.abstractmethod
     def num_free_params(self, params: PyTree) -> int:
         """How many numbers are estimated."""
 
     def log_prior(self, params: PyTree) -> Scalar | float:
-        """log p(θ), up to a constant."""
+        """log p(θ)."""
         return 0.0
 
     def shortcut(self, params: PyTree) -> "tuple[Bool[Array, ''], AbstractComponent] | None":
         """(whether it may be taken, a faster component), as for a model."""
         return None
 
-    @abc.abstractmethod
-    def collapsed(self, params: PyTree) -> Bool[Array, " K"]:
-        """Which components have shrunk onto a few points, where the likelihood is unbounded."""
+    def collapsed(self, params: PyTree) -> Bool[Array, "..."]:
+        """Which components (K,) have shrunk onto a few points, where the likelihood is unbounded."""
+        return jnp.zeros((), bool)
+
+    def predict(self, params: PyTree, inputs: Array) -> Float[Array, " K"]:
+        """E[y | inputs, k] for all k, of a regression."""
+        raise TypeError(
+            f"{type(self).__name__} is no regression: it has no inputs to predict a target from."
+        )

@@ -45,8 +45,16 @@ class AbstractCovariance(eqx.Module):
         """J = I."""
 
     @abc.abstractmethod
+    def outer(self, a: Float[Array, " D"], b: Float[Array, " D"]) -> Array:
+        """S(a, b) with aᵀ A b = ⟨A, S(a, b)⟩ for every A of the structure."""
+
     def square(self, vector: Float[Array, " D"]) -> Array:
-        """S(v) with vᵀ A v = ⟨A, S(v)⟩, in the structure's shape."""
+        """S(v, v)."""
+        return self.outer(vector, vector)
+
+    @abc.abstractmethod
+    def dense(self, form: Array, dim: int) -> Float[Array, "D D"]:
+        """J as a matrix."""
 
     def monomials(self, vector: Float[Array, " D"]) -> Array:
         """S(v) with every product once; see `coefficients`."""
@@ -68,9 +76,9 @@ class AbstractCovariance(eqx.Module):
     def log_determinant(self, factor: Array, dim: int) -> Scalar:
         """log |C|."""
 
-    @abc.abstractmethod
-    def penalty(self, inverse: Array, dim: int) -> Array:
-        """The statistic of tr(Σ⁻¹) in units of C: W Wᵀ in the structure's shape, summed as S is."""
+    def scatter(self, inverse: Array, root: Float[Array, "D D"]) -> Array:
+        """The statistic of tr(L Lᵀ Σ⁻¹) in units of C: S(W l) summed over the columns l of L."""
+        return jnp.sum(jax.vmap(lambda column: self.square(self.apply(inverse, column)))(root.T), 0)
 
     @abc.abstractmethod
     def rescale(self, raw: Array, moment: Array, dim: int) -> Array:
@@ -110,8 +118,15 @@ class Full(AbstractCovariance):
     def identity(self, factor):
         return jnp.eye(factor.shape[-1], dtype=factor.dtype)
 
+    def outer(self, a, b):
+        product = jnp.outer(a, b)
+        return 0.5 * (product + product.T)
+
     def square(self, vector):
         return jnp.outer(vector, vector)
+
+    def dense(self, form, dim):
+        return form
 
     # Every product once or twice, as v ∘ (v rotated by 0, 1, …, D / 2): half the numbers of an outer
     # product, in slices of full width, which vectorize (4 times as fast as the outer product on CPU).
@@ -138,9 +153,6 @@ class Full(AbstractCovariance):
 
     def log_determinant(self, factor, dim):
         return jnp.sum(jnp.log(jnp.diagonal(factor)))
-
-    def penalty(self, inverse, dim):
-        return matmul(inverse, inverse.T)
 
     def rescale(self, raw, moment, dim):
         # A moment of fewer points than dimensions is singular, and its rounded Cholesky factor NaN:
@@ -184,17 +196,17 @@ class Diagonal(AbstractScaling):
     def pack(self, factor):
         return jnp.log(jnp.linalg.norm(factor, axis=-1))
 
-    def square(self, vector):
-        return vector**2
+    def outer(self, a, b):
+        return a * b
+
+    def dense(self, form, dim):
+        return jnp.diag(form)
 
     def quadratic(self, form, vector):
         return vdot(form, vector**2)
 
     def log_determinant(self, factor, dim):
         return jnp.sum(jnp.log(factor))
-
-    def penalty(self, inverse, dim):
-        return inverse**2
 
     def rescale(self, raw, moment, dim):
         tiny = jnp.finfo(moment.dtype).tiny
@@ -213,17 +225,17 @@ class Spherical(AbstractScaling):
     def pack(self, factor):
         return 0.5 * jnp.log(jnp.mean(jnp.sum(factor**2, -1)))
 
-    def square(self, vector):
-        return vdot(vector, vector)
+    def outer(self, a, b):
+        return vdot(a, b)
+
+    def dense(self, form, dim):
+        return form * jnp.eye(dim, dtype=form.dtype)
 
     def quadratic(self, form, vector):
         return form * vdot(vector, vector)
 
     def log_determinant(self, factor, dim):
         return dim * jnp.log(factor)
-
-    def penalty(self, inverse, dim):
-        return dim * inverse**2
 
     def rescale(self, raw, moment, dim):
         tiny = jnp.finfo(moment.dtype).tiny

@@ -1,5 +1,6 @@
 """Multivariate normal components."""
 
+import functools
 import math
 from typing import Literal
 
@@ -8,10 +9,15 @@ import jax
 import jax.numpy as jnp
 
 from .._algebra import matmul, vdot
+from .._check import is_concrete
+from .._free import choose
+from .._incomplete import is_incomplete, known
 from .._model import Reference
-from .._types import Array, PyTree
+from .._types import Array, Float, PyTree
+from ..priors import NormalInverseWishart
 from ._component import AbstractComponent
 from ._covariance import AbstractCovariance, Diagonal, Full, Spherical
+from ._parts import part_means
 
 
 Covariance = Literal["full", "tied", "diagonal", "spherical"]
@@ -40,17 +46,20 @@ class Normal(AbstractComponent):
         inverse-Wishart prior up to its count), in squared units of the data: it adds
         `floor` · I to each component's scatter matrix, so that no covariance shrinks below floor / N.
         0 turns it off; the likelihood is then unbounded.
+    - `prior`: a `NormalInverseWishart` on every mean and covariance, on top of the floor. For structures
+        other than `"full"` its density is taken at the structured covariance, not normalized anew.
     - `form`: how quadratics are taken. `"difference"` subtracts each component's mean and scales by
         its covariance first, right at any offset, spread and correlation. `"expanded"` multiplies
         the squares out about one center, which makes a sweep two matrix products but cancels for
         components many standard deviations apart. `"auto"` expands in those passes in which a bound on the
         cancellation allows it.
 
-    A component without data keeps its mean and covariance.
+    Rows may be `Incomplete`. A component without data keeps its mean and covariance, or takes its prior's.
     """
 
     covariance: Covariance = eqx.field(static=True)
     floor: float = eqx.field(static=True)
+    prior: NormalInverseWishart | None
     form: Form = eqx.field(static=True)
 
     def __init__(
@@ -58,6 +67,7 @@ class Normal(AbstractComponent):
         covariance: Covariance = "full",
         *,
         floor: float = 1e-6,
+        prior: NormalInverseWishart | None = None,
         form: Form = "auto",
     ):
         if covariance not in _STRUCTURES:
@@ -72,7 +82,12 @@ class Normal(AbstractComponent):
         if not (math.isfinite(floor) and floor >= 0):
             raise ValueError(f"Normal: floor must be finite and not negative; got {floor}.")
         self.covariance = covariance
+        if prior is not None and not isinstance(prior, NormalInverseWishart):
+            raise TypeError(
+                f"Normal: prior must be an elbax.priors.NormalInverseWishart, got {prior!r}."
+            )
         self.floor = float(floor)
+        self.prior = prior
         self.form = form
 
     @property
@@ -104,19 +119,22 @@ class Normal(AbstractComponent):
 
         A part's own covariance may be singular, the pooled one is so only if the data are.
         """
+        x, observed = known(x)
+        seen = observed.astype(x.dtype)
+        mean, residual, center = part_means(x, seen, weight, assignment, num_components)
         share = weight / jnp.sum(weight)
-        center = matmul(share, x)
-        part = jnp.maximum(jax.ops.segment_sum(share, assignment, num_components), 1e-30)
-        offset = jax.ops.segment_sum(share[:, None] * (x - center), assignment, num_components)
-        mean = center + offset / part[:, None]
-        residual = x - mean[assignment]
         within = matmul((share[:, None] * residual).T, residual)
-        # A little of the whole variance is added for parts that are constant in a column.
-        ridge = 1e-5 * matmul(share, (x - center) ** 2) + self.floor / x.shape[0]
-        scale = self.structure.pack(jnp.linalg.cholesky(within + jnp.diag(ridge)))
-        if not self.shared:
-            scale = jnp.broadcast_to(scale, (num_components, *scale.shape))
-        return {"mean": mean, "scale": scale}
+        # Residuals are 0 where nothing is known: the variances make up for it, which keeps the matrix
+        # positive definite. And a little of the whole variance, for parts constant in a column.
+        total = matmul(share, seen)
+        missing = matmul(share, residual**2) * (1 / total - 1)
+        ridge = 1e-5 * matmul(share, seen * (x - center) ** 2) / total + self.floor / x.shape[0]
+        scale = self.structure.pack(jnp.linalg.cholesky(within + jnp.diag(missing + ridge)))
+        return {"mean": mean, "scale": self._for_each(scale, num_components)}
+
+    def _for_each(self, scale: Array, num_components: int) -> Array:
+        """One covariance for all components."""
+        return scale if self.shared else jnp.broadcast_to(scale, (num_components, *scale.shape))
 
     def natural(self, params):
         mean = params["mean"]
@@ -163,9 +181,26 @@ class Normal(AbstractComponent):
             about["inverse"],
         )
         center = Reference(about["center"])
-        return {"constant": constant, "coefficients": coefficients, "about": center}
+        # Incomplete rows take differences in any form.
+        return {
+            "constant": constant,
+            "coefficients": coefficients,
+            "about": center,
+            "difference": natural,
+        }
 
     def log_densities(self, natural, x):
+        exponents, log_volumes = self.terms(natural, x)
+        return exponents + log_volumes
+
+    def terms(self, natural: PyTree, x: PyTree) -> tuple[Float[Array, " K"], Float[Array, " K"]]:
+        """The log-densities as (what a precision multiplies, what is left by columns integrated over)."""
+        if is_incomplete(x):
+            return self._marginal(natural.get("difference", natural), x)
+        exponents = self._complete(natural, x)
+        return exponents, jnp.zeros_like(exponents)
+
+    def _complete(self, natural, x):
         about = natural["about"].value
         if self.form == "expanded":
             offset = x - about
@@ -186,47 +221,127 @@ class Normal(AbstractComponent):
             about["inverse"],
         )
 
-    def maximize(self, statistics, params):
+    def _marginal(self, natural, x):
+        """log of the integral of each density over the missing columns, by the Gaussian's normalizer.
+
+        With v = x − μ, A = WᵀJW, a = Wᵀh and o, m what is observed and missing:
+        count + a·v_o − ½ v_oᵀA v_o + ½ uᵀ A_mm⁻¹ u with u = (a − A v_o)_m, and ½ log |2π A_mm⁻¹|.
+        """
+        about = natural["about"].value
+        dim = x.values.shape[-1]
+        observed = x.observed
+        missing = ~observed
+        num_missing = jnp.sum(missing)
+
+        def one(count, linear, precision, mean, inverse):
+            # Columns in units of their standard deviations given all others, so that A has size one.
+            reference = self.structure.dense(self.structure.identity(inverse), dim)
+            weights = jax.vmap(lambda column: self.structure.apply(inverse, column))(reference).T
+            unit = 1 / jnp.linalg.norm(weights, axis=0)
+            weights = weights * unit
+            form = matmul(weights.T, matmul(self.structure.dense(precision, dim), weights))
+            pull = matmul(linear, weights)
+            v = jnp.where(observed, (x.values - mean) / unit, 0)
+            both = missing[:, None] & missing
+            cholesky = jnp.linalg.cholesky(jnp.where(both, form, jnp.eye(dim, dtype=form.dtype)))
+            eye = jnp.eye(dim, dtype=form.dtype)
+            root = jax.scipy.linalg.solve_triangular(cholesky, eye, lower=True)
+            push = matmul(v, form)
+            whitened = matmul(root, jnp.where(missing, pull - push, 0))
+            exponent = count + vdot(pull, v) - 0.5 * vdot(push, v) + 0.5 * vdot(whitened, whitened)
+            log_units = jnp.sum(jnp.where(missing, jnp.log(unit), 0))
+            log_volume = log_units - jnp.sum(jnp.log(jnp.diagonal(cholesky)))
+            return exponent, log_volume + 0.5 * math.log(2 * math.pi) * num_missing.astype(v.dtype)
+
+        return jax.vmap(one, in_axes=(0, 0, self._axis, 0, self._axis))(
+            natural["count"],
+            natural["linear"],
+            natural["precision"],
+            about["mean"],
+            about["inverse"],
+        )
+
+    def maximize(self, statistics, params, free):
+        return self.maximize_with_counts(statistics, statistics["count"], params, free)
+
+    def maximize_with_counts(self, statistics, count, params, free):
+        """`maximize` where means and covariances have counts of their own (`count` the covariances')."""
         mean, scale = params["mean"], params["scale"]
         dim = mean.shape[-1]
         structure, tiny = self.structure, jnp.finfo(mean.dtype).tiny
-        count = statistics["count"]
-        empty = count <= tiny
-        # An emptied component stays where it is: its moments are 0/0.
-        safe = jnp.where(empty, 1, count)
         factor, inverse = self._factors(params)
-        shift = jnp.where(empty[:, None], 0, statistics["linear"] / safe[:, None])
-        moved = jax.vmap(structure.apply, in_axes=(self._axis, 0))(factor, shift)
-        scatter = -2 * statistics["precision"]
-        spread = jax.vmap(structure.square)(shift)
+        over_components = functools.partial(jax.vmap, in_axes=(self._axis, 0))
+        linear, scatter = statistics["linear"], -2 * statistics["precision"]
+        mean_count, pseudo_scatter, pseudo_count = statistics["count"], 0, 0.0
+        if self.prior is not None:
+            # κ rows at m, seen in units of each component's covariance.
+            shrinkage = self.prior.shrinkage
+            offset = over_components(structure.apply)(
+                inverse, self.prior.center(dim, mean.dtype) - mean
+            )
+            linear, mean_count = linear + shrinkage * offset, mean_count + shrinkage
+            pull = shrinkage * jax.vmap(structure.square)(offset)
+            scatter = scatter + (jnp.sum(pull, 0) if self.shared else pull)
+            num_means = mean.shape[0] if self.shared else 1
+            pseudo_count = self.prior.dof + dim + 1 + (num_means if shrinkage else 0)
+            root = self.prior.root(dim, mean.dtype)
+            pseudo_scatter = self._scatter(inverse, root)
+        if self.floor:
+            pseudo_scatter += self.floor * self._scatter(inverse, jnp.eye(dim, dtype=mean.dtype))
 
+        # An emptied component stays where it is: its moments are 0/0.
+        empty = mean_count <= tiny
+        shift = jnp.where(empty[:, None], 0, linear / jnp.where(empty, 1, mean_count)[:, None])
+        moved = over_components(structure.apply)(factor, shift)
+        moved = choose(free["mean"], moved, jnp.zeros_like(moved))
+        if free["mean"] is not True:
+            shift = over_components(structure.apply)(inverse, moved)
+        # Scatter about the new mean: that of z − shift.
+        about = jax.vmap(lambda n, d, t: n * structure.square(d) - 2 * structure.outer(d, t))(
+            mean_count, shift, linear
+        )
         if self.shared:
-            total = jnp.sum(count)
-            between = jnp.tensordot(count, spread, 1, precision=jax.lax.Precision.HIGHEST)
-            moment = (scatter + self.floor * structure.penalty(inverse, dim) - between) / total
-            scale = structure.rescale(scale, moment, dim)
+            moment = scatter + jnp.sum(about, 0) + pseudo_scatter
+            scale = structure.rescale(scale, moment / (jnp.sum(count) + pseudo_count), dim)
         else:
-
-            def one(raw, inverse, scatter, spread, count):
-                penalized = scatter + self.floor * structure.penalty(inverse, dim)
-                return structure.rescale(raw, penalized / count - spread, dim)
-
-            fresh = jax.vmap(one)(scale, inverse, scatter, spread, safe)
-            scale = jnp.where(empty.reshape((-1,) + (1,) * (scale.ndim - 1)), scale, fresh)
+            total = count + pseudo_count
+            nothing = total <= tiny
+            safe = jnp.where(nothing, 1, total).reshape((-1,) + (1,) * (scatter.ndim - 1))
+            moment = (scatter + about + pseudo_scatter) / safe
+            fresh = jax.vmap(lambda raw, moment: structure.rescale(raw, moment, dim))(scale, moment)
+            scale = jnp.where(nothing.reshape((-1,) + (1,) * (scale.ndim - 1)), scale, fresh)
         return {"mean": mean + moved, "scale": scale}
 
+    def _scatter(self, inverse, root):
+        """The statistic of tr(L Lᵀ Σ⁻¹), for every covariance."""
+        if self.shared:
+            return self.structure.scatter(inverse, root)
+        return jax.vmap(lambda inverse: self.structure.scatter(inverse, root))(inverse)
+
     def log_prior(self, params: PyTree):
-        if self.floor == 0:
-            return 0.0
-        dim = params["mean"].shape[-1]
-        _, inverse = self._factors(params)
+        dim, dtype = params["mean"].shape[-1], params["mean"].dtype
+        factor, inverse = self._factors(params)
 
-        def trace(inverse):
-            identity = self.structure.identity(inverse)
-            return vdot(identity, self.structure.penalty(inverse, dim))
+        def trace(root):
+            def one(inverse):
+                identity = self.structure.identity(inverse)
+                return vdot(identity, self.structure.scatter(inverse, root))
 
-        traces = trace(inverse) if self.shared else jax.vmap(trace)(inverse)
-        return -0.5 * self.floor * jnp.sum(traces)
+            return one(inverse) if self.shared else jax.vmap(one)(inverse)
+
+        total = 0.0
+        if self.floor:
+            total -= 0.5 * self.floor * jnp.sum(trace(jnp.eye(dim, dtype=dtype)))
+        if self.prior is not None:
+            determinant = lambda factor: 2 * self.structure.log_determinant(factor, dim)
+            determinants = determinant(factor) if self.shared else jax.vmap(determinant)(factor)
+            offset = params["mean"] - self.prior.center(dim, dtype)
+            whitened = jax.vmap(self.structure.apply, in_axes=(self._axis, 0))(inverse, offset)
+            distance = jnp.sum(whitened**2, -1)
+            total += jnp.sum(self.prior.log_density_of_mean(distance, determinants, dim))
+            traces = trace(self.prior.root(dim, dtype))
+            total += jnp.sum(self.prior.log_density_of_covariance(traces, determinants, dim))
+        return total
 
     def shortcut(self, params):
         if self.form != "auto":
@@ -245,7 +360,7 @@ class Normal(AbstractComponent):
             mean - mean.mean(0), factor, inverse
         )
         allowed = jnp.max(sizes) <= _LARGEST_EXPANDED
-        return allowed, Normal(self.covariance, floor=self.floor, form="expanded")
+        return allowed, Normal(self.covariance, floor=self.floor, prior=self.prior, form="expanded")
 
     def describe(self, params):
         dim = params["mean"].shape[-1]
@@ -257,7 +372,25 @@ class Normal(AbstractComponent):
             covariance = jax.vmap(lambda f: self.structure.matrix(f, dim))(factor)
         return {"means": params["mean"], "covariances": covariance}
 
-    def sample(self, params, component, key):
+    def from_description(self, *, means, covariances):
+        """From means `(K, dim)` and covariances `(K, dim, dim)` (their average, where they are tied).
+
+        **Raises** `ValueError` for a covariance that is not positive definite.
+        """
+        mean, covariance = jnp.asarray(means, float), jnp.asarray(covariances, float)
+        num_components, dim = mean.shape
+        if covariance.shape != (num_components, dim, dim):
+            raise ValueError(
+                f"Normal: covariances for means of shape {mean.shape} have shape "
+                f"{(num_components, dim, dim)}; got {covariance.shape}."
+            )
+        root = jnp.linalg.cholesky(jnp.mean(covariance, 0) if self.shared else covariance)
+        if is_concrete(root) and not bool(jnp.all(jnp.isfinite(root))):
+            raise ValueError("Normal: covariances must be positive definite.")
+        pack = self.structure.pack
+        return {"mean": mean, "scale": pack(root) if self.shared else jax.vmap(pack)(root)}
+
+    def sample(self, params, component, key, inputs=None):
         mean = params["mean"][component]
         factor, _ = self._factors(params)
         factor = factor if self.shared else factor[component]

@@ -49,5 +49,8 @@ class ExactEStep(AbstractUpdate):
     def __call__(self, state: ELBOState, batch: PyTree) -> tuple[ELBOState, Info]:
         return state.replace(posterior=Exact(self.model, state.params)), Info()
 
+    def check(self, batch: PyTree) -> None:
+        self.model.check(batch)
+
     def settle(self, state: ELBOState, batch: PyTree) -> ELBOState:
         return self(state, batch)[0]

@@ -40,7 +40,10 @@ class Gaussian(AbstractFamily):
     def log_normalizer(self, natural: tuple) -> Scalar:
         linear, precision = natural
         cholesky = jnp.linalg.cholesky(precision)
-        whitened = jax.scipy.linalg.solve_triangular(cholesky, linear, lower=True)
+        # Inverted, then multiplied: data often share J, and then the inverse is formed once for all.
+        eye = jnp.eye(self.dim, dtype=precision.dtype)
+        inverse = jax.scipy.linalg.solve_triangular(cholesky, eye, lower=True)
+        whitened = matmul(inverse, linear)
         return (
             0.5 * vdot(whitened, whitened)
             - jnp.sum(jnp.log(jnp.diagonal(cholesky)))

@@ -1,4 +1,7 @@
 """M-steps: updates that move the params, one a file."""
 
 from ._closed_form import ClosedFormMStep as ClosedFormMStep
+from ._evidence import EvidenceMStep as EvidenceMStep
 from ._gradient import GradientMStep as GradientMStep
+from ._newton import NewtonMStep as NewtonMStep
+from ._reseed import ReseedStep as ReseedStep

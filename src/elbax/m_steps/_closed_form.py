@@ -4,7 +4,8 @@ import equinox as eqx
 import jax
 
 from .._elbo import expected_statistics, per_datum
-from .._model import AbstractModel
+from .._free import choose, spread
+from .._model import AbstractModel, split_coordinates
 from .._state import ELBOState, Info
 from .._types import PyTree
 from .._update import AbstractUpdate
@@ -20,27 +21,36 @@ class ClosedFormMStep(AbstractUpdate):
 
     - `model`: a model with a closed form; others raise `TypeError` at the first step.
     - `chunk_size`: about how many rows to see at a time; memory is then flat in the number of data.
+    - `free`: which params this step claims, `True` or `False` for each block (a prefix of the params'
+        tree) or a mask for each entry; the others stay as they are, to the bit, and the free ones
+        take their best given those.
 
     ```python
     >>> import elbax
-    >>> m_step = elbax.ClosedFormMStep(elbax.GaussianMixture(2), chunk_size=65536)
-    >>> m_step.ascends
-    True
+    >>> model = elbax.GaussianMixture(2)
+    >>> m_step = elbax.ClosedFormMStep(model, chunk_size=65536)
+    >>> weights_only = elbax.ClosedFormMStep(model, free={"logits": True, "components": False})
 
     ```
     """
 
     model: AbstractModel
     chunk_size: int | None = eqx.field(static=True, default=None)
+    free: PyTree = True
 
     @property
     def ascends(self) -> bool:
         return True
 
     def init_memory(self, params: PyTree, posterior: PyTree) -> PyTree:
-        if type(self.model).maximize is AbstractModel.maximize:
-            self.model.maximize((), params)  # raises, and says what to use instead
+        # A model that has no closed form for what is free says so here.
+        free = spread(self.free, params)
+        coordinates, _ = split_coordinates(self.model.natural(params))
+        eqx.filter_eval_shape(self.model.maximize, coordinates, params, free)
         return ()
+
+    def check(self, batch: PyTree) -> None:
+        self.model.check(batch)
 
     def __call__(self, state: ELBOState, batch: PyTree) -> tuple[ELBOState, Info]:
         key, now = jax.random.split(state.key)
@@ -48,6 +58,7 @@ class ClosedFormMStep(AbstractUpdate):
             self.model, state.params, state.posterior, batch, key=now, chunk_size=self.chunk_size
         )
         elbo = per_datum(total, self.model.log_prior(state.params), weight)
-        return state.replace(params=self.model.maximize(statistics, state.params), key=key), Info(
-            elbo
-        )
+        free = spread(self.free, state.params)
+        moved = self.model.maximize(statistics, state.params, free)
+        params = choose(free, moved, state.params)
+        return state.replace(params=params, key=key), Info(elbo)

@@ -17,6 +17,7 @@ class GradientMStep(AbstractGradientStep):
     - `model`: the model.
     - `optimizer`: any optax optimizer.
     - `chunk_size`: about how many rows to see at a time.
+    - `free`: which params move, `True` or `False` for each block of them, or a mask for each entry.
 
     ```python
     >>> import elbax, optax

@@ -1,4 +1,9 @@
 """Models, one a file: log-joint, structure, start."""
 
+from ._factor_analysis import (
+    FactorAnalysis as FactorAnalysis,
+    ProbabilisticPCA as ProbabilisticPCA,
+)
 from ._gaussian_mixture import GaussianMixture as GaussianMixture
 from ._mixture import Mixture as Mixture
+from ._mixture_of_experts import MixtureOfExperts as MixtureOfExperts

@@ -2,6 +2,7 @@
 
 from ..components import Normal
 from ..components._normal import Covariance, Form
+from ..priors import NormalInverseWishart
 from ._mixture import Mixture
 
 
@@ -10,6 +11,7 @@ def GaussianMixture(
     covariance: Covariance = "full",
     *,
     floor: float = 1e-6,
+    prior: NormalInverseWishart | None = None,
     form: Form = "auto",
 ) -> Mixture:
     r"""$p(x) = \sum_k \pi_k\, N(x; \mu_k, \Sigma_k)$: `Mixture(Normal(covariance), num_components)`.
@@ -20,6 +22,7 @@ def GaussianMixture(
     - `covariance`: `"full"`, `"tied"`, `"diagonal"` or `"spherical"`.
     - `floor`: pseudo-scatter that keeps covariances from collapsing, in squared units of the data;
         0 turns it off. See `elbax.components.Normal`.
+    - `prior`: a `NormalInverseWishart` on every mean and covariance.
     - `form`: how quadratics are taken; the default decides per pass, by a bound on cancellation.
 
     ```python
@@ -35,4 +38,4 @@ def GaussianMixture(
 
     ```
     """
-    return Mixture(Normal(covariance, floor=floor, form=form), num_components)
+    return Mixture(Normal(covariance, floor=floor, prior=prior, form=form), num_components)

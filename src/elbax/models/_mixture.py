@@ -4,11 +4,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._check import check_table
+from .._batch import rows
+from .._check import check_enough, is_concrete
+from .._free import choose
 from .._model import AbstractExponentialFamilyModel
-from .._types import Array, Bool, Float, Int, Key, PyTree, Scalar
+from .._types import Any, Array, Bool, Float, Int, Key, PyTree, Scalar
 from ..components import AbstractComponent
 from ..families import Categorical
+from ..priors import Dirichlet
 from ._k_means import k_means
 
 
@@ -20,37 +23,56 @@ class Mixture(AbstractExponentialFamilyModel):
 
     **Arguments:**
 
-    - `component`: an `elbax.components.AbstractComponent`, such as `elbax.components.Normal("full")`.
+    - `component`: what the K densities are: one of `elbax.components`, such as `Normal("full")`,
+        `Bernoulli()`, `Poisson()`, `StudentT()`, `FactorAnalyzer(2)`, a `Product` of several for columns of
+        mixed type, or `LinearRegression()` for a mixture of regressions.
     - `num_components`: K.
+    - `prior`: a `Dirichlet` on the weights.
+
+    ```python
+    >>> import elbax, jax, jax.numpy as jnp
+    >>> model = elbax.Mixture(elbax.components.Poisson(), 2)
+    >>> x = jnp.array([[0], [1], [0], [9], [12], [8]])
+    >>> params = model.init(jax.random.key(0), x)
+    >>> em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
+    >>> state = em.init(params, elbax.Exact(model, params), key=jax.random.key(1))
+    >>> result = elbax.fit(em, state, x)
+    >>> print(jnp.sort(model.describe(result.state.params)["rates"][:, 0]).round(1))
+    [0.3 9.7]
+
+    ```
     """
 
     component: AbstractComponent
     num_components: int = eqx.field(static=True)
+    prior: Dirichlet | None
 
-    def __init__(self, component: AbstractComponent, num_components: int):
-        if not isinstance(component, AbstractComponent):
-            raise TypeError(
-                "Mixture: component must be a component such as elbax.components.Normal('full'), got "
-                f"{component!r}."
-            )
-        if num_components < 1:
-            raise ValueError(f"Mixture: num_components must be at least 1, got {num_components}.")
+    def __init__(
+        self, component: AbstractComponent, num_components: int, *, prior: Dirichlet | None = None
+    ):
+        check_components("Mixture", component, num_components)
+        if prior is not None and not isinstance(prior, Dirichlet):
+            raise TypeError(f"Mixture: prior must be an elbax.priors.Dirichlet, got {prior!r}.")
         self.component = component
         self.num_components = num_components
+        self.prior = prior
 
     @property
     def latent(self) -> Categorical:
         return Categorical(self.num_components)
 
+    def check(self, batch: PyTree, who: str = "fit") -> None:
+        self.component.check(*rows(batch), who)
+
     def init(self, key: Key, x: PyTree) -> PyTree:
         """Params from a k-means++ start: a pure function of the key, so restarts may be vmapped.
 
-        `x` has shape `(num_data, dim)`, or is a `Batch`.
+        `x` is what the component takes, with a leading axis, or a `Batch` (also of incomplete rows).
 
         **Raises** `ValueError` for data that no fit could use (it names the row or the column).
         """
-        x, weight = check_table(x, "Mixture.init", at_least=self.num_components)
-        return _start(self, key, x, weight)
+        table, weight = start_data(self.component, self.num_components, x, "Mixture.init")
+        return _start(self, key, table, weight)
 
     def natural(self, params: PyTree) -> PyTree:
         return {
@@ -61,24 +83,30 @@ class Mixture(AbstractExponentialFamilyModel):
     def prepare(self, natural: PyTree) -> PyTree:
         return natural | {"components": self.component.prepare(natural["components"])}
 
-    def potentials(self, natural: PyTree, x: Array) -> tuple[Float[Array, " K"], Scalar]:
+    def potentials(self, natural: PyTree, x: PyTree) -> tuple[Float[Array, " K"], Scalar]:
         densities = self.component.log_densities(natural["components"], x)
         return natural["logits"] + densities, jnp.zeros((), densities.dtype)
 
-    def maximize(self, statistics: PyTree, params: PyTree) -> PyTree:
+    def maximize(self, statistics: PyTree, params: PyTree, free: PyTree) -> PyTree:
         """Weights in proportion to the expected counts, and the components' own closed form.
 
         A component without data keeps its place, with a weight as small as its dtype allows.
         """
         count = statistics["logits"]
-        tiny = jnp.finfo(count.dtype).tiny
+        if self.prior is not None:
+            count = count + self.prior.pseudo_count
         return {
-            "logits": jax.nn.log_softmax(jnp.log(jnp.maximum(count, tiny))),
-            "components": self.component.maximize(statistics["components"], params["components"]),
+            "logits": _log_shares(count, params["logits"], free["logits"]),
+            "components": self.component.maximize(
+                statistics["components"], params["components"], free["components"]
+            ),
         }
 
     def log_prior(self, params: PyTree) -> Scalar | float:
-        return self.component.log_prior(params["components"])
+        total = self.component.log_prior(params["components"])
+        if self.prior is not None:
+            total += self.prior.log_density(jax.nn.log_softmax(params["logits"]))
+        return total
 
     def latent_prior(self, params: PyTree) -> Float[Array, " K"]:
         return jax.nn.log_softmax(params["logits"])
@@ -88,24 +116,42 @@ class Mixture(AbstractExponentialFamilyModel):
         if found is None:
             return None
         allowed, component = found
-        return allowed, Mixture(component, self.num_components)
+        return allowed, Mixture(component, self.num_components, prior=self.prior)
 
-    def describe(self, params: PyTree) -> dict[str, Array]:
-        """Weights `(K,)`, and what the components say of themselves (means, covariances, …)."""
+    def describe(self, params: PyTree) -> dict[str, Any]:
+        """Weights `(K,)`, and what the components say of themselves (means, covariances, rates, …)."""
         weights = jax.nn.softmax(params["logits"])
         return {"weights": weights, **self.component.describe(params["components"])}
 
-    def sample(
-        self, params: PyTree, key: Key, num_data: int
-    ) -> tuple[Array, Int[Array, " num_data"]]:
-        """`num_data` draws of (x, z)."""
+    def from_description(self, *, weights: Any, **described: Any) -> PyTree:
+        """The params that `describe` so: to start from given numbers, or take over another program's fit.
 
-        def one(key):
+        ```python
+        >>> import elbax
+        >>> model = elbax.Mixture(elbax.components.Poisson(), 2)
+        >>> params = model.from_description(weights=[0.5, 0.5], rates=[[1.0], [3.0]])
+
+        ```
+        """
+        return {
+            "logits": jnp.log(jnp.asarray(weights, float)),
+            "components": self.component.from_description(**described),
+        }
+
+    def sample(
+        self, params: PyTree, key: Key, num_data: int | None = None, *, inputs: Any = None
+    ) -> tuple[PyTree, Int[Array, " num_data"]]:
+        """`num_data` draws of (x, z); for regressions one (target, z) for each row of `inputs`."""
+        if (num_data is None) == (inputs is None):
+            raise TypeError("sample: give num_data, or for a regression inputs.")
+        keys = jax.random.split(key, len(inputs) if num_data is None else num_data)
+
+        def one(key, inputs=None):
             key_z, key_x = jax.random.split(key)
             z = jax.random.categorical(key_z, params["logits"])
-            return self.component.sample(params["components"], z, key_x), z
+            return self.component.sample(params["components"], z, key_x, inputs), z
 
-        return jax.vmap(one)(jax.random.split(key, num_data))
+        return jax.vmap(one)(keys) if inputs is None else jax.vmap(one)(keys, inputs)
 
     def num_free_params(self, params: PyTree) -> int:
         """How many numbers a fit estimates: the parameter count of AIC and BIC."""
@@ -113,15 +159,74 @@ class Mixture(AbstractExponentialFamilyModel):
 
     def collapsed(self, params: PyTree) -> Bool[Array, " K"]:
         """Which components have shrunk onto a few points, where the likelihood is unbounded."""
-        return self.component.collapsed(params["components"])
+        return jnp.broadcast_to(
+            self.component.collapsed(params["components"]), (self.num_components,)
+        )
+
+    def emptied(self, params: PyTree) -> Bool[Array, " K"]:
+        """Which components have less than a thousandth of an equal share."""
+        return jax.nn.softmax(params["logits"]) < 1e-3 / self.num_components
+
+    def restart_components(
+        self, params: PyTree, which: Bool[Array, " K"], x: PyTree, weight: Array, assignment: Array
+    ) -> PyTree:
+        """The components in `which` as `init` would have them for this partition, the others as they are."""
+        fresh = self.component.init(x, weight, assignment, self.num_components)
+
+        def take(new, old):
+            here = which.reshape((-1,) + (1,) * (old.ndim - 1))
+            # What all components share stays.
+            return jnp.where(here, new, old) if old.shape[:1] == which.shape else old
+
+        logits = jax.nn.log_softmax(params["logits"])
+        share = jnp.log(jnp.asarray(1 / self.num_components, logits.dtype))
+        return {
+            "logits": jax.nn.log_softmax(jnp.where(which, share, logits)),
+            "components": jax.tree.map(take, fresh, params["components"]),
+        }
+
+
+def check_components(who: str, component: Any, number: int) -> None:
+    if not isinstance(component, AbstractComponent):
+        raise TypeError(
+            f"{who}: expected a component such as elbax.components.Normal('full'), got {component!r}."
+        )
+    if number < 1:
+        raise ValueError(f"{who}: there must be at least 1 component, got {number}.")
+
+
+def start_data(
+    component: AbstractComponent, number: int, x: PyTree, who: str
+) -> tuple[PyTree, Array]:
+    """(rows, weights) to start from, checked where their values are known."""
+    table, weight = rows(x)
+    if is_concrete((table, weight)):
+        component.check(table, weight, who)
+        check_enough(weight, who, number)
+    return table, weight
+
+
+def _log_shares(count: Array, logits: Array, free: Any) -> Array:
+    """Logits of shares in proportion to the counts; frozen ones keep theirs, and the others what is left."""
+    tiny = jnp.finfo(count.dtype).tiny
+    shares = jnp.log(jnp.maximum(count, tiny))
+    if free is True or free is False:
+        return jax.nn.log_softmax(shares)
+    kept = jnp.broadcast_to(free, logits.shape)
+    left = jax.nn.logsumexp(jnp.where(kept, logits, -jnp.inf))
+    moved = jax.nn.log_softmax(jnp.where(kept, shares, -jnp.inf)) + left
+    return choose(kept, moved, logits)
 
 
 @eqx.filter_jit
-def _start(model: Mixture, key: Key, x: Array, weight: Array) -> PyTree:
-    assignment = k_means(key, x, weight, model.num_components)
-    mass = jax.ops.segment_sum(weight, assignment, model.num_components)
-    floor = 1e-3 * jnp.sum(weight) / model.num_components
+def _start(model: Mixture, key: Key, x: PyTree, weight: Array) -> PyTree:
+    component, number = model.component, model.num_components
+    table = component.table(x)
+    weight = weight.astype(table.dtype)
+    assignment = k_means(key, table, weight, number)
+    mass = jax.ops.segment_sum(weight, assignment, number)
+    floor = 1e-3 * jnp.sum(weight) / number
     return {
         "logits": jax.nn.log_softmax(jnp.log(jnp.maximum(mass, floor))),
-        "components": model.component.init(x, weight, assignment, model.num_components),
+        "components": component.init(x, weight, assignment, number),
     }

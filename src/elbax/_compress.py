@@ -1,0 +1,120 @@
+"""All that a model quadratic in x sees of the data: a mean and a covariance."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ._algebra import matmul
+from ._batch import as_batch, Batch, effective_weight, reduce_data
+from ._check import check_rows, check_table, is_concrete
+from ._types import Array, Float, PyTree
+
+
+def compress(x: PyTree, *, chunk_size: int | None = None) -> Batch:
+    """dim + 1 weighted points with the same weight, mean and covariance as the data.
+
+    A log-density that is quadratic in x (factor analysis, probabilistic PCA, one Gaussian) has the
+    same evidence, statistics and M-steps on them as on all rows, so a sweep costs the same for a
+    thousand rows or a billion. No update knows: it is an ordinary weighted batch.
+
+    **Arguments:**
+
+    - `x`: shape `(num_data, dim)`, or a `Batch` of that.
+    - `chunk_size`: about how many rows to see at a time.
+
+    **Raises** `ValueError` for incomplete rows, whose density is not a function of two moments.
+
+    ```python
+    >>> import elbax
+    >>> x = elbax.datasets.old_faithful()
+    >>> batch = elbax.compress(x)
+    >>> batch.x.shape, float(batch.weight.sum())
+    ((3, 2), 272.0)
+
+    ```
+    """
+    batch = as_batch(x)
+    if batch.blocked:
+        raise ValueError(
+            "compress: incomplete rows have no common covariance; give the batch to the update as it is."
+        )
+    table = jnp.asarray(batch.x)
+    table = table.astype(jnp.result_type(float, table))
+    weight = effective_weight(batch)
+    if is_concrete((table, weight)):
+        check_table(table, weight, "compress", varied=False)
+    first = jax.lax.stop_gradient(table[jnp.argmax(weight > 0)])
+    key = jax.random.key(0)
+
+    def total(x, weight, keys):
+        return matmul(weight.astype(x.dtype), x - first)
+
+    shift, count = reduce_data(total, batch, key, chunk_size)
+    count = count.astype(table.dtype)
+    mean = first + shift / count
+
+    def scatter(x, weight, keys):
+        residual = x - mean
+        return matmul((weight.astype(x.dtype)[:, None] * residual).T, residual)
+
+    covariance, _ = reduce_data(scatter, batch, key, chunk_size)
+    return from_moments(mean, covariance / count, count)
+
+
+def from_moments(
+    mean: Float[Array, " dim"], covariance: Float[Array, "dim dim"], num_data: float | Array
+) -> Batch:
+    """dim + 1 weighted points with this mean and covariance: data for a model of which only these are known.
+
+    The covariance divides by `num_data`, not by one less: scale a sample covariance by (n − 1) / n.
+
+    **Raises** `ValueError` for a covariance that is not symmetric and positive semidefinite.
+
+    ```python
+    >>> import elbax, jax.numpy as jnp
+    >>> correlation = jnp.array([[1.0, 0.5], [0.5, 1.0]])
+    >>> batch = elbax.from_moments(jnp.zeros(2), correlation, num_data=112)
+
+    ```
+    """
+    mean, covariance = jnp.asarray(mean, float), jnp.asarray(covariance, float)
+    dim = mean.shape[0]
+    if covariance.shape != (dim, dim):
+        raise ValueError(
+            f"from_moments: a mean of shape {mean.shape} wants a covariance of shape {(dim, dim)}, got "
+            f"{covariance.shape}."
+        )
+    # The root of the correlations, so that columns of any scale keep their digits.
+    variance = jnp.diagonal(covariance)
+    deviation = jnp.sqrt(jnp.where(variance > 0, variance, 1))
+    values, vectors = jnp.linalg.eigh(covariance / jnp.outer(deviation, deviation))
+    if is_concrete(covariance):
+        check_rows(covariance, jnp.ones(dim), "from_moments, covariance")
+        slack = 100 * dim * float(jnp.finfo(covariance.dtype).eps)
+        if (
+            float(jnp.max(jnp.abs(covariance - covariance.T) / jnp.outer(deviation, deviation)))
+            > slack
+        ):
+            raise ValueError("from_moments: the covariance is not symmetric.")
+        if float(jnp.min(values)) < -slack:
+            raise ValueError(
+                f"from_moments: the covariance is not positive semidefinite (eigenvalue "
+                f"{float(jnp.min(values)):.3g} of the correlations)."
+            )
+    root = deviation[:, None] * vectors * jnp.sqrt(jnp.maximum(values, 0))
+    points = mean + jnp.sqrt(dim + 1.0).astype(mean.dtype) * matmul(
+        _simplex(dim, mean.dtype), root.T
+    )
+    weight = jnp.full(dim + 1, jnp.asarray(num_data, mean.dtype) / (dim + 1))
+    return Batch(points, weight=weight)
+
+
+def _simplex(dim: int, dtype) -> Array:
+    """dim + 1 points of mean 0 and orthonormal columns."""
+    columns = np.zeros((dim + 1, dim))
+    for j in range(dim):
+        # Helmert's contrasts: the first j + 1 points against the next.
+        columns[: j + 1, j] = 1
+        columns[j + 1, j] = -(j + 1)
+        columns[:, j] /= np.sqrt((j + 1) * (j + 2))
+    return jnp.asarray(columns, dtype)

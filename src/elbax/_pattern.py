@@ -1,0 +1,91 @@
+"""NaN is missing: a table laid out so that rows missing the same columns lie together."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ._algebra import num_rows
+from ._batch import as_batch, Batch, effective_weight
+from ._incomplete import Incomplete
+from ._types import PyTree
+
+
+def incomplete(x: PyTree, *, block_size: int | None = None) -> Batch:
+    """A batch of data in which NaN means missing, at random given what is seen (Rubin 1976).
+
+    Rows are grouped by which columns they miss, in blocks of equal size whose last rows may be
+    padding of weight 0. So a model prepares each pattern once a block (a Gaussian: which part of its
+    precision to invert) and multiplies matrices as for complete data. It runs on the host, once.
+
+    **Arguments:**
+
+    - `x`: an array of shape `(num_data, dim)`, a pytree of such arrays (mixed-type columns), or a
+        `Batch` of either.
+    - `block_size`: rows in a block; by default the largest power of two up to 512 that pads by a
+        quarter or less.
+
+    **Raises** `ValueError` if a row that counts is missing in all columns: it says nothing.
+
+    ```python
+    >>> import elbax, jax.numpy as jnp
+    >>> x = jnp.array([[1.0, 2.0], [jnp.nan, 3.0], [2.0, 1.0], [0.0, jnp.nan]])
+    >>> batch = elbax.incomplete(x, block_size=2)
+    >>> batch.x.values.shape, batch.x.observed.shape
+    ((3, 2, 2), (3, 2))
+
+    ```
+    """
+    batch = as_batch(x)
+    if batch.blocked:
+        raise ValueError("incomplete: this batch is grouped by what is missing already.")
+    leaves, structure = jax.tree.flatten(batch.x)
+    leaves = [np.asarray(leaf) for leaf in leaves]
+    n = num_rows(leaves)
+    if not all(leaf.ndim == 2 for leaf in leaves):
+        raise ValueError(
+            "incomplete: expected tables of shape (num_data, dim); got shapes "
+            f"{[leaf.shape for leaf in leaves]}. One column is x[:, None]."
+        )
+    observed = [
+        ~np.isnan(leaf) if leaf.dtype.kind == "f" else np.ones(leaf.shape, bool) for leaf in leaves
+    ]
+    weight = np.asarray(effective_weight(batch))
+    index = np.arange(n) if batch.index is None else np.asarray(batch.index)
+    together = np.concatenate(observed, axis=1)
+    empty = ~together.any(1) & (weight > 0)
+    if empty.any():
+        raise ValueError(
+            f"incomplete: row {int(np.flatnonzero(empty)[0])} is missing in all columns and says nothing; "
+            "drop it, or give it weight 0."
+        )
+    _, of_row, counts = np.unique(together, axis=0, return_inverse=True, return_counts=True)
+    of_row = of_row.reshape(-1)
+    size = _block_size(counts) if block_size is None else block_size
+
+    # Each pattern's rows in order, filled up with its last row, of weight 0.
+    order = np.argsort(of_row, kind="stable")
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    places, real = [], []
+    for start, count in zip(starts[:-1], counts):
+        padded = -(-count // size) * size
+        places.append(order[start + np.minimum(np.arange(padded), count - 1)])
+        real.append(np.arange(padded) < count)
+    rows = np.concatenate(places).reshape(-1, size)
+    counts_for_something = np.concatenate(real).reshape(-1, size)
+
+    def block(leaf, seen):
+        values = np.where(seen, leaf, 0) if leaf.dtype.kind == "f" else leaf
+        return Incomplete(jnp.asarray(values[rows]), jnp.asarray(seen[rows[:, 0]]))
+
+    return Batch(
+        jax.tree.unflatten(structure, [block(leaf, seen) for leaf, seen in zip(leaves, observed)]),
+        weight=np.where(counts_for_something, weight[rows], 0),
+        index=index[rows],
+        blocked=True,
+    )
+
+
+def _block_size(counts: np.ndarray) -> int:
+    total = counts.sum()
+    sizes = [512, 256, 128, 64, 32, 16, 8, 4, 2, 1]
+    return next(size for size in sizes if np.sum(-(-counts // size) * size) <= 1.25 * total)

@@ -1,0 +1,100 @@
+"""Independent zeros and ones."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._algebra import matmul
+from .._check import check_table, check_values
+from .._incomplete import known
+from ..priors import Beta
+from ._component import AbstractComponent
+from ._parts import part_means
+
+
+class Bernoulli(AbstractComponent):
+    r"""$p(x \mid k) = \prod_j \pi_{kj}^{x_j} (1 - \pi_{kj})^{1 - x_j}$, x of shape `(dim,)`, zeros and ones.
+
+    Params: `{"logits": (K, dim)}`. A probability at 0 or 1 is kept at the nearest that its dtype holds.
+    Rows may be `Incomplete`: what is missing is left out.
+
+    **Arguments:**
+
+    - `prior`: a `Beta` on every probability.
+
+    ```python
+    >>> import elbax, jax, jax.numpy as jnp
+    >>> x = jnp.array([[1, 1, 0], [1, 1, 1], [0, 0, 1], [0, 0, 0]])
+    >>> model = elbax.Mixture(elbax.components.Bernoulli(), 2)
+    >>> params = model.init(jax.random.key(0), x)
+    >>> model.describe(params)["probabilities"].shape
+    (2, 3)
+
+    ```
+    """
+
+    prior: Beta | None = None
+
+    def __check_init__(self):
+        if self.prior is not None and not isinstance(self.prior, Beta):
+            raise TypeError(f"Bernoulli: prior must be an elbax.priors.Beta, got {self.prior!r}.")
+
+    def check(self, x, weight, who):
+        check_table(x, weight, who, varied=False)
+        check_values(x, weight, who, lambda x: (x != 0) & (x != 1), "zeros and ones")
+
+    def init(self, x, weight, assignment, num_components):
+        """Frequencies in the parts, drawn a little to those in the whole."""
+        table, observed = _numbers(x)
+        seen = observed.astype(table.dtype)
+        _, _, whole = part_means(table, seen, weight, assignment, 1)
+        offset, _, _ = part_means(table - whole, seen, weight, assignment, num_components, 1.0)
+        # Half a success and half a failure keep every probability inside.
+        n = jnp.sum(weight)
+        mean = (whole * n + 0.5) / (n + 1) + 0.9 * offset * n / (n + 1)
+        return {"logits": jnp.log(mean) - jnp.log1p(-mean)}
+
+    def natural(self, params):
+        logits = params["logits"]
+        return {"on": jax.nn.log_sigmoid(logits), "off": jax.nn.log_sigmoid(-logits)}
+
+    def log_densities(self, natural, x):
+        values, observed = known(x)
+        seen = observed.astype(natural["on"].dtype)
+        on = seen * values.astype(seen.dtype)
+        return matmul(natural["on"], on) + matmul(natural["off"], seen - on)
+
+    def maximize(self, statistics, params, free):
+        on, off = statistics["on"], statistics["off"]
+        if self.prior is not None:
+            on, off = on + (self.prior.a - 1), off + (self.prior.b - 1)
+        tiny = jnp.finfo(on.dtype).tiny
+        logits = jnp.log(jnp.maximum(on, tiny)) - jnp.log(jnp.maximum(off, tiny))
+        # A component that saw nothing keeps what it had: its frequencies are 0/0.
+        return {"logits": jnp.where(on + off > tiny, logits, params["logits"])}
+
+    def log_prior(self, params):
+        if self.prior is None:
+            return 0.0
+        natural = self.natural(params)
+        return self.prior.log_density(natural["on"], natural["off"])
+
+    def describe(self, params):
+        """Probabilities of a one, `(K, dim)`."""
+        return {"probabilities": jax.nn.sigmoid(params["logits"])}
+
+    def from_description(self, *, probabilities):
+        probabilities = jnp.asarray(probabilities, float)
+        return {"logits": jnp.log(probabilities) - jnp.log1p(-probabilities)}
+
+    def sample(self, params, component, key, inputs=None):
+        logits = params["logits"][component]
+        return jax.random.bernoulli(key, jax.nn.sigmoid(logits)).astype(logits.dtype)
+
+    def num_free_params(self, params):
+        return int(np.prod(params["logits"].shape))
+
+
+def _numbers(x):
+    values, observed = known(x)
+    return values.astype(jnp.result_type(float, values)), observed

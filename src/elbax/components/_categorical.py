@@ -1,0 +1,144 @@
+"""Independent values of a few kinds: latent class analysis."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._algebra import matmul
+from .._check import check_table, check_values
+from .._incomplete import known
+from ..priors import Dirichlet
+from ._component import AbstractComponent
+
+
+class Categorical(AbstractComponent):
+    r"""$p(x \mid k) = \prod_j \pi_{k j x_j}$, x of shape `(dim,)`, each column one of the values 0, 1, …
+
+    A mixture of these is latent class analysis (Lazarsfeld and Henry 1968). Params: `{"logits": (K, dim,
+    most values)}`; rows may be `Incomplete`.
+
+    **Arguments:**
+
+    - `num_values`: how many values a column has: one number, or a tuple with one for each column.
+    - `prior`: a `Dirichlet` on the probabilities of every column.
+
+    ```python
+    >>> import elbax, jax, jax.numpy as jnp
+    >>> x = jnp.array([[0, 2], [0, 2], [1, 0], [1, 1]])
+    >>> model = elbax.Mixture(elbax.components.Categorical((2, 3)), 2)
+    >>> model.describe(model.init(jax.random.key(0), x))["probabilities"].shape
+    (2, 2, 3)
+
+    ```
+    """
+
+    num_values: int | tuple[int, ...] = eqx.field(static=True)
+    prior: Dirichlet | None = None
+
+    def __check_init__(self):
+        numbers = (self.num_values,) if isinstance(self.num_values, int) else self.num_values
+        if not all(isinstance(number, int) and number >= 1 for number in numbers):
+            raise ValueError(
+                f"Categorical: num_values must be whole numbers of at least 1, got {self.num_values!r}."
+            )
+        if self.prior is not None and not isinstance(self.prior, Dirichlet):
+            raise TypeError(
+                f"Categorical: prior must be an elbax.priors.Dirichlet, got {self.prior!r}."
+            )
+
+    @property
+    def _most(self) -> int:
+        return self.num_values if isinstance(self.num_values, int) else max(self.num_values)
+
+    def _possible(self, dim: int) -> np.ndarray:
+        """Which values a column has, shape `(dim, most values)`."""
+        numbers = np.broadcast_to(np.asarray(self.num_values), (dim,))
+        return np.arange(self._most) < numbers[:, None]
+
+    def check(self, x, weight, who):
+        check_table(x, weight, who, varied=False)
+        dim = known(x)[0].shape[1]
+        if not isinstance(self.num_values, int) and len(self.num_values) != dim:
+            raise ValueError(
+                f"{who}: Categorical has num_values for {len(self.num_values)} columns, the data {dim}."
+            )
+        limit = np.broadcast_to(np.asarray(self.num_values), (dim,))
+        check_values(
+            x,
+            weight,
+            who,
+            lambda x: (x < 0) | (x >= limit) | (x != np.round(x)),
+            f"values 0, 1, ... below num_values = {self.num_values}",
+        )
+
+    def table(self, x):
+        """One column for each value."""
+        values, observed = known(x)
+        one_hot = self._one_hot(values, observed, jnp.result_type(float))
+        seen = jnp.broadcast_to(observed[..., None], one_hot.shape)
+        return jnp.where(seen, one_hot, jnp.nan).reshape(len(values), -1)
+
+    def _one_hot(self, values, observed, dtype):
+        codes = jnp.where(observed, values, 0).astype(int)
+        return jax.nn.one_hot(codes, self._most, dtype=dtype) * observed[..., None].astype(dtype)
+
+    def init(self, x, weight, assignment, num_components):
+        """Frequencies in the parts, drawn a little to those in the whole."""
+        values, observed = known(x)
+        weighted = weight[:, None, None] * self._one_hot(values, observed, weight.dtype)
+        counts = jax.ops.segment_sum(weighted, assignment, num_components)
+        whole = jnp.sum(counts, 0)
+        whole = (whole + 1e-3) / jnp.sum(whole + 1e-3, -1, keepdims=True)
+        return self._from_counts(counts + (1 + 0.1 * jnp.sum(counts, -1, keepdims=True)) * whole)
+
+    def _from_counts(self, counts):
+        possible = self._possible(counts.shape[-2])
+        tiny = jnp.finfo(counts.dtype).tiny
+        logits = jnp.where(possible, jnp.log(jnp.maximum(counts, tiny)), 0)
+        return self.natural({"logits": logits})
+
+    def natural(self, params):
+        possible = self._possible(params["logits"].shape[-2])
+        log_probabilities = jax.nn.log_softmax(
+            jnp.where(possible, params["logits"], -jnp.inf), axis=-1, where=possible
+        )
+        return {"logits": jnp.where(possible, log_probabilities, 0)}
+
+    def log_densities(self, natural, x):
+        values, observed = known(x)
+        logits = natural["logits"]
+        one_hot = self._one_hot(values, observed, logits.dtype)
+        return matmul(logits.reshape(len(logits), -1), one_hot.reshape(-1))
+
+    def maximize(self, statistics, params, free):
+        counts = statistics["logits"]
+        if self.prior is not None:
+            counts = counts + self.prior.pseudo_count * self._possible(counts.shape[-2])
+        seen = jnp.sum(counts, -1, keepdims=True) > jnp.finfo(counts.dtype).tiny
+        return {"logits": jnp.where(seen, self._from_counts(counts)["logits"], params["logits"])}
+
+    def log_prior(self, params):
+        if self.prior is None:
+            return 0.0
+        logits = self.natural(params)["logits"]
+        possible = self._possible(logits.shape[-2])
+        columns = [logits[:, j, : possible[j].sum()] for j in range(len(possible))]
+        return sum(self.prior.log_density(column) for column in columns)
+
+    def describe(self, params):
+        """Probabilities of each column's values, `(K, dim, most values)`; 0 for values it has not."""
+        logits = self.natural(params)["logits"]
+        return {"probabilities": jnp.exp(logits) * self._possible(logits.shape[-2])}
+
+    def from_description(self, *, probabilities):
+        return self._from_counts(jnp.asarray(probabilities, float))
+
+    def sample(self, params, component, key, inputs=None):
+        logits = params["logits"][component]
+        masked = jnp.where(self._possible(len(logits)), logits, -jnp.inf)
+        return jax.random.categorical(key, masked)
+
+    def num_free_params(self, params):
+        num_components, dim, _ = params["logits"].shape
+        return num_components * int(self._possible(dim).sum() - dim)

@@ -1,0 +1,282 @@
+"""Gaussian components whose covariance is low rank plus diagonal."""
+
+import math
+from typing import Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._algebra import matmul, vdot
+from .._incomplete import known
+from .._model import Reference
+from .._types import Any, Array, PyTree, Scalar
+from ..families import Gaussian
+from ._component import AbstractComponent
+from ._parts import part_means
+
+
+Noise = Literal["diagonal", "isotropic"]
+
+
+class FactorAnalyzer(AbstractComponent):
+    r"""$x \mid y \sim N(\mu_k + W_k y, \Psi_k)$ with factors $y \sim N(0, I)$, so that
+    $x \sim N(\mu_k, W_k W_k^\top + \Psi_k)$.
+
+    In a mixture the factors are eliminated first, then the component (Ghahramani and Hinton 1996; with
+    isotropic noise, Tipping and Bishop 1999). Params: `{"mean": (K, dim), "loadings": (K, dim,
+    num_factors), "log_noise": (K, dim)}`, the last of shape `(K,)` if isotropic. Rows may be `Incomplete`.
+
+    **Arguments:**
+
+    - `num_factors`: how many factors a component has.
+    - `noise`: Ψ is `"diagonal"` or `"isotropic"`, a multiple of I.
+    - `floor`: weight of the penalty −½ floor tr Ψ⁻¹, in squared units of the data, which keeps noise
+        variances from vanishing (Heywood cases); 0 turns it off.
+
+    ```python
+    >>> import elbax, jax
+    >>> x = elbax.datasets.old_faithful()
+    >>> model = elbax.Mixture(elbax.components.FactorAnalyzer(num_factors=1), 2)
+    >>> params = model.init(jax.random.key(0), x)
+    >>> model.describe(params)["loadings"].shape
+    (2, 2, 1)
+
+    ```
+    """
+
+    num_factors: int = eqx.field(static=True)
+    noise: Noise = eqx.field(static=True, default="diagonal")
+    floor: float = eqx.field(static=True, default=1e-6)
+
+    def __check_init__(self):
+        if self.num_factors < 1:
+            raise ValueError(
+                f"FactorAnalyzer: num_factors must be at least 1, got {self.num_factors}."
+            )
+        if self.noise not in ("diagonal", "isotropic"):
+            raise ValueError(
+                f"FactorAnalyzer: noise must be 'diagonal' or 'isotropic', got {self.noise!r}."
+            )
+        if not (math.isfinite(self.floor) and self.floor >= 0):
+            raise ValueError(
+                f"FactorAnalyzer: floor must be finite and not negative, got {self.floor}."
+            )
+
+    # --- one analyzer, without the component axis -------------------------------------------------
+
+    def one_deviation(self, params: PyTree) -> Array:
+        """σ of each column."""
+        return jnp.broadcast_to(jnp.exp(params["log_noise"]), params["mean"].shape)
+
+    def one_natural(self, params: PyTree) -> PyTree:
+        """In units of the noise and about the regression at hand: with e = (x − μ)/σ − W'y, ỹ = (1, y),
+
+            log p(x, y) = Σ count − ½ τ·e² + Σⱼ eⱼ cⱼ·ỹ − ½ Σⱼ ỹᵀ Gⱼ ỹ + log N(y; 0, I)
+
+        at τ = 1, c = 0, G = 0. The statistic of c is what the regression has left to gain, so M-steps
+        are corrections, and rounding in them does not move their fixed point.
+        """
+        mean = params["mean"]
+        deviation = self.one_deviation(params)
+        width = self.num_factors + 1
+        return {
+            "count": -jnp.log(deviation) - 0.5 * math.log(2 * math.pi),
+            "precision": jnp.ones_like(mean),
+            "cross": jnp.zeros((mean.size, width), mean.dtype),
+            "gram": jnp.zeros((mean.size, width, width), mean.dtype),
+            "about": Reference(
+                {
+                    "mean": mean,
+                    "deviation": deviation,
+                    "weights": params["loadings"] / deviation[:, None],
+                }
+            ),
+        }
+
+    def one_potentials(self, natural: PyTree, x: Any) -> tuple[tuple[Array, Array], Scalar]:
+        """(h, J) of the factors and the constant, of one row; missing columns count for nothing."""
+        values, observed = known(x)
+        about = natural["about"].value
+        seen = observed.astype(about["mean"].dtype)
+        z = jnp.where(observed, (values - about["mean"]) / about["deviation"], 0)
+        weights, precision, cross = about["weights"], natural["precision"], natural["cross"]
+        # What no datum touches is formed once a pass: `seen` is one vector for all rows, or all of a block.
+        pull = precision[:, None] * weights + cross[:, 1:]
+        gram = jnp.tensordot(seen, natural["gram"], 1, precision=jax.lax.Precision.HIGHEST)
+        linear = matmul(z, pull) - matmul(seen * cross[:, 0], weights) - gram[1:, 0]
+        mixed = matmul((seen[:, None] * weights).T, pull + cross[:, 1:])
+        identity = jnp.eye(self.num_factors, dtype=z.dtype)
+        form = identity + 0.5 * (mixed + mixed.T) + gram[1:, 1:]
+        constant = vdot(seen, natural["count"]) - 0.5 * vdot(precision, z**2) + vdot(cross[:, 0], z)
+        constant = constant - 0.5 * gram[0, 0] - 0.5 * self.num_factors * math.log(2 * math.pi)
+        return (linear, form), constant
+
+    def one_maximize(self, statistics: PyTree, params: PyTree, free: PyTree) -> PyTree:
+        """A regression of each column on the factors, then the variance of what is left."""
+        deviation = self.one_deviation(params)
+        tiny = jnp.finfo(deviation.dtype).tiny
+        count = statistics["count"]
+        empty = count <= tiny
+        safe = jnp.where(empty, 1, count)
+        gram, cross = -2 * statistics["gram"], statistics["cross"]
+        like = {"mean": params["mean"], "loadings": params["loadings"]}
+        moving = jax.tree.map(
+            lambda flag, leaf: jnp.broadcast_to(flag, leaf.shape),
+            {name: free[name] for name in like},
+            like,
+        )
+        moving = jnp.concatenate([moving["mean"][:, None], moving["loadings"]], 1)
+        moving &= ~empty[:, None]
+        identity = jnp.eye(self.num_factors + 1, dtype=deviation.dtype)
+
+        def correct(moving, gram, cross, count):
+            both = moving[:, None] & moving
+            system = jnp.where(both, gram / count, identity)
+            return jax.scipy.linalg.solve(
+                system, jnp.where(moving, cross / count, 0), assume_a="pos"
+            )
+
+        change = jax.vmap(correct)(moving, gram, cross, safe)
+        # E (e − Δ·ỹ)²: at the optimum, what the correction explained is gone.
+        explained = 2 * jnp.sum(change * cross, -1)
+        explained -= jnp.einsum("ji,jik,jk->j", change, gram, change, precision="highest")
+        residual = -2 * statistics["precision"] - explained + self.floor / deviation**2
+        if self.noise == "isotropic":
+            total = jnp.sum(count)
+            variance = jnp.sum(residual) / jnp.where(total > tiny, total, 1)
+            kept = total > tiny
+        else:
+            variance, kept = residual / safe, ~empty
+        log_noise = params["log_noise"] + 0.5 * jnp.log(jnp.maximum(variance, tiny))
+        return {
+            "mean": params["mean"] + deviation * change[:, 0],
+            "loadings": params["loadings"] + deviation[:, None] * change[:, 1:],
+            "log_noise": jnp.where(kept, log_noise, params["log_noise"]),
+        }
+
+    def one_describe(self, params: PyTree) -> dict[str, Array]:
+        noise = self.one_deviation(params) ** 2
+        loadings = params["loadings"]
+        return {
+            "mean": params["mean"],
+            "loadings": loadings,
+            "noise": noise,
+            "uniquenesses": noise / (noise + jnp.sum(loadings**2, -1)),
+        }
+
+    def one_start(self, key_or_none: Any, mean: Array, covariance: Array) -> PyTree:
+        """Probabilistic PCA of the correlations, loadings jittered by a key."""
+        deviation = jnp.sqrt(jnp.diagonal(covariance))
+        correlation = covariance / jnp.outer(deviation, deviation)
+        values, vectors = jnp.linalg.eigh(correlation)
+        rank = min(self.num_factors, mean.size)
+        top, rest = values[::-1][:rank], values[: mean.size - rank]
+        left = jnp.mean(rest) if rest.size else 0.1 * values[0]
+        left = jnp.clip(left, 0.05, 0.9)
+        loadings = vectors[:, ::-1][:, :rank] * jnp.sqrt(jnp.maximum(top - left, 0.05))
+        loadings = jnp.zeros((mean.size, self.num_factors), mean.dtype).at[:, :rank].set(loadings)
+        if key_or_none is not None:
+            noise = jax.random.normal(key_or_none, loadings.shape, mean.dtype)
+            loadings = loadings + 0.1 * noise
+        unique = jnp.clip(1 - jnp.sum(loadings**2, -1), 0.1, 1)
+        log_noise = jnp.log(deviation) + 0.5 * jnp.log(unique)
+        if self.noise == "isotropic":
+            log_noise = 0.5 * jnp.log(jnp.mean(jnp.exp(2 * log_noise)))
+        return {"mean": mean, "loadings": deviation[:, None] * loadings, "log_noise": log_noise}
+
+    def one_log_prior(self, params: PyTree) -> Scalar | float:
+        if self.floor == 0:
+            return 0.0
+        return -0.5 * self.floor * jnp.sum(self.one_deviation(params) ** -2)
+
+    def one_num_free_params(self, dim: int) -> int:
+        """Less the rotations of the factors that change nothing."""
+        d = self.num_factors
+        noise = 1 if self.noise == "isotropic" else dim
+        return dim + dim * d - d * (d - 1) // 2 + noise
+
+    # --- K analyzers side by side -----------------------------------------------------------------
+
+    def init(self, x, weight, assignment, num_components):
+        """Means of the parts, and the principal components of their pooled covariance for all."""
+        x, observed = known(x)
+        seen = observed.astype(x.dtype)
+        mean, residual, _ = part_means(x, seen, weight, assignment, num_components)
+        covariance = pooled_covariance(residual, seen, weight)
+        one = self.one_start(None, mean[0], covariance)
+        loadings, log_noise = (
+            jnp.broadcast_to(one[name], (num_components, *one[name].shape))
+            for name in ("loadings", "log_noise")
+        )
+        return {"mean": mean, "loadings": loadings, "log_noise": log_noise}
+
+    def natural(self, params):
+        return jax.vmap(self.one_natural)(params)
+
+    def log_densities(self, natural, x):
+        family = Gaussian(self.num_factors)
+
+        def one(natural):
+            potentials, constant = self.one_potentials(natural, x)
+            return family.log_normalizer(potentials) + constant
+
+        return jax.vmap(one)(natural)
+
+    def maximize(self, statistics, params, free):
+        full = jax.tree.map(lambda flag, leaf: jnp.broadcast_to(flag, leaf.shape), free, params)
+        return jax.vmap(self.one_maximize)(statistics, params, full)
+
+    def log_prior(self, params):
+        return 0.0 if self.floor == 0 else jnp.sum(jax.vmap(self.one_log_prior)(params))
+
+    def describe(self, params):
+        """Means, loadings `(K, dim, num_factors)`, noise variances and covariances W Wᵀ + Ψ."""
+        each = jax.vmap(self.one_describe)(params)
+        loadings, noise = each["loadings"], each["noise"]
+        covariance = matmul(loadings, loadings.mT) + jax.vmap(jnp.diag)(noise)
+        return {
+            "means": each["mean"],
+            "loadings": loadings,
+            "noise": noise,
+            "covariances": covariance,
+        }
+
+    def from_description(self, *, means, loadings, noise, covariances=None):
+        noise = jnp.asarray(noise, float)
+        if self.noise == "isotropic" and noise.ndim == 2:
+            noise = jnp.mean(noise, -1)
+        return {
+            "mean": jnp.asarray(means, float),
+            "loadings": jnp.asarray(loadings, float),
+            "log_noise": 0.5 * jnp.log(noise),
+        }
+
+    def sample(self, params, component, key, inputs=None):
+        one = jax.tree.map(lambda leaf: leaf[component], params)
+        key_y, key_x = jax.random.split(key)
+        y = jax.random.normal(key_y, (self.num_factors,), one["mean"].dtype)
+        noise = jax.random.normal(key_x, one["mean"].shape, one["mean"].dtype)
+        return one["mean"] + matmul(one["loadings"], y) + self.one_deviation(one) * noise
+
+    def num_free_params(self, params):
+        num_components, dim = params["mean"].shape
+        return num_components * self.one_num_free_params(dim)
+
+    def collapsed(self, params, *, ratio: float = 1e-4):
+        """Whether a noise variance is `ratio` times smaller than its column's average variance."""
+        described = self.describe(params)
+        variance = jnp.mean(jnp.diagonal(described["covariances"], axis1=-2, axis2=-1), 0)
+        return ~jnp.all(described["noise"] > ratio * variance, -1)
+
+
+def pooled_covariance(residual: Array, seen: Array, weight: Array) -> Array:
+    """Σ wᵢ rᵢ rᵢᵀ / Σ w of residuals that are 0 where missing, with the variances of what is seen."""
+    share = weight / jnp.sum(weight)
+    within = matmul((share[:, None] * residual).T, residual)
+    total = matmul(share, seen)
+    missing = matmul(share, residual**2) * (1 / total - 1)
+    variance = jnp.diagonal(within) + missing
+    # Where a column is constant, something positive.
+    ridge = 1e-5 * variance + jnp.where(variance > 0, 0, 1e-10)
+    return within + jnp.diag(missing + ridge)

@@ -1,0 +1,120 @@
+"""Independent positive numbers."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import gammaln
+
+from .._algebra import matmul
+from .._check import check_table, check_values
+from .._free import choose
+from .._incomplete import known
+from .._model import Reference
+from .._special import solve_shape
+from ._component import AbstractComponent
+from ._parts import part_means
+
+
+class Gamma(AbstractComponent):
+    r"""$p(x \mid k) = \prod_j \beta_{kj}^{\alpha_{kj}} x_j^{\alpha_{kj} - 1} e^{-\beta_{kj} x_j} /
+    \Gamma(\alpha_{kj})$, x of shape `(dim,)`, positive, with shapes α and rates β.
+
+    Params: `{"log_shapes": (K, dim), "log_rates": (K, dim)}`. Rows may be `Incomplete`. The M-step solves
+    log α − ψ(α) = log E[x] − E[log x] by Newton's method to rounding.
+
+    **Arguments:**
+
+    - `largest_shape`: a bound on α, without which a component could shrink onto equal values
+        and the likelihood grow for ever.
+
+    ```python
+    >>> import elbax, jax, jax.numpy as jnp
+    >>> x = jax.random.gamma(jax.random.key(0), 4.0, (100, 1))
+    >>> model = elbax.Mixture(elbax.components.Gamma(), 2)
+    >>> params = model.init(jax.random.key(1), x)
+    >>> sorted(model.describe(params))
+    ['rates', 'shapes', 'weights']
+
+    ```
+    """
+
+    largest_shape: float = eqx.field(static=True, default=1e4)
+
+    def __check_init__(self):
+        if not self.largest_shape > 0:
+            raise ValueError(f"Gamma: largest_shape must be positive, got {self.largest_shape}.")
+
+    def check(self, x, weight, who):
+        check_table(x, weight, who)
+        check_values(x, weight, who, lambda x: x <= 0, "positive numbers")
+
+    def table(self, x):
+        """Logarithms."""
+        return jnp.log(super().table(x))
+
+    def init(self, x, weight, assignment, num_components):
+        """Means of the parts, and their pooled coefficient of variation."""
+        x, observed = known(x)
+        seen = observed.astype(x.dtype)
+        mean, residual, _ = part_means(x, seen, weight, assignment, num_components, 1.0)
+        share = weight / jnp.sum(weight)
+        relative = matmul(share, (residual / mean[assignment]) ** 2) / matmul(share, seen)
+        shape = jnp.clip(1 / jnp.maximum(relative, 1e-3), 1e-2, self.largest_shape)
+        log_shapes = jnp.broadcast_to(jnp.log(shape), mean.shape)
+        return {"log_shapes": log_shapes, "log_rates": log_shapes - jnp.log(mean)}
+
+    def natural(self, params):
+        shape = jnp.exp(params["log_shapes"])
+        log_mean = params["log_shapes"] - params["log_rates"]
+        # In units of each component's mean: logarithms of such numbers are small, so sums keep digits.
+        return {
+            "count": shape * params["log_shapes"] - gammaln(shape),
+            "shape": shape,
+            "rate": shape,
+            "about": Reference(log_mean),
+        }
+
+    def log_densities(self, natural, x):
+        values, observed = known(x)
+        value = jnp.where(observed, values, 1)
+        log_ratio = jnp.log(value) - natural["about"].value
+        terms = (
+            natural["count"]
+            + natural["shape"] * log_ratio
+            - natural["rate"] * jnp.exp(log_ratio)
+            - jnp.log(value)
+        )
+        return jnp.sum(jnp.where(observed, terms, 0), -1)
+
+    def maximize(self, statistics, params, free):
+        count, log_sum, total = statistics["count"], statistics["shape"], -statistics["rate"]
+        empty = count <= jnp.finfo(count.dtype).tiny
+        safe = jnp.where(empty, 1, count)
+        mean = jnp.where(empty, 1, total / safe)
+        shape = solve_shape(jnp.log(mean) - log_sum / safe, largest=self.largest_shape)
+        log_shapes = jnp.where(empty, params["log_shapes"], jnp.log(shape))
+        log_shapes = choose(free["log_shapes"], log_shapes, params["log_shapes"])
+        # The rate of highest likelihood for a given shape is that over the mean.
+        log_mean = jnp.log(mean) + params["log_shapes"] - params["log_rates"]
+        return {"log_shapes": log_shapes, "log_rates": log_shapes - log_mean}
+
+    def describe(self, params):
+        """Shapes and rates, `(K, dim)`."""
+        return {"shapes": jnp.exp(params["log_shapes"]), "rates": jnp.exp(params["log_rates"])}
+
+    def from_description(self, *, shapes, rates):
+        return {
+            "log_shapes": jnp.log(jnp.asarray(shapes, float)),
+            "log_rates": jnp.log(jnp.asarray(rates, float)),
+        }
+
+    def sample(self, params, component, key, inputs=None):
+        shape = jnp.exp(params["log_shapes"][component])
+        return jax.random.gamma(key, shape) / jnp.exp(params["log_rates"][component])
+
+    def num_free_params(self, params):
+        return 2 * int(np.prod(params["log_shapes"].shape))
+
+    def collapsed(self, params):
+        return jnp.any(params["log_shapes"] >= np.log(self.largest_shape) - 1e-3, -1)

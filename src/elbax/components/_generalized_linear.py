@@ -1,0 +1,140 @@
+"""Regressions of any predictor: linear, or a network."""
+
+import math
+from typing import Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import gammaln
+
+from .._check import check_values
+from .._types import Any, Array, Float, PyTree
+from ._component import AbstractComponent
+from ._linear import described, linear
+from ._linear_regression import (
+    check_regression,
+    least_squares,
+    needed,
+    regression_numbers,
+    regression_table,
+)
+
+
+Response = Literal["normal", "poisson", "bernoulli"]
+
+
+class GeneralizedLinear(AbstractComponent):
+    r"""$p(y \mid u, k)$ normal, Poisson or Bernoulli with predictor $f_k(u)$: a datum is `(inputs, target)`.
+
+    The predictor is the mean (normal), its logarithm (Poisson) or its logit (Bernoulli). Params:
+    `{"predictor": f}`, and `"log_noise": (K,)` for a normal; f is a callable pytree from inputs
+    `(num_inputs,)` to `(K,)`. `init` makes it linear; `elbax.Network(any network)` may take its place.
+
+    There is no closed M-step: use `NewtonMStep(model)` (for linear predictors iteratively reweighted
+    least squares) or `GradientMStep(model, optimizer)`.
+
+    **Arguments:**
+
+    - `response`: `"normal"`, `"poisson"` or `"bernoulli"`.
+
+    ```python
+    >>> import elbax, jax, jax.numpy as jnp
+    >>> u = jnp.linspace(0.0, 1.0, 20)[:, None]
+    >>> counts = jnp.where(jnp.arange(20) % 2 == 0, 3, 8)
+    >>> model = elbax.Mixture(elbax.components.GeneralizedLinear("poisson"), 2)
+    >>> params = model.init(jax.random.key(0), (u, counts))
+    >>> em = elbax.Chain(elbax.ExactEStep(model), elbax.NewtonMStep(model))
+    >>> state = em.init(params, elbax.Exact(model, params), key=jax.random.key(1))
+    >>> state, info = em(state, (u, counts))
+
+    ```
+    """
+
+    response: Response = eqx.field(static=True)
+
+    def __check_init__(self):
+        if self.response not in ("normal", "poisson", "bernoulli"):
+            raise ValueError(
+                "GeneralizedLinear: response must be 'normal', 'poisson' or 'bernoulli', got "
+                f"{self.response!r}."
+            )
+
+    def check(self, x, weight, who):
+        check_regression(x, weight, who)
+        target = jnp.asarray(x[1])
+        if self.response == "poisson":
+            bad = lambda y: (y < 0) | (y != np.round(y))
+            check_values(target, weight, f"{who}, target", bad, "counts 0, 1, 2, ...")
+        if self.response == "bernoulli":
+            bad = lambda y: (y != 0) & (y != 1)
+            check_values(target, weight, f"{who}, target", bad, "zeros and ones")
+
+    def table(self, x):
+        return regression_table(x)
+
+    def init(self, x, weight, assignment, num_components):
+        """Linear predictors, by least squares of the transformed target in each part."""
+        inputs, target = regression_numbers(x)
+        transform = {
+            "normal": lambda y: y,
+            "poisson": lambda y: jnp.log(y + 0.5),
+            "bernoulli": lambda y: 4 * y - 2,
+        }[self.response]
+        transformed = transform(target)
+        coefficients = least_squares(inputs, transformed, weight, assignment, num_components)
+        params: dict[str, Any] = {"predictor": linear(coefficients)}
+        if self.response == "normal":
+            share = weight / jnp.sum(weight)
+            center = jnp.sum(share * target)
+            variance = jnp.sum(share * (target - center) ** 2)
+            params["log_noise"] = jnp.full(num_components, 0.5 * jnp.log(0.5 * variance))
+        return params
+
+    def natural(self, params: PyTree) -> PyTree:
+        """The params themselves: the log-density is linear in no finite set of coordinates of a network."""
+        return params
+
+    def log_densities(self, natural: PyTree, x: Any) -> Float[Array, " K"]:
+        inputs, target = x
+        predictor = natural["predictor"](inputs)
+        y = target.astype(predictor.dtype)
+        if self.response == "normal":
+            residual = (y - predictor) * jnp.exp(-natural["log_noise"])
+            return -0.5 * residual**2 - natural["log_noise"] - 0.5 * math.log(2 * math.pi)
+        if self.response == "poisson":
+            return y * predictor - jnp.exp(predictor) - gammaln(y + 1)
+        return y * predictor - jax.nn.softplus(predictor)
+
+    def describe(self, params):
+        """Coefficients `(K, num_inputs + 1)` or, of another predictor, weights; a normal's deviations."""
+        noise = {"deviations": jnp.exp(params["log_noise"])} if "log_noise" in params else {}
+        return described(params["predictor"]) | noise
+
+    def from_description(self, *, coefficients, deviations=None):
+        params: dict[str, Any] = {"predictor": linear(jnp.asarray(coefficients, float))}
+        if self.response == "normal":
+            if deviations is None:
+                raise ValueError("GeneralizedLinear('normal'): deviations must be given.")
+            params["log_noise"] = jnp.log(jnp.asarray(deviations, float))
+        return params
+
+    def predict(self, params: PyTree, inputs: Array) -> Float[Array, " K"]:
+        """E[y | u, k] for all k."""
+        predictor = params["predictor"](inputs)
+        inverse_link = {"normal": lambda f: f, "poisson": jnp.exp, "bernoulli": jax.nn.sigmoid}
+        return inverse_link[self.response](predictor)
+
+    def sample(self, params, component, key, inputs=None):
+        """A target at the given inputs."""
+        mean = self.predict(params, needed(inputs))[component]
+        if self.response == "normal":
+            noise = jax.random.normal(key, (), mean.dtype)
+            return mean + jnp.exp(params["log_noise"][component]) * noise
+        if self.response == "poisson":
+            return jax.random.poisson(key, mean).astype(mean.dtype)
+        return jax.random.bernoulli(key, mean).astype(mean.dtype)
+
+    def num_free_params(self, params):
+        return sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(params, eqx.is_inexact_array)))

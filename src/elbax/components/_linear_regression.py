@@ -1,0 +1,211 @@
+"""Linear regressions with normal noise."""
+
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._algebra import matmul
+from .._check import check_rows, check_table
+from .._model import Reference
+from .._types import Any, Array, Float, PyTree
+from ._component import AbstractComponent
+from ._linear import design
+
+
+class LinearRegression(AbstractComponent):
+    r"""$p(y \mid u, k) = N(y; \beta_{k0} + \beta_k \cdot u, \sigma_k^2)$: a datum is `(inputs, target)`.
+
+    Inputs u have shape `(num_inputs,)`, the target is a number; the density is of the target given the
+    inputs. Params: `{"coefficients": (K, num_inputs + 1), "log_noise": (K,)}`, intercepts first.
+    `Mixture(LinearRegression(), K)` is a mixture of regressions, `MixtureOfExperts` adds a gate.
+
+    **Arguments:**
+
+    - `floor`: weight of the penalty −½ floor / σ², in squared units of the target, which keeps a
+        regression from collapsing onto a few points; 0 turns it off.
+
+    ```python
+    >>> import elbax, jax, jax.numpy as jnp
+    >>> u = jnp.linspace(0.0, 1.0, 50)
+    >>> x = (u[:, None], jnp.where(jnp.arange(50) % 2 == 0, u, 1 - u))
+    >>> model = elbax.Mixture(elbax.components.LinearRegression(), 2)
+    >>> params = model.init(jax.random.key(0), x)
+    >>> model.describe(params)["coefficients"].shape
+    (2, 2)
+
+    ```
+    """
+
+    floor: float = eqx.field(static=True, default=1e-6)
+
+    def __check_init__(self):
+        if not (math.isfinite(self.floor) and self.floor >= 0):
+            raise ValueError(
+                f"LinearRegression: floor must be finite and not negative, got {self.floor}."
+            )
+
+    def check(self, x, weight, who):
+        check_regression(x, weight, who)
+        if np.ptp(np.asarray(x[1])[np.asarray(weight) > 0]) == 0:
+            raise ValueError(
+                f"{who}: the target is constant, so its variance has no estimate but 0."
+            )
+
+    def table(self, x):
+        """Inputs and target side by side."""
+        return regression_table(x)
+
+    def init(self, x, weight, assignment, num_components):
+        """Least squares in each part, drawn a little to that of the whole."""
+        inputs, target = regression_numbers(x)
+        coefficients = least_squares(inputs, target, weight, assignment, num_components)
+        residual = target - jnp.sum(jax.vmap(design)(inputs) * coefficients[assignment], -1)
+        share = weight / jnp.sum(weight)
+        center = matmul(share, target)
+        spread = matmul(share, (target - center) ** 2)
+        variance = matmul(share, residual**2) + 1e-3 * spread
+        return {
+            "coefficients": coefficients,
+            "log_noise": jnp.full(num_components, 0.5 * jnp.log(variance)),
+        }
+
+    def natural(self, params: PyTree) -> PyTree:
+        """With e = (y − β·ũ)/σ at the β at hand and ũ = (1, u): count − ½ τ e² + e c·ũ − ½ ũᵀGũ at
+        τ = 1, c = 0, G = 0."""
+        coefficients = params["coefficients"]
+        num_components, width = coefficients.shape
+        return {
+            "count": -params["log_noise"] - 0.5 * math.log(2 * math.pi),
+            "precision": jnp.ones_like(params["log_noise"]),
+            "cross": jnp.zeros_like(coefficients),
+            "gram": jnp.zeros((num_components, width, width), coefficients.dtype),
+            "about": Reference(
+                {"coefficients": coefficients, "deviation": jnp.exp(params["log_noise"])}
+            ),
+        }
+
+    def log_densities(self, natural: PyTree, x: Any) -> Float[Array, " K"]:
+        inputs, target = x
+        about = natural["about"].value
+        u = design(inputs.astype(about["coefficients"].dtype))
+        residual = (target.astype(u.dtype) - matmul(about["coefficients"], u)) / about["deviation"]
+        quadratic = matmul(natural["gram"].reshape(len(residual), -1), jnp.outer(u, u).reshape(-1))
+        gain = residual * matmul(natural["cross"], u)
+        return natural["count"] - 0.5 * natural["precision"] * residual**2 + gain - 0.5 * quadratic
+
+    def maximize(self, statistics, params, free):
+        count = statistics["count"]
+        tiny = jnp.finfo(count.dtype).tiny
+        empty = count <= tiny
+        safe = jnp.where(empty, 1, count)
+        deviation = jnp.exp(params["log_noise"])
+        gram, cross = -2 * statistics["gram"], statistics["cross"]
+        moving = jnp.broadcast_to(free["coefficients"], cross.shape) & ~empty[:, None]
+        change = jax.vmap(solve_masked)(gram / safe[:, None, None], cross / safe[:, None], moving)
+        explained = 2 * jnp.sum(change * cross, -1)
+        explained -= jnp.einsum("ki,kij,kj->k", change, gram, change, precision="highest")
+        residual = -2 * statistics["precision"] - explained + self.floor / deviation**2
+        log_noise = params["log_noise"] + 0.5 * jnp.log(jnp.maximum(residual / safe, tiny))
+        return {
+            "coefficients": params["coefficients"] + deviation[:, None] * change,
+            "log_noise": jnp.where(empty, params["log_noise"], log_noise),
+        }
+
+    def log_prior(self, params):
+        return -0.5 * self.floor * jnp.sum(jnp.exp(-2 * params["log_noise"]))
+
+    def describe(self, params):
+        """Coefficients `(K, num_inputs + 1)`, intercepts first, and standard deviations of the noise `(K,)`."""
+        return {
+            "coefficients": params["coefficients"],
+            "deviations": jnp.exp(params["log_noise"]),
+        }
+
+    def from_description(self, *, coefficients, deviations):
+        return {
+            "coefficients": jnp.asarray(coefficients, float),
+            "log_noise": jnp.log(jnp.asarray(deviations, float)),
+        }
+
+    def predict(self, params: PyTree, inputs: Float[Array, " P"]) -> Float[Array, " K"]:
+        """E[y | u, k] for all k."""
+        return matmul(params["coefficients"], design(inputs))
+
+    def sample(self, params, component, key, inputs=None):
+        """A target at the given inputs."""
+        mean = self.predict(params, needed(inputs))[component]
+        noise = jax.random.normal(key, (), mean.dtype)
+        return mean + jnp.exp(params["log_noise"][component]) * noise
+
+    def num_free_params(self, params):
+        num_components, width = params["coefficients"].shape
+        return num_components * (width + 1)
+
+    def collapsed(self, params, *, ratio: float = 1e-3):
+        """Whether a standard deviation is `ratio` times the average one or less."""
+        deviation = jnp.exp(params["log_noise"])
+        return ~(deviation > ratio * jnp.sqrt(jnp.mean(deviation**2)))
+
+
+def check_regression(x: Any, weight: Array, who: str) -> None:
+    if not (isinstance(x, tuple) and len(x) == 2):
+        raise ValueError(
+            f"{who}: a regression's data are a pair (inputs, target) of shapes (num_data, num_inputs) and "
+            f"(num_data,); got {type(x).__name__}."
+        )
+    inputs, target = map(jnp.asarray, x)
+    if target.ndim != 1:
+        raise ValueError(f"{who}: expected targets of shape (num_data,), got {target.shape}.")
+    check_table(inputs, weight, f"{who}, inputs")
+    check_rows(target[:, None], weight, f"{who}, target")
+
+
+def regression_numbers(x: Any) -> tuple[Array, Array]:
+    inputs, target = map(jnp.asarray, x)
+    dtype = (
+        jnp.result_type(float) if not jnp.issubdtype(inputs.dtype, jnp.floating) else inputs.dtype
+    )
+    return inputs.astype(dtype), target.astype(dtype)
+
+
+def regression_table(x: Any) -> Array:
+    inputs, target = regression_numbers(x)
+    return jnp.concatenate([inputs, target[:, None]], 1)
+
+
+def needed(inputs: Any) -> Any:
+    if inputs is None:
+        raise TypeError(
+            "A regression has no density of its inputs to draw them from: sample(..., inputs=...)."
+        )
+    return inputs
+
+
+def solve_masked(gram: Array, cross: Array, moving: Array) -> Array:
+    """argmin over the moving entries of ½ bᵀ gram b − cross·b; the others are 0.
+
+    Columns are brought to one scale first, and a ridge of rounding's size keeps collinear ones finite.
+    """
+    scale = jnp.sqrt(jnp.diagonal(gram))
+    scale = jnp.where(scale > 0, scale, 1)
+    eye = jnp.eye(len(cross), dtype=gram.dtype)
+    ridge = 8 * len(cross) * jnp.finfo(gram.dtype).eps
+    system = gram / jnp.outer(scale, scale) + ridge * eye
+    system = jnp.where(moving[:, None] & moving, system, eye)
+    right = jnp.where(moving, cross / scale, 0)
+    return jax.scipy.linalg.solve(system, right, assume_a="pos") / scale
+
+
+def least_squares(inputs, target, weight, assignment, num_components, pull: float = 0.1) -> Array:
+    """Coefficients in each part, the whole counting `pull` of its weight in every part."""
+    u = jax.vmap(design)(inputs)
+    share = weight / jnp.sum(weight)
+    outer = jax.vmap(jnp.outer)(u, u)
+    weighted = share[:, None, None] * outer, share[:, None] * u * target[:, None]
+    gram, cross = (jax.ops.segment_sum(w, assignment, num_components) for w in weighted)
+    pull = pull / num_components
+    gram, cross = gram + pull * jnp.sum(gram, 0), cross + pull * jnp.sum(cross, 0)
+    return jax.vmap(lambda g, c: solve_masked(g, c, jnp.ones(len(c), bool)))(gram, cross)

@@ -1,0 +1,103 @@
+"""Counts that share one total."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import gammaln
+
+from .._algebra import matmul
+from .._check import check_table, check_values
+from .._incomplete import is_incomplete
+from ..priors import Dirichlet
+from ._component import AbstractComponent
+
+
+class Multinomial(AbstractComponent):
+    r"""$p(x \mid k) = \binom{\sum_j x_j}{x_1 \cdots x_D} \prod_j \pi_{kj}^{x_j}$, x of shape `(dim,)`, counts.
+
+    A row is a bag of words; its total is taken as given. Params: `{"logits": (K, dim)}`.
+
+    **Arguments:**
+
+    - `prior`: a `Dirichlet` on the probabilities.
+
+    ```python
+    >>> import elbax, jax, jax.numpy as jnp
+    >>> x = jnp.array([[5, 1, 0], [7, 0, 1], [0, 3, 4], [1, 4, 2]])
+    >>> model = elbax.Mixture(elbax.components.Multinomial(), 2)
+    >>> model.describe(model.init(jax.random.key(0), x))["probabilities"].shape
+    (2, 3)
+
+    ```
+    """
+
+    prior: Dirichlet | None = None
+
+    def __check_init__(self):
+        if self.prior is not None and not isinstance(self.prior, Dirichlet):
+            raise TypeError(
+                f"Multinomial: prior must be an elbax.priors.Dirichlet, got {self.prior!r}."
+            )
+
+    def check(self, x, weight, who):
+        if is_incomplete(x):
+            raise ValueError(
+                f"{who}: a Multinomial's columns share one total, so none may be missing. Independent "
+                "counts are elbax.components.Poisson()."
+            )
+        check_table(x, weight, who, varied=False)
+        check_values(x, weight, who, lambda x: (x < 0) | (x != np.round(x)), "counts 0, 1, 2, ...")
+
+    def table(self, x):
+        """Square roots of frequencies."""
+        counts = super().table(x)
+        total = jnp.sum(counts, -1, keepdims=True)
+        return jnp.sqrt(counts / jnp.where(total > 0, total, 1))
+
+    def init(self, x, weight, assignment, num_components):
+        """Frequencies in the parts, drawn a little to those in the whole."""
+        counts = x.astype(weight.dtype)
+        parts = jax.ops.segment_sum(weight[:, None] * counts, assignment, num_components)
+        whole = jnp.sum(parts, 0) + 1e-3
+        whole = whole / jnp.sum(whole)
+        mixed = parts + (1 + 0.1 * jnp.sum(parts, -1, keepdims=True)) * whole
+        return {"logits": jax.nn.log_softmax(jnp.log(mixed))}
+
+    def natural(self, params):
+        return {"logits": jax.nn.log_softmax(params["logits"])}
+
+    def log_densities(self, natural, x):
+        counts = x.astype(natural["logits"].dtype)
+        coefficient = gammaln(jnp.sum(counts) + 1) - jnp.sum(gammaln(counts + 1))
+        return matmul(natural["logits"], counts) + coefficient
+
+    def maximize(self, statistics, params, free):
+        counts = statistics["logits"]
+        if self.prior is not None:
+            counts = counts + self.prior.pseudo_count
+        tiny = jnp.finfo(counts.dtype).tiny
+        logits = jax.nn.log_softmax(jnp.log(jnp.maximum(counts, tiny)))
+        seen = jnp.sum(counts, -1, keepdims=True) > tiny
+        return {"logits": jnp.where(seen, logits, params["logits"])}
+
+    def log_prior(self, params):
+        if self.prior is None:
+            return 0.0
+        return self.prior.log_density(jax.nn.log_softmax(params["logits"]))
+
+    def describe(self, params):
+        """Probabilities, `(K, dim)`."""
+        return {"probabilities": jax.nn.softmax(params["logits"])}
+
+    def from_description(self, *, probabilities):
+        return {"logits": jnp.log(jnp.asarray(probabilities, float))}
+
+    def sample(self, params, component, key, inputs=None):
+        """One row; `inputs` is its total (100 by default)."""
+        logits = params["logits"][component]
+        total = jnp.asarray(100 if inputs is None else inputs, logits.dtype)
+        return jax.random.multinomial(key, total, jax.nn.softmax(logits))
+
+    def num_free_params(self, params):
+        num_components, dim = params["logits"].shape
+        return num_components * (dim - 1)

@@ -1,0 +1,96 @@
+"""Independent counts."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import gammaln
+
+from .._algebra import matmul
+from .._check import check_table, check_values
+from .._incomplete import known
+from ..priors import Gamma
+from ._component import AbstractComponent
+from ._parts import part_means
+
+
+class Poisson(AbstractComponent):
+    r"""$p(x \mid k) = \prod_j \lambda_{kj}^{x_j} e^{-\lambda_{kj}} / x_j!$, x of shape `(dim,)`, counts.
+
+    Params: `{"log_rates": (K, dim)}`. A rate at 0 is kept at the smallest that its dtype holds. Rows may
+    be `Incomplete`.
+
+    **Arguments:**
+
+    - `prior`: a `Gamma` on every rate.
+
+    ```python
+    >>> import elbax, jax.numpy as jnp
+    >>> # Hasselblad (1969): days with 0, 1, ..., 9 deaths of women of 80 and older.
+    >>> days = jnp.array([162, 267, 271, 185, 111, 61, 27, 8, 3, 1])
+    >>> batch = elbax.Batch(jnp.arange(10)[:, None], weight=days)
+    >>> model = elbax.Mixture(elbax.components.Poisson(), 2)
+    >>> params = model.from_description(weights=[0.4, 0.6], rates=[[1.0], [3.0]])
+    >>> print(f"{elbax.evidence(model, params, batch):.3f}")
+    -1.825
+
+    ```
+    """
+
+    prior: Gamma | None = None
+
+    def __check_init__(self):
+        if self.prior is not None and not isinstance(self.prior, Gamma):
+            raise TypeError(f"Poisson: prior must be an elbax.priors.Gamma, got {self.prior!r}.")
+
+    def check(self, x, weight, who):
+        check_table(x, weight, who, varied=False)
+        check_values(x, weight, who, lambda x: (x < 0) | (x != np.round(x)), "counts 0, 1, 2, ...")
+
+    def table(self, x):
+        """Square roots, whose variance does not depend on the rate."""
+        return jnp.sqrt(super().table(x))
+
+    def init(self, x, weight, assignment, num_components):
+        """Mean counts of the parts."""
+        values, observed = known(x)
+        table = values.astype(jnp.result_type(float, values))
+        mean, _, center = part_means(
+            table, observed.astype(table.dtype), weight, assignment, num_components, 1.0
+        )
+        floor = 1e-3 * jnp.where(center > 0, center, 1)
+        return {"log_rates": jnp.log(jnp.maximum(mean, floor))}
+
+    def natural(self, params):
+        return {"log_rate": params["log_rates"], "rate": jnp.exp(params["log_rates"])}
+
+    def log_densities(self, natural, x):
+        values, observed = known(x)
+        seen = observed.astype(natural["rate"].dtype)
+        count = seen * values.astype(seen.dtype)
+        constant = jnp.sum(gammaln(count + 1))
+        return matmul(natural["log_rate"], count) - matmul(natural["rate"], seen) - constant
+
+    def maximize(self, statistics, params, free):
+        events, exposure = statistics["log_rate"], -statistics["rate"]
+        if self.prior is not None:
+            events, exposure = events + (self.prior.shape - 1), exposure + self.prior.rate
+        tiny = jnp.finfo(events.dtype).tiny
+        log_rates = jnp.log(jnp.maximum(events, tiny)) - jnp.log(jnp.maximum(exposure, tiny))
+        return {"log_rates": jnp.where(exposure > tiny, log_rates, params["log_rates"])}
+
+    def log_prior(self, params):
+        return 0.0 if self.prior is None else self.prior.log_density(params["log_rates"])
+
+    def describe(self, params):
+        """Rates, `(K, dim)`."""
+        return {"rates": jnp.exp(params["log_rates"])}
+
+    def from_description(self, *, rates):
+        return {"log_rates": jnp.log(jnp.asarray(rates, float))}
+
+    def sample(self, params, component, key, inputs=None):
+        rate = jnp.exp(params["log_rates"][component])
+        return jax.random.poisson(key, rate).astype(rate.dtype)
+
+    def num_free_params(self, params):
+        return int(np.prod(params["log_rates"].shape))

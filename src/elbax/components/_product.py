@@ -1,0 +1,109 @@
+"""Columns of different kinds, independent given the component."""
+
+import jax
+import jax.numpy as jnp
+
+from .._types import Any
+from ._component import AbstractComponent
+
+
+class Product(AbstractComponent):
+    r"""$p(x \mid k) = \prod_c p_c(x_c \mid k)$ over named groups of columns, each with a component of its own.
+
+    x is a dictionary of arrays, one a group, and params are a dictionary of the components' own. Groups may be
+    `Incomplete`, if their components may.
+
+    ```python
+    >>> import elbax, jax, jax.numpy as jnp
+    >>> component = elbax.components.Product(
+    ...     size=elbax.components.Normal("diagonal"), kind=elbax.components.Categorical(2)
+    ... )
+    >>> x = {"size": jnp.array([[1.0], [1.2], [3.0], [3.3]]), "kind": jnp.array([[0], [0], [1], [1]])}
+    >>> model = elbax.Mixture(component, 2)
+    >>> params = model.init(jax.random.key(0), x)
+    >>> model.describe(params)["size"]["means"].shape
+    (2, 1)
+
+    ```
+    """
+
+    components: dict[str, AbstractComponent]
+
+    def __init__(self, **components: AbstractComponent):
+        if not components:
+            raise ValueError(
+                "Product: give it at least one component, Product(name=component, ...)."
+            )
+        for name, component in components.items():
+            if not isinstance(component, AbstractComponent):
+                raise TypeError(f"Product: {name} must be a component, got {component!r}.")
+        self.components = components
+
+    def _each(self, method: str, *trees: Any, rest: tuple = ()) -> dict[str, Any]:
+        return {
+            name: getattr(component, method)(*(tree[name] for tree in trees), *rest)
+            for name, component in self.components.items()
+        }
+
+    def check(self, x, weight, who):
+        names = sorted(self.components)
+        if not isinstance(x, dict) or sorted(x) != names:
+            given = sorted(x) if isinstance(x, dict) else type(x).__name__
+            raise ValueError(f"{who}: expected a dictionary of columns named {names}, got {given}.")
+        for name, component in self.components.items():
+            component.check(x[name], weight, f"{who}, columns {name!r}")
+
+    def table(self, x):
+        return jnp.concatenate(list(self._each("table", x).values()), -1)
+
+    def init(self, x, weight, assignment, num_components):
+        return self._each("init", x, rest=(weight, assignment, num_components))
+
+    def natural(self, params):
+        return self._each("natural", params)
+
+    def prepare(self, natural):
+        return self._each("prepare", natural)
+
+    def log_densities(self, natural, x):
+        return sum(self._each("log_densities", natural, x).values())
+
+    def maximize(self, statistics, params, free):
+        return self._each("maximize", statistics, params, free)
+
+    def log_prior(self, params):
+        return sum(self._each("log_prior", params).values())
+
+    def shortcut(self, params):
+        found = self._each("shortcut", params)
+        taken = {name: pair for name, pair in found.items() if pair is not None}
+        if not taken:
+            return None
+        allowed = jnp.all(jnp.stack([pair[0] for pair in taken.values()]))
+        return allowed, Product(
+            **(self.components | {name: pair[1] for name, pair in taken.items()})
+        )
+
+    def describe(self, params):
+        """What each component says, by name."""
+        return self._each("describe", params)
+
+    def from_description(self, **described):
+        return {
+            name: component.from_description(**described[name])
+            for name, component in self.components.items()
+        }
+
+    def sample(self, params, component, key, inputs=None):
+        keys = dict(zip(self.components, jax.random.split(key, len(self.components))))
+        return {
+            name: one.sample(params[name], component, keys[name])
+            for name, one in self.components.items()
+        }
+
+    def num_free_params(self, params):
+        return sum(self._each("num_free_params", params).values())
+
+    def collapsed(self, params):
+        found = list(self._each("collapsed", params).values())
+        return jnp.any(jnp.stack(jnp.broadcast_arrays(*found)), 0)

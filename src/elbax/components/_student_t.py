@@ -1,0 +1,152 @@
+"""Multivariate Student-t components: normals whose scale is a second latent."""
+
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import gammaln
+
+from .._free import choose
+from .._incomplete import known
+from .._special import solve_shape
+from .._types import Array
+from ..priors import NormalInverseWishart
+from ._component import AbstractComponent
+from ._normal import Covariance, Form, Normal
+
+
+_LARGEST_DOF = 200.0
+
+
+class StudentT(AbstractComponent):
+    r"""$x \mid u \sim N(\mu_k, \Sigma_k / u)$ with $u \sim \mathrm{Gamma}(\nu_k / 2, \nu_k / 2)$: a
+    t distribution with ν degrees of freedom, which forgives outliers.
+
+    The scale u is eliminated first: $E[u \mid x] = (\nu + D) / (\nu + \delta^2)$ weighs down points at a
+    large Mahalanobis distance δ (Peel and McLachlan 2000). Params: `{"mean", "scale"}` as for
+    `Normal`, and `"log_dof": (K,)` where ν is estimated. Rows may be `Incomplete`.
+
+    **Arguments:**
+
+    - `covariance`, `floor`, `prior`, `form`: of the scale matrix Σ, as for `Normal`.
+    - `dof`: ν, if it is known; estimated otherwise, between 0.2 and 200 (beyond, it is a normal).
+
+    ```python
+    >>> import elbax, jax
+    >>> x = elbax.datasets.old_faithful()
+    >>> model = elbax.Mixture(elbax.components.StudentT("full"), 2)
+    >>> params = model.init(jax.random.key(0), x)
+    >>> model.describe(params)["dofs"].shape
+    (2,)
+
+    ```
+    """
+
+    normal: Normal
+    dof: float | None = eqx.field(static=True)
+
+    def __init__(
+        self,
+        covariance: Covariance = "full",
+        dof: float | None = None,
+        *,
+        floor: float = 1e-6,
+        prior: NormalInverseWishart | None = None,
+        form: Form = "auto",
+    ):
+        if dof is not None and not (math.isfinite(dof) and dof > 0):
+            raise ValueError(f"StudentT: dof must be positive and finite, got {dof}.")
+        self.normal = Normal(covariance, floor=floor, prior=prior, form=form)
+        self.dof = None if dof is None else float(dof)
+
+    def _half_dof(self, params) -> Array:
+        if self.dof is None:
+            return 0.5 * jnp.exp(params["log_dof"])
+        return jnp.full(params["mean"].shape[:1], 0.5 * self.dof, params["mean"].dtype)
+
+    def init(self, x, weight, assignment, num_components):
+        """As for normals, with ten degrees of freedom where they are estimated."""
+        params = self.normal.init(x, weight, assignment, num_components)
+        if self.dof is None:
+            params["log_dof"] = jnp.full(num_components, math.log(10.0), params["mean"].dtype)
+        return params
+
+    def natural(self, params):
+        normal = self.normal.natural(params)
+        half_dof = self._half_dof(params)
+        return {
+            "count": normal["count"] + half_dof * jnp.log(half_dof) - gammaln(half_dof),
+            "half_dof": half_dof,
+            # u multiplies the quadratic, and counts itself.
+            "normal": normal | {"count": jnp.zeros_like(normal["count"])},
+        }
+
+    def prepare(self, natural):
+        return natural | {"normal": self.normal.prepare(natural["normal"])}
+
+    def log_densities(self, natural, x):
+        """count + log ∫ u^{D/2 + ν/2 − 1} exp(−u (ν/2 + δ²/2)) du."""
+        exponents, log_volumes = self.normal.terms(natural["normal"], x)
+        dim = jnp.sum(known(x)[1]).astype(exponents.dtype)
+        half_dof = natural["half_dof"]
+        shape = half_dof + 0.5 * dim
+        log_rate = jnp.log(half_dof) + jnp.log1p(-exponents / half_dof)
+        return natural["count"] + log_volumes + gammaln(shape) - shape * log_rate
+
+    def maximize(self, statistics, params, free):
+        count = statistics["count"]
+        normal = self.normal.maximize_with_counts(
+            statistics["normal"], count, params, {name: free[name] for name in ("mean", "scale")}
+        )
+        if self.dof is not None:
+            return normal
+        empty = count <= jnp.finfo(count.dtype).tiny
+        # log ν/2 − ψ(ν/2) = E[u − log u] − 1.
+        gap = -1 - statistics["half_dof"] / jnp.where(empty, 1, count)
+        half_dof = solve_shape(gap, smallest=0.1, largest=0.5 * _LARGEST_DOF)
+        log_dof = jnp.where(empty, params["log_dof"], jnp.log(2 * half_dof))
+        return normal | {"log_dof": choose(free["log_dof"], log_dof, params["log_dof"])}
+
+    def log_prior(self, params):
+        return self.normal.log_prior(params)
+
+    def shortcut(self, params):
+        found = self.normal.shortcut(params)
+        if found is None:
+            return None
+        allowed, normal = found
+        return allowed, eqx.tree_at(lambda component: component.normal, self, normal)
+
+    def describe(self, params):
+        """Means `(K, dim)`, scale matrices Σ `(K, dim, dim)` and degrees of freedom `(K,)`."""
+        normal = self.normal.describe(params)
+        return {
+            "means": normal["means"],
+            "scales": normal["covariances"],
+            "dofs": 2 * self._half_dof(params),
+        }
+
+    def from_description(self, *, means, scales, dofs=None):
+        params = self.normal.from_description(means=means, covariances=scales)
+        if self.dof is None:
+            if dofs is None:
+                raise ValueError(
+                    "StudentT: dofs are estimated, so they must be given to start from."
+                )
+            params["log_dof"] = jnp.log(jnp.asarray(dofs, float))
+        return params
+
+    def sample(self, params, component, key, inputs=None):
+        key_u, key_x = jax.random.split(key)
+        half_dof = self._half_dof(params)[component]
+        u = jax.random.gamma(key_u, half_dof) / half_dof
+        mean = params["mean"][component]
+        return mean + (self.normal.sample(params, component, key_x) - mean) / jnp.sqrt(u)
+
+    def num_free_params(self, params):
+        num_dofs = params["mean"].shape[0] if self.dof is None else 0
+        return self.normal.num_free_params(params) + num_dofs
+
+    def collapsed(self, params):
+        return self.normal.collapsed(params)

@@ -1,0 +1,83 @@
+"""The "either" step of ECME: some params to the maximum of the evidence itself."""
+
+import equinox as eqx
+import jax.numpy as jnp
+
+from .._algebra import matmul
+from .._batch import as_batch, reduce_data
+from .._free import choose, spread
+from .._model import AbstractModel
+from .._state import ELBOState, Info
+from .._types import PyTree
+from .._update import AbstractUpdate
+
+
+class EvidenceMStep(AbstractUpdate):
+    r"""$\theta_b \leftarrow \arg\max \log p_\theta(x) + \log p(\theta)$ over a block of θ for which the
+    model knows the maximum in closed form, the posterior being left out.
+
+    After a closed-form M-step it makes ECME (Liu and Rubin 1994) of EM:
+    `Chain(ExactEStep(model), ClosedFormMStep(model), EvidenceMStep(model))`. Factor analysis moves its
+    mean and noise variances so, which is many times fewer sweeps; probabilistic PCA all its params at
+    once. The evidence never falls; the ELBO of a posterior that is not exact may.
+
+    **Arguments:**
+
+    - `model`: a model with `maximize_evidence(moments, params, free)`; others raise `TypeError`.
+    - `chunk_size`: about how many rows to see at a time. It needs the data's covariance, dim² numbers a
+        row, unless the batch is `elbax.compress(x)`.
+
+    ```python
+    >>> import elbax
+    >>> model = elbax.FactorAnalysis(2)
+    >>> ecme = elbax.Chain(
+    ...     elbax.ExactEStep(model), elbax.ClosedFormMStep(model), elbax.EvidenceMStep(model)
+    ... )
+
+    ```
+    """
+
+    model: AbstractModel
+    chunk_size: int | None = eqx.field(static=True, default=None)
+    free: PyTree = True
+
+    @property
+    def ascends(self) -> bool:
+        return True
+
+    def init_memory(self, params: PyTree, posterior: PyTree) -> PyTree:
+        if not hasattr(self.model, "maximize_evidence"):
+            raise TypeError(
+                f"{type(self.model).__name__} knows no closed-form maximum of its evidence in any block of "
+                "params; FactorAnalysis and ProbabilisticPCA do. Use ClosedFormMStep or GradientMStep."
+            )
+        return ()
+
+    def check(self, batch: PyTree) -> None:
+        self.model.check(batch)
+        _refuse_incomplete(batch)
+
+    def __call__(self, state: ELBOState, batch: PyTree) -> tuple[ELBOState, Info]:
+        _refuse_incomplete(batch)
+        about = state.params["mean"]
+
+        def moments(x, weight, keys):
+            weight, residual = weight.astype(about.dtype), x.astype(about.dtype) - about
+            return {
+                "first": matmul(weight, residual),
+                "second": matmul((weight[:, None] * residual).T, residual),
+            }
+
+        found, count = reduce_data(moments, batch, state.key, self.chunk_size)
+        found["count"] = jnp.asarray(count, about.dtype)
+        free = spread(self.free, state.params)
+        moved = self.model.maximize_evidence(found, state.params, free)  # type: ignore
+        return state.replace(params=choose(free, moved, state.params)), Info()
+
+
+def _refuse_incomplete(batch: PyTree) -> None:
+    if as_batch(batch).blocked:
+        raise TypeError(
+            "EvidenceMStep needs the covariance of complete rows; for incomplete ones use "
+            "ClosedFormMStep."
+        )

@@ -1,0 +1,86 @@
+"""Components that have emptied or collapsed begin again where the data are worst explained."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._batch import rows
+from .._model import AbstractModel
+from .._state import ELBOState, Info
+from .._types import PyTree
+from .._update import AbstractUpdate
+from ..posteriors import Exact
+
+
+class ReseedStep(AbstractUpdate):
+    """Moves components that have emptied or collapsed to the points of lowest evidence.
+
+    Such a component takes a share of the worst-explained rows and starts there as `init` would start it,
+    with weight 1/K; the others stay as they are. It lowers the ELBO at once, so a chain that holds it no
+    longer promises to ascend. Where nothing has emptied or collapsed it does nothing, to the bit.
+
+    Put it last: `Chain(ExactEStep(model), ClosedFormMStep(model), ReseedStep(model))`.
+
+    **Arguments:**
+
+    - `model`: a model with `emptied`, `collapsed` and `restart_components`: a `Mixture`.
+    - `share`: which share of the rows, the worst explained, each such component takes;
+        1 / (2 K) by default.
+
+    ```python
+    >>> import elbax
+    >>> model = elbax.GaussianMixture(3)
+    >>> em = elbax.Chain(
+    ...     elbax.ExactEStep(model), elbax.ClosedFormMStep(model), elbax.ReseedStep(model)
+    ... )
+    >>> em.ascends
+    False
+
+    ```
+    """
+
+    model: AbstractModel
+    share: float | None = eqx.field(static=True, default=None)
+
+    @property
+    def ascends(self) -> bool:
+        return False
+
+    def init_memory(self, params: PyTree, posterior: PyTree) -> PyTree:
+        if not hasattr(self.model, "restart_components"):
+            raise TypeError(
+                f"ReseedStep: {type(self.model).__name__} does not say which components have emptied or how "
+                "they begin again; a Mixture does."
+            )
+        return ()
+
+    def __call__(self, state: ELBOState, batch: PyTree) -> tuple[ELBOState, Info]:
+        model, params = self.model, state.params
+        gone = model.emptied(params) | model.collapsed(params)  # type: ignore
+
+        def reseed():
+            x, weight = rows(batch)
+            weight = weight.astype(jnp.result_type(params["logits"]))
+            posterior = Exact(model, params)
+
+            def explain(x):
+                q = posterior(x)
+                return q.mode(), q.family.log_normalizer(q.natural)
+
+            assignment, log_evidence = jax.vmap(explain)(x)
+            # Ranks from the worst explained; rows that do not count come last.
+            log_evidence = jnp.where(jnp.isnan(log_evidence), -jnp.inf, log_evidence)
+            order = jnp.argsort(jnp.where(weight > 0, log_evidence, jnp.inf))
+            rank = jnp.zeros_like(order).at[order].set(jnp.arange(order.size))
+            num_components = gone.size
+            share = 1 / (2 * num_components) if self.share is None else self.share
+            each = max(1, int(share * order.size))
+            # The j-th component that is gone takes the j-th lot of ranks.
+            lot = rank // each
+            taker = jnp.argsort(~gone, stable=True)[jnp.minimum(lot, num_components - 1)]
+            taken = (lot < jnp.sum(gone)) & (weight > 0)
+            assignment = jnp.where(taken, taker, assignment)
+            return model.restart_components(params, gone, x, weight, assignment)  # type: ignore
+
+        moved = jax.lax.cond(jnp.any(gone), reseed, lambda: params)
+        return state.replace(params=moved), Info()

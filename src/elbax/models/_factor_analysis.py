@@ -1,0 +1,271 @@
+"""Factor analysis, and probabilistic PCA by its name."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._algebra import matmul
+from .._batch import rows
+from .._check import check_table, is_concrete
+from .._incomplete import known
+from .._model import AbstractExponentialFamilyModel
+from .._types import Any, Array, Float, Key, PyTree, Scalar
+from ..components import FactorAnalyzer
+from ..components._factor_analyzer import Noise, pooled_covariance
+from ..families import Gaussian
+
+
+class FactorAnalysis(AbstractExponentialFamilyModel):
+    r"""$x = \mu + W z + \varepsilon$ with factors $z \sim N(0, I)$ and noise $\varepsilon \sim N(0, \Psi)$.
+
+    Exact E-step and closed-form M-step (Rubin and Thayer 1982); `latent` is `Gaussian(num_factors)`, so
+    `state.posterior(x[0]).mode()` are the factor scores. Params: `{"mean": (dim,), "loadings": (dim,
+    num_factors), "log_noise": (dim,)}`. Loadings are found up to a rotation, unless a pattern of zeros fixes it.
+
+    The density is quadratic in x, so `elbax.compress(x)` is all it needs to see: a sweep then costs the
+    same for a thousand rows or a billion. Rows may be `Incomplete`.
+
+    **Arguments:**
+
+    - `num_factors`: how many factors.
+    - `noise`: Ψ is `"diagonal"`, or `"isotropic"` (probabilistic PCA).
+    - `pattern`: a table of truth values, shape `(dim, num_factors)`: `False` marks loadings that are zero
+        (confirmatory factor analysis); they stay exact zeros under every M-step.
+    - `floor`: weight of the penalty −½ floor tr Ψ⁻¹, in squared units of the data; 0 turns it off.
+
+    ```python
+    >>> import elbax, jax
+    >>> x = elbax.datasets.old_faithful()
+    >>> model = elbax.FactorAnalysis(num_factors=1)
+    >>> params = model.init(jax.random.key(0), x)
+    >>> em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
+    >>> state = em.init(params, elbax.Exact(model, params), key=jax.random.key(1))
+    >>> result = elbax.fit(em, state, elbax.compress(x))
+    >>> print(result.code, f"{float(result.elbo):.3f}")
+    converged -4.733
+
+    ```
+    """
+
+    analyzer: FactorAnalyzer
+    pattern: tuple | None = eqx.field(static=True)
+
+    def __init__(
+        self,
+        num_factors: int,
+        noise: Noise = "diagonal",
+        *,
+        pattern: Any = None,
+        floor: float = 1e-6,
+    ):
+        self.analyzer = FactorAnalyzer(num_factors, noise, floor)
+        self.pattern = None
+        if pattern is not None:
+            table = np.asarray(pattern)
+            if table.ndim != 2 or table.shape[1] != num_factors or table.dtype != bool:
+                raise ValueError(
+                    f"FactorAnalysis: pattern must be a table of truth values of shape (dim, {num_factors}); "
+                    f"got {table.dtype} of shape {table.shape}."
+                )
+            self.pattern = tuple(map(tuple, table.tolist()))
+
+    @property
+    def latent(self) -> Gaussian:
+        return Gaussian(self.analyzer.num_factors)
+
+    @property
+    def num_factors(self) -> int:
+        return self.analyzer.num_factors
+
+    def check(self, batch: PyTree, who: str = "fit") -> None:
+        x, weight = rows(batch)
+        # One noise variance for all columns is positive though one of them be constant.
+        check_table(x, weight, who, varied=self.analyzer.noise == "diagonal")
+        dim = known(x)[0].shape[1]
+        if self.pattern is not None and len(self.pattern) != dim:
+            raise ValueError(
+                f"{who}: the pattern has {len(self.pattern)} rows, the data {dim} columns."
+            )
+
+    def init(self, key: Key, x: PyTree) -> PyTree:
+        """Probabilistic PCA of the correlations, with loadings jittered by the key."""
+        table, weight = rows(x)
+        if is_concrete((table, weight)):
+            self.check(x, "FactorAnalysis.init")
+        return _start(self, key, table, weight)
+
+    def _masked(self, params: PyTree) -> PyTree:
+        """Zeros where the pattern says so: a loading there enters nothing and has no gradient."""
+        if self.pattern is None:
+            return params
+        return params | {"loadings": jnp.where(np.array(self.pattern), params["loadings"], 0)}
+
+    def natural(self, params: PyTree) -> PyTree:
+        return self.analyzer.one_natural(self._masked(params))
+
+    def potentials(self, natural: PyTree, x: PyTree) -> tuple[tuple[Array, Array], Scalar]:
+        return self.analyzer.one_potentials(natural, x)
+
+    def maximize(self, statistics: PyTree, params: PyTree, free: PyTree) -> PyTree:
+        """A regression of each column on the factors, then the variance of what is left."""
+        if self.pattern is not None:
+            loadings = jnp.array(self.pattern) & jnp.asarray(free["loadings"])
+            free = free | {"loadings": loadings}
+        return self.analyzer.one_maximize(statistics, self._masked(params), free)
+
+    def maximize_evidence(self, moments: PyTree, params: PyTree, free: PyTree) -> PyTree:
+        """The best noise variances given the loadings, and the best mean: the "either" step of ECME.
+
+        The noise variances of factor analysis move one by one, each to the maximum of the evidence
+        in closed form (Zhao, Yu and Jiang 2008, section 3): with Σ⁻¹ at hand and
+        s = (Σ⁻¹)ⱼⱼ, b = (Σ⁻¹ S Σ⁻¹)ⱼⱼ it moves by (b − s)/s². With isotropic noise and all loadings
+        free the optimum is closed as a whole: the principal components (Tipping and Bishop 1999).
+        """
+        if not (free["mean"] is True and free["log_noise"] is True):
+            raise TypeError(
+                "maximize_evidence moves the mean and the noise together; free must be True for both."
+            )
+        params = self._masked(params)
+        mean = params["mean"] + moments["first"] / moments["count"]
+        shift = mean - params["mean"]
+        covariance = moments["second"] / moments["count"] - jnp.outer(shift, shift)
+        moved = params | {"mean": mean}
+        if self.analyzer.noise == "isotropic":
+            if self.pattern is not None or free["loadings"] is not True:
+                raise TypeError(
+                    "With isotropic noise the evidence has a closed-form maximum only if all loadings are "
+                    "free; use ClosedFormMStep."
+                )
+            return moved | self._principal_components(covariance, moments["count"], params)
+        log_noise = _sweep_noise(
+            self._masked(moved), covariance, moments["count"], self.analyzer.floor
+        )
+        return moved | {"log_noise": log_noise}
+
+    def _principal_components(self, covariance, count, params):
+        dim, rank = params["loadings"].shape
+        values, vectors = jnp.linalg.eigh(covariance)
+        top, rest = values[::-1][:rank], values[: dim - rank]
+        # With the penalty −½ floor dim / σ² the best σ² is the mean of what is left plus floor · dim over
+        # its number of residuals.
+        num_left = max(dim - rank, 1)
+        noise = (jnp.sum(rest) + self.analyzer.floor * dim / count) / num_left
+        noise = jnp.maximum(noise, jnp.finfo(noise.dtype).tiny)
+        loadings = vectors[:, ::-1][:, :rank] * jnp.sqrt(jnp.maximum(top - noise, 0))
+        return {"loadings": loadings, "log_noise": 0.5 * jnp.log(noise)}
+
+    def log_prior(self, params: PyTree) -> Scalar | float:
+        return self.analyzer.one_log_prior(params)
+
+    def latent_prior(self, params: PyTree) -> tuple[Array, Array]:
+        dtype = params["mean"].dtype
+        return jnp.zeros(self.num_factors, dtype), jnp.eye(self.num_factors, dtype=dtype)
+
+    def describe(self, params: PyTree) -> dict[str, Array]:
+        """Mean, loadings `(dim, num_factors)`, noise variances Ψ, and uniquenesses Ψ / var(x), each `(dim,)`."""
+        return self.analyzer.one_describe(self._masked(params))
+
+    def from_description(
+        self, *, mean: Any, loadings: Any, noise: Any, uniquenesses: Any = None
+    ) -> PyTree:
+        """From mean, loadings and noise variances (one number, if isotropic)."""
+        noise = jnp.asarray(noise, float)
+        if self.analyzer.noise == "isotropic":
+            noise = jnp.mean(noise)
+        return {
+            "mean": jnp.asarray(mean, float),
+            "loadings": jnp.asarray(loadings, float),
+            "log_noise": 0.5 * jnp.log(noise),
+        }
+
+    def covariance(self, params: PyTree) -> Float[Array, "dim dim"]:
+        """W Wᵀ + Ψ."""
+        described = self.describe(params)
+        loadings = described["loadings"]
+        return matmul(loadings, loadings.T) + jnp.diag(described["noise"])
+
+    def sample(
+        self, params: PyTree, key: Key, num_data: int
+    ) -> tuple[Float[Array, "num_data dim"], Float[Array, "num_data num_factors"]]:
+        """`num_data` draws of (x, z)."""
+        params = self._masked(params)
+        key_z, key_x = jax.random.split(key)
+        dtype = params["mean"].dtype
+        z = jax.random.normal(key_z, (num_data, self.num_factors), dtype)
+        noise = jax.random.normal(key_x, (num_data, params["mean"].size), dtype)
+        x = params["mean"] + matmul(z, params["loadings"].T)
+        return x + self.analyzer.one_deviation(params) * noise, z
+
+    def num_free_params(self, params: PyTree) -> int:
+        """How many numbers a fit estimates; without a pattern less the rotations that change nothing."""
+        dim = params["mean"].size
+        if self.pattern is None:
+            return self.analyzer.one_num_free_params(dim)
+        return dim + params["log_noise"].size + int(np.sum(self.pattern))
+
+    def collapsed(self, params: PyTree, *, ratio: float = 1e-4) -> Array:
+        """Which noise variances have vanished: a Heywood case."""
+        return ~(self.describe(params)["uniquenesses"] > ratio)
+
+
+def ProbabilisticPCA(num_factors: int, *, floor: float = 1e-6) -> FactorAnalysis:
+    r"""$x \sim N(\mu, W W^\top + \sigma^2 I)$: `FactorAnalysis(num_factors, noise="isotropic")`.
+
+    Its maximum is known in closed form (Tipping and Bishop 1999): one `EvidenceMStep` finds it from any
+    start. EM finds it too, and goes on where rows are incomplete.
+
+    ```python
+    >>> import elbax, jax
+    >>> x = elbax.datasets.old_faithful()
+    >>> model = elbax.ProbabilisticPCA(1)
+    >>> params = model.init(jax.random.key(0), x)
+    >>> step = elbax.Chain(elbax.ExactEStep(model), elbax.EvidenceMStep(model))
+    >>> state = step.init(params, elbax.Exact(model, params), key=jax.random.key(1))
+    >>> state, info = step(state, x)
+    >>> print(f"{elbax.evidence(model, state.params, x):.3f}")
+    -4.884
+
+    ```
+    """
+    return FactorAnalysis(num_factors, "isotropic", floor=floor)
+
+
+@eqx.filter_jit
+def _start(model: FactorAnalysis, key: Key, x: PyTree, weight: Array) -> PyTree:
+    x, observed = known(x)
+    x = x.astype(jnp.result_type(float, x))
+    seen, weight = observed.astype(x.dtype), weight.astype(x.dtype)
+    total = matmul(weight, seen)
+    mean = matmul(weight, seen * x) / total
+    covariance = pooled_covariance(seen * (x - mean), seen, weight)
+    return model._masked(model.analyzer.one_start(key, mean, covariance))
+
+
+def _sweep_noise(params, covariance, count, floor):
+    """log σ after every ψⱼ = σⱼ² has moved once to its conditional maximum, Σ⁻¹ being kept up."""
+    loadings, variance = params["loadings"], jnp.exp(2 * params["log_noise"])
+    identity = jnp.eye(len(variance), dtype=variance.dtype)
+    sigma = matmul(loadings, loadings.T) + jnp.diag(variance)
+    inverse = jax.scipy.linalg.solve(sigma, identity, assume_a="pos")
+
+    def move(carry, j):
+        inverse, variance = carry
+        row = inverse[j]
+        s, b = row[j], matmul(row, matmul(covariance, row))
+        old = variance[j]
+
+        def gain(change):
+            grown = 1 + change * s
+            return 0.5 * count * (change * b / grown - jnp.log(grown)) - 0.5 * floor / (
+                old + change
+            )
+
+        smallest = jnp.maximum(floor / count, jnp.finfo(old.dtype).tiny)
+        change = jnp.maximum((b - s) / s**2, smallest - old)
+        change = jnp.where(gain(change) >= gain(jnp.zeros_like(change)), change, 0)
+        inverse = inverse - jnp.outer(row, row) * (change / (1 + change * s))
+        return (inverse, variance.at[j].add(change)), None
+
+    (_, variance), _ = jax.lax.scan(move, (inverse, variance), jnp.arange(len(variance)))
+    return 0.5 * jnp.log(variance)

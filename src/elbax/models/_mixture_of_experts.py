@@ -1,0 +1,161 @@
+"""A mixture whose weights depend on the inputs."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._batch import rows
+from .._free import is_frozen
+from .._model import AbstractExponentialFamilyModel
+from .._types import Any, Array, Bool, Float, Int, Key, PyTree, Scalar
+from ..components import AbstractComponent
+from ..components._linear import described, linear
+from ..families import Categorical
+from ._k_means import k_means
+from ._mixture import check_components, start_data
+
+
+class MixtureOfExperts(AbstractExponentialFamilyModel):
+    r"""$p(y, z = k \mid u) = g_k(u)\, p(y \mid u, \theta_k)$ with a softmax gate g (Jordan and Jacobs 1994).
+
+    A datum is `(inputs, target)`. Params: `{"gate": f, "experts": the component's own}`, where the gate is
+    softmax f(u) and f a callable pytree from inputs to `(K,)`: linear as `init` makes it, or any
+    `elbax.Network`. The gate has no closed M-step; the experts may have:
+
+        elbax.Chain(
+            elbax.ExactEStep(model),
+            elbax.ClosedFormMStep(model, free={"gate": False, "experts": True}),
+            elbax.NewtonMStep(model, free={"gate": True, "experts": False}),
+        )
+
+    is EM with iteratively reweighted least squares for the gate; with `GradientMStep` any of the two may
+    be a network.
+
+    **Arguments:**
+
+    - `expert`: `elbax.components.LinearRegression()`, or `GeneralizedLinear(response)`.
+    - `num_experts`: K.
+
+    ```python
+    >>> import elbax, jax, jax.numpy as jnp
+    >>> u = jnp.linspace(-1.0, 1.0, 60)[:, None]
+    >>> x = (u, jnp.abs(u[:, 0]))
+    >>> model = elbax.MixtureOfExperts(elbax.components.LinearRegression(), 2)
+    >>> params = model.init(jax.random.key(0), x)
+    >>> model.predict(params, u[0]).shape
+    ()
+
+    ```
+    """
+
+    expert: AbstractComponent
+    num_experts: int = eqx.field(static=True)
+
+    def __init__(self, expert: AbstractComponent, num_experts: int):
+        check_components("MixtureOfExperts", expert, num_experts)
+        self.expert = expert
+        self.num_experts = num_experts
+
+    @property
+    def latent(self) -> Categorical:
+        return Categorical(self.num_experts)
+
+    def check(self, batch: PyTree, who: str = "fit") -> None:
+        self.expert.check(*rows(batch), who)
+
+    def init(self, key: Key, x: PyTree) -> PyTree:
+        """Experts from a k-means++ partition of inputs and targets together, and a gate that prefers none.
+
+        **Raises** `ValueError` for data that no fit could use.
+        """
+        table, weight = start_data(self.expert, self.num_experts, x, "MixtureOfExperts.init")
+        return _start(self, key, table, weight)
+
+    def natural(self, params: PyTree) -> PyTree:
+        return params | {"experts": self.expert.natural(params["experts"])}
+
+    def prepare(self, natural: PyTree) -> PyTree:
+        return natural | {"experts": self.expert.prepare(natural["experts"])}
+
+    def gate(self, params: PyTree, inputs: Array) -> Float[Array, " K"]:
+        """log g(u)."""
+        return jax.nn.log_softmax(params["gate"](inputs))
+
+    def potentials(self, natural: PyTree, x: PyTree) -> tuple[Float[Array, " K"], Scalar]:
+        densities = self.expert.log_densities(natural["experts"], x)
+        return self.gate(natural, x[0]) + densities, jnp.zeros((), densities.dtype)
+
+    def maximize(self, statistics: PyTree, params: PyTree, free: PyTree) -> PyTree:
+        """The experts' closed form.
+
+        **Raises** `TypeError` if the gate is to move too: it depends on the inputs, so no statistics
+        suffice for it.
+        """
+        if not is_frozen(free["gate"]):
+            raise TypeError(
+                "A gate has no closed-form M-step: it depends on the inputs. Use ClosedFormMStep(model, "
+                'free={"gate": False, "experts": True}) and then NewtonMStep(model, free={"gate": True, '
+                '"experts": False}), or a GradientMStep, in one Chain.'
+            )
+        experts = self.expert.maximize(statistics["experts"], params["experts"], free["experts"])
+        return params | {"experts": experts}
+
+    def log_prior(self, params: PyTree) -> Scalar | float:
+        return self.expert.log_prior(params["experts"])
+
+    def shortcut(self, params: PyTree) -> "tuple[Bool[Array, ''], MixtureOfExperts] | None":
+        found = self.expert.shortcut(params["experts"])
+        return None if found is None else (found[0], MixtureOfExperts(found[1], self.num_experts))
+
+    def describe(self, params: PyTree) -> dict[str, Any]:
+        """The gate's coefficients `(K, num_inputs + 1)`, the last row 0, and what the experts say."""
+        gate = described(params["gate"])
+        if "coefficients" in gate:
+            gate = gate["coefficients"] - gate["coefficients"][-1]
+        return {"gate": gate, **self.expert.describe(params["experts"])}
+
+    def from_description(self, *, gate: Any, **experts: Any) -> PyTree:
+        """From gate coefficients `(K, num_inputs + 1)` and a description of the experts."""
+        coefficients = jnp.asarray(gate, float)
+        return {"gate": linear(coefficients), "experts": self.expert.from_description(**experts)}
+
+    def predict(self, params: PyTree, inputs: Float[Array, " P"]) -> Scalar:
+        """E[y | u] of one row of inputs."""
+        return jnp.sum(
+            jnp.exp(self.gate(params, inputs)) * self.expert.predict(params["experts"], inputs)
+        )
+
+    def sample(
+        self, params: PyTree, key: Key, inputs: Float[Array, "num_data P"]
+    ) -> tuple[Array, Int[Array, " num_data"]]:
+        """A target and the expert that made it, (y, z), for each row of inputs."""
+
+        def one(key, inputs):
+            key_z, key_y = jax.random.split(key)
+            z = jax.random.categorical(key_z, params["gate"](inputs))
+            return self.expert.sample(params["experts"], z, key_y, inputs), z
+
+        return jax.vmap(one)(jax.random.split(key, len(inputs)), inputs)
+
+    def num_free_params(self, params: PyTree) -> int:
+        """How many numbers a fit estimates; a linear gate has K − 1 rows of coefficients."""
+        weights = sum(
+            leaf.size for leaf in jax.tree.leaves(eqx.filter(params["gate"], eqx.is_inexact_array))
+        )
+        gate = described(params["gate"])
+        if "coefficients" in gate:
+            weights -= gate["coefficients"].shape[1]
+        return weights + self.expert.num_free_params(params["experts"])
+
+    def collapsed(self, params: PyTree) -> Bool[Array, " K"]:
+        """Which experts have shrunk onto a few points."""
+        return jnp.broadcast_to(self.expert.collapsed(params["experts"]), (self.num_experts,))
+
+
+@eqx.filter_jit
+def _start(model: MixtureOfExperts, key: Key, x: PyTree, weight: Array) -> PyTree:
+    table = model.expert.table(x)
+    weight = weight.astype(table.dtype)
+    assignment = k_means(key, table, weight, model.num_experts)
+    gate = linear(jnp.zeros((model.num_experts, table.shape[1]), table.dtype))
+    return {"gate": gate, "experts": model.expert.init(x, weight, assignment, model.num_experts)}

@@ -1,0 +1,6 @@
+"""Priors on params, as densities in the coordinates of `describe`: one a file."""
+
+from ._beta import Beta as Beta
+from ._dirichlet import Dirichlet as Dirichlet
+from ._gamma import Gamma as Gamma
+from ._normal_inverse_wishart import NormalInverseWishart as NormalInverseWishart

@@ -1,0 +1,35 @@
+"""A prior on a rate."""
+
+import equinox as eqx
+import jax.numpy as jnp
+from jax.scipy.special import gammaln
+
+from .._types import Array, Scalar
+from ._check import positive
+
+
+class Gamma(eqx.Module):
+    r"""$p(\lambda) \propto \lambda^{a - 1} e^{-b \lambda}$ with shape a and rate b: for a Poisson rate, a − 1
+    pseudo-events in b pseudo-observations.
+
+    ```python
+    >>> import elbax
+    >>> component = elbax.components.Poisson(prior=elbax.priors.Gamma(shape=2.0, rate=0.5))
+
+    ```
+    """
+
+    shape: float = eqx.field(static=True)
+    rate: float = eqx.field(static=True)
+
+    def __check_init__(self):
+        positive("Gamma", shape=self.shape, rate=self.rate)
+
+    def log_density(self, log_rate: Array) -> Scalar:
+        """Summed over all rates."""
+        shape, rate = (
+            jnp.asarray(self.shape, log_rate.dtype),
+            jnp.asarray(self.rate, log_rate.dtype),
+        )
+        constant = shape * jnp.log(rate) - gammaln(shape)
+        return jnp.sum(constant + (shape - 1) * log_rate - rate * jnp.exp(log_rate))

@@ -1,0 +1,111 @@
+"""A prior on a mean and a covariance."""
+
+import math
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+
+from .._types import Array, Scalar
+from ._check import positive
+
+
+class NormalInverseWishart(eqx.Module):
+    r"""$p(\mu, \Sigma) = N(\mu; m, \Sigma / \kappa)\, \mathrm{IW}(\Sigma; \Psi, \nu)$.
+
+    As pseudo-data: κ rows at m, and ν + dim + 1 rows of scatter Ψ. Its mode lies at μ = m and
+    Σ = Ψ / (ν + dim + 2).
+
+    **Arguments:**
+
+    - `mean`: m, a vector of shape `(dim,)` or one number for all columns.
+    - `shrinkage`: κ; 0 leaves the mean without a prior.
+    - `dof`: ν, more than dim − 1.
+    - `scale`: Ψ, a matrix of shape `(dim, dim)`, or a number for that multiple of the identity.
+
+    They are kept as static numbers: a model holds no arrays.
+
+    ```python
+    >>> import elbax
+    >>> x = elbax.datasets.old_faithful()
+    >>> prior = elbax.priors.NormalInverseWishart.from_data(x, num_components=2)
+    >>> component = elbax.components.Normal("full", prior=prior)
+
+    ```
+    """
+
+    mean: tuple | float = eqx.field(static=True)
+    shrinkage: float = eqx.field(static=True)
+    dof: float = eqx.field(static=True)
+    scale: tuple | float = eqx.field(static=True)
+
+    def __init__(self, mean: Any, shrinkage: float, dof: float, scale: Any):
+        self.mean = _frozen(mean, "mean", 1)
+        self.scale = _frozen(scale, "scale", 2)
+        self.shrinkage, self.dof = float(shrinkage), float(dof)
+        if not (math.isfinite(shrinkage) and shrinkage >= 0):
+            raise ValueError(
+                f"NormalInverseWishart: shrinkage must be finite and not negative, got {shrinkage}."
+            )
+        positive("NormalInverseWishart", dof=dof)
+        size = np.linalg.eigvalsh(np.atleast_2d(np.asarray(self.scale))).min()
+        if not size > 0:
+            raise ValueError(
+                "NormalInverseWishart: scale must be a positive definite matrix or a positive number; "
+                f"its smallest eigenvalue is {size:g}."
+            )
+
+    @classmethod
+    def from_data(cls, x: Array, num_components: int) -> "NormalInverseWishart":
+        """The weak prior of Fraley and Raftery (2007): κ = 0.01, ν = dim + 2, Ψ = cov(x) / K^(2 / dim)."""
+        table = np.asarray(x, float)
+        dim = table.shape[1]
+        scale = np.cov(table.T).reshape(dim, dim) / num_components ** (2 / dim)
+        return cls(table.mean(0), 0.01, dim + 2.0, scale)
+
+    def center(self, dim: int, dtype: Any) -> Array:
+        """m, shape `(dim,)`."""
+        return jnp.broadcast_to(jnp.asarray(self.mean, dtype), (dim,))
+
+    def root(self, dim: int, dtype: Any) -> Array:
+        """L with L Lᵀ = Ψ."""
+        scale = np.asarray(self.scale)
+        matrix = scale * np.eye(dim) if scale.ndim == 0 else scale
+        return jnp.asarray(np.linalg.cholesky(matrix), dtype)
+
+    def log_density_of_mean(
+        self, distance: Scalar, log_determinant: Scalar, dim: int
+    ) -> Scalar | float:
+        """log N(μ; m, Σ/κ) from (μ − m)ᵀ Σ⁻¹ (μ − m) and log |Σ|."""
+        if self.shrinkage == 0:
+            return 0.0
+        constant = 0.5 * dim * math.log(self.shrinkage / (2 * math.pi))
+        return constant - 0.5 * (log_determinant + self.shrinkage * distance)
+
+    def log_density_of_covariance(self, trace: Scalar, log_determinant: Scalar, dim: int) -> Scalar:
+        """log IW(Σ; Ψ, ν) from tr(Ψ Σ⁻¹) and log |Σ|."""
+        if self.dof <= dim - 1:
+            raise ValueError(
+                f"NormalInverseWishart: dof must exceed dim - 1 = {dim - 1}, got {self.dof}."
+            )
+        log_scale = 2 * float(np.sum(np.log(np.diagonal(np.asarray(self.root(dim, float))))))
+        constant = (
+            0.5 * self.dof * (log_scale - dim * math.log(2))
+            - 0.25 * dim * (dim - 1) * math.log(math.pi)
+            - sum(math.lgamma(0.5 * (self.dof - i)) for i in range(dim))
+        )
+        return constant - 0.5 * ((self.dof + dim + 1) * log_determinant + trace)
+
+
+def _frozen(value: Any, name: str, ndim: int) -> tuple | float:
+    array = np.asarray(value, float)
+    if array.ndim not in (0, ndim):
+        raise ValueError(
+            f"NormalInverseWishart: {name} must be a number or have {ndim} axes, got shape {array.shape}."
+        )
+    if not np.all(np.isfinite(array)):
+        raise ValueError(f"NormalInverseWishart: {name} must be finite.")
+    if array.ndim == 2:
+        return tuple(map(tuple, array.tolist()))
+    return tuple(array.tolist()) if array.ndim else float(array)

@@ -284,7 +284,7 @@ class Normal(AbstractComponent):
             scatter = scatter + (jnp.sum(pull, 0) if self.shared else pull)
             num_means = mean.shape[0] if self.shared else 1
             pseudo_count = self.prior.dof + dim + 1 + (num_means if shrinkage else 0)
-            root = self.prior.root(dim, mean.dtype)
+            root = jnp.asarray(self.prior.root(dim), mean.dtype)
             pseudo_scatter = self._scatter(inverse, root)
         if self.floor:
             pseudo_scatter += self.floor * self._scatter(inverse, jnp.eye(dim, dtype=mean.dtype))
@@ -339,7 +339,7 @@ class Normal(AbstractComponent):
             whitened = jax.vmap(self.structure.apply, in_axes=(self._axis, 0))(inverse, offset)
             distance = jnp.sum(whitened**2, -1)
             total += jnp.sum(self.prior.log_density_of_mean(distance, determinants, dim))
-            traces = trace(self.prior.root(dim, dtype))
+            traces = trace(jnp.asarray(self.prior.root(dim), dtype))
             total += jnp.sum(self.prior.log_density_of_covariance(traces, determinants, dim))
         return total
 

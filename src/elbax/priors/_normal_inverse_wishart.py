@@ -68,11 +68,10 @@ class NormalInverseWishart(eqx.Module):
         """m, shape `(dim,)`."""
         return jnp.broadcast_to(jnp.asarray(self.mean, dtype), (dim,))
 
-    def root(self, dim: int, dtype: Any) -> Array:
+    def root(self, dim: int) -> np.ndarray:
         """L with L Lᵀ = Ψ."""
         scale = np.asarray(self.scale)
-        matrix = scale * np.eye(dim) if scale.ndim == 0 else scale
-        return jnp.asarray(np.linalg.cholesky(matrix), dtype)
+        return np.linalg.cholesky(scale * np.eye(dim) if scale.ndim == 0 else scale)
 
     def log_density_of_mean(
         self, distance: Scalar, log_determinant: Scalar, dim: int
@@ -89,7 +88,7 @@ class NormalInverseWishart(eqx.Module):
             raise ValueError(
                 f"NormalInverseWishart: dof must exceed dim - 1 = {dim - 1}, got {self.dof}."
             )
-        log_scale = 2 * float(np.sum(np.log(np.diagonal(np.asarray(self.root(dim, float))))))
+        log_scale = 2 * float(np.sum(np.log(np.diagonal(self.root(dim)))))
         constant = (
             0.5 * self.dof * (log_scale - dim * math.log(2))
             - 0.25 * dim * (dim - 1) * math.log(math.pi)

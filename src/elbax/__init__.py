@@ -21,6 +21,16 @@ from ._model import (
 from ._pattern import incomplete as incomplete
 from ._state import ELBOState as ELBOState, Info as Info
 from ._update import AbstractUpdate as AbstractUpdate, Chain as Chain
+from .diagnostics import (
+    convergence_rate as convergence_rate,
+    Criteria as Criteria,
+    criteria as criteria,
+    Information as Information,
+    information as information,
+    select as select,
+    Selection as Selection,
+    standard_errors as standard_errors,
+)
 from .e_steps import ExactEStep as ExactEStep, GradientEStep as GradientEStep
 from .families import (
     AbstractFamily as AbstractFamily,

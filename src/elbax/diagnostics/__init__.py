@@ -1,0 +1,14 @@
+"""What one wants to know after a fit: how sure, how good, how fast."""
+
+from ._information import (
+    convergence_rate as convergence_rate,
+    Information as Information,
+    information as information,
+    standard_errors as standard_errors,
+)
+from ._selection import (
+    Criteria as Criteria,
+    criteria as criteria,
+    select as select,
+    Selection as Selection,
+)

@@ -9,14 +9,11 @@ threads, from one start and after a warm-up round. Medians stand with the quarti
 """
 
 import contextlib
-import datetime
 import functools
 import math
-import os
-import platform
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +22,19 @@ import jax.numpy as jnp
 import numpy as np
 import scipy
 import sklearn
-import threadpoolctl
+from measuring import (
+    chain,
+    heading,
+    markdown,
+    ratio,
+    Row,
+    Run,
+    slopes,
+    spread,
+    start,
+    sweeps,
+    write,
+)
 from sklearn.datasets import load_iris
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
@@ -34,18 +43,9 @@ import elbax
 
 
 RESULTS = Path(__file__).parent / "results" / "gaussian_mixture.md"
-THREADS = 2
 CHUNK_SIZE = 10_000
 PEERS = {"full": "full", "tied": "tied", "diagonal": "diag", "spherical": "spherical"}
 CASES = [*(("100k x 16, K = 16", kind) for kind in PEERS), ("Old Faithful, K = 2", "full")]
-
-Row = dict[str, Any]
-Run = Callable[[int], Any]
-
-# XLA's pool gets as many threads as there are cores to run on when its first array is made.
-if hasattr(os, "sched_setaffinity"):
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])
-threadpoolctl.threadpool_limits(THREADS)
 
 
 @functools.cache
@@ -55,24 +55,6 @@ def clusters() -> np.ndarray:
     means = 2 * rng.normal(size=(16, 16))
     which = rng.integers(16, size=100_000)
     return (means[which] + rng.normal(size=(100_000, 16))).astype(np.float32)
-
-
-def chain(model: elbax.Mixture, chunk_size: int | None = None) -> elbax.Chain:
-    return elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model, chunk_size))
-
-
-def start(model: elbax.Mixture, params: Any) -> elbax.ELBOState:
-    return chain(model).init(params, elbax.Exact(model, params), key=jax.random.key(1))
-
-
-def sweeps(step: Callable, state: Any, x: jax.Array) -> Run:
-    """n sweeps in one jitted scan, waited for."""
-
-    @functools.partial(jax.jit, static_argnames="n")
-    def run(state, x, n):
-        return jax.lax.scan(lambda state, _: step(state, x), state, length=n)
-
-    return lambda n: jax.block_until_ready(run(state, x, n))
 
 
 def peer(model: elbax.Mixture, params: Any, x: np.ndarray) -> Run:
@@ -103,35 +85,6 @@ def peer(model: elbax.Mixture, params: Any, x: np.ndarray) -> Run:
             return mixture.fit(x)
 
     return run
-
-
-def slopes(runs: dict[str, Run], counts: tuple[int, int], rounds: int) -> dict[str, np.ndarray]:
-    """Seconds a sweep of each contestant, one slope a round."""
-    few, many = counts
-    found = {name: [] for name in runs}
-    for _ in range(1 + rounds):
-        for name, run in runs.items():
-            found[name].append((seconds(run, many) - seconds(run, few)) / (many - few))
-    return {name: np.array(values[1:]) for name, values in found.items()}
-
-
-def seconds(function: Callable, *args: Any) -> float:
-    begin = time.perf_counter()
-    function(*args)
-    return time.perf_counter() - begin
-
-
-def spread(values: np.ndarray, unit: float = 1) -> str:
-    low, middle, high = np.quantile(values / unit, [0.25, 0.5, 0.75])
-    return f"{middle:.3g} ({low:.3g} to {high:.3g})"
-
-
-def ratio(a: np.ndarray, b: np.ndarray) -> str:
-    """The ratio of the medians; at worst and at best, that of opposite quartiles."""
-    (a_low, a_mid, a_high), (b_low, b_mid, b_high) = (
-        np.quantile(values, [0.25, 0.5, 0.75]) for values in (a, b)
-    )
-    return f"{a_mid / b_mid:.2f} ({a_low / b_high:.2f} to {a_high / b_low:.2f})"
 
 
 def sweep_seconds(case: str, covariance: str) -> list[Row]:
@@ -361,28 +314,13 @@ def agreement() -> list[Row]:
         return rows
 
 
-def markdown(rows: list[Row]) -> str:
-    head = ["| " + " | ".join(rows[0]) + " |", "|" + " --- |" * len(rows[0])]
-    return "\n".join(head + ["| " + " | ".join(map(str, row.values())) + " |" for row in rows])
-
-
-def processor() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":")[1].strip()
-    return platform.processor() or platform.machine()
-
-
 def report() -> Iterator[str]:
     """The results file, part by part as it is measured."""
-    versions = {"jax": jax, "scikit-learn": sklearn, "numpy": np, "scipy": scipy, "elbax": elbax}
-    yield (
-        f"# Gaussian mixtures\n\n{datetime.date.today()}, {processor()}, {THREADS} threads; Python "
-        f"{platform.python_version()}, "
-        + ", ".join(f"{name} {module.__version__}" for name, module in versions.items())
-        + ". float32 but for the last table. Medians, with quartiles over alternating rounds; seconds "
-        "a sweep are slopes between two numbers of sweeps. `python benchmarks/gaussian_mixture.py`."
+    yield heading(
+        "Gaussian mixtures",
+        "python benchmarks/gaussian_mixture.py",
+        {"scikit-learn": sklearn, "numpy": np, "scipy": scipy},
+        "float32 but for the last table.",
     )
     yield "## A sweep of EM"
     yield markdown([row for case in CASES for row in sweep_seconds(*case)])
@@ -396,14 +334,5 @@ def report() -> Iterator[str]:
     yield markdown(agreement())
 
 
-def main() -> None:
-    parts = []
-    for part in report():
-        print(part, end="\n\n", flush=True)
-        parts.append(part)
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text("\n\n".join(parts) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    write(RESULTS, report())

@@ -151,7 +151,7 @@ def fit_restarts(
     """
     _check(update, jax.tree.map(lambda leaf: leaf[0], states), max_steps)
     _check_batch(update, batch)
-    carry = eqx.filter_jit(_start_lanes)(update, states, batch, max_steps)
+    carry = _start_lanes(update, states, batch, max_steps)
     tolerances = jnp.asarray(tolerance, carry.trace.dtype)
     carry = _advance_lanes(update, carry, batch, jnp.asarray(max_steps), tolerances)
     finals, elbos = _settle_lanes(update, carry.state, batch)
@@ -192,6 +192,8 @@ class _Carry(eqx.Module):
         return self.code == _RUNNING
 
 
+# Jitted for the sake of its cache: tracing an update again takes longer than a small fit.
+@eqx.filter_jit
 def _start(update, state, batch, max_steps: int) -> _Carry:
     info = eqx.filter_eval_shape(update, state, batch)[1]
     if info.elbo is None:
@@ -247,6 +249,7 @@ def _loop(update, carry: _Carry, batch, until, tolerance) -> _Carry:
 _advance = eqx.filter_jit(_loop)
 
 
+@eqx.filter_jit
 def _start_lanes(update, states, batch, max_steps):
     return jax.vmap(lambda state: _start(update, state, batch, max_steps))(states)
 

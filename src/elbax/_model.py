@@ -74,6 +74,39 @@ class AbstractModel(eqx.Module):
             f"{type(self).__name__} has no closed-form M-step; use GradientMStep(model, optimizer)."
         )
 
+    def maximize_evidence(self, moments: PyTree, params: PyTree, free: PyTree) -> PyTree:
+        """argmax of the evidence itself over a block of θ, from the data's moments about `params["mean"]`."""
+        raise TypeError(
+            f"{type(self).__name__} knows no closed-form maximum of its evidence in any block of params; "
+            "FactorAnalysis and ProbabilisticPCA do. Use ClosedFormMStep or GradientMStep."
+        )
+
+    def describe(self, params: PyTree) -> Any:
+        """What people want to read; the params themselves unless a model knows better."""
+        return params
+
+    def num_free_params(self, params: PyTree) -> int:
+        """How many numbers a fit estimates."""
+        raise TypeError(
+            f"{type(self).__name__} does not say how many numbers are estimated; pass num_free_params."
+        )
+
+    def collapsed(self, params: PyTree) -> Array:
+        """Which components have shrunk onto a few points, where the likelihood is unbounded."""
+        return jnp.zeros((), bool)
+
+    def emptied(self, params: PyTree) -> Array:
+        """Which components have next to no data."""
+        return jnp.zeros((), bool)
+
+    def restart_components(
+        self, params: PyTree, which: Array, x: PyTree, weight: Array, assignment: Array
+    ) -> PyTree:
+        """The components in `which` started anew from a partition of the data."""
+        raise TypeError(
+            f"{type(self).__name__} has no components that could start anew; a Mixture has."
+        )
+
     def check(self, batch: PyTree, who: str = "fit") -> None:
         """Raises `ValueError` for data that the model cannot be fitted to. Called where values are known."""
         check_rows(*rows(batch), who)

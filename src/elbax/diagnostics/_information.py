@@ -140,8 +140,7 @@ def standard_errors(
 
     ```
     """
-    if describe is None:
-        describe = getattr(model, "describe", lambda params: params)
+    describe = model.describe if describe is None else describe
     params = jax.tree.map(jnp.asarray, params)
     start, unflatten = ravel_pytree(params)
     found = _observed(model, params, batch, chunk_size)

@@ -69,12 +69,7 @@ def criteria(
     ```
     """
     if num_free_params is None:
-        if not hasattr(model, "num_free_params"):
-            raise TypeError(
-                f"criteria: {type(model).__name__} does not say how many numbers are estimated; pass "
-                "num_free_params."
-            )
-        num_free_params = model.num_free_params(params)  # type: ignore
+        num_free_params = model.num_free_params(params)
     n = jnp.sum(effective_weight(as_batch(batch)))
     per_datum = evidence(model, params, batch, chunk_size=chunk_size)
     log_likelihood = per_datum * n.astype(per_datum.dtype)
@@ -209,7 +204,7 @@ def select(
                 batch,
                 max_steps=max_steps,
                 tolerance=tolerance,
-                reject=getattr(model, "collapsed", None),
+                reject=model.collapsed,
             )
         except RuntimeError as error:
             warnings.warn(f"select, {name}: {error}", stacklevel=2)

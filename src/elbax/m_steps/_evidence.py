@@ -46,11 +46,11 @@ class EvidenceMStep(AbstractUpdate):
         return True
 
     def init_memory(self, params: PyTree, posterior: PyTree) -> PyTree:
-        if not hasattr(self.model, "maximize_evidence"):
-            raise TypeError(
-                f"{type(self.model).__name__} knows no closed-form maximum of its evidence in any block of "
-                "params; FactorAnalysis and ProbabilisticPCA do. Use ClosedFormMStep or GradientMStep."
-            )
+        # A model that knows no such maximum for what is free says so here.
+        about = params["mean"] if isinstance(params, dict) and "mean" in params else jnp.zeros(1)
+        moments = {"first": about, "second": jnp.outer(about, about), "count": about[0]}
+        free = spread(self.free, params)
+        eqx.filter_eval_shape(self.model.maximize_evidence, moments, params, free)
         return ()
 
     def check(self, batch: PyTree) -> None:
@@ -71,7 +71,7 @@ class EvidenceMStep(AbstractUpdate):
         found, count = reduce_data(moments, batch, state.key, self.chunk_size)
         found["count"] = jnp.asarray(count, about.dtype)
         free = spread(self.free, state.params)
-        moved = self.model.maximize_evidence(found, state.params, free)  # type: ignore
+        moved = self.model.maximize_evidence(found, state.params, free)
         return state.replace(params=choose(free, moved, state.params)), Info()
 
 

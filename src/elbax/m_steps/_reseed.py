@@ -47,16 +47,13 @@ class ReseedStep(AbstractUpdate):
         return False
 
     def init_memory(self, params: PyTree, posterior: PyTree) -> PyTree:
-        if not hasattr(self.model, "restart_components"):
-            raise TypeError(
-                f"ReseedStep: {type(self.model).__name__} does not say which components have emptied or how "
-                "they begin again; a Mixture does."
-            )
+        if type(self.model).restart_components is AbstractModel.restart_components:
+            self.model.restart_components(params, jnp.zeros(0), (), jnp.zeros(0), jnp.zeros(0))
         return ()
 
     def __call__(self, state: ELBOState, batch: PyTree) -> tuple[ELBOState, Info]:
         model, params = self.model, state.params
-        gone = model.emptied(params) | model.collapsed(params)  # type: ignore
+        gone = model.emptied(params) | model.collapsed(params)
 
         def reseed():
             x, weight = rows(batch)
@@ -80,7 +77,7 @@ class ReseedStep(AbstractUpdate):
             taker = jnp.argsort(~gone, stable=True)[jnp.minimum(lot, num_components - 1)]
             taken = (lot < jnp.sum(gone)) & (weight > 0)
             assignment = jnp.where(taken, taker, assignment)
-            return model.restart_components(params, gone, x, weight, assignment)  # type: ignore
+            return model.restart_components(params, gone, x, weight, assignment)
 
         moved = jax.lax.cond(jnp.any(gone), reseed, lambda: params)
         return state.replace(params=moved), Info()

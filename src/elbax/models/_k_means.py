@@ -55,7 +55,8 @@ def k_means(
 
     def assign(centers):
         def one(row):
-            return jnp.argmin(distance(*row, centers))
+            x, seen = row
+            return jnp.argmin(distance(x, seen, centers))
 
         return jax.lax.map(one, (x, seen), batch_size=min(x.shape[0], 1 << 16))
 

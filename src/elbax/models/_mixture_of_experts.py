@@ -1,5 +1,7 @@
 """A mixture whose weights depend on the inputs."""
 
+import math
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -35,6 +37,9 @@ class MixtureOfExperts(AbstractExponentialFamilyModel):
 
     - `expert`: `elbax.components.LinearRegression()`, or `GeneralizedLinear(response)`.
     - `num_experts`: K.
+    - `ridge`: weight of the penalty −½ ridge Σ w² on the gate's weights w (a normal prior). Where the experts
+        part the inputs sharply, as they often do, the likelihood rises for ever as a gate's weights
+        grow; a small ridge bounds them.
 
     ```python
     >>> import elbax, jax, jax.numpy as jnp
@@ -50,11 +55,17 @@ class MixtureOfExperts(AbstractExponentialFamilyModel):
 
     expert: AbstractComponent
     num_experts: int = eqx.field(static=True)
+    ridge: float = eqx.field(static=True)
 
-    def __init__(self, expert: AbstractComponent, num_experts: int):
+    def __init__(self, expert: AbstractComponent, num_experts: int, *, ridge: float = 0.0):
         check_components("MixtureOfExperts", expert, num_experts)
+        if not (math.isfinite(ridge) and ridge >= 0):
+            raise ValueError(
+                f"MixtureOfExperts: ridge must be finite and not negative, got {ridge}."
+            )
         self.expert = expert
         self.num_experts = num_experts
+        self.ridge = float(ridge)
 
     @property
     def latent(self) -> Categorical:
@@ -101,11 +112,18 @@ class MixtureOfExperts(AbstractExponentialFamilyModel):
         return params | {"experts": experts}
 
     def log_prior(self, params: PyTree) -> Scalar | float:
-        return self.expert.log_prior(params["experts"])
+        total = self.expert.log_prior(params["experts"])
+        if self.ridge:
+            weights = eqx.filter(params["gate"], eqx.is_inexact_array)
+            total -= 0.5 * self.ridge * sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(weights))
+        return total
 
     def shortcut(self, params: PyTree) -> "tuple[Bool[Array, ''], MixtureOfExperts] | None":
         found = self.expert.shortcut(params["experts"])
-        return None if found is None else (found[0], MixtureOfExperts(found[1], self.num_experts))
+        if found is None:
+            return None
+        allowed, expert = found
+        return allowed, MixtureOfExperts(expert, self.num_experts, ridge=self.ridge)
 
     def describe(self, params: PyTree) -> dict[str, Any]:
         """The gate's coefficients `(K, num_inputs + 1)`, the last row 0, and what the experts say."""

@@ -66,11 +66,15 @@ def evidence(
 
     ```
     """
-    posterior = Exact(model, params)
     if not model.exact:
         # Raises, and says why, before any work is done.
-        jax.eval_shape(jax.vmap(posterior), rows(batch)[0])
+        jax.eval_shape(jax.vmap(Exact(model, params)), rows(batch)[0])
+    return _evidence(model, params, batch, chunk_size)
 
+
+@eqx.filter_jit
+def _evidence(model, params, batch, chunk_size):
+    posterior = Exact(model, params)
     total, weight = _sum_over_data(_bound, model, params, posterior, batch, None, chunk_size)
     return per_datum(total, 0.0, weight)
 

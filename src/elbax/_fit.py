@@ -171,8 +171,8 @@ def fit_restarts(
             "components, or give the covariances a floor."
         )
     winner = int(jnp.argmax(jnp.where(usable, elbos, -jnp.inf)))
-    lane = jax.tree.map(lambda leaf: leaf[winner], carry)
-    best = _conclude(update, lane, batch)
+    lane, final = jax.tree.map(lambda leaf: leaf[winner], (carry, finals))
+    best = _result(update, lane, final, elbos[winner], names[winner])
     return Restarts(best, elbos, carry.step, names, rejected)
 
 
@@ -278,6 +278,10 @@ def _conclude(update, carry: _Carry, batch) -> Result:
         # The last move, which no step had measured yet, went astray: one back.
         code = "nonfinite"
         state, elbo = _settle(update, carry.before, batch)
+    return _result(update, carry, state, elbo, code)
+
+
+def _result(update, carry: _Carry, state: ELBOState, elbo: Scalar, code: Code) -> Result:
     num_steps = int(carry.step)
     # Cut on the host: on the device every length would compile a program of its own.
     trace = np.asarray(carry.trace)[:num_steps]

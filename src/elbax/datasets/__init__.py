@@ -1,3 +1,4 @@
 """Small real data sets that come with elbax, each with its source."""
 
+from ._house_votes import house_votes as house_votes, VOTES as VOTES
 from ._old_faithful import old_faithful as old_faithful

@@ -77,7 +77,11 @@ def information(
 
     ```
     """
-    params = jax.tree.map(jnp.asarray, params)
+    return _information(model, jax.tree.map(jnp.asarray, params), batch, chunk_size)
+
+
+@eqx.filter_jit
+def _information(model, params, batch, chunk_size):
     start, unflatten = ravel_pytree(params)
     exact = Exact(model, params)
     total_weight = _total_weight(batch, start.dtype)
@@ -142,28 +146,34 @@ def standard_errors(
     """
     describe = model.describe if describe is None else describe
     params = jax.tree.map(jnp.asarray, params)
-    start, unflatten = ravel_pytree(params)
-    found = _observed(model, params, batch, chunk_size)
-    values = jnp.linalg.eigvalsh(found)
+    errors, values = _standard_errors(model, params, batch, describe, chunk_size)
     if is_concrete(values) and not float(values[0]) > -1e-3 * float(values[-1]):
         raise ValueError(
             "standard_errors: the params are no maximum of the evidence (the observed information has the "
             f"eigenvalue {float(values[0]):.3g}); fit to convergence first, with a smaller tolerance."
         )
-    root = _inverse_root(found)
+    return errors
+
+
+@eqx.filter_jit
+def _standard_errors(model, params, batch, describe, chunk_size):
+    start, unflatten = ravel_pytree(params)
+    found = _observed(model, params, batch, chunk_size)
 
     def flat(vector):
         return ravel_pytree(describe(unflatten(vector)))[0]
 
     slope = jax.jacobian(flat)(start)
-    return ravel_pytree(describe(params))[1](jnp.linalg.norm(matmul(slope, root), axis=-1))
+    errors = jnp.linalg.norm(matmul(slope, _inverse_root(found)), axis=-1)
+    return ravel_pytree(describe(params))[1](errors), jnp.linalg.eigvalsh(found)
 
 
 def convergence_rate(update: AbstractUpdate, state: ELBOState, batch: PyTree) -> Scalar:
     """The spectral radius of the Jacobian of one sweep in the params: by what a distance shrinks per sweep.
 
-    At the limit of EM it is the largest fraction of missing information. 1 − rate says how many
-    sweeps a digit costs: about 2.3 / (1 − rate).
+    At the limit of EM it is the largest fraction of missing information; a digit costs about
+    2.3 / (1 − rate) sweeps. A direction in which the params are not identified, such as a rotation of
+    factors, does not shrink and makes it 1: fix it first, by a pattern of zeros.
 
     ```python
     >>> import elbax, jax
@@ -177,13 +187,18 @@ def convergence_rate(update: AbstractUpdate, state: ELBOState, batch: PyTree) ->
 
     ```
     """
+    return jnp.max(jnp.abs(jnp.linalg.eigvals(_slope_of_sweep(update, state, batch))))
+
+
+@eqx.filter_jit
+def _slope_of_sweep(update, state, batch):
     start, unflatten = ravel_pytree(state.params)
 
     def sweep(vector):
         moved, _ = update(state.replace(params=unflatten(vector)), batch)
         return ravel_pytree(moved.params)[0]
 
-    return jnp.max(jnp.abs(jnp.linalg.eigvals(jax.jacobian(sweep)(start))))
+    return jax.jacobian(sweep)(start)
 
 
 def _observed(model, params, batch, chunk_size):

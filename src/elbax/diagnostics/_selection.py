@@ -77,20 +77,24 @@ def criteria(
     bic = -2 * log_likelihood + num_free_params * jnp.log(n)
     icl = None
     if model.latent.finite:
-        x, weight = rows(batch)
-        posterior = Exact(model, params)
-
-        def log_certainty(x):
-            q = posterior(x)
-            return q.log_prob(q.mode())
-
-        certainty = jax.lax.map(
-            log_certainty, x, batch_size=min(len(weight), chunk_size or len(weight))
-        )
-        icl = bic - 2 * jnp.sum(weight.astype(bic.dtype) * certainty)
+        icl = bic - 2 * _certainty(model, params, batch, chunk_size)
     return Criteria(
         log_likelihood, num_free_params, n, 2 * num_free_params - 2 * log_likelihood, bic, icl
     )
+
+
+@eqx.filter_jit
+def _certainty(model, params, batch, chunk_size):
+    """Σ w log q(ẑ)."""
+    x, weight = rows(batch)
+    posterior = Exact(model, params)
+
+    def one(x):
+        q = posterior(x)
+        return q.log_prob(q.mode())
+
+    found = jax.lax.map(one, x, batch_size=min(len(weight), chunk_size or len(weight)))
+    return jnp.sum(weight.astype(found.dtype) * found)
 
 
 Criterion = Literal["bic", "aic", "icl", "held_out"]

@@ -1,0 +1,42 @@
+"""Mixtures of Gaussians."""
+
+import dataclasses
+from typing import ClassVar
+
+from ..components import Normal
+from ._elliptical_mixture import AbstractEllipticalMixture
+
+
+@dataclasses.dataclass(eq=False, repr=False, kw_only=True)
+class GaussianMixture(AbstractEllipticalMixture):
+    r"""$p(x) = \sum_k \pi_k\, N(x; \mu_k, \Sigma_k)$: scikit-learn's `GaussianMixture`, fitted by elbax.
+
+    **Arguments** beside those of every `AbstractEstimator`:
+
+    - `n_components`: K.
+    - `covariance_type`: `"full"`, `"tied"`, `"diag"` or `"spherical"`.
+    - `reg_covar`: added, times I, to each component's scatter matrix, in squared units of the data, so
+        that no covariance shrinks below `reg_covar` / n_samples; 0 turns it off.
+    - `weights_init`, `means_init`, `precisions_init`: where to start, in the shapes of the attributes.
+
+    **Attributes:** `weights_`, `means_`; `covariances_`, `precisions_` and `precisions_cholesky_`, of shape
+    `(K, dim, dim)`, `(dim, dim)`, `(K, dim)` or `(K,)` as `covariance_type` has it; `converged_`, `n_iter_`,
+    `lower_bound_` in nats per row, and `lower_bounds_`, the same after each sweep.
+
+    ```python
+    >>> import elbax, elbax.sklearn
+    >>> x = elbax.datasets.old_faithful()
+    >>> mixture = elbax.sklearn.GaussianMixture(2, random_state=0).fit(x)
+    >>> print(mixture.means_[mixture.means_[:, 0].argsort()].round(1))
+    [[ 2.  54.5]
+     [ 4.3 80. ]]
+    >>> print(f"{mixture.score(x):.3f}")
+    -4.155
+
+    ```
+    """
+
+    _matrices: ClassVar[str] = "covariances"
+
+    def _component(self, X):
+        return Normal(self._shape()[0], floor=self.reg_covar)

@@ -1,0 +1,33 @@
+"""Probabilistic principal components."""
+
+import dataclasses
+from typing import ClassVar
+
+from ..components._factor_analyzer import Noise
+from ._factor_analysis import FactorAnalysis
+
+
+@dataclasses.dataclass(eq=False, repr=False, kw_only=True)
+class ProbabilisticPCA(FactorAnalysis):
+    r"""$x \sim N(\mu, W W^\top + \sigma^2 I)$: `FactorAnalysis` with one noise variance for all columns.
+
+    On complete rows the first sweep is at the maximum: W spans the principal components, and σ² is the
+    mean of the variances that they leave. With missing values it is found by EM.
+
+    **Arguments** and **attributes** as of `FactorAnalysis`; `noise_variance_` is one number, σ².
+
+    ```python
+    >>> import elbax, elbax.sklearn
+    >>> x = elbax.datasets.old_faithful()
+    >>> pca = elbax.sklearn.ProbabilisticPCA(1, random_state=0).fit(x)
+    >>> print(f"{pca.score(x):.3f} {pca.noise_variance_:.3f}")
+    -4.742 0.243
+
+    ```
+    """
+
+    _noise: ClassVar[Noise] = "isotropic"
+
+    def _describe(self, weight):
+        described = super()._describe(weight)
+        return described | {"noise_variance": float(described["noise_variance"][0])}

@@ -7,6 +7,7 @@ import numpy as np
 from ._algebra import matmul
 from ._batch import as_batch, Batch, effective_weight, reduce_data
 from ._check import check_rows, check_table, is_concrete
+from ._incomplete import known_numbers
 from ._types import Array, Float, PyTree
 
 
@@ -38,8 +39,7 @@ def compress(x: PyTree, *, chunk_size: int | None = None) -> Batch:
         raise ValueError(
             "compress: incomplete rows have no common covariance; give the batch to the update as it is."
         )
-    table = jnp.asarray(batch.x)
-    table = table.astype(jnp.result_type(float, table))
+    table, _ = known_numbers(batch.x)
     weight = effective_weight(batch)
     if is_concrete((table, weight)):
         check_table(table, weight, "compress", varied=False)
@@ -47,15 +47,15 @@ def compress(x: PyTree, *, chunk_size: int | None = None) -> Batch:
     key = jax.random.key(0)
 
     def total(x, weight, keys):
-        return matmul(weight.astype(x.dtype), x - first)
+        return matmul(weight.astype(table.dtype), x.astype(table.dtype) - first)
 
     shift, count = reduce_data(total, batch, key, chunk_size)
     count = count.astype(table.dtype)
     mean = first + shift / count
 
     def scatter(x, weight, keys):
-        residual = x - mean
-        return matmul((weight.astype(x.dtype)[:, None] * residual).T, residual)
+        residual = x.astype(table.dtype) - mean
+        return matmul((weight.astype(table.dtype)[:, None] * residual).T, residual)
 
     covariance, _ = reduce_data(scatter, batch, key, chunk_size)
     return from_moments(mean, covariance / count, count)

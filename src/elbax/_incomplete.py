@@ -41,6 +41,13 @@ def known(x: Any) -> tuple[Array, Array]:
     return x, jnp.ones(x.shape, bool)
 
 
+def known_numbers(x: Any) -> tuple[Array, Array]:
+    """`known`, whole numbers and truth values made real numbers."""
+    values, observed = known(x)
+    real = jnp.issubdtype(values.dtype, jnp.floating)
+    return values if real else values.astype(float), observed
+
+
 def row_axes(x: PyTree) -> PyTree:
     """Where `x` has its rows, as `vmap` asks: in a block all rows share one `observed`."""
 

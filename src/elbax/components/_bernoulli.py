@@ -6,7 +6,7 @@ import numpy as np
 
 from .._algebra import matmul
 from .._check import check_table, check_values
-from .._incomplete import known
+from .._incomplete import known, known_numbers
 from ..priors import Beta
 from ._component import AbstractComponent
 from ._parts import part_means
@@ -45,7 +45,7 @@ class Bernoulli(AbstractComponent):
 
     def init(self, x, weight, assignment, num_components):
         """Frequencies in the parts, drawn a little to those in the whole."""
-        table, observed = _numbers(x)
+        table, observed = known_numbers(x)
         seen = observed.astype(table.dtype)
         _, _, whole = part_means(table, seen, weight, assignment, 1)
         offset, _, _ = part_means(table - whole, seen, weight, assignment, num_components, 1.0)
@@ -93,8 +93,3 @@ class Bernoulli(AbstractComponent):
 
     def num_free_params(self, params):
         return int(np.prod(params["logits"].shape))
-
-
-def _numbers(x):
-    values, observed = known(x)
-    return values.astype(jnp.result_type(float, values)), observed

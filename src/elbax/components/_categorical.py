@@ -114,7 +114,8 @@ class Categorical(AbstractComponent):
     def maximize(self, statistics, params, free):
         counts = statistics["logits"]
         if self.prior is not None:
-            counts = counts + self.prior.pseudo_count * self._possible(counts.shape[-2])
+            possible = self._possible(counts.shape[-2])
+            counts = jnp.where(possible, counts + self.prior.pseudo_count, counts)
         seen = jnp.sum(counts, -1, keepdims=True) > jnp.finfo(counts.dtype).tiny
         return {"logits": jnp.where(seen, self._from_counts(counts)["logits"], params["logits"])}
 
@@ -129,7 +130,7 @@ class Categorical(AbstractComponent):
     def describe(self, params):
         """Probabilities of each column's values, `(K, dim, most values)`; 0 for values it has not."""
         logits = self.natural(params)["logits"]
-        return {"probabilities": jnp.exp(logits) * self._possible(logits.shape[-2])}
+        return {"probabilities": jnp.where(self._possible(logits.shape[-2]), jnp.exp(logits), 0)}
 
     def from_description(self, *, probabilities):
         return self._from_counts(jnp.asarray(probabilities, float))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from .._check import check_table
 from .._free import is_frozen
-from .._incomplete import known
+from .._incomplete import known_numbers
 from .._types import Any, Array, Bool, Float, Int, Key, PyTree, Scalar
 
 
@@ -28,8 +28,8 @@ class AbstractComponent(eqx.Module):
 
     def table(self, x: PyTree) -> Float[Array, "num_data features"]:
         """Numbers in which rows that are alike are near, for starts; NaN where missing."""
-        values, observed = known(x)
-        return jnp.where(observed, values.astype(jnp.result_type(float, values)), jnp.nan)
+        values, observed = known_numbers(x)
+        return jnp.where(observed, values, jnp.nan)
 
     @abc.abstractmethod
     def init(

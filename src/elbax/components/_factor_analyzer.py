@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from .._algebra import matmul, vdot
-from .._incomplete import known
+from .._incomplete import known, known_numbers
 from .._model import Reference
 from .._types import Any, Array, PyTree, Scalar
 from ..families import Gaussian
@@ -200,7 +200,7 @@ class FactorAnalyzer(AbstractComponent):
 
     def init(self, x, weight, assignment, num_components):
         """Means of the parts, and the principal components of their pooled covariance for all."""
-        x, observed = known(x)
+        x, observed = known_numbers(x)
         seen = observed.astype(x.dtype)
         mean, residual, _ = part_means(x, seen, weight, assignment, num_components)
         covariance = pooled_covariance(residual, seen, weight)

@@ -9,7 +9,7 @@ from jax.scipy.special import gammaln
 from .._algebra import matmul
 from .._check import check_table, check_values
 from .._free import choose
-from .._incomplete import known
+from .._incomplete import known, known_numbers
 from .._model import Reference
 from .._special import solve_shape
 from ._component import AbstractComponent
@@ -55,7 +55,7 @@ class Gamma(AbstractComponent):
 
     def init(self, x, weight, assignment, num_components):
         """Means of the parts, and their pooled coefficient of variation."""
-        x, observed = known(x)
+        x, observed = known_numbers(x)
         seen = observed.astype(x.dtype)
         mean, residual, _ = part_means(x, seen, weight, assignment, num_components, 1.0)
         share = weight / jnp.sum(weight)

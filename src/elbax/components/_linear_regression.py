@@ -9,6 +9,7 @@ import numpy as np
 
 from .._algebra import matmul
 from .._check import check_rows, check_table
+from .._incomplete import known_numbers
 from .._model import Reference
 from .._types import Any, Array, Float, PyTree
 from ._component import AbstractComponent
@@ -164,11 +165,8 @@ def check_regression(x: Any, weight: Array, who: str) -> None:
 
 
 def regression_numbers(x: Any) -> tuple[Array, Array]:
-    inputs, target = map(jnp.asarray, x)
-    dtype = (
-        jnp.result_type(float) if not jnp.issubdtype(inputs.dtype, jnp.floating) else inputs.dtype
-    )
-    return inputs.astype(dtype), target.astype(dtype)
+    inputs, _ = known_numbers(x[0])
+    return inputs, jnp.asarray(x[1]).astype(inputs.dtype)
 
 
 def regression_table(x: Any) -> Array:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from .._algebra import matmul, vdot
 from .._check import is_concrete
 from .._free import choose
-from .._incomplete import is_incomplete, known
+from .._incomplete import is_incomplete, known_numbers
 from .._model import Reference
 from .._types import Array, Float, PyTree
 from ..priors import NormalInverseWishart
@@ -119,7 +119,7 @@ class Normal(AbstractComponent):
 
         A part's own covariance may be singular, the pooled one is so only if the data are.
         """
-        x, observed = known(x)
+        x, observed = known_numbers(x)
         seen = observed.astype(x.dtype)
         mean, residual, center = part_means(x, seen, weight, assignment, num_components)
         share = weight / jnp.sum(weight)

@@ -7,7 +7,7 @@ from jax.scipy.special import gammaln
 
 from .._algebra import matmul
 from .._check import check_table, check_values
-from .._incomplete import known
+from .._incomplete import known, known_numbers
 from ..priors import Gamma
 from ._component import AbstractComponent
 from ._parts import part_means
@@ -52,8 +52,7 @@ class Poisson(AbstractComponent):
 
     def init(self, x, weight, assignment, num_components):
         """Mean counts of the parts."""
-        values, observed = known(x)
-        table = values.astype(jnp.result_type(float, values))
+        table, observed = known_numbers(x)
         mean, _, center = part_means(
             table, observed.astype(table.dtype), weight, assignment, num_components, 1.0
         )

@@ -13,7 +13,7 @@ from .._model import Reference
 from .._types import Any, Array, PyTree, Scalar
 from ..families import Gaussian
 from ._component import AbstractComponent
-from ._parts import part_means
+from ._parts import part_means, pooled_covariance
 
 
 Noise = Literal["diagonal", "isotropic"]
@@ -165,8 +165,12 @@ class FactorAnalyzer(AbstractComponent):
             "uniquenesses": noise / (noise + jnp.sum(loadings**2, -1)),
         }
 
-    def one_start(self, key_or_none: Any, mean: Array, covariance: Array) -> PyTree:
+    def one_start(
+        self, key_or_none: Any, mean: Array, covariance: Array, variance: Array
+    ) -> PyTree:
         """Probabilistic PCA of the correlations, loadings jittered by a key."""
+        # Something positive where a column is constant.
+        covariance += jnp.diag(1e-5 * variance + jnp.where(variance > 0, 0, 1e-10))
         deviation = jnp.sqrt(jnp.diagonal(covariance))
         correlation = covariance / jnp.outer(deviation, deviation)
         values, vectors = jnp.linalg.eigh(correlation)
@@ -203,8 +207,8 @@ class FactorAnalyzer(AbstractComponent):
         x, observed = known_numbers(x)
         seen = observed.astype(x.dtype)
         mean, residual, _ = part_means(x, seen, weight, assignment, num_components)
-        covariance = pooled_covariance(residual, seen, weight)
-        one = self.one_start(None, mean[0], covariance)
+        covariance, variance = pooled_covariance(residual, seen, weight)
+        one = self.one_start(None, mean[0], covariance, variance)
         loadings, log_noise = (
             jnp.broadcast_to(one[name], (num_components, *one[name].shape))
             for name in ("loadings", "log_noise")
@@ -268,15 +272,3 @@ class FactorAnalyzer(AbstractComponent):
         described = self.describe(params)
         variance = jnp.mean(jnp.diagonal(described["covariances"], axis1=-2, axis2=-1), 0)
         return ~jnp.all(described["noise"] > ratio * variance, -1)
-
-
-def pooled_covariance(residual: Array, seen: Array, weight: Array) -> Array:
-    """Σ wᵢ rᵢ rᵢᵀ / Σ w of residuals that are 0 where missing, with the variances of what is seen."""
-    share = weight / jnp.sum(weight)
-    within = matmul((share[:, None] * residual).T, residual)
-    total = matmul(share, seen)
-    missing = matmul(share, residual**2) * (1 / total - 1)
-    variance = jnp.diagonal(within) + missing
-    # Where a column is constant, something positive.
-    ridge = 1e-5 * variance + jnp.where(variance > 0, 0, 1e-10)
-    return within + jnp.diag(missing + ridge)

@@ -7,12 +7,12 @@ from .._types import Array, Float
 from ..posteriors import Network
 
 
-def design(inputs: Float[Array, " P"]) -> Float[Array, " P+1"]:
+def design(inputs: Float[Array, " P"]) -> Float[Array, " width"]:
     """(1, inputs)."""
     return jnp.concatenate([jnp.ones((1,), inputs.dtype), inputs])
 
 
-def linear(coefficients: Float[Array, "K P+1"]) -> Network:
+def linear(coefficients: Float[Array, "K width"]) -> Network:
     """inputs ↦ coefficients · (1, inputs), for K outputs."""
     return Network(_apply, {"coefficients": coefficients})
 

@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._algebra import matmul, vdot
+from .._algebra import vdot
 from .._check import is_concrete
 from .._free import choose
 from .._incomplete import is_incomplete, known_numbers
@@ -17,7 +17,8 @@ from .._types import Array, Float, PyTree
 from ..priors import NormalInverseWishart
 from ._component import AbstractComponent
 from ._covariance import AbstractCovariance, Diagonal, Full, Spherical
-from ._parts import part_means
+from ._parts import part_means, pooled_covariance
+from ._quadratic import differences, expand, expanded, marginal
 
 
 Covariance = Literal["full", "tied", "diagonal", "spherical"]
@@ -122,19 +123,14 @@ class Normal(AbstractComponent):
         x, observed = known_numbers(x)
         seen = observed.astype(x.dtype)
         mean, residual, center = part_means(x, seen, weight, assignment, num_components)
-        share = weight / jnp.sum(weight)
-        within = matmul((share[:, None] * residual).T, residual)
-        # Residuals are 0 where nothing is known: the variances make up for it, which keeps the matrix
-        # positive definite. And a little of the whole variance, for parts constant in a column.
-        total = matmul(share, seen)
-        missing = matmul(share, residual**2) * (1 / total - 1)
-        ridge = 1e-5 * matmul(share, seen * (x - center) ** 2) / total + self.floor / x.shape[0]
-        scale = self.structure.pack(jnp.linalg.cholesky(within + jnp.diag(missing + ridge)))
-        return {"mean": mean, "scale": self._for_each(scale, num_components)}
-
-    def _for_each(self, scale: Array, num_components: int) -> Array:
-        """One covariance for all components."""
-        return scale if self.shared else jnp.broadcast_to(scale, (num_components, *scale.shape))
+        # A little of the whole variance is added for parts that are constant in a column.
+        _, whole = pooled_covariance(seen * (x - center), seen, weight)
+        within, _ = pooled_covariance(residual, seen, weight)
+        ridge = 1e-5 * whole + self.floor / x.shape[0]
+        scale = self.structure.pack(jnp.linalg.cholesky(within + jnp.diag(ridge)))
+        if not self.shared:
+            scale = jnp.broadcast_to(scale, (num_components, *scale.shape))
+        return {"mean": mean, "scale": scale}
 
     def natural(self, params):
         mean = params["mean"]
@@ -155,39 +151,10 @@ class Normal(AbstractComponent):
         }
 
     def prepare(self, natural):
-        """For the expanded form, the coefficients of 1, x − c and its squares; else η as it is.
-
-        With m = μ − c and A = WᵀJW:
-        log p = [count − h·Wm − ½ mᵀAm] + (Wᵀh + Am)·(x − c) − ½ (x − c)ᵀA(x − c).
-        """
+        """For the expanded form its coefficients, besides η: incomplete rows take differences in any form."""
         if self.form != "expanded":
             return natural
-        structure, about = self.structure, natural["about"].value
-
-        def one(count, linear, precision, mean, inverse):
-            from_center = mean - about["center"]
-            form = structure.congruence(inverse, precision)
-            pull = structure.apply_transposed(inverse, linear)
-            push = 0.5 * jax.grad(structure.quadratic, 1)(form, from_center)  # A m
-            constant = count - vdot(pull, from_center) - 0.5 * vdot(push, from_center)
-            curvature = -0.5 * jnp.atleast_1d(structure.coefficients(form))
-            return constant, jnp.concatenate([pull + push, curvature])
-
-        constant, coefficients = jax.vmap(one, in_axes=(0, 0, self._axis, 0, self._axis))(
-            natural["count"],
-            natural["linear"],
-            natural["precision"],
-            about["mean"],
-            about["inverse"],
-        )
-        center = Reference(about["center"])
-        # Incomplete rows take differences in any form.
-        return {
-            "constant": constant,
-            "coefficients": coefficients,
-            "about": center,
-            "difference": natural,
-        }
+        return {"expanded": expand(self.structure, self._axis, natural), "natural": natural}
 
     def log_densities(self, natural, x):
         exponents, log_volumes = self.terms(natural, x)
@@ -195,71 +162,15 @@ class Normal(AbstractComponent):
 
     def terms(self, natural: PyTree, x: PyTree) -> tuple[Float[Array, " K"], Float[Array, " K"]]:
         """The log-densities as (what a precision multiplies, what is left by columns integrated over)."""
+        coefficients = natural.get("expanded")
+        natural = natural.get("natural", natural)
         if is_incomplete(x):
-            return self._marginal(natural.get("difference", natural), x)
-        exponents = self._complete(natural, x)
+            return marginal(self.structure, self._axis, natural, x)
+        if coefficients is None:
+            exponents = differences(self.structure, self._axis, natural, x)
+        else:
+            exponents = expanded(self.structure, coefficients, x)
         return exponents, jnp.zeros_like(exponents)
-
-    def _complete(self, natural, x):
-        about = natural["about"].value
-        if self.form == "expanded":
-            offset = x - about
-            squares = jnp.atleast_1d(self.structure.monomials(offset))
-            features = jnp.concatenate([offset, squares])
-            return natural["constant"] + matmul(features, natural["coefficients"].T)
-
-        # count + h·z − ½ zᵀJz with z = W(x − μ): h = 0 and J = I in value, coordinates all the same.
-        def one(count, linear, precision, mean, inverse):
-            z = self.structure.apply(inverse, x - mean)
-            return count + vdot(linear, z) - 0.5 * self.structure.quadratic(precision, z)
-
-        return jax.vmap(one, in_axes=(0, 0, self._axis, 0, self._axis))(
-            natural["count"],
-            natural["linear"],
-            natural["precision"],
-            about["mean"],
-            about["inverse"],
-        )
-
-    def _marginal(self, natural, x):
-        """log of the integral of each density over the missing columns, by the Gaussian's normalizer.
-
-        With v = x − μ, A = WᵀJW, a = Wᵀh and o, m what is observed and missing:
-        count + a·v_o − ½ v_oᵀA v_o + ½ uᵀ A_mm⁻¹ u with u = (a − A v_o)_m, and ½ log |2π A_mm⁻¹|.
-        """
-        about = natural["about"].value
-        dim = x.values.shape[-1]
-        observed = x.observed
-        missing = ~observed
-        num_missing = jnp.sum(missing)
-
-        def one(count, linear, precision, mean, inverse):
-            # Columns in units of their standard deviations given all others, so that A has size one.
-            reference = self.structure.dense(self.structure.identity(inverse), dim)
-            weights = jax.vmap(lambda column: self.structure.apply(inverse, column))(reference).T
-            unit = 1 / jnp.linalg.norm(weights, axis=0)
-            weights = weights * unit
-            form = matmul(weights.T, matmul(self.structure.dense(precision, dim), weights))
-            pull = matmul(linear, weights)
-            v = jnp.where(observed, (x.values - mean) / unit, 0)
-            both = missing[:, None] & missing
-            cholesky = jnp.linalg.cholesky(jnp.where(both, form, jnp.eye(dim, dtype=form.dtype)))
-            eye = jnp.eye(dim, dtype=form.dtype)
-            root = jax.scipy.linalg.solve_triangular(cholesky, eye, lower=True)
-            push = matmul(v, form)
-            whitened = matmul(root, jnp.where(missing, pull - push, 0))
-            exponent = count + vdot(pull, v) - 0.5 * vdot(push, v) + 0.5 * vdot(whitened, whitened)
-            log_units = jnp.sum(jnp.where(missing, jnp.log(unit), 0))
-            log_volume = log_units - jnp.sum(jnp.log(jnp.diagonal(cholesky)))
-            return exponent, log_volume + 0.5 * math.log(2 * math.pi) * num_missing.astype(v.dtype)
-
-        return jax.vmap(one, in_axes=(0, 0, self._axis, 0, self._axis))(
-            natural["count"],
-            natural["linear"],
-            natural["precision"],
-            about["mean"],
-            about["inverse"],
-        )
 
     def maximize(self, statistics, params, free):
         return self.maximize_with_counts(statistics, statistics["count"], params, free)

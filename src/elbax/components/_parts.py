@@ -1,4 +1,4 @@
-"""Means of the parts of a partition."""
+"""Means of the parts of a partition, and the covariance within them."""
 
 import jax
 import jax.numpy as jnp
@@ -28,3 +28,19 @@ def part_means(
     count = mass + pseudo_count / x.shape[0]
     mean = center + offset / jnp.where(count > 0, count, 1)
     return mean, seen * (x - mean[assignment]), center
+
+
+def pooled_covariance(
+    residual: Float[Array, "num_data dim"],
+    seen: Float[Array, "num_data dim"],
+    weight: Float[Array, " num_data"],
+) -> tuple[Float[Array, "dim dim"], Float[Array, " dim"]]:
+    """(Σ wᵢ rᵢ rᵢᵀ / Σ w of residuals that are 0 where not seen, the variances of what is seen).
+
+    The matrix has those variances on its diagonal, which leaves it positive semidefinite.
+    """
+    share = weight / jnp.sum(weight)
+    within = matmul((share[:, None] * residual).T, residual)
+    total = matmul(share, seen)
+    variance = jnp.diagonal(within) / jnp.where(total > 0, total, 1)
+    return within + jnp.diag(variance - jnp.diagonal(within)), variance

@@ -64,7 +64,7 @@ def criteria(
     >>> params = model.from_description(weights=[1.0], rates=[[3.0]])
     >>> found = elbax.criteria(model, params, jnp.array([[2], [4], [3], [5], [1]]))
     >>> print(f"{found.bic:.2f}")
-    20.04
+    19.55
 
     ```
     """

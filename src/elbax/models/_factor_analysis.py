@@ -12,7 +12,8 @@ from .._incomplete import known, known_numbers
 from .._model import AbstractExponentialFamilyModel
 from .._types import Any, Array, Float, Key, PyTree, Scalar
 from ..components import FactorAnalyzer
-from ..components._factor_analyzer import Noise, pooled_covariance
+from ..components._factor_analyzer import Noise
+from ..components._parts import pooled_covariance
 from ..families import Gaussian
 
 
@@ -237,8 +238,8 @@ def _start(model: FactorAnalysis, key: Key, x: PyTree, weight: Array) -> PyTree:
     seen, weight = observed.astype(x.dtype), weight.astype(x.dtype)
     total = matmul(weight, seen)
     mean = matmul(weight, seen * x) / total
-    covariance = pooled_covariance(seen * (x - mean), seen, weight)
-    return model._masked(model.analyzer.one_start(key, mean, covariance))
+    covariance, variance = pooled_covariance(seen * (x - mean), seen, weight)
+    return model._masked(model.analyzer.one_start(key, mean, covariance, variance))
 
 
 def _sweep_noise(params, covariance, count, floor):

@@ -1,0 +1,102 @@
+r"""Log-densities of K normals as quadratics in x, in three forms.
+
+All read the coordinates `count`, h (`linear`) and J (`precision`), taken about each component's mean μ and
+in units of its covariance, $\Sigma = W^{-1} W^{-\top}$: with z = W(x − μ),
+
+    log p = count + h·z − ½ zᵀJz    at h = 0 and J = I.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from .._algebra import matmul, vdot
+from .._incomplete import Incomplete
+from .._model import Reference
+from .._types import Array, Callable, Float, PyTree
+from ._covariance import AbstractCovariance
+
+
+def over_components(function: Callable, axis: int | None, natural: PyTree) -> PyTree:
+    """function(count, h, J, μ, W) of every component; `axis` is None where they share one covariance."""
+    about = natural["about"].value
+    return jax.vmap(function, in_axes=(0, 0, axis, 0, axis))(
+        natural["count"], natural["linear"], natural["precision"], about["mean"], about["inverse"]
+    )
+
+
+def differences(
+    structure: AbstractCovariance, axis: int | None, natural: PyTree, x: Float[Array, " D"]
+) -> Float[Array, " K"]:
+    """As it stands: right at any offset, spread and correlation."""
+
+    def one(count, linear, precision, mean, inverse):
+        z = structure.apply(inverse, x - mean)
+        return count + vdot(linear, z) - 0.5 * structure.quadratic(precision, z)
+
+    return over_components(one, axis, natural)
+
+
+def expand(structure: AbstractCovariance, axis: int | None, natural: PyTree) -> PyTree:
+    """The coefficients of 1, x − c and its products, for one center c: computed once a pass.
+
+    With m = μ − c and A = WᵀJW:
+    log p = [count − h·Wm − ½ mᵀAm] + (Wᵀh + Am)·(x − c) − ½ (x − c)ᵀA(x − c).
+    """
+    center = natural["about"].value["center"]
+
+    def one(count, linear, precision, mean, inverse):
+        from_center = mean - center
+        form = structure.congruence(inverse, precision)
+        pull = structure.apply_transposed(inverse, linear)
+        push = 0.5 * jax.grad(structure.quadratic, 1)(form, from_center)  # A m
+        constant = count - vdot(pull, from_center) - 0.5 * vdot(push, from_center)
+        curvature = -0.5 * jnp.atleast_1d(structure.coefficients(form))
+        return constant, jnp.concatenate([pull + push, curvature])
+
+    constant, coefficients = over_components(one, axis, natural)
+    return {"constant": constant, "coefficients": coefficients, "about": Reference(center)}
+
+
+def expanded(
+    structure: AbstractCovariance, coefficients: PyTree, x: Float[Array, " D"]
+) -> Float[Array, " K"]:
+    """From `expand`: over many rows a matrix product, which cancels far from the center."""
+    offset = x - coefficients["about"].value
+    squares = jnp.atleast_1d(structure.monomials(offset))
+    features = jnp.concatenate([offset, squares])
+    return coefficients["constant"] + matmul(features, coefficients["coefficients"].T)
+
+
+def marginal(
+    structure: AbstractCovariance, axis: int | None, natural: PyTree, x: Incomplete
+) -> tuple[Float[Array, " K"], Float[Array, " K"]]:
+    """log of each density's integral over the missing columns: (its exponent, the volume integrated).
+
+    With v = x − μ, A = WᵀJW, a = Wᵀh and o, m what is observed and missing:
+    count + a·v_o − ½ v_oᵀA v_o + ½ uᵀ A_mm⁻¹ u with u = (a − A v_o)_m, and ½ log |2π A_mm⁻¹|.
+    What does not depend on the values is formed once for all rows that share `observed`.
+    """
+    dim = x.values.shape[-1]
+    missing = ~x.observed
+    both = missing[:, None] & missing
+
+    def one(count, linear, precision, mean, inverse):
+        eye = jnp.eye(dim, dtype=mean.dtype)
+        # Columns in units of their standard deviations given all others, so that A has size one.
+        weights = jax.vmap(lambda column: structure.apply(inverse, column))(eye).T
+        unit = 1 / jnp.linalg.norm(weights, axis=0)
+        weights = weights * unit
+        form = matmul(weights.T, matmul(structure.dense(precision, dim), weights))
+        pull = matmul(linear, weights)
+        v = jnp.where(x.observed, (x.values - mean) / unit, 0)
+        cholesky = jnp.linalg.cholesky(jnp.where(both, form, eye))
+        root = jax.scipy.linalg.solve_triangular(cholesky, eye, lower=True)
+        push = matmul(v, form)
+        whitened = matmul(root, jnp.where(missing, pull - push, 0))
+        exponent = count + vdot(pull, v) - 0.5 * vdot(push, v) + 0.5 * vdot(whitened, whitened)
+        units = jnp.where(missing, jnp.log(unit) + 0.5 * math.log(2 * math.pi), 0)
+        return exponent, jnp.sum(units) - jnp.sum(jnp.log(jnp.diagonal(cholesky)))
+
+    return over_components(one, axis, natural)

@@ -8,6 +8,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 import elbax
@@ -20,12 +21,35 @@ def step(update, state, batch):
 
 @dataclasses.dataclass(frozen=True)
 class System:
-    """A model with params and data of its own."""
+    """A model with params and data of its own, made when first asked for.
+
+    `linear` says that the log-density of each component is linear in its natural coordinates: that no latent
+    but the component's number was eliminated.
+    """
 
     name: str
     model: Any
-    params: Any
-    x: Any
+    make_params: Callable[[Any], Any]
+    make_x: Callable[[], Any]
+    linear: bool = False
+
+    @functools.cached_property
+    def x(self):
+        return self.make_x()
+
+    @functools.cached_property
+    def params(self):
+        return self.make_params(self.x)
+
+    @property
+    def num_data(self):
+        return len(jax.tree.leaves(self.x)[0])
+
+    @property
+    def other(self):
+        """A second batch of the same kind: rows drawn with replacement."""
+        rows = jax.random.randint(jax.random.key(21), (self.num_data,), 0, self.num_data)
+        return jax.tree.map(lambda leaf: leaf[rows], self.x)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +59,11 @@ class Case:
     name: str
     system: System
     make: Callable[[Any], elbax.AbstractUpdate]
-    posterior: Any
+    make_posterior: Callable[[], Any]
+
+    @functools.cached_property
+    def posterior(self):
+        return self.make_posterior()
 
     @functools.cached_property
     def update(self):
@@ -58,14 +86,94 @@ def table(num_data=24, dim=2, num_clusters=3):
 
 
 def gaussian_mixture(covariance, form="auto", floor=0.01):
-    x = table()
     model = elbax.GaussianMixture(3, covariance, form=form, floor=floor)
-    params = model.init(jax.random.key(0), x)
-    # Away from the symmetric start, so that every entry of every parameter is seen.
-    moved = jax.tree.map(
+    return of(f"mixture-{covariance}-{form}", model, table)
+
+
+def moved(params):
+    """Away from the symmetric start, so that every entry of every parameter is seen."""
+    return jax.tree.map(
         lambda leaf: leaf + 0.3 * jax.random.normal(jax.random.key(leaf.size), leaf.shape), params
     )
-    return System(f"mixture-{covariance}-{form}", model, moved, x)
+
+
+def of(name, model, data, linear=True, **arguments):
+    """A system from a model that knows where to start, and a function that makes data."""
+    return System(
+        name,
+        model,
+        lambda x: moved(model.init(jax.random.key(0), x)),
+        functools.partial(data, **arguments),
+        linear,
+    )
+
+
+def mixture(name, component, data, linear=True, *, prior=None, **arguments):
+    model = elbax.Mixture(component, 3, prior=prior)
+    return of(f"mixture-{name}", model, data, linear, **arguments)
+
+
+def binary(num_data=24, dim=2):
+    return (table(num_data, dim) > 0).astype(float)
+
+
+def codes(num_data=24):
+    """Integers in columns of 2, 3 and 4 values."""
+    limit = jnp.array([1, 2, 3])
+    return jnp.clip(jnp.floor(table(num_data, 3) / 2 + 1).astype(int), 0, limit)
+
+
+def counts(num_data=24, dim=2):
+    return jax.random.poisson(jax.random.key(1), jnp.exp(0.3 * table(num_data, dim))).astype(float)
+
+
+def positive(num_data=24, dim=2):
+    return jnp.exp(0.5 * table(num_data, dim))
+
+
+def regression(num_data=24, response="normal"):
+    """Inputs, and targets on three lines."""
+    u = jnp.linspace(-2.0, 2.0, num_data)
+    line = jnp.array([1.0, -1.0, 0.3])[jnp.arange(num_data) % 3] * u + 0.5
+    noise = jax.random.normal(jax.random.key(2), (num_data,))
+    target = {
+        "normal": line + 0.4 * noise,
+        "poisson": jax.random.poisson(jax.random.key(3), jnp.exp(line)).astype(float),
+        "bernoulli": (line + noise > 0).astype(float),
+    }[response]
+    return u[:, None], target
+
+
+def mixed():
+    """Columns of three kinds."""
+    return {"size": table(), "kind": codes()[:, 1:], "number": counts(dim=1)}
+
+
+def product():
+    components = elbax.components
+    return components.Product(
+        size=components.Normal("diagonal", floor=0.01),
+        kind=components.Categorical((3, 4), prior=elbax.priors.Dirichlet(1.5)),
+        number=components.Poisson(),
+    )
+
+
+PATTERN = ((True, False), (True, True), (False, True), (True, False))
+
+
+def factor_analysis(name, noise="diagonal", **arguments):
+    model = elbax.FactorAnalysis(2, noise, floor=0.01, **arguments)
+    return of(f"factors-{name}", model, table, linear=False, dim=4)
+
+
+def experts():
+    model = elbax.MixtureOfExperts(elbax.components.LinearRegression(floor=0.01), 3)
+    return of("experts", model, regression, linear=False)
+
+
+def generalized(response):
+    model = elbax.Mixture(elbax.components.GeneralizedLinear(response), 2)
+    return of(f"mixture-{response}-regression", model, regression, False, response=response)
 
 
 def plain_categorical():
@@ -73,14 +181,16 @@ def plain_categorical():
         log_weights = jax.nn.log_softmax(params["logits"])
         return log_weights[z] + jax.scipy.stats.norm.logpdf(x, params["mean"][z], 1.0).sum()
 
-    params = {"logits": jnp.array([0.1, -0.2, 0.3]), "mean": table()[:3]}
+    def start(x):
+        return {"logits": jnp.array([0.1, -0.2, 0.3]), "mean": x[:3]}
+
     model = elbax.Model(
         log_joint,
         latent=elbax.Categorical(3),
         log_prior=lambda params: -0.5 * jnp.sum(params["mean"] ** 2),
         latent_prior=lambda params: jax.nn.log_softmax(params["logits"]),
     )
-    return System("plain-categorical", model, params, table())
+    return System("plain-categorical", model, start, table)
 
 
 def linear_gaussian_log_joint(params, x, z):
@@ -90,17 +200,19 @@ def linear_gaussian_log_joint(params, x, z):
 
 
 def plain_gaussian():
-    params = {
-        "loadings": jnp.array([[1.0, 0.2], [0.5, -1.0], [0.3, 0.4]]),
-        "log_noise": jnp.array(-0.5),
-    }
+    def start(x):
+        return {
+            "loadings": jnp.array([[1.0, 0.2], [0.5, -1.0], [0.3, 0.4]]),
+            "log_noise": jnp.array(-0.5),
+        }
+
     model = elbax.Model(
         linear_gaussian_log_joint,
         latent=elbax.Gaussian(2),
         conjugate=True,
         latent_prior=lambda params: (jnp.zeros(2), jnp.eye(2)),
     )
-    return System("plain-gaussian", model, params, table(dim=3))
+    return System("plain-gaussian", model, start, functools.partial(table, dim=3))
 
 
 def autoencoder():
@@ -108,26 +220,40 @@ def autoencoder():
         norm = jax.scipy.stats.norm
         return norm.logpdf(z).sum() + norm.logpdf(x, decoder(z)).sum()
 
-    decoder = elbax.Network(
-        eqx.nn.MLP(2, 3, 4, 1, activation=jnp.tanh, key=jax.random.key(5), dtype=float)
-    )
+    def start(x):
+        return elbax.Network(
+            eqx.nn.MLP(2, 3, 4, 1, activation=jnp.tanh, key=jax.random.key(5), dtype=float)
+        )
+
     model = elbax.Model(log_joint, latent=elbax.DiagonalGaussian(2), num_samples=2)
-    return System("autoencoder", model, decoder, table(dim=3))
+    return System("autoencoder", model, start, functools.partial(table, dim=3))
+
+
+class Flat(eqx.Module):
+    """A network on all numbers of a datum, whatever tree they come in."""
+
+    network: eqx.nn.MLP
+
+    def __call__(self, x):
+        dtype = self.network.layers[0].weight.dtype
+        return self.network(
+            jnp.concatenate([jnp.ravel(leaf).astype(dtype) for leaf in jax.tree.leaves(x)])
+        )
 
 
 def encoder(system, num_outputs):
-    dim = system.x.shape[1]
+    dim = sum(leaf[0].size for leaf in jax.tree.leaves(system.x))
     network = eqx.nn.MLP(
         dim, num_outputs, 4, 1, activation=jnp.tanh, key=jax.random.key(3), dtype=float
     )
-    return elbax.Amortized(network, system.model.latent)
+    return elbax.Amortized(Flat(network), system.model.latent)
 
 
 def recipes(system, num_outputs):
     """All cells of the table: (name, update from a rate, first posterior)."""
     model = system.model
-    exact = elbax.Exact(model, system.params)
-    amortized = encoder(system, num_outputs)
+    exact = lambda: elbax.Exact(model, system.params)
+    amortized = lambda: encoder(system, num_outputs)
 
     def adam(step):
         return lambda rate: step(model, optax.adam(rate))
@@ -146,11 +272,47 @@ def recipes(system, num_outputs):
             amortized,
         ),
         "joint": (adam(elbax.JointGradientStep), amortized),
+        "newton": (chain(bayes, lambda rate: elbax.NewtonMStep(model)), exact),
+        "experts": (
+            lambda rate: elbax.Chain(
+                elbax.ExactEStep(model),
+                elbax.ClosedFormMStep(model, free={"gate": False, "experts": True}),
+                elbax.NewtonMStep(model, free={"gate": True, "experts": False}),
+            ),
+            exact,
+        ),
+        "ecme": (
+            lambda rate: elbax.Chain(
+                elbax.ExactEStep(model), elbax.ClosedFormMStep(model), elbax.EvidenceMStep(model)
+            ),
+            exact,
+        ),
     }
+
+
+def mixtures():
+    """Mixtures of every kind of component."""
+    components, priors = elbax.components, elbax.priors
+    prior = priors.NormalInverseWishart([0.5, -0.5], 0.7, 4.0, [[1.0, 0.2], [0.2, 0.5]])
+    dirichlet = priors.Dirichlet(2.5)
+    normal = components.Normal(prior=prior)
+    tied = components.Normal("tied", floor=0.01, prior=prior)
+    return [
+        mixture("with-priors", normal, table, prior=dirichlet),
+        mixture("tied-with-priors", tied, table, prior=dirichlet),
+        mixture("bernoulli", components.Bernoulli(prior=priors.Beta(1.5, 2.0)), binary),
+        mixture("poisson", components.Poisson(prior=priors.Gamma(2.0, 0.5)), counts),
+        mixture("gamma", components.Gamma(), positive),
+        mixture("multinomial", components.Multinomial(prior=dirichlet), counts, dim=4),
+        mixture("product", product(), mixed),
+        mixture("factors", components.FactorAnalyzer(1, floor=0.01), table, False, dim=3),
+        mixture("regression", components.LinearRegression(floor=0.01), regression),
+    ]
 
 
 def build():
     full = gaussian_mixture("full")
+    components, both = elbax.components, ["exact/closed", "exact/gradient"]
     rows = [
         (
             full,
@@ -165,6 +327,14 @@ def build():
         (plain_categorical(), 3, ["exact/gradient", "joint"]),
         (plain_gaussian(), 4, ["exact/gradient", "joint"]),
         (autoencoder(), 4, ["encoder/gradient", "joint"]),
+        *((system, 3, ["exact/closed"]) for system in mixtures()),
+        (mixture("categorical", components.Categorical((2, 3, 4)), codes), 3, both),
+        (mixture("student", components.StudentT(floor=0.01), table, False), 3, ["exact/closed"]),
+        (generalized("poisson"), 2, ["newton"]),
+        (experts(), 3, ["experts"]),
+        (factor_analysis("diagonal"), 4, ["exact/closed", "ecme"]),
+        (factor_analysis("isotropic", "isotropic"), 4, ["exact/closed"]),
+        (factor_analysis("pattern", pattern=np.array(PATTERN)), 4, ["ecme"]),
     ]
     cases = []
     for system, num_outputs, names in rows:

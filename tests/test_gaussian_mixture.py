@@ -318,7 +318,7 @@ def test_data_errors(as_users_run, x, message):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"num_components": 0}, ValueError, "num_components must be at least 1"),
+        ({"num_components": 0}, ValueError, "there must be at least 1 component, got 0"),
         ({"num_components": 2, "covariance": "diag"}, ValueError, "'tied', 'diagonal'"),
         ({"num_components": 2, "floor": -1.0}, ValueError, "floor must be finite and not negative"),
         ({"num_components": 2, "form": "fast"}, ValueError, "'auto', 'difference' or 'expanded'"),
@@ -330,5 +330,5 @@ def test_bad_arguments(as_users_run, arguments, error, message):
 
 
 def test_a_mixture_is_of_components(as_users_run):
-    with pytest.raises(TypeError, match="component must be a component"):
+    with pytest.raises(TypeError, match="Mixture: expected a component such as"):
         elbax.Mixture(elbax.Gaussian(2), 3)

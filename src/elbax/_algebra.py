@@ -5,13 +5,18 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from ._types import Any, PyTree, Scalar
+from ._types import Any, Array, PyTree, Scalar
 
 
 # Accelerators multiply float32 matrices in fewer bits unless told otherwise, which quadratic
 # forms and sufficient statistics do not survive: they are differences of large numbers.
 matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 vdot = functools.partial(jnp.vdot, precision=jax.lax.Precision.HIGHEST)
+
+
+def log(x: Array) -> Array:
+    """log x of numbers that may be 0, there the logarithm of the smallest positive one."""
+    return jnp.log(jnp.maximum(x, jnp.finfo(x.dtype).tiny))
 
 
 def dot(a: PyTree, b: PyTree) -> Scalar:

@@ -8,7 +8,7 @@ from ._algebra import matmul
 from ._batch import as_batch, Batch, effective_weight, reduce_data
 from ._check import check_rows, check_table, is_concrete
 from ._incomplete import known_numbers
-from ._types import Array, Float, PyTree
+from ._types import Any, Array, PyTree
 
 
 def compress(x: PyTree, *, chunk_size: int | None = None) -> Batch:
@@ -61,9 +61,7 @@ def compress(x: PyTree, *, chunk_size: int | None = None) -> Batch:
     return from_moments(mean, covariance / count, count)
 
 
-def from_moments(
-    mean: Float[Array, " dim"], covariance: Float[Array, "dim dim"], num_data: float | Array
-) -> Batch:
+def from_moments(mean: Any, covariance: Any, num_data: float | Array) -> Batch:
     """dim + 1 weighted points with this mean and covariance: data for a model of which only these are known.
 
     The covariance divides by `num_data`, not by one less: scale a sample covariance by (n − 1) / n.
@@ -77,7 +75,7 @@ def from_moments(
 
     ```
     """
-    mean, covariance = jnp.asarray(mean, float), jnp.asarray(covariance, float)
+    (mean, _), (covariance, _) = known_numbers(mean), known_numbers(covariance)
     dim = mean.shape[0]
     if covariance.shape != (dim, dim):
         raise ValueError(

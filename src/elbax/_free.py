@@ -3,7 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from ._types import PyTree
+from ._algebra import log
+from ._types import Any, Array, PyTree
 
 
 def spread(free: PyTree, params: PyTree) -> PyTree:
@@ -17,6 +18,9 @@ def spread(free: PyTree, params: PyTree) -> PyTree:
             raise ValueError(
                 f"free: expected True, False or an array of them for each block, got {flag!r}."
             )
+        if not isinstance(flag, bool):
+            for leaf in jax.tree.leaves(below):
+                _check_broadcast(flag, leaf)
         return jax.tree.map(lambda _: flag, below)
 
     try:
@@ -28,6 +32,17 @@ def spread(free: PyTree, params: PyTree) -> PyTree:
             "free: expected one True or False for each block of params, such as "
             f"{jax.tree.map(lambda _: True, params)!r} or a tree that ends earlier; got {free!r}."
         ) from None
+
+
+def _check_broadcast(mask: Array, leaf: Array) -> None:
+    try:
+        fits = jnp.broadcast_shapes(mask.shape, leaf.shape) == leaf.shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"free: a mask of shape {mask.shape} does not broadcast to the params' {leaf.shape}."
+        )
 
 
 def is_frozen(free: PyTree) -> bool:
@@ -44,3 +59,18 @@ def choose(free: PyTree, moved: PyTree, params: PyTree) -> PyTree:
         return jnp.where(flag, new, old)
 
     return jax.tree.map(one, free, moved, params)
+
+
+def log_shares(count: Array, logits: Array, free: Any) -> Array:
+    """Logits of shares, along the last axis, in proportion to the counts.
+
+    Frozen ones keep theirs, and the others share what is left. A count of 0 has the smallest share that
+    its dtype holds.
+    """
+    shares = log(count)
+    if isinstance(free, bool):
+        return jax.nn.log_softmax(shares)
+    moving = jnp.broadcast_to(free, logits.shape)
+    left = jax.nn.logsumexp(jnp.where(moving, logits, -jnp.inf), -1, keepdims=True)
+    moved = jax.nn.log_softmax(jnp.where(moving, shares, -jnp.inf)) + left
+    return jnp.where(moving, moved, logits)

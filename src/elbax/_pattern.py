@@ -52,18 +52,26 @@ def incomplete(x: PyTree, *, block_size: int | None = None) -> Batch:
     weight = np.asarray(effective_weight(batch))
     index = np.arange(n) if batch.index is None else np.asarray(batch.index)
     together = np.concatenate(observed, axis=1)
+    if block_size is not None and block_size < 1:
+        raise ValueError(f"incomplete: block_size must be at least 1, got {block_size}.")
     empty = ~together.any(1) & (weight > 0)
     if empty.any():
         raise ValueError(
             f"incomplete: row {int(np.flatnonzero(empty)[0])} is missing in all columns and says nothing; "
             "drop it, or give it weight 0."
         )
-    _, of_row, counts = np.unique(together, axis=0, return_inverse=True, return_counts=True)
+    # Rows that count for nothing are left out, whatever they hold.
+    real_rows = np.flatnonzero(weight > 0)
+    if not real_rows.size:
+        raise ValueError("incomplete: every row has weight 0 or is masked; nothing is left.")
+    _, of_row, counts = np.unique(
+        together[real_rows], axis=0, return_inverse=True, return_counts=True
+    )
     of_row = of_row.reshape(-1)
     size = _block_size(counts) if block_size is None else block_size
 
     # Each pattern's rows in order, filled up with its last row, of weight 0.
-    order = np.argsort(of_row, kind="stable")
+    order = real_rows[np.argsort(of_row, kind="stable")]
     starts = np.concatenate([[0], np.cumsum(counts)])
     places, real = [], []
     for start, count in zip(starts[:-1], counts):

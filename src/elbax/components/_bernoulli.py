@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._algebra import matmul
+from .._algebra import log, matmul
 from .._check import check_table, check_values
 from .._incomplete import known, known_numbers
 from ..priors import Beta
@@ -68,10 +68,9 @@ class Bernoulli(AbstractComponent):
         on, off = statistics["on"], statistics["off"]
         if self.prior is not None:
             on, off = on + (self.prior.a - 1), off + (self.prior.b - 1)
-        tiny = jnp.finfo(on.dtype).tiny
-        logits = jnp.log(jnp.maximum(on, tiny)) - jnp.log(jnp.maximum(off, tiny))
         # A component that saw nothing keeps what it had: its frequencies are 0/0.
-        return {"logits": jnp.where(on + off > tiny, logits, params["logits"])}
+        seen = on + off > jnp.finfo(on.dtype).tiny
+        return {"logits": jnp.where(seen, log(on) - log(off), params["logits"])}
 
     def log_prior(self, params):
         if self.prior is None:
@@ -85,7 +84,7 @@ class Bernoulli(AbstractComponent):
 
     def from_description(self, *, probabilities):
         probabilities = jnp.asarray(probabilities, float)
-        return {"logits": jnp.log(probabilities) - jnp.log1p(-probabilities)}
+        return {"logits": log(probabilities) - log(1 - probabilities)}
 
     def sample(self, params, component, key, inputs=None):
         logits = params["logits"][component]

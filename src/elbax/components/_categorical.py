@@ -7,6 +7,7 @@ import numpy as np
 
 from .._algebra import matmul
 from .._check import check_table, check_values
+from .._free import log_shares
 from .._incomplete import known
 from ..priors import Dirichlet
 from ._component import AbstractComponent
@@ -117,7 +118,12 @@ class Categorical(AbstractComponent):
             possible = self._possible(counts.shape[-2])
             counts = jnp.where(possible, counts + self.prior.pseudo_count, counts)
         seen = jnp.sum(counts, -1, keepdims=True) > jnp.finfo(counts.dtype).tiny
-        return {"logits": jnp.where(seen, self._from_counts(counts)["logits"], params["logits"])}
+        possible = self._possible(counts.shape[-2])
+        logits = jnp.where(possible, params["logits"], -jnp.inf)
+        mask = free["logits"] if isinstance(free["logits"], bool) else free["logits"] & possible
+        logits = log_shares(jnp.where(possible, counts, 0), logits, mask)
+        logits = jnp.where(possible, logits, 0)
+        return {"logits": jnp.where(seen, logits, params["logits"])}
 
     def log_prior(self, params):
         if self.prior is None:

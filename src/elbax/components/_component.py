@@ -3,6 +3,7 @@
 import abc
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 
 from .._check import check_table
@@ -40,6 +41,14 @@ class AbstractComponent(eqx.Module):
         num_components: int,
     ) -> PyTree:
         """Params from a partition of the weighted data."""
+
+    def exchange(self, which: Bool[Array, " K"], fresh: PyTree, params: PyTree) -> PyTree:
+        """`fresh` for the components in `which`, the others' own; what all share stays."""
+
+        def take(new, old):
+            return jnp.where(which.reshape((-1,) + (1,) * (old.ndim - 1)), new, old)
+
+        return jax.tree.map(take, fresh, params)
 
     @abc.abstractmethod
     def natural(self, params: PyTree) -> PyTree:

@@ -104,7 +104,9 @@ class FactorAnalyzer(AbstractComponent):
         # What no datum touches is formed once a pass: `seen` is one vector for all rows, or all of a block.
         pull = precision[:, None] * weights + cross[:, 1:]
         gram = jnp.tensordot(seen, natural["gram"], 1, precision=jax.lax.Precision.HIGHEST)
-        linear = matmul(z, pull) - matmul(seen * cross[:, 0], weights) - gram[1:, 0]
+        # A symmetric coordinate enters symmetrically, so that its statistic is symmetric.
+        linear = matmul(z, pull) - matmul(seen * cross[:, 0], weights)
+        linear = linear - 0.5 * (gram[1:, 0] + gram[0, 1:])
         mixed = matmul((seen[:, None] * weights).T, pull + cross[:, 1:])
         identity = jnp.eye(self.num_factors, dtype=z.dtype)
         form = identity + 0.5 * (mixed + mixed.T) + gram[1:, 1:]

@@ -11,7 +11,7 @@ from .._check import check_table, check_values
 from .._free import choose
 from .._incomplete import known, known_numbers
 from .._model import Reference
-from .._special import solve_shape
+from .._special import inverse_digamma, solve_shape
 from ._component import AbstractComponent
 from ._parts import part_means
 
@@ -91,13 +91,18 @@ class Gamma(AbstractComponent):
         count, log_sum, total = statistics["count"], statistics["shape"], -statistics["rate"]
         empty = count <= jnp.finfo(count.dtype).tiny
         safe = jnp.where(empty, 1, count)
-        mean = jnp.where(empty, 1, total / safe)
-        shape = solve_shape(jnp.log(mean) - log_sum / safe, largest=self.largest_shape)
+        mean, log_mean = jnp.where(empty, 1, total / safe), log_sum / safe
+        shape = solve_shape(jnp.log(mean) - log_mean, largest=self.largest_shape)
+        if free["log_rates"] is not True:
+            # Of given rates: ψ(α) = log β + E[log x], with β and x in units of the mean at hand.
+            given = inverse_digamma(params["log_shapes"] + log_mean)
+            given = jnp.clip(given, 1e-3, self.largest_shape)
+            shape = choose(free["log_rates"], shape, given)
         log_shapes = jnp.where(empty, params["log_shapes"], jnp.log(shape))
         log_shapes = choose(free["log_shapes"], log_shapes, params["log_shapes"])
         # The rate of highest likelihood for a given shape is that over the mean.
-        log_mean = jnp.log(mean) + params["log_shapes"] - params["log_rates"]
-        return {"log_shapes": log_shapes, "log_rates": log_shapes - log_mean}
+        unit = params["log_shapes"] - params["log_rates"]
+        return {"log_shapes": log_shapes, "log_rates": log_shapes - jnp.log(mean) - unit}
 
     def describe(self, params):
         """Shapes and rates, `(K, dim)`."""

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import gammaln
 
-from .._algebra import matmul
+from .._algebra import log, matmul
 from .._check import check_table, check_values
+from .._free import log_shares
 from .._incomplete import is_incomplete
 from ..priors import Dirichlet
 from ._component import AbstractComponent
@@ -75,9 +76,8 @@ class Multinomial(AbstractComponent):
         counts = statistics["logits"]
         if self.prior is not None:
             counts = counts + self.prior.pseudo_count
-        tiny = jnp.finfo(counts.dtype).tiny
-        logits = jax.nn.log_softmax(jnp.log(jnp.maximum(counts, tiny)))
-        seen = jnp.sum(counts, -1, keepdims=True) > tiny
+        seen = jnp.sum(counts, -1, keepdims=True) > jnp.finfo(counts.dtype).tiny
+        logits = log_shares(counts, params["logits"], free["logits"])
         return {"logits": jnp.where(seen, logits, params["logits"])}
 
     def log_prior(self, params):
@@ -90,7 +90,7 @@ class Multinomial(AbstractComponent):
         return {"probabilities": jax.nn.softmax(params["logits"])}
 
     def from_description(self, *, probabilities):
-        return {"logits": jnp.log(jnp.asarray(probabilities, float))}
+        return {"logits": log(jnp.asarray(probabilities, float))}
 
     def sample(self, params, component, key, inputs=None):
         """One row; `inputs` is its total (100 by default)."""

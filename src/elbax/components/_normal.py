@@ -7,6 +7,7 @@ from typing import Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .._algebra import vdot
 from .._check import is_concrete
@@ -132,6 +133,11 @@ class Normal(AbstractComponent):
             scale = jnp.broadcast_to(scale, (num_components, *scale.shape))
         return {"mean": mean, "scale": scale}
 
+    def exchange(self, which, fresh, params):
+        fresh = fresh | {"scale": params["scale"]} if self.shared else fresh
+        moved = super().exchange(which, fresh, params)
+        return moved | {"scale": params["scale"]} if self.shared else moved
+
     def natural(self, params):
         mean = params["mean"]
         dim = mean.shape[-1]
@@ -200,6 +206,7 @@ class Normal(AbstractComponent):
         if self.floor:
             pseudo_scatter += self.floor * self._scatter(inverse, jnp.eye(dim, dtype=mean.dtype))
 
+        self._check_masks(free)
         # An emptied component stays where it is: its moments are 0/0.
         empty = mean_count <= tiny
         shift = jnp.where(empty[:, None], 0, linear / jnp.where(empty, 1, mean_count)[:, None])
@@ -222,6 +229,21 @@ class Normal(AbstractComponent):
             fresh = jax.vmap(lambda raw, moment: structure.rescale(raw, moment, dim))(scale, moment)
             scale = jnp.where(nothing.reshape((-1,) + (1,) * (scale.ndim - 1)), scale, fresh)
         return {"mean": mean + moved, "scale": scale}
+
+    def _check_masks(self, free: PyTree) -> None:
+        """Raises `ValueError` for masks of single entries of what correlated columns move together."""
+        if not isinstance(self.structure, Full):
+            return
+        for name, flag in free.items():
+            if isinstance(flag, bool) or not is_concrete(flag):
+                continue
+            mask = np.atleast_1d(np.asarray(flag))
+            whole = mask.reshape(1, -1) if name == "scale" and self.shared else mask
+            if whole.ndim > 1 and np.any(whole != whole[:, :1]):
+                raise ValueError(
+                    f"Normal: with a {self.covariance} covariance the columns of {name!r} move together, so "
+                    "a mask may free or freeze whole components only, such as one of shape (K, 1)."
+                )
 
     def _scatter(self, inverse, root):
         """The statistic of tr(L Lᵀ Σ⁻¹), for every covariance."""
@@ -321,7 +343,9 @@ class Normal(AbstractComponent):
         """
         covariance = self.describe(params)["covariances"]
         dim = covariance.shape[-1]
-        average = covariance.mean(0)
+        finite = jnp.all(jnp.isfinite(covariance), (1, 2), keepdims=True)
+        covariance = jnp.where(finite, covariance, 0)
+        average = covariance.sum(0) / jnp.maximum(jnp.sum(finite.astype(covariance.dtype)), 1)
         deviation = jnp.sqrt(jnp.diagonal(average))
         correlation = average / jnp.outer(deviation, deviation)
         ridge = dim * jnp.finfo(average.dtype).eps * jnp.eye(dim, dtype=average.dtype)

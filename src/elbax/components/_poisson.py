@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import gammaln
 
-from .._algebra import matmul
+from .._algebra import log, matmul
 from .._check import check_table, check_values
 from .._incomplete import known, known_numbers
 from ..priors import Gamma
@@ -73,9 +73,9 @@ class Poisson(AbstractComponent):
         events, exposure = statistics["log_rate"], -statistics["rate"]
         if self.prior is not None:
             events, exposure = events + (self.prior.shape - 1), exposure + self.prior.rate
-        tiny = jnp.finfo(events.dtype).tiny
-        log_rates = jnp.log(jnp.maximum(events, tiny)) - jnp.log(jnp.maximum(exposure, tiny))
-        return {"log_rates": jnp.where(exposure > tiny, log_rates, params["log_rates"])}
+        seen = exposure > jnp.finfo(events.dtype).tiny
+        log_rates = log(events) - log(exposure)
+        return {"log_rates": jnp.where(seen, log_rates, params["log_rates"])}
 
     def log_prior(self, params):
         return 0.0 if self.prior is None else self.prior.log_density(params["log_rates"])
@@ -85,7 +85,7 @@ class Poisson(AbstractComponent):
         return {"rates": jnp.exp(params["log_rates"])}
 
     def from_description(self, *, rates):
-        return {"log_rates": jnp.log(jnp.asarray(rates, float))}
+        return {"log_rates": log(jnp.asarray(rates, float))}
 
     def sample(self, params, component, key, inputs=None):
         rate = jnp.exp(params["log_rates"][component])

@@ -37,7 +37,8 @@ class Product(AbstractComponent):
         for name, component in components.items():
             if not isinstance(component, AbstractComponent):
                 raise TypeError(f"Product: {name} must be a component, got {component!r}.")
-        self.components = components
+        # In the order in which JAX keeps a dictionary, wherever the model was made.
+        self.components = dict(sorted(components.items()))
 
     def _each(self, method: str, *trees: Any, rest: tuple = ()) -> dict[str, Any]:
         return {
@@ -58,6 +59,12 @@ class Product(AbstractComponent):
 
     def init(self, x, weight, assignment, num_components):
         return self._each("init", x, rest=(weight, assignment, num_components))
+
+    def exchange(self, which, fresh, params):
+        return {
+            name: component.exchange(which, fresh[name], params[name])
+            for name, component in self.components.items()
+        }
 
     def natural(self, params):
         return self._each("natural", params)

@@ -72,6 +72,13 @@ class StudentT(AbstractComponent):
             params["log_dof"] = jnp.full(num_components, math.log(10.0), params["mean"].dtype)
         return params
 
+    def exchange(self, which, fresh, params):
+        moved = self.normal.exchange(which, fresh, params)
+        if self.dof is None:
+            log_dof = jnp.where(which, fresh["log_dof"], params["log_dof"])
+            moved = moved | {"log_dof": log_dof}
+        return moved
+
     def natural(self, params):
         normal = self.normal.natural(params)
         half_dof = self._half_dof(params)

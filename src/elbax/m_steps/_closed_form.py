@@ -46,7 +46,11 @@ class ClosedFormMStep(AbstractUpdate):
         # A model that has no closed form for what is free says so here.
         free = spread(self.free, params)
         coordinates, _ = split_coordinates(self.model.natural(params))
-        eqx.filter_eval_shape(self.model.maximize, coordinates, params, free)
+        eqx.filter_eval_shape(
+            lambda statistics, params: self.model.maximize(statistics, params, free),
+            coordinates,
+            params,
+        )
         return ()
 
     def check(self, batch: PyTree) -> None:

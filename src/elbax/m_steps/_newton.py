@@ -79,6 +79,8 @@ class NewtonMStep(AbstractUpdate):
                 self.model, put(vector), state.posterior, batch, key=now, chunk_size=self.chunk_size
             )
 
+        if start.size == 0:
+            return state.replace(key=key), Info(objective(start))
         value, gradient = jax.value_and_grad(objective)(start)
         hessian = jax.hessian(objective)(start)
         values, vectors = jnp.linalg.eigh(hessian)

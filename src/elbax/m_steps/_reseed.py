@@ -62,7 +62,9 @@ class ReseedStep(AbstractUpdate):
 
             def explain(x):
                 q = posterior(x)
-                return q.mode(), q.family.log_normalizer(q.natural)
+                # A component that is gone keeps none of its rows but what it takes below.
+                staying = jnp.argmax(jnp.where(gone, -jnp.inf, q.natural))
+                return staying, q.family.log_normalizer(q.natural)
 
             assignment, log_evidence = jax.vmap(explain)(x)
             # Ranks from the worst explained; rows that do not count come last.
@@ -71,7 +73,7 @@ class ReseedStep(AbstractUpdate):
             rank = jnp.zeros_like(order).at[order].set(jnp.arange(order.size))
             num_components = gone.size
             share = 1 / (2 * num_components) if self.share is None else self.share
-            each = max(1, int(share * order.size))
+            each = jnp.maximum(1, (share * jnp.sum(weight > 0).astype(weight.dtype)).astype(int))
             # The j-th component that is gone takes the j-th lot of ranks.
             lot = rank // each
             taker = jnp.argsort(~gone, stable=True)[jnp.minimum(lot, num_components - 1)]

@@ -145,15 +145,15 @@ class FactorAnalysis(AbstractExponentialFamilyModel):
         return moved | {"log_noise": log_noise}
 
     def _principal_components(self, covariance, count, params):
-        dim, rank = params["loadings"].shape
+        dim, rank = len(covariance), min(params["loadings"].shape)
         values, vectors = jnp.linalg.eigh(covariance)
         top, rest = values[::-1][:rank], values[: dim - rank]
         # With the penalty −½ floor dim / σ² the best σ² is the mean of what is left plus floor · dim over
         # its number of residuals.
-        num_left = max(dim - rank, 1)
-        noise = (jnp.sum(rest) + self.analyzer.floor * dim / count) / num_left
+        noise = (jnp.sum(rest) + self.analyzer.floor * dim / count) / max(dim - rank, 1)
         noise = jnp.maximum(noise, jnp.finfo(noise.dtype).tiny)
         loadings = vectors[:, ::-1][:, :rank] * jnp.sqrt(jnp.maximum(top - noise, 0))
+        loadings = jnp.zeros_like(params["loadings"]).at[:, :rank].set(loadings)
         return {"loadings": loadings, "log_noise": 0.5 * jnp.log(noise)}
 
     def log_prior(self, params: PyTree) -> Scalar | float:
@@ -261,8 +261,10 @@ def _sweep_noise(params, covariance, count, floor):
                 old + change
             )
 
-        smallest = jnp.maximum(floor / count, jnp.finfo(old.dtype).tiny)
-        change = jnp.maximum((b - s) / s**2, smallest - old)
+        # As ψ vanishes rounding grows as var(xⱼ)/ψ, in Σ⁻¹ and in EM's own next step.
+        resolution = jnp.finfo(old.dtype).eps ** (1 / 3) * covariance[j, j]
+        smallest = jnp.maximum(floor / count, resolution)
+        change = jnp.maximum((b - s) / s**2, jnp.minimum(smallest - old, 0))
         change = jnp.where(gain(change) >= gain(jnp.zeros_like(change)), change, 0)
         inverse = inverse - jnp.outer(row, row) * (change / (1 + change * s))
         return (inverse, variance.at[j].add(change)), None

@@ -4,9 +4,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._algebra import log
 from .._batch import rows
 from .._check import check_enough, is_concrete
-from .._free import choose
+from .._free import log_shares
 from .._model import AbstractExponentialFamilyModel
 from .._types import Any, Array, Bool, Float, Int, Key, PyTree, Scalar
 from ..components import AbstractComponent
@@ -96,7 +97,7 @@ class Mixture(AbstractExponentialFamilyModel):
         if self.prior is not None:
             count = count + self.prior.pseudo_count
         return {
-            "logits": _log_shares(count, params["logits"], free["logits"]),
+            "logits": log_shares(count, params["logits"], free["logits"]),
             "components": self.component.maximize(
                 statistics["components"], params["components"], free["components"]
             ),
@@ -134,7 +135,7 @@ class Mixture(AbstractExponentialFamilyModel):
         ```
         """
         return {
-            "logits": jnp.log(jnp.asarray(weights, float)),
+            "logits": log(jnp.asarray(weights, float)),
             "components": self.component.from_description(**described),
         }
 
@@ -172,17 +173,11 @@ class Mixture(AbstractExponentialFamilyModel):
     ) -> PyTree:
         """The components in `which` as `init` would have them for this partition, the others as they are."""
         fresh = self.component.init(x, weight, assignment, self.num_components)
-
-        def take(new, old):
-            here = which.reshape((-1,) + (1,) * (old.ndim - 1))
-            # What all components share stays.
-            return jnp.where(here, new, old) if old.shape[:1] == which.shape else old
-
         logits = jax.nn.log_softmax(params["logits"])
         share = jnp.log(jnp.asarray(1 / self.num_components, logits.dtype))
         return {
             "logits": jax.nn.log_softmax(jnp.where(which, share, logits)),
-            "components": jax.tree.map(take, fresh, params["components"]),
+            "components": self.component.exchange(which, fresh, params["components"]),
         }
 
 
@@ -204,18 +199,6 @@ def start_data(
         component.check(table, weight, who)
         check_enough(weight, who, number)
     return table, weight
-
-
-def _log_shares(count: Array, logits: Array, free: Any) -> Array:
-    """Logits of shares in proportion to the counts; frozen ones keep theirs, and the others what is left."""
-    tiny = jnp.finfo(count.dtype).tiny
-    shares = jnp.log(jnp.maximum(count, tiny))
-    if free is True or free is False:
-        return jax.nn.log_softmax(shares)
-    kept = jnp.broadcast_to(free, logits.shape)
-    left = jax.nn.logsumexp(jnp.where(kept, logits, -jnp.inf))
-    moved = jax.nn.log_softmax(jnp.where(kept, shares, -jnp.inf)) + left
-    return choose(kept, moved, logits)
 
 
 @eqx.filter_jit

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
-from .._types import Array, Scalar
+from .._types import Array
 from ._check import positive
 
 
@@ -74,15 +74,15 @@ class NormalInverseWishart(eqx.Module):
         return np.linalg.cholesky(scale * np.eye(dim) if scale.ndim == 0 else scale)
 
     def log_density_of_mean(
-        self, distance: Scalar, log_determinant: Scalar, dim: int
-    ) -> Scalar | float:
+        self, distance: Array, log_determinant: Array, dim: int
+    ) -> Array | float:
         """log N(μ; m, Σ/κ) from (μ − m)ᵀ Σ⁻¹ (μ − m) and log |Σ|."""
         if self.shrinkage == 0:
             return 0.0
         constant = 0.5 * dim * math.log(self.shrinkage / (2 * math.pi))
         return constant - 0.5 * (log_determinant + self.shrinkage * distance)
 
-    def log_density_of_covariance(self, trace: Scalar, log_determinant: Scalar, dim: int) -> Scalar:
+    def log_density_of_covariance(self, trace: Array, log_determinant: Array, dim: int) -> Array:
         """log IW(Σ; Ψ, ν) from tr(Ψ Σ⁻¹) and log |Σ|."""
         if self.dof <= dim - 1:
             raise ValueError(

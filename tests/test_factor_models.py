@@ -386,7 +386,7 @@ def test_a_floor_keeps_noise_from_vanishing(ecme):
         params, elbo = run(steps_of(model, ecme), model, params, batch, 3000)
         assert np.all(np.isfinite(elbo))
         assert np.all(np.diff(elbo) > -1e-10)
-        ends[floor] = model.describe(params)["noise"], model.collapsed(params)
+        ends[floor] = model.describe(params)["noise"], model.heywood(params)
         if floor:
             evidence = lambda p, model=model: (
                 elbax.evidence(model, p, batch) + model.log_prior(p) / 100

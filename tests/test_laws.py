@@ -14,8 +14,6 @@ QUICK = {
     "plain-gaussian",
     "autoencoder:joint",
     "mixture-poisson",
-    "mixture-gamma",
-    "factors-pattern:ecme",
 }
 
 

@@ -25,8 +25,8 @@ from elbax.sklearn import (
 )
 
 
-QUICK = [PoissonMixture(2)]
-SLOW = [
+ESTIMATORS = [
+    PoissonMixture(2),
     GaussianMixture(2),
     StudentTMixture(2),
     BernoulliMixture(2),
@@ -49,16 +49,10 @@ def expected_failures(estimator):
     return {}
 
 
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-@parametrize_with_checks(QUICK, expected_failed_checks=expected_failures)
-def test_check(estimator, check):
-    check(estimator)
-
-
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-@parametrize_with_checks(SLOW, expected_failed_checks=expected_failures)
-def test_check_slow(estimator, check):
+@parametrize_with_checks(ESTIMATORS, expected_failed_checks=expected_failures)
+def test_check(estimator, check):
     check(estimator)
 
 

@@ -93,6 +93,7 @@ def readme_code():
     return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
 
 
+@pytest.mark.slow
 def test_readme_runs(tmp_path):
     """As a user runs it: in a fresh interpreter, warnings and all, one block after the other."""
     code = "\n".join(readme_code())

@@ -107,6 +107,8 @@ def reduce_data(
 
     shapes = jax.eval_shape(lambda: run(*take((x, weight, rows), jnp.zeros((), int))[0]))
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    # Whoever differentiates the sum from outside recomputes a chunk rather than keep all of them.
+    step = jax.checkpoint(step, prevent_cse=False)
     total, _ = jax.lax.scan(step, zeros, jnp.arange(num_chunks))
     return total, total_weight
 
@@ -115,8 +117,13 @@ def effective_weight(batch: Batch) -> Array:
     """The weight of every row, shape `(num_data,)`, or `(num_blocks, rows)` of a blocked batch."""
     shape = (num_rows(batch.x),)
     if batch.blocked:
-        assert batch.weight is not None
+        if batch.weight is None:
+            raise ValueError("A blocked batch has weights; elbax.incomplete makes such batches.")
         shape = batch.weight.shape
+    for name in ("weight", "mask", "index"):
+        leaf = getattr(batch, name)
+        if leaf is not None and leaf.shape not in ((), shape):
+            raise ValueError(f"Batch: {name} has shape {leaf.shape}, the data have rows {shape}.")
     weight = jnp.full(shape, batch.scale, jnp.result_type(float))
     if batch.weight is not None:
         weight = weight * jnp.broadcast_to(batch.weight, shape).astype(weight.dtype)

@@ -6,7 +6,7 @@ import numpy as np
 from jax.core import Tracer
 
 from ._incomplete import known
-from ._types import Array, Callable, PyTree
+from ._types import Any, Array, Callable, PyTree
 
 
 def is_concrete(tree: PyTree) -> bool:
@@ -16,11 +16,7 @@ def is_concrete(tree: PyTree) -> bool:
 
 def check_rows(x: PyTree, weight: Array, who: str) -> None:
     """Raises `ValueError` for NaN or infinity in a row that counts, or for weights that cannot be."""
-    weights = np.asarray(weight)
-    if not np.all(np.isfinite(weights)) or np.any(weights < 0):
-        raise ValueError(f"{who}: weights must be finite and not negative.")
-    if not np.any(weights > 0):
-        raise ValueError(f"{who}: every row has weight 0 or is masked; nothing is left to fit.")
+    check_weights(weight, who)
     for leaf in jax.tree.leaves(x):
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
             continue
@@ -40,6 +36,15 @@ def check_rows(x: PyTree, weight: Array, who: str) -> None:
                 f"{who}: row {row}, column {column} is {value}. {advice}, or give them weight 0 or mask "
                 "False in an elbax.Batch."
             )
+
+
+def check_weights(weight: Any, who: str) -> None:
+    """Raises `ValueError` for weights that cannot be, or that leave nothing."""
+    weights = np.asarray(weight)
+    if not np.all(np.isfinite(weights)) or np.any(weights < 0):
+        raise ValueError(f"{who}: weights must be finite and not negative.")
+    if not np.any(weights > 0):
+        raise ValueError(f"{who}: every row has weight 0 or is masked; nothing is left to fit.")
 
 
 def check_values(

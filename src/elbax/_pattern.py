@@ -6,6 +6,7 @@ import numpy as np
 
 from ._algebra import num_rows
 from ._batch import as_batch, Batch, effective_weight
+from ._check import check_weights
 from ._incomplete import Incomplete
 from ._types import PyTree
 
@@ -41,7 +42,10 @@ def incomplete(x: PyTree, *, block_size: int | None = None) -> Batch:
     leaves, structure = jax.tree.flatten(batch.x)
     leaves = [np.asarray(leaf) for leaf in leaves]
     n = num_rows(leaves)
-    if not all(leaf.ndim == 2 for leaf in leaves):
+    missing = [leaf.dtype.kind == "f" and bool(np.isnan(leaf).any()) for leaf in leaves]
+    # What is complete stays as it is; where everything is, all of it is laid out in blocks.
+    wrapped = missing if any(missing) else [True for _ in leaves]
+    if not all(leaf.ndim == 2 for leaf, wrap in zip(leaves, wrapped) if wrap):
         raise ValueError(
             "incomplete: expected tables of shape (num_data, dim); got shapes "
             f"{[leaf.shape for leaf in leaves]}. One column is x[:, None]."
@@ -50,8 +54,9 @@ def incomplete(x: PyTree, *, block_size: int | None = None) -> Batch:
         ~np.isnan(leaf) if leaf.dtype.kind == "f" else np.ones(leaf.shape, bool) for leaf in leaves
     ]
     weight = np.asarray(effective_weight(batch))
+    check_weights(weight, "incomplete")
     index = np.arange(n) if batch.index is None else np.asarray(batch.index)
-    together = np.concatenate(observed, axis=1)
+    together = np.concatenate([seen.reshape(n, -1) for seen in observed], axis=1)
     if block_size is not None and block_size < 1:
         raise ValueError(f"incomplete: block_size must be at least 1, got {block_size}.")
     empty = ~together.any(1) & (weight > 0)
@@ -62,8 +67,6 @@ def incomplete(x: PyTree, *, block_size: int | None = None) -> Batch:
         )
     # Rows that count for nothing are left out, whatever they hold.
     real_rows = np.flatnonzero(weight > 0)
-    if not real_rows.size:
-        raise ValueError("incomplete: every row has weight 0 or is masked; nothing is left.")
     _, of_row, counts = np.unique(
         together[real_rows], axis=0, return_inverse=True, return_counts=True
     )
@@ -81,12 +84,14 @@ def incomplete(x: PyTree, *, block_size: int | None = None) -> Batch:
     rows = np.concatenate(places).reshape(-1, size)
     counts_for_something = np.concatenate(real).reshape(-1, size)
 
-    def block(leaf, seen):
+    def block(leaf, seen, wrap):
+        if not wrap:
+            return jnp.asarray(leaf[rows])
         values = np.where(seen, leaf, 0) if leaf.dtype.kind == "f" else leaf
         return Incomplete(jnp.asarray(values[rows]), jnp.asarray(seen[rows[:, 0]]))
 
     return Batch(
-        jax.tree.unflatten(structure, [block(leaf, seen) for leaf, seen in zip(leaves, observed)]),
+        jax.tree.unflatten(structure, list(map(block, leaves, observed, wrapped))),
         weight=np.where(counts_for_something, weight[rows], 0),
         index=index[rows],
         blocked=True,

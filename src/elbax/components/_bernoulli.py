@@ -39,7 +39,7 @@ class Bernoulli(AbstractComponent):
         if self.prior is not None and not isinstance(self.prior, Beta):
             raise TypeError(f"Bernoulli: prior must be an elbax.priors.Beta, got {self.prior!r}.")
 
-    def check(self, x, weight, who):
+    def check(self, x, weight, who, *, varied=False):
         check_table(x, weight, who, varied=False)
         check_values(x, weight, who, lambda x: (x != 0) & (x != 1), "zeros and ones")
 

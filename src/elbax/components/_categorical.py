@@ -57,7 +57,7 @@ class Categorical(AbstractComponent):
         numbers = np.broadcast_to(np.asarray(self.num_values), (dim,))
         return np.arange(self._most) < numbers[:, None]
 
-    def check(self, x, weight, who):
+    def check(self, x, weight, who, *, varied=False):
         check_table(x, weight, who, varied=False)
         dim = known(x)[0].shape[1]
         if not isinstance(self.num_values, int) and len(self.num_values) != dim:

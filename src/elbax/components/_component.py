@@ -23,9 +23,12 @@ class AbstractComponent(eqx.Module):
     then the expected statistics under its exact conditional, and the M-step is EM's for both latents.
     """
 
-    def check(self, x: PyTree, weight: Array, who: str) -> None:
-        """Raises `ValueError` for rows that no params could have made. Called where values are known."""
-        check_table(x, weight, who)
+    def check(self, x: PyTree, weight: Array, who: str, *, varied: bool = False) -> None:
+        """Raises `ValueError` for rows that no params could have made; if `varied` for constant columns too.
+
+        Called where values are known, at a start with `varied`: one batch of many may be constant.
+        """
+        check_table(x, weight, who, varied=varied)
 
     def table(self, x: PyTree) -> Float[Array, "num_data features"]:
         """Numbers in which rows that are alike are near, for starts; NaN where missing."""

@@ -45,8 +45,8 @@ class Gamma(AbstractComponent):
         if not self.largest_shape > 0:
             raise ValueError(f"Gamma: largest_shape must be positive, got {self.largest_shape}.")
 
-    def check(self, x, weight, who):
-        check_table(x, weight, who)
+    def check(self, x, weight, who, *, varied=False):
+        check_table(x, weight, who, varied=varied)
         check_values(x, weight, who, lambda x: x <= 0, "positive numbers")
 
     def table(self, x):
@@ -77,13 +77,14 @@ class Gamma(AbstractComponent):
 
     def log_densities(self, natural, x):
         values, observed = known(x)
+        log_mean = natural["about"].value
         value = jnp.where(observed, values, 1)
-        log_ratio = jnp.log(value) - natural["about"].value
+        log_value = jnp.log(value)
         terms = (
             natural["count"]
-            + natural["shape"] * log_ratio
-            - natural["rate"] * jnp.exp(log_ratio)
-            - jnp.log(value)
+            + natural["shape"] * (log_value - log_mean)
+            - natural["rate"] * (value * jnp.exp(-log_mean))
+            - log_value
         )
         return jnp.sum(jnp.where(observed, terms, 0), -1)
 

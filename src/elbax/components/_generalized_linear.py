@@ -15,8 +15,11 @@ from ._component import AbstractComponent
 from ._linear import described, linear
 from ._linear_regression import (
     check_regression,
+    check_varied,
     least_squares,
     needed,
+    noise_collapsed,
+    noise_penalty,
     regression_numbers,
     regression_table,
 )
@@ -38,6 +41,7 @@ class GeneralizedLinear(AbstractComponent):
     **Arguments:**
 
     - `response`: `"normal"`, `"poisson"` or `"bernoulli"`.
+    - `floor`: of a normal's noise, as for `LinearRegression`.
 
     ```python
     >>> import elbax, jax, jax.numpy as jnp
@@ -53,6 +57,7 @@ class GeneralizedLinear(AbstractComponent):
     """
 
     response: Response = eqx.field(static=True)
+    floor: float = eqx.field(static=True, default=1e-6)
 
     def __check_init__(self):
         if self.response not in ("normal", "poisson", "bernoulli"):
@@ -61,9 +66,11 @@ class GeneralizedLinear(AbstractComponent):
                 f"{self.response!r}."
             )
 
-    def check(self, x, weight, who):
-        check_regression(x, weight, who)
+    def check(self, x, weight, who, *, varied=False):
+        check_regression(x, weight, who, varied)
         target = jnp.asarray(x[1])
+        if self.response == "normal" and varied:
+            check_varied(target, weight, who)
         if self.response == "poisson":
             bad = lambda y: (y < 0) | (y != np.round(y))
             check_values(target, weight, f"{who}, target", bad, "counts 0, 1, 2, ...")
@@ -135,6 +142,15 @@ class GeneralizedLinear(AbstractComponent):
         if self.response == "poisson":
             return jax.random.poisson(key, mean).astype(mean.dtype)
         return jax.random.bernoulli(key, mean).astype(mean.dtype)
+
+    def log_prior(self, params):
+        return noise_penalty(self.floor, params["log_noise"]) if "log_noise" in params else 0.0
+
+    def collapsed(self, params, *, ratio: float = 1e-3):
+        """Whether a normal's standard deviation is `ratio` times the average one or less."""
+        if "log_noise" not in params:
+            return super().collapsed(params)
+        return noise_collapsed(params["log_noise"], ratio)
 
     def num_free_params(self, params):
         return sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(params, eqx.is_inexact_array)))

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 from .._algebra import matmul
-from .._types import Array, Float
+from .._types import Any, Array, Float
 from ..posteriors import Network
 
 
@@ -22,9 +22,9 @@ def _apply(weights, inputs):
     return matmul(coefficients, design(inputs.astype(coefficients.dtype)))
 
 
-def described(predictor: Network) -> dict:
+def described(predictor: Any) -> dict:
     """What people read of a predictor: a linear one's coefficients, another's weights."""
-    weights = predictor.weights
+    weights = getattr(predictor, "weights", predictor)
     if isinstance(weights, dict) and set(weights) == {"coefficients"}:
         return {"coefficients": weights["coefficients"]}
     return {"weights": weights}

@@ -48,12 +48,10 @@ class LinearRegression(AbstractComponent):
                 f"LinearRegression: floor must be finite and not negative, got {self.floor}."
             )
 
-    def check(self, x, weight, who):
-        check_regression(x, weight, who)
-        if np.ptp(np.asarray(x[1])[np.asarray(weight) > 0]) == 0:
-            raise ValueError(
-                f"{who}: the target is constant, so its variance has no estimate but 0."
-            )
+    def check(self, x, weight, who, *, varied=False):
+        check_regression(x, weight, who, varied)
+        if varied:
+            check_varied(jnp.asarray(x[1]), weight, who)
 
     def table(self, x):
         """Inputs and target side by side."""
@@ -116,7 +114,7 @@ class LinearRegression(AbstractComponent):
         }
 
     def log_prior(self, params):
-        return -0.5 * self.floor * jnp.sum(jnp.exp(-2 * params["log_noise"]))
+        return noise_penalty(self.floor, params["log_noise"])
 
     def describe(self, params):
         """Coefficients `(K, num_inputs + 1)`, intercepts first, and standard deviations of the noise `(K,)`."""
@@ -147,11 +145,25 @@ class LinearRegression(AbstractComponent):
 
     def collapsed(self, params, *, ratio: float = 1e-3):
         """Whether a standard deviation is `ratio` times the average one or less."""
-        deviation = jnp.exp(params["log_noise"])
-        return ~(deviation > ratio * jnp.sqrt(jnp.mean(deviation**2)))
+        return noise_collapsed(params["log_noise"], ratio)
 
 
-def check_regression(x: Any, weight: Array, who: str) -> None:
+def noise_penalty(floor: float, log_noise: Array) -> Array:
+    """−½ floor Σ 1/σ²."""
+    return -0.5 * floor * jnp.sum(jnp.exp(-2 * log_noise))
+
+
+def noise_collapsed(log_noise: Array, ratio: float) -> Array:
+    deviation = jnp.exp(log_noise)
+    return ~(deviation > ratio * jnp.sqrt(jnp.mean(deviation**2)))
+
+
+def check_varied(target: Array, weight: Array, who: str) -> None:
+    if np.ptp(np.asarray(target)[np.asarray(weight) > 0]) == 0:
+        raise ValueError(f"{who}: the target is constant, so its variance has no estimate but 0.")
+
+
+def check_regression(x: Any, weight: Array, who: str, varied: bool) -> None:
     if not (isinstance(x, tuple) and len(x) == 2):
         raise ValueError(
             f"{who}: a regression's data are a pair (inputs, target) of shapes (num_data, num_inputs) and "
@@ -160,7 +172,7 @@ def check_regression(x: Any, weight: Array, who: str) -> None:
     inputs, target = map(jnp.asarray, x)
     if target.ndim != 1:
         raise ValueError(f"{who}: expected targets of shape (num_data,), got {target.shape}.")
-    check_table(inputs, weight, f"{who}, inputs")
+    check_table(inputs, weight, f"{who}, inputs", varied=varied)
     check_rows(target[:, None], weight, f"{who}, target")
 
 

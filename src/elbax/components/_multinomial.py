@@ -40,7 +40,7 @@ class Multinomial(AbstractComponent):
                 f"Multinomial: prior must be an elbax.priors.Dirichlet, got {self.prior!r}."
             )
 
-    def check(self, x, weight, who):
+    def check(self, x, weight, who, *, varied=False):
         if is_incomplete(x):
             raise ValueError(
                 f"{who}: a Multinomial's columns share one total, so none may be missing. Independent "

@@ -42,7 +42,7 @@ class Poisson(AbstractComponent):
         if self.prior is not None and not isinstance(self.prior, Gamma):
             raise TypeError(f"Poisson: prior must be an elbax.priors.Gamma, got {self.prior!r}.")
 
-    def check(self, x, weight, who):
+    def check(self, x, weight, who, *, varied=False):
         check_table(x, weight, who, varied=False)
         check_values(x, weight, who, lambda x: (x < 0) | (x != np.round(x)), "counts 0, 1, 2, ...")
 

@@ -46,13 +46,13 @@ class Product(AbstractComponent):
             for name, component in self.components.items()
         }
 
-    def check(self, x, weight, who):
+    def check(self, x, weight, who, *, varied=False):
         names = sorted(self.components)
         if not isinstance(x, dict) or sorted(x) != names:
             given = sorted(x) if isinstance(x, dict) else type(x).__name__
             raise ValueError(f"{who}: expected a dictionary of columns named {names}, got {given}.")
         for name, component in self.components.items():
-            component.check(x[name], weight, f"{who}, columns {name!r}")
+            component.check(x[name], weight, f"{who}, columns {name!r}", varied=varied)
 
     def table(self, x):
         return jnp.concatenate(list(self._each("table", x).values()), -1)
@@ -104,7 +104,9 @@ class Product(AbstractComponent):
     def sample(self, params, component, key, inputs=None):
         keys = dict(zip(self.components, jax.random.split(key, len(self.components))))
         return {
-            name: one.sample(params[name], component, keys[name])
+            name: one.sample(
+                params[name], component, keys[name], None if inputs is None else inputs.get(name)
+            )
             for name, one in self.components.items()
         }
 

@@ -40,7 +40,7 @@ class Information(eqx.Module):
         Directions in which nothing is identified (as one logit among K) come as 0.
         """
         root = _inverse_root(self.complete)
-        return jnp.linalg.eigvalsh(matmul(root, matmul(self.missing, root)))[::-1]
+        return jnp.linalg.eigvalsh(matmul(root.T, matmul(self.missing, root)))[::-1]
 
     @property
     def rate(self) -> Scalar:
@@ -165,7 +165,7 @@ def _standard_errors(model, params, batch, describe, chunk_size):
 
     slope = jax.jacobian(flat)(start)
     errors = jnp.linalg.norm(matmul(slope, _inverse_root(found)), axis=-1)
-    return ravel_pytree(describe(params))[1](errors), jnp.linalg.eigvalsh(found)
+    return ravel_pytree(describe(params))[1](errors), _scaled(found)[1]
 
 
 def convergence_rate(update: AbstractUpdate, state: ELBOState, batch: PyTree) -> Scalar:
@@ -198,7 +198,8 @@ def _slope_of_sweep(update, state, batch):
         moved, _ = update(state.replace(params=unflatten(vector)), batch)
         return ravel_pytree(moved.params)[0]
 
-    return jax.jacobian(sweep)(start)
+    # Forward, since a line search is a loop of unknown length.
+    return jax.jacfwd(sweep)(start)
 
 
 def _observed(model, params, batch, chunk_size):
@@ -218,9 +219,19 @@ def _total_weight(batch, dtype):
 
 
 def _inverse_root(matrix: Array) -> Array:
-    """The symmetric root of the pseudo-inverse: directions without information are left out."""
-    values, vectors = jnp.linalg.eigh(0.5 * (matrix + matrix.T))
-    # Columns of very different units are brought to one scale by what a rounding of their size is.
-    seen = values > 1e3 * len(values) * jnp.finfo(values.dtype).eps * jnp.max(values)
+    """R with R Rᵀ the pseudo-inverse: directions without information are left out.
+
+    Params of any units are brought to one scale first, so that what is left out has none of its own.
+    """
+    unit, values, vectors = _scaled(matrix)
+    seen = values > 10 * len(values) * jnp.finfo(values.dtype).eps * jnp.max(values)
     inverse = jnp.where(seen, 1 / jnp.sqrt(jnp.where(seen, values, 1)), 0)
-    return matmul(vectors * inverse, vectors.T)
+    return vectors * inverse / unit[:, None]
+
+
+def _scaled(matrix: Array) -> tuple[Array, Array, Array]:
+    """(d, eigenvalues, eigenvectors) of M / d dᵀ, which has ones on its diagonal."""
+    diagonal = jnp.abs(jnp.diagonal(matrix))
+    unit = jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1))
+    values, vectors = jnp.linalg.eigh(0.5 * (matrix + matrix.T) / jnp.outer(unit, unit))
+    return unit, values, vectors

@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._batch import as_batch, effective_weight, rows
+from .._batch import as_batch, effective_weight, over_rows, reduce_data
 from .._elbo import evidence
 from .._fit import fit_restarts, Restarts
 from .._model import AbstractModel
@@ -86,15 +86,17 @@ def criteria(
 @eqx.filter_jit
 def _certainty(model, params, batch, chunk_size):
     """Σ w log q(ẑ)."""
-    x, weight = rows(batch)
     posterior = Exact(model, params)
 
     def one(x):
         q = posterior(x)
         return q.log_prob(q.mode())
 
-    found = jax.lax.map(one, x, batch_size=min(len(weight), chunk_size or len(weight)))
-    return jnp.sum(weight.astype(found.dtype) * found)
+    def total(x, weight, keys):
+        found = over_rows(one, x)
+        return jnp.sum(weight.astype(found.dtype) * found)
+
+    return reduce_data(total, batch, jax.random.key(0), chunk_size)[0]
 
 
 Criterion = Literal["bic", "aic", "icl", "held_out"]
@@ -151,7 +153,7 @@ def expectation_maximization(model: AbstractModel) -> AbstractUpdate:
 
 
 def select(
-    models: Mapping[str, AbstractModel],
+    models: Mapping[str, Any],
     batch: PyTree,
     *,
     key: Key,
@@ -188,6 +190,9 @@ def select(
         raise ValueError('select: by="held_out" needs held_out data.')
     if by not in ("bic", "aic", "icl", "held_out"):
         raise ValueError(f"select: by must be 'bic', 'aic', 'icl' or 'held_out'; got {by!r}.")
+    for name, model in models.items():
+        if by == "icl" and not model.latent.finite:
+            raise ValueError(f"select: {name} has no ICL: its latent is not finite. Use by='bic'.")
     table: dict[str, Criteria | None] = {}
     fits: dict[str, Restarts | None] = {}
     elsewhere: dict[str, Scalar] = {}
@@ -195,7 +200,7 @@ def select(
         step = update(model)
 
         def start(key, model=model, step=step):
-            params = model.init(key, batch)  # type: ignore
+            params = model.init(key, batch)
             return step.init(params, Exact(model, params), key=key)
 
         # The data are checked once, where their values are known.
@@ -222,10 +227,7 @@ def select(
     def loss(name):
         row = table[name]
         assert row is not None
-        value = -elsewhere[name] if by == "held_out" else getattr(row, by)
-        if value is None:
-            raise ValueError(f"select: {name} has no {by}: its latent is not finite. Use by='bic'.")
-        return float(value)
+        return float(-elsewhere[name] if by == "held_out" else getattr(row, by))
 
     usable = [name for name, row in table.items() if row is not None]
     if not usable:

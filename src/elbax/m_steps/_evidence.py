@@ -10,6 +10,7 @@ from .._model import AbstractModel
 from .._state import ELBOState, Info
 from .._types import PyTree
 from .._update import AbstractUpdate
+from ..posteriors import Exact
 
 
 class EvidenceMStep(AbstractUpdate):
@@ -46,6 +47,11 @@ class EvidenceMStep(AbstractUpdate):
         return True
 
     def init_memory(self, params: PyTree, posterior: PyTree) -> PyTree:
+        if not isinstance(posterior, Exact):
+            raise TypeError(
+                "EvidenceMStep leaves the posterior out, so only an exact one keeps the ELBO from falling; got "
+                f"{type(posterior).__name__}. Use ClosedFormMStep or GradientMStep."
+            )
         # A model that knows no such maximum for what is free says so here.
         about = params["mean"] if isinstance(params, dict) and "mean" in params else jnp.zeros(1)
         moments = {"first": about, "second": jnp.outer(about, about), "count": about[0]}

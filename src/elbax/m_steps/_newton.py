@@ -47,7 +47,8 @@ class NewtonMStep(AbstractUpdate):
 
     @property
     def ascends(self) -> bool:
-        return True
+        # Where expectations are sampled, the two values that a step compares are estimates.
+        return self.model.exact
 
     def init_memory(self, params: PyTree, posterior: PyTree) -> PyTree:
         spread(self.free, params)
@@ -83,12 +84,15 @@ class NewtonMStep(AbstractUpdate):
             return state.replace(key=key), Info(objective(start))
         value, gradient = jax.value_and_grad(objective)(start)
         hessian = jax.hessian(objective)(start)
-        values, vectors = jnp.linalg.eigh(hessian)
+        # Params of any units are brought to one scale first: what is flat then is flat in them all.
+        diagonal = jnp.abs(jnp.diagonal(hessian))
+        unit = jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1))
+        values, vectors = jnp.linalg.eigh(hessian / jnp.outer(unit, unit))
         size = jnp.abs(values)
-        curved = size > 1e3 * jnp.finfo(start.dtype).eps * jnp.max(size)
-        along = jnp.matmul(gradient, vectors, precision="highest")
+        curved = size > 10 * start.size * jnp.finfo(start.dtype).eps * jnp.max(size)
+        along = jnp.matmul(gradient / unit, vectors, precision="highest")
         step = jnp.where(curved, along / jnp.where(curved, size, 1), 0)
-        direction = jnp.matmul(vectors, step, precision="highest")
+        direction = jnp.matmul(vectors, step, precision="highest") / unit
 
         # At the maximum all that differs is rounding: it must not halve a step that is right.
         enough = value - 8 * jnp.finfo(start.dtype).eps * (1 + jnp.abs(value))
@@ -105,4 +109,6 @@ class NewtonMStep(AbstractUpdate):
         first = whole, objective(start + direction), jnp.zeros((), int)
         t, reached, _ = jax.lax.while_loop(falls, halve, first)
         moved = jnp.where(reached >= enough, start + t * direction, start)
-        return state.replace(params=put(moved), key=key), Info(value)
+        # Where the Hessian is not finite no step was made, which must not pass for an end.
+        found = jnp.where(jnp.all(jnp.isfinite(hessian)), value, jnp.nan)
+        return state.replace(params=put(moved), key=key), Info(found)

@@ -4,7 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._batch import rows
+from .._batch import as_batch, over_rows, rows
 from .._model import AbstractModel
 from .._state import ELBOState, Info
 from .._types import PyTree
@@ -66,7 +66,9 @@ class ReseedStep(AbstractUpdate):
                 staying = jnp.argmax(jnp.where(gone, -jnp.inf, q.natural))
                 return staying, q.family.log_normalizer(q.natural)
 
-            assignment, log_evidence = jax.vmap(explain)(x)
+            # Block by block where rows come so: a pattern of what is missing is worked out once.
+            found = over_rows(explain, as_batch(batch).x if as_batch(batch).blocked else x)
+            assignment, log_evidence = (leaf.reshape(-1) for leaf in found)
             # Ranks from the worst explained; rows that do not count come last.
             log_evidence = jnp.where(jnp.isnan(log_evidence), -jnp.inf, log_evidence)
             order = jnp.argsort(jnp.where(weight > 0, log_evidence, jnp.inf))

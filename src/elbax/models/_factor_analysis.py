@@ -81,8 +81,7 @@ class FactorAnalysis(AbstractExponentialFamilyModel):
 
     def check(self, batch: PyTree, who: str = "fit") -> None:
         x, weight = rows(batch)
-        # One noise variance for all columns is positive though one of them be constant.
-        check_table(x, weight, who, varied=self.analyzer.noise == "diagonal")
+        check_table(x, weight, who, varied=False)
         dim = known(x)[0].shape[1]
         if self.pattern is not None and len(self.pattern) != dim:
             raise ValueError(
@@ -94,6 +93,9 @@ class FactorAnalysis(AbstractExponentialFamilyModel):
         table, weight = rows(x)
         if is_concrete((table, weight)):
             self.check(x, "FactorAnalysis.init")
+            # One noise variance for all columns is positive though one of them be constant.
+            varied = self.analyzer.noise == "diagonal"
+            check_table(table, weight, "FactorAnalysis.init", varied=varied)
         return _start(self, key, table, weight)
 
     def _masked(self, params: PyTree) -> PyTree:
@@ -145,12 +147,14 @@ class FactorAnalysis(AbstractExponentialFamilyModel):
         return moved | {"log_noise": log_noise}
 
     def _principal_components(self, covariance, count, params):
-        dim, rank = len(covariance), min(params["loadings"].shape)
+        # One variance is left to the noise: with as many factors as columns it changes nothing.
+        dim = len(covariance)
+        rank = min(self.num_factors, dim - 1)
         values, vectors = jnp.linalg.eigh(covariance)
         top, rest = values[::-1][:rank], values[: dim - rank]
         # With the penalty −½ floor dim / σ² the best σ² is the mean of what is left plus floor · dim over
         # its number of residuals.
-        noise = (jnp.sum(rest) + self.analyzer.floor * dim / count) / max(dim - rank, 1)
+        noise = (jnp.sum(rest) + self.analyzer.floor * dim / count) / (dim - rank)
         noise = jnp.maximum(noise, jnp.finfo(noise.dtype).tiny)
         loadings = vectors[:, ::-1][:, :rank] * jnp.sqrt(jnp.maximum(top - noise, 0))
         loadings = jnp.zeros_like(params["loadings"]).at[:, :rank].set(loadings)
@@ -205,8 +209,8 @@ class FactorAnalysis(AbstractExponentialFamilyModel):
             return self.analyzer.one_num_free_params(dim)
         return dim + params["log_noise"].size + int(np.sum(self.pattern))
 
-    def collapsed(self, params: PyTree, *, ratio: float = 1e-4) -> Array:
-        """Which noise variances have vanished: a Heywood case."""
+    def heywood(self, params: PyTree, *, ratio: float = 1e-4) -> Array:
+        """Which columns' noise has vanished: a Heywood case, where the evidence is at its bound, not unbounded."""
         return ~(self.describe(params)["uniquenesses"] > ratio)
 
 

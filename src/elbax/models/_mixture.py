@@ -173,10 +173,12 @@ class Mixture(AbstractExponentialFamilyModel):
     ) -> PyTree:
         """The components in `which` as `init` would have them for this partition, the others as they are."""
         fresh = self.component.init(x, weight, assignment, self.num_components)
-        logits = jax.nn.log_softmax(params["logits"])
-        share = jnp.log(jnp.asarray(1 / self.num_components, logits.dtype))
+        logits = params["logits"]
+        equal = jnp.full_like(logits, 1 / self.num_components)
+        left = 1 - jnp.sum(jnp.where(which, equal, 0))
+        staying = jax.nn.log_softmax(jnp.where(which, -jnp.inf, logits)) + jnp.log(left)
         return {
-            "logits": jax.nn.log_softmax(jnp.where(which, share, logits)),
+            "logits": jnp.where(which, jnp.log(equal), staying),
             "components": self.component.exchange(which, fresh, params["components"]),
         }
 
@@ -196,7 +198,7 @@ def start_data(
     """(rows, weights) to start from, checked where their values are known."""
     table, weight = rows(x)
     if is_concrete((table, weight)):
-        component.check(table, weight, who)
+        component.check(table, weight, who, varied=True)
         check_enough(weight, who, number)
     return table, weight
 

@@ -59,6 +59,11 @@ class MixtureOfExperts(AbstractExponentialFamilyModel):
 
     def __init__(self, expert: AbstractComponent, num_experts: int, *, ridge: float = 0.0):
         check_components("MixtureOfExperts", expert, num_experts)
+        if type(expert).predict is AbstractComponent.predict:
+            raise TypeError(
+                "MixtureOfExperts: an expert is a regression, such as elbax.components.LinearRegression(); got "
+                f"{expert!r}. Without inputs it is a Mixture."
+            )
         if not (math.isfinite(ridge) and ridge >= 0):
             raise ValueError(
                 f"MixtureOfExperts: ridge must be finite and not negative, got {ridge}."

@@ -319,3 +319,48 @@ def test_statistics_do_not_depend_on_what_is_free():
         MODEL, PARAMS, elbax.Exact(MODEL, PARAMS), X, key=jax.random.key(0)
     )
     np.testing.assert_allclose(found["logits"], responsibilities().sum(0), rtol=1e-10)
+
+
+def test_tied_params_reach_the_closed_forms_optimum():
+    """One covariance tied by a function of fewer params, and by the model that has a closed form for it."""
+    x = elbax.datasets.old_faithful().astype(float)[::4, 1:]
+    free, closed = elbax.GaussianMixture(2), elbax.GaussianMixture(2, "tied")
+
+    def expand(params):
+        components = params["components"]
+        scale = jnp.broadcast_to(components["scale"], (2, *components["scale"].shape))
+        return params | {"components": components | {"scale": scale}}
+
+    tied = elbax.Tied(free, expand)
+    params = closed.init(jax.random.key(0), x)
+    ends = {}
+    for name, model, m_step in [
+        ("tied", tied, elbax.NewtonMStep(tied)),
+        ("closed", closed, elbax.ClosedFormMStep(closed)),
+    ]:
+        em = elbax.Chain(elbax.ExactEStep(model), m_step)
+        state = em.init(params, elbax.Exact(model, params), key=jax.random.key(0))
+        ends[name] = elbax.fit(em, state, x, tolerance=1e-14, max_steps=2000)
+        assert np.all(np.diff(ends[name].trace) > -1e-10)
+    described = [m.describe(ends[n].state.params) for n, m in (("tied", tied), ("closed", closed))]
+    for name in ("weights", "means"):
+        np.testing.assert_allclose(described[0][name], described[1][name], rtol=1e-5)
+    # The floor counts once a covariance: twice where two are written out.
+    np.testing.assert_allclose(described[0]["covariances"], described[1]["covariances"], rtol=1e-5)
+    with pytest.raises(TypeError, match="Tied has no closed-form M-step"):
+        step = elbax.ClosedFormMStep(tied)
+        step.init(params, elbax.Exact(tied, params), key=jax.random.key(0))
+
+
+def test_a_block_with_one_row_is_tied_over_all_components():
+    """Statistics of what all share are summed: a rate for all is that of all rows, whatever the weights."""
+    x = jnp.asarray(np.random.default_rng(5).poisson(3.0, (30, 2)).astype(float))
+    product = elbax.components.Product(a=elbax.components.Poisson(), b=elbax.components.Poisson())
+    model = elbax.Mixture(product, 2)
+    data = {"a": x[:, :1], "b": x[:, 1:]}
+    params = model.init(jax.random.key(0), data)
+    params["components"]["b"]["log_rates"] = jnp.zeros((1, 1))
+    end = one_step(elbax.ClosedFormMStep(model), params, data)
+    rate = model.describe(end)["b"]["rates"]
+    assert rate.shape == (1, 1)
+    np.testing.assert_allclose(rate[0, 0], np.mean(np.asarray(x)[:, 1]), rtol=1e-12)

@@ -52,6 +52,7 @@ from .models import (
     Mixture as Mixture,
     MixtureOfExperts as MixtureOfExperts,
     ProbabilisticPCA as ProbabilisticPCA,
+    Tied as Tied,
 )
 from .posteriors import Amortized as Amortized, Exact as Exact, Network as Network
 

@@ -7,3 +7,4 @@ from ._factor_analysis import (
 from ._gaussian_mixture import GaussianMixture as GaussianMixture
 from ._mixture import Mixture as Mixture
 from ._mixture_of_experts import MixtureOfExperts as MixtureOfExperts
+from ._tied import Tied as Tied

@@ -615,3 +615,16 @@ def test_a_component_without_data_takes_its_priors_mode():
     np.testing.assert_allclose(described["covariances"][1], scatter / (4 + 2 + 2), rtol=1e-8)
     expected = 1.5 / (24 + 3 * 1.5)
     np.testing.assert_allclose(described["weights"][1], expected, rtol=1e-9)
+
+
+def test_a_constant_column_has_a_spherical_deviation(as_users_run):
+    """Refused where its own variance has no estimate but 0; fitted where all columns share one."""
+    x = jnp.asarray(np.c_[np.random.default_rng(0).normal(size=20), np.ones(20)])
+    with pytest.raises(ValueError, match="Mixture.init: column 1 is constant"):
+        elbax.GaussianMixture(1, "diagonal").init(jax.random.key(0), x)
+    model = elbax.GaussianMixture(1, "spherical", floor=0.0)
+    params = model.init(jax.random.key(0), x)
+    em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
+    state, _ = em(em.init(params, elbax.Exact(model, params), key=jax.random.key(1)), x)
+    variance = model.describe(state.params)["covariances"][0, 0, 0]
+    np.testing.assert_allclose(variance, np.asarray(x).var(0).mean(), rtol=1e-10)

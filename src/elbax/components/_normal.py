@@ -116,6 +116,10 @@ class Normal(AbstractComponent):
 
         return one(params["scale"]) if self.shared else jax.vmap(one)(params["scale"])
 
+    def check(self, x, weight, who, *, varied=False):
+        # One deviation for all columns is positive though one of them be constant.
+        super().check(x, weight, who, varied=varied and self.covariance != "spherical")
+
     def init(self, x, weight, assignment, num_components):
         """Means of the parts, and their pooled covariance for every component.
 

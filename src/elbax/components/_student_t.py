@@ -65,6 +65,9 @@ class StudentT(AbstractComponent):
             return 0.5 * jnp.exp(params["log_dof"])
         return jnp.full(params["mean"].shape[:1], 0.5 * self.dof, params["mean"].dtype)
 
+    def check(self, x, weight, who, *, varied=False):
+        self.normal.check(x, weight, who, varied=varied)
+
     def init(self, x, weight, assignment, num_components):
         """As for normals, with ten degrees of freedom where they are estimated."""
         params = self.normal.init(x, weight, assignment, num_components)

@@ -131,6 +131,7 @@ class Normal(AbstractComponent):
         # A little of the whole variance is added for parts that are constant in a column.
         _, whole = pooled_covariance(seen * (x - center), seen, weight)
         within, _ = pooled_covariance(residual, seen, weight)
+        whole = jnp.where(whole > 0, whole, jnp.mean(whole))
         ridge = 1e-5 * whole + self.floor / x.shape[0]
         scale = self.structure.pack(jnp.linalg.cholesky(within + jnp.diag(ridge)))
         if not self.shared:

@@ -144,7 +144,7 @@ def test_nan_is_missing():
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-@pytest.mark.parametrize("estimator", QUICK + SLOW, ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize("estimator", ESTIMATORS, ids=lambda e: type(e).__name__)
 def test_nan_leaves_complete_rows_as_they_are(estimator):
     x = counts()
     x[::4, 1] = np.nan

@@ -173,6 +173,7 @@ def test_criteria_of_a_plain_model_want_the_number_of_params():
     assert found.num_data == 197
 
 
+@pytest.mark.slow
 def test_select_finds_the_number_of_components_and_prints_a_table():
     rng = np.random.default_rng(1)
     x = jnp.asarray(
@@ -195,6 +196,7 @@ def test_select_names_its_criteria(as_users_run):
         elbax.select({}, jnp.zeros((3, 1)), key=jax.random.key(0), by="dic")
 
 
+@pytest.mark.slow
 def test_a_model_that_only_collapses_has_no_row():
     x = jnp.asarray(np.repeat(np.random.default_rng(2).normal(size=(3, 1)), [1, 8, 8], 0))
     x = x + jnp.where(jnp.arange(17) < 1, 0, jnp.linspace(0, 1e-9, 17))[:, None]

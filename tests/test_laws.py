@@ -12,7 +12,6 @@ QUICK = {
     "mixture-full-auto:joint",
     "plain-categorical:exact/gradient",
     "plain-gaussian",
-    "autoencoder:joint",
     "mixture-poisson",
 }
 

@@ -68,6 +68,7 @@ def modules():
             yield importlib.import_module(module.name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", list(modules()), ids=lambda m: m.__name__)
 def test_docstrings_run(module):
     jax.config.update("jax_enable_x64", False)

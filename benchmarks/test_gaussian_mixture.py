@@ -8,16 +8,6 @@ import gaussian_mixture as measure
 import pytest
 
 
-@pytest.fixture
-def record(benchmark):
-    def run(measurement, *args):
-        rows = benchmark.pedantic(measurement, args=args, rounds=1)
-        benchmark.extra_info["rows"] = rows
-        return rows
-
-    return run
-
-
 @pytest.mark.parametrize("case", measure.CASES, ids=", ".join)
 def test_sweep(record, case):
     record(measure.sweep_seconds, *case)

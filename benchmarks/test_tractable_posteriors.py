@@ -4,16 +4,6 @@ import pytest
 import tractable_posteriors as measure
 
 
-@pytest.fixture
-def record(benchmark):
-    def run(measurement, *args):
-        rows = benchmark.pedantic(measurement, args=args, rounds=1)
-        benchmark.extra_info["rows"] = rows
-        return rows
-
-    return run
-
-
 @pytest.mark.parametrize("kind", measure.KINDS)
 def test_mixtures(record, kind):
     record(measure.mixtures, kind)

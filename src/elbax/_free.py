@@ -1,5 +1,6 @@
 """Which params an update claims: the rest it leaves as they are, to the bit."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 
@@ -48,6 +49,12 @@ def _check_broadcast(mask: Array, leaf: Array) -> None:
 def is_frozen(free: PyTree) -> bool:
     """Whether nothing below may move."""
     return not any(flag is not False for flag in jax.tree.leaves(free))
+
+
+def moving(free: PyTree, params: PyTree) -> PyTree:
+    """The inexact arrays that may move; `None` stands for all others."""
+    kept = jax.tree.map(lambda flag, leaf: None if flag is False else leaf, free, params)
+    return eqx.filter(kept, eqx.is_inexact_array)
 
 
 def choose(free: PyTree, moved: PyTree, params: PyTree) -> PyTree:

@@ -9,7 +9,7 @@ import optax
 
 from ._algebra import add
 from ._elbo import elbo_and_gradient, per_datum
-from ._free import choose, spread
+from ._free import choose, moving, spread
 from ._model import AbstractModel
 from ._state import ELBOState, Info
 from ._types import PyTree
@@ -46,10 +46,7 @@ class AbstractGradientStep(AbstractUpdate):
         """The inexact arrays that move; `None` stands for all others."""
         if "params" in blocks and self.free is not True:
             free = spread(self.free, blocks["params"])
-            moving = jax.tree.map(
-                lambda flag, leaf: None if flag is False else leaf, free, blocks["params"]
-            )
-            blocks = blocks | {"params": moving}
+            blocks = blocks | {"params": moving(free, blocks["params"])}
         return eqx.filter(blocks, eqx.is_inexact_array)
 
     def check(self, batch: PyTree) -> None:

@@ -42,7 +42,10 @@ def incomplete(x: PyTree, *, block_size: int | None = None) -> Batch:
     leaves, structure = jax.tree.flatten(batch.x)
     leaves = [np.asarray(leaf) for leaf in leaves]
     n = num_rows(leaves)
-    missing = [leaf.dtype.kind == "f" and bool(np.isnan(leaf).any()) for leaf in leaves]
+    observed = [
+        ~np.isnan(leaf) if leaf.dtype.kind == "f" else np.ones(leaf.shape, bool) for leaf in leaves
+    ]
+    missing = [not seen.all() for seen in observed]
     # What is complete stays as it is; where everything is, all of it is laid out in blocks.
     wrapped = missing if any(missing) else [True for _ in leaves]
     if not all(leaf.ndim == 2 for leaf, wrap in zip(leaves, wrapped) if wrap):
@@ -50,9 +53,6 @@ def incomplete(x: PyTree, *, block_size: int | None = None) -> Batch:
             "incomplete: expected tables of shape (num_data, dim); got shapes "
             f"{[leaf.shape for leaf in leaves]}. One column is x[:, None]."
         )
-    observed = [
-        ~np.isnan(leaf) if leaf.dtype.kind == "f" else np.ones(leaf.shape, bool) for leaf in leaves
-    ]
     weight = np.asarray(effective_weight(batch))
     check_weights(weight, "incomplete")
     index = np.arange(n) if batch.index is None else np.asarray(batch.index)

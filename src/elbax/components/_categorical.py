@@ -114,11 +114,10 @@ class Categorical(AbstractComponent):
 
     def maximize(self, statistics, params, free):
         counts = statistics["logits"]
+        possible = self._possible(counts.shape[-2])
         if self.prior is not None:
-            possible = self._possible(counts.shape[-2])
             counts = jnp.where(possible, counts + self.prior.pseudo_count, counts)
         seen = jnp.sum(counts, -1, keepdims=True) > jnp.finfo(counts.dtype).tiny
-        possible = self._possible(counts.shape[-2])
         logits = jnp.where(possible, params["logits"], -jnp.inf)
         mask = free["logits"] if isinstance(free["logits"], bool) else free["logits"] & possible
         logits = log_shares(jnp.where(possible, counts, 0), logits, mask)

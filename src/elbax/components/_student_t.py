@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import gammaln
 
-from .._free import choose
 from .._incomplete import known
 from .._special import solve_shape
 from .._types import Array
@@ -115,8 +114,7 @@ class StudentT(AbstractComponent):
         # log ν/2 − ψ(ν/2) = E[u − log u] − 1.
         gap = -1 - statistics["half_dof"] / jnp.where(empty, 1, count)
         half_dof = solve_shape(gap, smallest=0.1, largest=0.5 * _LARGEST_DOF)
-        log_dof = jnp.where(empty, params["log_dof"], jnp.log(2 * half_dof))
-        return normal | {"log_dof": choose(free["log_dof"], log_dof, params["log_dof"])}
+        return normal | {"log_dof": jnp.where(empty, params["log_dof"], jnp.log(2 * half_dof))}
 
     def log_prior(self, params):
         return self.normal.log_prior(params)

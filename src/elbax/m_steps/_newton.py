@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from .._elbo import elbo
-from .._free import choose, spread
+from .._free import choose, moving, spread
 from .._model import AbstractModel
 from .._state import ELBOState, Info
 from .._types import PyTree
@@ -60,20 +60,10 @@ class NewtonMStep(AbstractUpdate):
     def __call__(self, state: ELBOState, batch: PyTree) -> tuple[ELBOState, Info]:
         key, now = jax.random.split(state.key)
         free = spread(self.free, state.params)
-        moving = jax.tree.map(
-            lambda flag, leaf: None if flag is False else leaf, free, state.params
-        )
-        moving, fixed = eqx.filter(moving, eqx.is_inexact_array), state.params
-        start, unflatten = ravel_pytree(moving)
+        start, unflatten = ravel_pytree(moving(free, state.params))
 
         def put(vector):
-            moved = jax.tree.map(
-                lambda new, old: old if new is None else new,
-                unflatten(vector),
-                fixed,
-                is_leaf=lambda leaf: leaf is None,
-            )
-            return choose(free, moved, fixed)
+            return choose(free, eqx.combine(unflatten(vector), state.params), state.params)
 
         def objective(vector):
             return elbo(
@@ -82,8 +72,12 @@ class NewtonMStep(AbstractUpdate):
 
         if start.size == 0:
             return state.replace(key=key), Info(objective(start))
-        value, gradient = jax.value_and_grad(objective)(start)
-        hessian = jax.hessian(objective)(start)
+
+        def slope(vector):
+            value, gradient = jax.value_and_grad(objective)(vector)
+            return gradient, (value, gradient)
+
+        hessian, (value, gradient) = jax.jacfwd(slope, has_aux=True)(start)
         # Params of any units are brought to one scale first: what is flat then is flat in them all.
         diagonal = jnp.abs(jnp.diagonal(hessian))
         unit = jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1))

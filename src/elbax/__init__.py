@@ -19,6 +19,7 @@ from ._model import (
     Reference as Reference,
 )
 from ._pattern import incomplete as incomplete
+from ._sequence import Sequence as Sequence, sequences as sequences
 from ._state import ELBOState as ELBOState, Info as Info
 from ._update import AbstractUpdate as AbstractUpdate, Chain as Chain
 from .diagnostics import (
@@ -31,13 +32,18 @@ from .diagnostics import (
     Selection as Selection,
     standard_errors as standard_errors,
 )
-from .e_steps import ExactEStep as ExactEStep, GradientEStep as GradientEStep
+from .e_steps import (
+    ExactEStep as ExactEStep,
+    GradientEStep as GradientEStep,
+    HardEStep as HardEStep,
+)
 from .families import (
     AbstractFamily as AbstractFamily,
     Categorical as Categorical,
     DiagonalGaussian as DiagonalGaussian,
     Distribution as Distribution,
     Gaussian as Gaussian,
+    MarkovChain as MarkovChain,
 )
 from .m_steps import (
     ClosedFormMStep as ClosedFormMStep,
@@ -49,12 +55,13 @@ from .m_steps import (
 from .models import (
     FactorAnalysis as FactorAnalysis,
     GaussianMixture as GaussianMixture,
+    HiddenMarkovModel as HiddenMarkovModel,
     Mixture as Mixture,
     MixtureOfExperts as MixtureOfExperts,
     ProbabilisticPCA as ProbabilisticPCA,
     Tied as Tied,
 )
-from .posteriors import Amortized as Amortized, Exact as Exact, Network as Network
+from .posteriors import Amortized as Amortized, Exact as Exact, Hard as Hard, Network as Network
 
 
 __version__ = "0.1.0"

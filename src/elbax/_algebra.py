@@ -19,9 +19,14 @@ def log(x: Array) -> Array:
     return jnp.log(jnp.maximum(x, jnp.finfo(x.dtype).tiny))
 
 
+def is_label(leaf: Any) -> bool:
+    """Whether an array says which (a length, a symbol) rather than how much: no coordinate of a vector."""
+    return not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+
+
 def dot(a: PyTree, b: PyTree) -> Scalar:
-    """⟨a, b⟩ = Σ aᵢ bᵢ over all leaves of two pytrees of one structure."""
-    products = jax.tree.map(vdot, a, b)
+    """⟨a, b⟩ = Σ aᵢ bᵢ over all leaves of two pytrees of one structure that are no labels."""
+    products = jax.tree.map(lambda a, b: None if is_label(b) else vdot(a, b), a, b)
     return jax.tree.reduce(jnp.add, products)
 
 
@@ -30,11 +35,13 @@ def add(a: PyTree, b: PyTree) -> PyTree:
 
 
 def subtract(a: PyTree, b: PyTree) -> PyTree:
-    return jax.tree.map(jnp.subtract, a, b)
+    """a − b; labels stay."""
+    return jax.tree.map(lambda a, b: a if is_label(a) else a - b, a, b)
 
 
 def zeros_like(a: PyTree) -> PyTree:
-    return jax.tree.map(jnp.zeros_like, a)
+    """Zeros; labels stay."""
+    return jax.tree.map(lambda a: a if is_label(a) else jnp.zeros_like(a), a)
 
 
 def num_rows(x: PyTree) -> int:

@@ -138,10 +138,7 @@ class AbstractExponentialFamilyModel(AbstractModel):
 
     def log_joint(self, params: PyTree, x: PyTree, z: PyTree) -> Scalar:
         potentials, constant = self.potentials(self.prepare(self.natural(params)), x)
-        statistics = jax.tree.map(
-            lambda t, potential: t.astype(potential.dtype), self.latent.statistics(z), potentials
-        )
-        return dot(potentials, statistics) + constant
+        return self.latent.score(potentials, z) + constant
 
     def elbo(self, natural: PyTree, x: PyTree, q: Any, key: Key) -> Scalar:
         potentials, constant = self.potentials(natural, x)

@@ -2,3 +2,4 @@
 
 from ._exact import ExactEStep as ExactEStep
 from ._gradient import GradientEStep as GradientEStep
+from ._hard import HardEStep as HardEStep

@@ -28,6 +28,7 @@ class Categorical(AbstractFamily):
 
     num_values: int = eqx.field(static=True)
 
+    discrete: ClassVar[bool] = True
     finite: ClassVar[bool] = True
 
     def __check_init__(self):

@@ -10,12 +10,22 @@ from .._algebra import dot, subtract, zeros_like
 from .._types import Any, Callable, Key, PyTree, Scalar
 
 
+def gradient(function: Callable[[PyTree], Scalar], natural: PyTree) -> PyTree:
+    """∇function(η), integers among η being returned as they are."""
+    coordinates, labels = eqx.partition(natural, eqx.is_inexact_array)
+    slope = jax.grad(lambda coordinates: function(eqx.combine(coordinates, labels)))(coordinates)
+    return eqx.combine(slope, labels)
+
+
 class AbstractFamily(eqx.Module):
     r"""Distributions $q(z) = \exp(\langle \eta, t(z) \rangle - A(\eta))$ over one datum's latent.
 
     The natural parameters η, the statistics t(z) and their mean $\mu = E_q[t(z)] = \nabla A(\eta)$
     share one pytree structure. A family holds static numbers only, so an equal one compiles nothing.
     """
+
+    discrete: ClassVar[bool] = False
+    """Whether z is discrete, so that a single value has an entropy."""
 
     finite: ClassVar[bool] = False
     """Whether the support is finite, so that every function of z lies in the span of t(z)."""
@@ -50,7 +60,11 @@ class AbstractFamily(eqx.Module):
 
     def mean(self, natural: PyTree) -> PyTree:
         """μ = E_q[t(z)] = ∇A(η)."""
-        return jax.grad(self.log_normalizer)(natural)
+        return gradient(self.log_normalizer, natural)
+
+    def mode_statistics(self, natural: PyTree) -> PyTree:
+        """t(z) of the most probable z."""
+        return self.statistics(self.mode(natural))
 
     def bound(self, natural: PyTree, potentials: PyTree) -> Scalar:
         """E_q[⟨λ, t(z)⟩] + H(q) = A(η) + ⟨μ, λ − η⟩: exactly A(η) at λ = η, where nothing cancels."""
@@ -61,9 +75,14 @@ class AbstractFamily(eqx.Module):
         """H(q), in nats."""
         return self.bound(natural, zeros_like(natural))
 
+    def score(self, natural: PyTree, z: PyTree) -> Scalar:
+        """⟨η, t(z)⟩."""
+        statistics = jax.tree.map(lambda t, eta: t.astype(eta.dtype), self.statistics(z), natural)
+        return dot(statistics, natural)
+
     def log_prob(self, natural: PyTree, z: PyTree) -> Scalar:
         """log q(z), in nats."""
-        return dot(self.statistics(z), natural) - self.log_normalizer(natural)
+        return self.score(natural, z) - self.log_normalizer(natural)
 
     def expect(self, natural: PyTree, function: Callable[[Any], Any], key: Key | None) -> Any:
         """E_q[function(z)], by one draw unless the family knows better."""

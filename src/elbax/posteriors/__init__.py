@@ -2,4 +2,5 @@
 
 from ._amortized import Amortized as Amortized
 from ._exact import Exact as Exact
+from ._hard import Hard as Hard
 from ._network import Network as Network

@@ -1,0 +1,131 @@
+"""Sequences of different lengths, side by side."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ._algebra import num_rows
+from ._incomplete import Incomplete
+from ._types import Any, Array, PyTree
+
+
+class Sequence(eqx.Module):
+    """A sequence, or several side by side, of which the steps from `length` on are padding.
+
+    **Fields:**
+
+    - `values`: shape `(T, ...)` (or a pytree of such, or `Incomplete`), anything finite in the padding.
+    - `length`: a whole number.
+
+    Models of sequences take a plain array `(T, ...)` for one of full length. `elbax.sequences` makes a
+    batch from a list.
+
+    ```python
+    >>> import elbax, jax.numpy as jnp
+    >>> one = elbax.Sequence(jnp.zeros((5, 2)), jnp.array(3))
+
+    ```
+    """
+
+    values: PyTree
+    length: Array
+
+
+def as_sequence(x: Any) -> tuple[PyTree, Array, int]:
+    """(values, length, number of steps with the padding) of one datum, a sequence."""
+    values = x.values if isinstance(x, Sequence) else x
+    steps = num_rows(values)
+    return values, x.length if isinstance(x, Sequence) else jnp.asarray(steps), steps
+
+
+def sequences(data: Any, *, lengths: Any = None) -> Sequence:
+    """Sequences of different lengths and with gaps, as one batch: NaN means missing at random.
+
+    Padding repeats a sequence's last step. Where no value is NaN the result has plain arrays; else
+    `Incomplete` ones, which models of sequences integrate over. It runs on the host, once.
+
+    **Arguments:**
+
+    - `data`: a list of arrays `(length, ...)`, or of pytrees of such; a vector is one column. With `lengths`,
+        their concatenation.
+    - `lengths`: where `data` is one long table, how many rows each sequence has, in order.
+
+    **Raises** `ValueError` for sequences without a step or of different kinds, for lengths that do not add up.
+
+    ```python
+    >>> import elbax, jax.numpy as jnp
+    >>> batch = elbax.sequences([jnp.zeros((5, 2)), jnp.ones((3, 2))])
+    >>> batch.values.shape, batch.length
+    ((2, 5, 2), Array([5, 3], dtype=int32))
+
+    ```
+    """
+    if lengths is not None:
+        lengths = np.asarray(lengths)
+        total = num_rows(data)
+        if lengths.ndim != 1 or lengths.sum() != total:
+            raise ValueError(f"sequences: lengths add up to {lengths.sum()}, the data have {total} rows.")
+        ends = np.cumsum(lengths)[:-1]
+        leaves, structure = jax.tree.flatten(data)
+        parts = zip(*(np.split(np.asarray(leaf), ends) for leaf in leaves))
+        data = [jax.tree.unflatten(structure, part) for part in parts]
+    data = list(data)
+    if not data:
+        raise ValueError("sequences: expected a list of at least one sequence.")
+    data = [jax.tree.map(_columns, one) for one in data]
+    counts = [num_rows(one) for one in data]
+    if min(counts) < 1:
+        raise ValueError(f"sequences: sequence {counts.index(0)} has no steps.")
+    shapes = [jax.tree.map(lambda leaf: leaf.shape[1:], one) for one in data]
+    for i, shape in enumerate(shapes):
+        if shape != shapes[0]:
+            raise ValueError(
+                f"sequences: sequence {i} has steps of shape {shape}, the first one of {shapes[0]}."
+            )
+    longest = max(counts)
+
+    def pad(*leaves):
+        places = [np.minimum(np.arange(longest), len(leaf) - 1) for leaf in leaves]
+        values = np.stack([leaf[place] for leaf, place in zip(leaves, places)])
+        observed = ~np.isnan(values) if values.dtype.kind == "f" else np.ones(values.shape, bool)
+        if observed.all():
+            return jnp.asarray(values)
+        return Incomplete(jnp.asarray(np.where(observed, values, 0)), jnp.asarray(observed))
+
+    return Sequence(jax.tree.map(pad, *data), jnp.asarray(counts))
+
+
+def _columns(leaf: Any) -> np.ndarray:
+    leaf = np.asarray(leaf)
+    return leaf[:, None] if leaf.ndim == 1 else leaf
+
+
+def all_steps(x: Any, weight: Array) -> tuple[PyTree, Array]:
+    """(steps, weights): the steps of all sequences of a batch as rows, padding with weight 0."""
+    values = x.values if isinstance(x, Sequence) else x
+    leaf = jax.tree.leaves(values)[0]
+    count, steps = leaf.shape[:2]
+    length = x.length if isinstance(x, Sequence) else jnp.full(count, steps)
+    inside = jnp.arange(steps) < length[:, None]
+    flat = jax.tree.map(lambda leaf: jnp.reshape(leaf, (count * steps, *leaf.shape[2:])), values)
+    return flat, jnp.where(inside, weight[:, None], 0).reshape(-1)
+
+
+def check_sequences(x: Any, who: str) -> None:
+    """Raises `ValueError` unless `x` is a batch of sequences of at least one step each."""
+    values = x.values if isinstance(x, Sequence) else x
+    for leaf in jax.tree.leaves(values):
+        if leaf.ndim < 2 or leaf.shape[1] < 1:
+            raise ValueError(
+                f"{who}: expected sequences, of shape (num_sequences, num_steps, ...); got {leaf.shape}. One "
+                "sequence is x[None], and elbax.sequences([...]) makes a batch of different lengths."
+            )
+    if isinstance(x, Sequence):
+        steps = jax.tree.leaves(values)[0].shape[1]
+        length = np.asarray(x.length)
+        bad = np.flatnonzero((length < 1) | (length > steps))
+        if bad.size:
+            raise ValueError(
+                f"{who}: a length is between 1 and {steps}; sequence {bad[0]} has {length[bad[0]]}."
+            )

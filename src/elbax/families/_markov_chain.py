@@ -1,0 +1,254 @@
+"""A path through finitely many states."""
+
+from typing import Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._algebra import matmul
+from .._types import Any, Array, Int, PyTree, Scalar
+from ._recursion import pairwise, runs_pairwise, steps
+from ._semiring import AbstractSemiring, LOG
+from ._structured import AbstractStructured
+
+
+Order = Literal["auto", "sequential", "pairwise"]
+
+# In the scaled form a state e^-87 times the best (float32; e^-708 in float64) is lost. Where every transition
+# has a log-potential within this of the largest, what such a state would have passed on is smaller than
+# rounding: the best state alone passes on e^27 times as much.
+_WIDEST_SCALED = {4: 60.0, 8: 600.0}
+
+
+class MarkovChain(AbstractStructured):
+    r"""$z \in \{0, \dots, K-1\}^T$ with $\langle \eta, t(z) \rangle = \iota_{z_1} + \sum_t P_{z_t z_{t+1}} + \sum_t
+    u_{t z_t}$.
+
+    Natural parameters: `{"initial": (K,), "transition": (K, K) or (T - 1, K, K), "unary": (T, K), "length":
+    whole number}`, all log-potentials, normalized or not. Steps from `length` on are padding, and −1 in a
+    path. Statistics are indicators and counts, their means the marginals. The log-normalizer is the forward
+    algorithm; its gradient is the backward one.
+
+    **Arguments:**
+
+    - `num_states`: K.
+    - `allowed`: which transitions are possible, (K, K) truth values, row to column: what is not allowed has
+        probability 0 exactly, whatever its potential.
+    - `starts`: which states may be first, (K,).
+    - `form`: `"log"` adds up logarithms, right for all potentials. `"scaled"` multiplies matrices, K times
+        fewer exponentials, but loses paths e⁸⁷ times (float32) behind at one step, which may be the only
+        ones possible at a later one: see `in_scaled_range`.
+    - `order`: `"sequential"` runs along the chain, `"pairwise"` joins neighbors as a tree (K times the
+        work, log₂ T deep); `"auto"` is sequential on CPUs.
+    - `segment`: steps between the points that a derivative keeps, if not all: see `jax.checkpoint`.
+
+    ```python
+    >>> import elbax, jax.numpy as jnp
+    >>> log = jnp.log
+    >>> sticky = log(jnp.array([[0.9, 0.1], [0.1, 0.9]]))
+    >>> q = elbax.MarkovChain(2)({"initial": jnp.zeros(2), "transition": sticky, "length": jnp.array(3),
+    ...     "unary": log(jnp.array([[0.9, 0.1], [0.4, 0.6], [0.9, 0.1]]))})
+    >>> print(q.mode(), q.mean()["unary"][1].round(2))
+    [0 0 0] [0.98 0.02]
+
+    ```
+    """
+
+    num_states: int = eqx.field(static=True)
+    allowed: tuple | None = eqx.field(static=True)
+    starts: tuple | None = eqx.field(static=True)
+    form: Literal["log", "scaled"] = eqx.field(static=True)
+    order: Order = eqx.field(static=True)
+    segment: int | None = eqx.field(static=True)
+
+    def __init__(
+        self,
+        num_states: int,
+        *,
+        allowed: Any = None,
+        starts: Any = None,
+        form: Literal["log", "scaled"] = "log",
+        order: Order = "auto",
+        segment: int | None = None,
+    ):
+        if num_states < 1:
+            raise ValueError(f"MarkovChain: num_states must be at least 1, got {num_states}.")
+        if form not in ("log", "scaled"):
+            raise ValueError(f"MarkovChain: form must be 'log' or 'scaled', got {form!r}.")
+        if order not in ("auto", "sequential", "pairwise"):
+            raise ValueError(
+                f"MarkovChain: order must be 'auto', 'sequential' or 'pairwise', got {order!r}."
+            )
+        if segment is not None and segment < 1:
+            raise ValueError(f"MarkovChain: segment must be at least 1, got {segment}.")
+        self.num_states = num_states
+        self.allowed = _truth("allowed", allowed, (num_states, num_states))
+        self.starts = _truth("starts", starts, (num_states,))
+        if form == "scaled" and (self.allowed or self.starts):
+            raise ValueError("MarkovChain: impossible transitions need form='log'.")
+        self.form = form
+        self.order = order
+        self.segment = segment
+
+    def possible(self) -> tuple[np.ndarray, np.ndarray]:
+        """Which states may be first (K,), and which may follow which (K, K)."""
+        size = self.num_states
+        starts = np.ones(size, bool) if self.starts is None else np.array(self.starts)
+        allowed = np.ones((size, size), bool) if self.allowed is None else np.array(self.allowed)
+        return starts, allowed
+
+    def fold(self, natural: PyTree, semiring: AbstractSemiring) -> Scalar:
+        unary = natural["unary"]
+        if self.form == "scaled" and semiring is LOG:
+            return self._scaled(natural)
+        starts, allowed = self.possible()
+        first = jnp.where(starts, natural["initial"], -jnp.inf) + unary[0]
+        transition = jnp.where(allowed, natural["transition"], -jnp.inf)
+        key_last, *keys = (None,) if semiring.keys(1) is None else semiring.keys(len(unary))
+        valid = jnp.arange(1, len(unary)) < natural["length"]
+        if len(unary) == 1:
+            last = first
+        elif runs_pairwise(self.order):
+            last = self._pairwise(semiring, first, transition, unary[1:], valid, keys)
+        else:
+            keys = jnp.stack(keys) if keys else None
+            last = self._sequential(semiring, first, transition, unary[1:], valid, keys)
+        return semiring.sum(last, 0, key_last)
+
+    def _sequential(self, semiring, first, transition, unary, valid, keys):
+        shared = transition if transition.ndim == 2 else None
+        varying = None if transition.ndim == 2 else transition
+
+        # What a step computes is quicker done again than kept: K numbers instead of K² a step.
+        @jax.checkpoint
+        def advance(forward, transition, unary, key):
+            return semiring.sum(forward[:, None] + transition, 0, key) + unary
+
+        def step(forward, row, valid):
+            unary, transition, key = row
+            moved = advance(forward, shared if transition is None else transition, unary, key)
+            return jnp.where(valid, moved, forward)
+
+        return steps(step, first, (unary, varying, keys), valid, self.segment)
+
+    def _pairwise(self, semiring, first, transition, unary, valid, keys):
+        identity = jnp.where(jnp.eye(self.num_states, dtype=bool), 0.0, -jnp.inf)
+        links = transition + unary[:, None, :]
+        links = jnp.where(valid[:, None, None], links, identity.astype(links.dtype))
+        # The first row of the first link is the start itself.
+        start = jnp.full_like(links[:1], -jnp.inf).at[0, 0].set(first)
+        elements = (jnp.concatenate([start, links]), _no_keys(keys, len(links) + 1))
+
+        def combine(left, right):
+            (a, key), (b, other) = left, right
+            now = None if key is None else jax.random.fold_in(key, 1)
+            joined = semiring.sum(a[:, :, None] + b[None, :, :], 1, now)
+            return joined, None if key is None else jax.random.fold_in(other, 2)
+
+        return pairwise(combine, elements)[0][0]
+
+    def _scaled(self, natural):
+        """The forward algorithm on weights that are divided by their sum after every step."""
+        unary, transition = natural["unary"], natural["transition"]
+        length = natural["length"]
+        top = jax.lax.stop_gradient(jnp.max(transition))
+        weights = jnp.exp(transition - top)
+        first = natural["initial"] + unary[0]
+        # The largest of each step is taken out before the exponential, and its sum put back at the end.
+        scale = jax.lax.stop_gradient(jnp.max(unary, -1))
+        emitted = jnp.exp(unary - scale[:, None])[1:]
+        top_first = jax.lax.stop_gradient(jnp.max(first))
+        forward = jnp.exp(first - top_first)
+        valid = jnp.arange(1, len(unary)) < length
+        shared = weights if weights.ndim == 2 else None
+        varying = None if weights.ndim == 2 else weights
+
+        def step(carry, row, valid):
+            forward, total = carry
+            emitted, weights = row
+            moved = matmul(forward, shared if weights is None else weights) * emitted
+            norm = jnp.where(valid, jnp.sum(moved), 1.0)
+            return jnp.where(valid, moved / norm, forward), total + jnp.log(norm)
+
+        total = jnp.log(jnp.sum(forward))
+        if len(unary) > 1:
+            start = (forward / jnp.sum(forward), total)
+            _, total = steps(step, start, (emitted, varying), valid, self.segment)
+        scales = jnp.sum(jnp.where(valid, scale[1:], 0))
+        return total + top_first + scales + (length - 1).astype(total.dtype) * top
+
+    @staticmethod
+    def in_scaled_range(transition: Array) -> Array:
+        """Whether the scaled form is right to rounding with these log-potentials, whatever the unary ones."""
+        widest = _WIDEST_SCALED[transition.dtype.itemsize]
+        return jnp.max(transition) - jnp.min(transition) <= widest
+
+    def statistics(self, z: Int[Array, " T"]) -> PyTree:
+        """Indicators of the path; the transitions are counts (K, K)."""
+        states = jax.nn.one_hot(z, self.num_states)
+        return {
+            "initial": states[0],
+            "transition": matmul(states[:-1].T, states[1:]),
+            "unary": states,
+            "length": jnp.sum(z >= 0),
+        }
+
+    def score(self, natural: PyTree, z: Int[Array, " T"]) -> Scalar:
+        statistics = self.statistics(z)
+        starts, allowed = self.possible()
+        impossible = jnp.sum(jnp.where(starts, 0, statistics["initial"]))
+        impossible += jnp.sum(jnp.where(allowed, 0, statistics["transition"]))
+        transition = natural["transition"]
+        if transition.ndim == 3:
+            pairs = statistics["unary"][:-1, :, None] * statistics["unary"][1:, None, :]
+            total = jnp.sum(pairs * transition)
+        else:
+            total = jnp.sum(statistics["transition"] * transition)
+        total += jnp.sum(statistics["initial"] * natural["initial"])
+        total += jnp.sum(statistics["unary"] * natural["unary"])
+        return jnp.where(impossible > 0, -jnp.inf, total)
+
+    def decode(self, statistics: PyTree) -> Int[Array, " T"]:
+        states = statistics["unary"]
+        return jnp.where(jnp.sum(states, -1) > 0, jnp.argmax(states, -1), -1)
+
+    def from_network(self, output: PyTree) -> PyTree:
+        """From unary logits (T, K), for independent states; or from a dictionary of natural parameters."""
+        parts = output if isinstance(output, dict) else {"unary": output}
+        unary = parts.get("unary")
+        size = self.num_states
+        if unary is None or unary.ndim != 2 or unary.shape[1] != size:
+            shape = None if unary is None else unary.shape
+            raise ValueError(
+                f"An encoder for MarkovChain({size}) returns logits of shape (T, {size}), or a dictionary with "
+                f"those as 'unary' and 'initial', 'transition', 'length' besides; got unary of shape {shape}."
+            )
+        defaults = {
+            "initial": jnp.zeros(size, unary.dtype),
+            "transition": jnp.zeros((size, size), unary.dtype),
+            "length": jnp.asarray(len(unary)),
+        }
+        return {**defaults, **parts}
+
+
+def _truth(name: str, value: Any, shape: tuple[int, ...]) -> tuple | None:
+    """Truth values as nested tuples, which hash by value; None where all are true."""
+    if value is None:
+        return None
+    table = np.asarray(value)
+    if table.shape != shape or table.dtype != bool:
+        raise ValueError(
+            f"MarkovChain: {name} must be truth values of shape {shape}, got {table.dtype} of {table.shape}."
+        )
+    if not (table.any() if table.ndim == 1 else table.any(1).all()):
+        raise ValueError(f"MarkovChain: {name} leaves a state from which nothing is possible.")
+    if table.all():
+        return None
+    return tuple(table.tolist()) if table.ndim == 1 else tuple(map(tuple, table.tolist()))
+
+
+def _no_keys(keys: list, number: int) -> Array | None:
+    """One key for each element, or None where there are none."""
+    return jax.random.split(keys[0], number) if keys else None

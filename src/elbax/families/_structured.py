@@ -1,0 +1,45 @@
+"""A family of structures: one dynamic program."""
+
+import abc
+from typing import ClassVar
+
+from .._types import Key, PyTree, Scalar
+from ._family import AbstractFamily, gradient
+from ._semiring import AbstractSemiring, LOG, MAX, Sampling
+
+
+class AbstractStructured(AbstractFamily):
+    r"""Discrete structures (paths, trees, tables) whose log-normalizer is one dynamic program.
+
+    $A(\eta) = \bigoplus_z \langle \eta, t(z) \rangle$ over a semiring: the marginals, the best structure and
+    draws are its gradients (see `AbstractSemiring`). Integers among the natural parameters, such as a
+    length, say which structures there are: they are no coordinates and have no derivative.
+    """
+
+    discrete: ClassVar[bool] = True
+
+    @abc.abstractmethod
+    def fold(self, natural: PyTree, semiring: AbstractSemiring) -> Scalar:
+        """The sum over all structures of their log-weights ⟨η, t(z)⟩."""
+
+    @abc.abstractmethod
+    def decode(self, statistics: PyTree) -> PyTree:
+        """The structure whose statistics these are."""
+
+    def log_normalizer(self, natural: PyTree) -> Scalar:
+        return self.fold(natural, LOG)
+
+    def mode_statistics(self, natural: PyTree) -> PyTree:
+        return gradient(lambda natural: self.fold(natural, MAX), natural)
+
+    def mode(self, natural: PyTree) -> PyTree:
+        return self.decode(self.mode_statistics(natural))
+
+    def sample(self, natural: PyTree, key: Key) -> PyTree:
+        return self.decode(gradient(lambda natural: self.fold(natural, Sampling(key)), natural))
+
+    def read(self, function, dtype=float):
+        raise TypeError(
+            f"{type(self).__name__} cannot be read off a plain log_joint. Use the models that have it, such as "
+            "HiddenMarkovModel, or Amortized(network, family), which samples."
+        )

@@ -1,0 +1,325 @@
+"""A mixture along a chain."""
+
+from typing import Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._batch import rows
+from .._check import check_enough, is_concrete
+from .._free import log_shares
+from .._model import AbstractExponentialFamilyModel
+from .._sequence import all_steps, as_sequence, check_sequences
+from .._types import Any, Array, Bool, Int, Key, PyTree, Scalar
+from ..components import AbstractComponent
+from ..families import MarkovChain
+from ..posteriors import Network
+from ..priors import Dirichlet
+from ._k_means import k_means
+from ._mixture import check_components
+
+
+class HiddenMarkovModel(AbstractExponentialFamilyModel):
+    r"""$p(x, z) = \pi_{z_1} \prod_{t<T} P_{z_t z_{t+1}} \prod_t p(x_t \mid \theta_{z_t})$: one datum is a sequence.
+
+    A datum is an array `(T, dim)`, or whatever else the component takes with a leading axis of steps; sequences
+    of different lengths, or with gaps, come as `elbax.sequences(...)`. Params: `{"initial": (K,), "transition":
+    (K, K) logits, "components": the component's own}`. `Chain(ExactEStep(model), ClosedFormMStep(model))` is
+    Baum and Welch's algorithm, with `HardEStep(model)` it is Viterbi training. The ELBO is in nats per
+    sequence.
+
+    **Arguments:**
+
+    - `component`: how a state emits: any of `elbax.components`, as for a `Mixture`.
+    - `num_states`: K.
+    - `allowed`: which transitions are possible, (K, K) truth values from row to column; the others have
+        probability 0 exactly, in every fit: left-to-right models, known zeros.
+    - `starts`: which states may be first, (K,).
+    - `prior`: a `Dirichlet` on the first state's probabilities.
+    - `transition_prior`: a `Dirichlet` on every row of the transition matrix, over what is allowed.
+    - `driven`: a datum is `(inputs, values)`, and `params["transition"]` a function (an `elbax.Network`) from a
+        step's inputs to the logits (K, K) of the transition into it. It takes `GradientMStep`.
+    - `form`, `order`, `segment`: how to compute, as for `MarkovChain`; `form="auto"` takes the scaled form in
+        those passes in which the transition matrix assures it.
+
+    ```python
+    >>> import elbax, jax, jax.numpy as jnp
+    >>> x = jnp.array([0, 1, 0, 0, 9, 12, 8, 11, 1, 0, 0, 1])[None, :, None]  # one sequence of one column
+    >>> model = elbax.HiddenMarkovModel(elbax.components.Poisson(), 2)
+    >>> params = model.init(jax.random.key(0), x)
+    >>> em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
+    >>> state = em.init(params, elbax.Exact(model, params), key=jax.random.key(1))
+    >>> result = elbax.fit(em, state, x)
+    >>> path = result.state.posterior(x[0]).mode()
+    >>> bool(path[0] == path[-1] != path[5])
+    True
+
+    ```
+    """
+
+    component: AbstractComponent
+    num_states: int = eqx.field(static=True)
+    prior: Dirichlet | None
+    transition_prior: Dirichlet | None
+    chain: MarkovChain
+    driven: bool = eqx.field(static=True)
+    form: Literal["auto", "log", "scaled"] = eqx.field(static=True)
+
+    def __init__(
+        self,
+        component: AbstractComponent,
+        num_states: int,
+        *,
+        allowed: Any = None,
+        starts: Any = None,
+        prior: Dirichlet | None = None,
+        transition_prior: Dirichlet | None = None,
+        driven: bool = False,
+        form: Literal["auto", "log", "scaled"] = "auto",
+        order: Literal["auto", "sequential", "pairwise"] = "auto",
+        segment: int | None = None,
+    ):
+        check_components("HiddenMarkovModel", component, num_states)
+        for name, given in dict(prior=prior, transition_prior=transition_prior).items():
+            if given is not None and not isinstance(given, Dirichlet):
+                raise TypeError(
+                    f"HiddenMarkovModel: {name} must be an elbax.priors.Dirichlet, got {given!r}."
+                )
+        self.component = component
+        self.num_states = num_states
+        self.prior = prior
+        self.transition_prior = transition_prior
+        self.driven = driven
+        self.form = form
+        self.chain = MarkovChain(
+            num_states,
+            allowed=allowed,
+            starts=starts,
+            form="scaled" if form == "scaled" else "log",
+            order=order,
+            segment=segment,
+        )
+
+    @property
+    def latent(self) -> MarkovChain:
+        return self.chain
+
+    def check(self, batch: PyTree, who: str = "fit") -> None:
+        x, weight = rows(batch)
+        check_sequences(x, who)
+        values, weight = all_steps(x, weight)
+        self.component.check(values[1] if self.driven else values, weight, who)
+
+    def init(self, key: Key, x: PyTree) -> PyTree:
+        """Params from a k-means++ start on the steps, in whatever order they come, and transitions that stay
+        half of the time: a pure function of the key, so restarts may be vmapped.
+
+        **Raises** `ValueError` for data that no fit could use.
+        """
+        x, weight = rows(x)
+        who = "HiddenMarkovModel.init"
+        if is_concrete((x, weight)):
+            check_sequences(x, who)
+        values, weight = all_steps(x, weight)
+        inputs, values = values if self.driven else (None, values)
+        if is_concrete((values, weight)):
+            self.component.check(values, weight, who, varied=True)
+            check_enough(weight, who, self.num_states)
+        params = _start(self, key, values, weight)
+        if self.driven:
+            width = inputs.shape[-1]
+            params["transition"] = _linear_logits(params["transition"], width)
+        return params
+
+    def natural(self, params: PyTree) -> PyTree:
+        starts, allowed = self.chain.possible()
+        transition = params["transition"]
+        return {
+            "initial": _log_shares(params["initial"], starts),
+            "transition": transition if self.driven else _log_shares(transition, allowed),
+            "components": self.component.natural(params["components"]),
+        }
+
+    def prepare(self, natural: PyTree) -> PyTree:
+        return natural | {"components": self.component.prepare(natural["components"])}
+
+    def potentials(self, natural: PyTree, x: PyTree) -> tuple[PyTree, Scalar]:
+        values, length, _ = as_sequence(x)
+        transition = natural["transition"]
+        if self.driven:
+            inputs, values = values
+            logits = jax.vmap(transition)(inputs[1:])
+            transition = _log_shares(logits, self.chain.possible()[1])
+
+        def emit(values):
+            return self.component.log_densities(natural["components"], values)
+
+        unary = jax.vmap(emit)(values)
+        potentials = {
+            "initial": natural["initial"],
+            "transition": transition,
+            "unary": unary,
+            "length": length,
+        }
+        return potentials, jnp.zeros((), unary.dtype)
+
+    def maximize(self, statistics: PyTree, params: PyTree, free: PyTree) -> PyTree:
+        """Initial and transition probabilities in proportion to the expected counts, and the components' own
+        closed form. A state without data keeps its row."""
+        starts, allowed = self.chain.possible()
+        transition = params["transition"]
+        if not self.driven:
+            transition = _shares(
+                statistics["transition"],
+                transition,
+                free["transition"],
+                allowed,
+                self.transition_prior,
+            )
+        elif any(flag is not False for flag in jax.tree.leaves(free["transition"])):
+            raise TypeError(
+                "HiddenMarkovModel: transitions that depend on inputs have no closed M-step. Use "
+                "ClosedFormMStep(model, free={'initial': True, 'transition': False, 'components': True}) beside "
+                "GradientMStep(model, optimizer, free=...) for them."
+            )
+        return {
+            "initial": _shares(
+                statistics["initial"], params["initial"], free["initial"], starts, self.prior
+            ),
+            "transition": transition,
+            "components": self.component.maximize(
+                statistics["components"], params["components"], free["components"]
+            ),
+        }
+
+    def log_prior(self, params: PyTree) -> Scalar | float:
+        total = self.component.log_prior(params["components"])
+        starts, allowed = self.chain.possible()
+        if self.prior is not None:
+            total += self.prior.log_density(_log_shares(params["initial"], starts)[starts])
+        if self.transition_prior is not None and not self.driven:
+            table = _log_shares(params["transition"], allowed)
+            rows = [table[i, allowed[i]] for i in range(self.num_states)]
+            total += sum(self.transition_prior.log_density(row) for row in rows)
+        return total
+
+    def shortcut(self, params: PyTree) -> "tuple[Bool[Array, ''], HiddenMarkovModel] | None":
+        found = self.component.shortcut(params["components"])
+        scalable = self.form == "auto" and self.chain.allowed is None and self.chain.starts is None
+        scalable = scalable and not self.driven
+        if found is None and not scalable:
+            return None
+        allowed, component = (jnp.array(True), self.component) if found is None else found
+        if scalable:
+            table = self.natural(params)["transition"]
+            allowed &= MarkovChain.in_scaled_range(table)
+        return allowed, HiddenMarkovModel(
+            component,
+            self.num_states,
+            allowed=self.chain.allowed,
+            starts=self.chain.starts,
+            prior=self.prior,
+            transition_prior=self.transition_prior,
+            driven=self.driven,
+            form="scaled" if scalable else self.form,
+            order=self.chain.order,
+            segment=self.chain.segment,
+        )
+
+    def describe(self, params: PyTree) -> dict[str, Any]:
+        """Initial probabilities (K,), the transition matrix (K, K), and what the components say of themselves."""
+        starts, allowed = self.chain.possible()
+        found = {"initial": jnp.where(starts, jnp.exp(_log_shares(params["initial"], starts)), 0)}
+        if not self.driven:
+            table = _log_shares(params["transition"], allowed)
+            found["transition"] = jnp.where(allowed, jnp.exp(table), 0)
+        return found | self.component.describe(params["components"])
+
+    def from_description(self, *, initial: Any, transition: Any, **described: Any) -> PyTree:
+        """The params that `describe` so."""
+        log = lambda shares: jnp.log(jnp.maximum(shares, jnp.finfo(shares.dtype).tiny))
+        return {
+            "initial": log(jnp.asarray(initial, float)),
+            "transition": log(jnp.asarray(transition, float)),
+            "components": self.component.from_description(**described),
+        }
+
+    def sample(
+        self, params: PyTree, key: Key, num_data: int, length: int
+    ) -> tuple[PyTree, Int[Array, "num_data length"]]:
+        """`num_data` sequences (x, z) of `length` steps."""
+        if self.driven:
+            raise TypeError("sample: the transitions depend on inputs, which are not modeled.")
+        natural = self.natural(params)
+        starts, allowed = self.chain.possible()
+        initial = jnp.where(starts, natural["initial"], -jnp.inf)
+        table = jnp.where(allowed, natural["transition"], -jnp.inf)
+
+        def one(key):
+            key_first, key_rest, key_x = jax.random.split(key, 3)
+            first = jax.random.categorical(key_first, initial)
+
+            def step(z, key):
+                after = jax.random.categorical(key, table[z])
+                return after, after
+
+            _, rest = jax.lax.scan(step, first, jax.random.split(key_rest, length - 1))
+            z = jnp.concatenate([first[None], rest])
+            emit = lambda z, key: self.component.sample(params["components"], z, key)
+            return jax.vmap(emit)(z, jax.random.split(key_x, length)), z
+
+        return jax.vmap(one)(jax.random.split(key, num_data))
+
+    def num_free_params(self, params: PyTree) -> int:
+        """How many numbers a fit estimates."""
+        starts, allowed = self.chain.possible()
+        number = int(starts.sum() - 1) + self.component.num_free_params(params["components"])
+        if self.driven:
+            return number + sum(leaf.size for leaf in jax.tree.leaves(params["transition"]))
+        return number + int(allowed.sum() - self.num_states)
+
+    def collapsed(self, params: PyTree) -> Bool[Array, "..."]:
+        """Which states have shrunk onto a few points, where the likelihood is unbounded."""
+        return self.component.collapsed(params["components"])
+
+
+def _log_shares(logits: Array, possible: np.ndarray) -> Array:
+    """log softmax over what is possible, and 0 elsewhere."""
+    logits = jnp.where(possible, logits, -jnp.inf)
+    return jnp.where(possible, jax.nn.log_softmax(logits, -1, where=possible), 0)
+
+
+def _shares(count, logits, free, possible, prior):
+    if prior is not None:
+        count = count + prior.pseudo_count
+    count = jnp.where(possible, count, 0)
+    mask = free if isinstance(free, bool) else free & possible
+    moved = log_shares(count, jnp.where(possible, logits, -jnp.inf), mask)
+    seen = jnp.sum(count, -1, keepdims=True) > jnp.finfo(count.dtype).tiny
+    return jnp.where(seen & possible, moved, logits)
+
+
+def _linear_logits(logits: Array, width: int) -> PyTree:
+    """The same logits for all inputs, as a function linear in them."""
+    weights = {"logits": logits, "slopes": jnp.zeros((*logits.shape, width), logits.dtype)}
+    return Network(_apply, weights)
+
+
+def _apply(weights, inputs):
+    return weights["logits"] + weights["slopes"] @ inputs.astype(weights["slopes"].dtype)
+
+
+@eqx.filter_jit
+def _start(model: HiddenMarkovModel, key: Key, x: PyTree, weight: Array) -> PyTree:
+    component, number = model.component, model.num_states
+    table = component.table(x)
+    weight = weight.astype(table.dtype)
+    assignment = k_means(key, table, weight, number)
+    staying = 0.5 * jnp.eye(number, dtype=table.dtype) + 0.5 / number
+    return {
+        "initial": jnp.full(number, -jnp.log(number), table.dtype),
+        "transition": jnp.log(staying),
+        "components": component.init(x, weight, assignment, number),
+    }

@@ -1,0 +1,60 @@
+"""The most probable value and nothing else."""
+
+import equinox as eqx
+import jax.numpy as jnp
+
+from .._algebra import dot
+from .._types import Any, Callable, Key, PyTree, Scalar
+from ..families import AbstractFamily, Distribution
+
+
+class Hard(eqx.Module):
+    """All of q on one value: the mode of another posterior, usually `Exact(model, params)`.
+
+    Its entropy is 0, so that its ELBO is max over z of log p(x, z). The latent is discrete: on a
+    continuous one a point has no entropy at all.
+
+    ```python
+    >>> import elbax, jax.numpy as jnp
+    >>> q = elbax.Hard(lambda x, key=None: elbax.Categorical(2)(x))
+    >>> print(q(jnp.array([0.0, 1.0])).mean())
+    [0. 1.]
+
+    ```
+    """
+
+    posterior: Callable[..., Distribution]
+
+    def __call__(self, x: PyTree, *, key: Key | None = None) -> "Point":
+        q = self.posterior(x, key=key)
+        if not q.family.discrete:
+            raise TypeError(
+                f"Hard: a point of the continuous {type(q.family).__name__} latent has no entropy, and so no ELBO. "
+                "Use ExactEStep, or GradientMStep on the log-joint for a mode."
+            )
+        return Point(q.natural, q.family)
+
+
+class Point(eqx.Module):
+    """All mass on the mode of the `family`'s member with these `natural` parameters."""
+
+    natural: PyTree
+    family: AbstractFamily
+
+    def mean(self) -> PyTree:
+        return self.family.mode_statistics(self.natural)
+
+    def bound(self, potentials: PyTree) -> Scalar:
+        return dot(self.mean(), potentials)
+
+    def entropy(self) -> Scalar:
+        return jnp.zeros(())
+
+    def expect(self, function: Callable[[Any], Any], key: Key | None = None) -> Any:
+        return function(self.mode())
+
+    def sample(self, key: Key) -> PyTree:
+        return self.mode()
+
+    def mode(self) -> PyTree:
+        return self.family.mode(self.natural)

@@ -43,6 +43,7 @@ from .families import (
     DiagonalGaussian as DiagonalGaussian,
     Distribution as Distribution,
     Gaussian as Gaussian,
+    GaussianChain as GaussianChain,
     MarkovChain as MarkovChain,
 )
 from .m_steps import (

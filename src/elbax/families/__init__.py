@@ -4,6 +4,7 @@ from ._categorical import Categorical as Categorical
 from ._diagonal_gaussian import DiagonalGaussian as DiagonalGaussian
 from ._family import AbstractFamily as AbstractFamily, Distribution as Distribution
 from ._gaussian import Gaussian as Gaussian
+from ._gaussian_chain import GaussianChain as GaussianChain
 from ._markov_chain import MarkovChain as MarkovChain
 from ._semiring import AbstractSemiring as AbstractSemiring, LOG as LOG, MAX as MAX, Sampling as Sampling
 from ._structured import AbstractStructured as AbstractStructured

@@ -9,12 +9,10 @@ import numpy as np
 
 from .._algebra import matmul
 from .._types import Any, Array, Int, PyTree, Scalar
-from ._recursion import pairwise, runs_pairwise, steps
+from ._recursion import check_order, Order, pairwise, runs_pairwise, steps
 from ._semiring import AbstractSemiring, LOG
 from ._structured import AbstractStructured
 
-
-Order = Literal["auto", "sequential", "pairwise"]
 
 # In the scaled form a state e^-87 times the best (float32; e^-708 in float64) is lost. Where every transition
 # has a log-potential within this of the largest, what such a state would have passed on is smaller than
@@ -77,12 +75,7 @@ class MarkovChain(AbstractStructured):
             raise ValueError(f"MarkovChain: num_states must be at least 1, got {num_states}.")
         if form not in ("log", "scaled"):
             raise ValueError(f"MarkovChain: form must be 'log' or 'scaled', got {form!r}.")
-        if order not in ("auto", "sequential", "pairwise"):
-            raise ValueError(
-                f"MarkovChain: order must be 'auto', 'sequential' or 'pairwise', got {order!r}."
-            )
-        if segment is not None and segment < 1:
-            raise ValueError(f"MarkovChain: segment must be at least 1, got {segment}.")
+        check_order("MarkovChain", order, segment)
         self.num_states = num_states
         self.allowed = _truth("allowed", allowed, (num_states, num_states))
         self.starts = _truth("starts", starts, (num_states,))
@@ -134,9 +127,9 @@ class MarkovChain(AbstractStructured):
         return steps(step, first, (unary, varying, keys), valid, self.segment)
 
     def _pairwise(self, semiring, first, transition, unary, valid, keys):
-        identity = jnp.where(jnp.eye(self.num_states, dtype=bool), 0.0, -jnp.inf)
         links = transition + unary[:, None, :]
-        links = jnp.where(valid[:, None, None], links, identity.astype(links.dtype))
+        identity = jnp.log(jnp.asarray(self._identity(), links.dtype))
+        links = jnp.where(valid[:, None, None], links, identity)
         # The first row of the first link is the start itself.
         start = jnp.full_like(links[:1], -jnp.inf).at[0, 0].set(first)
         elements = (jnp.concatenate([start, links]), _no_keys(keys, len(links) + 1))
@@ -162,6 +155,20 @@ class MarkovChain(AbstractStructured):
         top_first = jax.lax.stop_gradient(jnp.max(first))
         forward = jnp.exp(first - top_first)
         valid = jnp.arange(1, len(unary)) < length
+        total = jnp.log(jnp.sum(forward))
+        forward = forward / jnp.sum(forward)
+        if len(unary) > 1 and runs_pairwise(self.order):
+            links = weights * emitted[:, None, :]
+            links = jnp.where(valid[:, None, None], links, jnp.asarray(self._identity(), links.dtype))
+            zeros = jnp.zeros(len(links), total.dtype)
+            joined, scale_of_links = pairwise(_multiply, (links, zeros))
+            total += scale_of_links + jnp.log(jnp.sum(matmul(forward, joined)))
+        elif len(unary) > 1:
+            total = self._scaled_sequential(forward, total, weights, emitted, valid)
+        scales = jnp.sum(jnp.where(valid, scale[1:], 0))
+        return total + top_first + scales + (length - 1).astype(total.dtype) * top
+
+    def _scaled_sequential(self, forward, total, weights, emitted, valid):
         shared = weights if weights.ndim == 2 else None
         varying = None if weights.ndim == 2 else weights
 
@@ -172,12 +179,10 @@ class MarkovChain(AbstractStructured):
             norm = jnp.where(valid, jnp.sum(moved), 1.0)
             return jnp.where(valid, moved / norm, forward), total + jnp.log(norm)
 
-        total = jnp.log(jnp.sum(forward))
-        if len(unary) > 1:
-            start = (forward / jnp.sum(forward), total)
-            _, total = steps(step, start, (emitted, varying), valid, self.segment)
-        scales = jnp.sum(jnp.where(valid, scale[1:], 0))
-        return total + top_first + scales + (length - 1).astype(total.dtype) * top
+        return steps(step, (forward, total), (emitted, varying), valid, self.segment)[1]
+
+    def _identity(self):
+        return np.eye(self.num_states)
 
     @staticmethod
     def in_scaled_range(transition: Array) -> Array:
@@ -231,6 +236,14 @@ class MarkovChain(AbstractStructured):
             "length": jnp.asarray(len(unary)),
         }
         return {**defaults, **parts}
+
+
+def _multiply(left: tuple, right: tuple) -> tuple:
+    """The product of two matrices that stand with the logarithm of a factor, and sum to 1 without it."""
+    (a, scale_a), (b, scale_b) = left, right
+    joined = matmul(a, b)
+    norm = jnp.sum(joined)
+    return joined / norm, scale_a + scale_b + jnp.log(norm)
 
 
 def _truth(name: str, value: Any, shape: tuple[int, ...]) -> tuple | None:

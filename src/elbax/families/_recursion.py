@@ -1,10 +1,22 @@
 """Two ways to run along a chain: step by step, or pairwise as a tree."""
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 
 from .._algebra import num_rows
 from .._types import Any, Array, Callable, PyTree
+
+
+Order = Literal["auto", "sequential", "pairwise"]
+
+
+def check_order(who: str, order: str, segment: int | None) -> None:
+    if order not in ("auto", "sequential", "pairwise"):
+        raise ValueError(f"{who}: order must be 'auto', 'sequential' or 'pairwise', got {order!r}.")
+    if segment is not None and segment < 1:
+        raise ValueError(f"{who}: segment must be at least 1, got {segment}.")
 
 
 def steps(

@@ -57,6 +57,7 @@ from .models import (
     FactorAnalysis as FactorAnalysis,
     GaussianMixture as GaussianMixture,
     HiddenMarkovModel as HiddenMarkovModel,
+    LinearGaussianStateSpace as LinearGaussianStateSpace,
     Mixture as Mixture,
     MixtureOfExperts as MixtureOfExperts,
     ProbabilisticPCA as ProbabilisticPCA,

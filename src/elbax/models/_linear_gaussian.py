@@ -1,0 +1,162 @@
+r"""One linear-Gaussian conditional, $N(y; A u + b, L L^\top)$, and what EM needs of it.
+
+In units of its own noise, $\epsilon = L^{-1}(y - A u - b)$, the log-density is $c + l^\top \epsilon + \epsilon^\top
+B u - \tfrac12 \epsilon^\top P \epsilon + e^\top u - \tfrac12 u^\top E u$ at c = l = B = e = E = 0 and P = I. These are
+its coordinates, and any value of them is such a conditional again, times a Gaussian factor in u: so a filter's
+log-normalizer is a function of them, and its gradient there is the expected statistics, right in float32 however
+small the noise.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._algebra import matmul, vdot
+from .._free import choose, is_frozen
+from .._model import Reference
+from .._types import Any, Array, PyTree, Scalar
+from ..components._covariance import AbstractCovariance
+
+
+class LinearGaussian(eqx.Module):
+    """Params `{"matrix": (p, k), "offset": (p,), "scale": as the noise's structure keeps it}`; `inputs` k = 0
+    and no matrix for a plain normal, no offset where there is none."""
+
+    noise: AbstractCovariance
+
+    def root(self, params: PyTree, dim: int) -> Array:
+        """L, lower triangular."""
+        return self.noise.dense(self.noise.factor(params["scale"], dim), dim)
+
+    def natural(self, params: PyTree, dim: int, inputs: int) -> PyTree:
+        root = self.root(params, dim)
+        zeros = lambda *shape: jnp.zeros(shape, root.dtype)
+        return {
+            "count": zeros(),
+            "linear": zeros(dim),
+            "cross": zeros(dim, inputs),
+            "precision": jnp.eye(dim, dtype=root.dtype),
+            "input": zeros(inputs),
+            "square": zeros(inputs, inputs),
+            "about": Reference(
+                {
+                    "matrix": params.get("matrix", zeros(dim, inputs)),
+                    "offset": params.get("offset", zeros(dim)),
+                    "root": root,
+                }
+            ),
+        }
+
+    def conditional(self, natural: PyTree) -> dict[str, Array]:
+        """The conditional that these coordinates mean: matrix, offset, root, and the factor in u."""
+        about = natural["about"].value
+        factor = jnp.linalg.cholesky(natural["precision"])
+        solve = lambda rhs: jax.scipy.linalg.cho_solve((factor, True), rhs)
+        shrunk = jnp.linalg.cholesky(solve(jnp.eye(len(factor), dtype=factor.dtype)))
+        cross, linear = solve(natural["cross"]), solve(natural["linear"])
+        return {
+            "matrix": about["matrix"] + matmul(about["root"], cross),
+            "offset": about["offset"] + matmul(about["root"], linear),
+            "root": matmul(about["root"], shrunk),
+            "linear": natural["input"] + matmul(natural["cross"].T, linear),
+            "precision": natural["square"] - matmul(natural["cross"].T, cross),
+            "constant": natural["count"]
+            + 0.5 * vdot(natural["linear"], linear)
+            - jnp.sum(jnp.log(jnp.diagonal(factor))),
+        }
+
+    def maximize(
+        self, statistics: PyTree, params: PyTree, free: PyTree, dim: int, floor: float
+    ) -> PyTree:
+        """The params of highest expected log-density: least squares, then what they leave.
+
+        With a mask on entries of the matrix the least squares are weighted by the noise before.
+        """
+        count, linear, cross = statistics["count"], statistics["linear"], statistics["cross"]
+        scatter = -(statistics["precision"] + statistics["precision"].T)
+        square = -(statistics["square"] + statistics["square"].T)
+        root = self.root(params, dim)
+        inputs = cross.shape[1]
+        names = [name for name in ("matrix", "offset") if name in params]
+        # (A, b) as one matrix that acts on (u, 1).
+        width = {"matrix": inputs, "offset": 1}
+        parts = {"matrix": (cross, square), "offset": (linear[:, None], count[None, None])}
+        dtype, moved = root.dtype, {}
+        seen = count > jnp.finfo(dtype).tiny
+        change = jnp.zeros((dim, 0), dtype)
+        normal, target = jnp.zeros((0, 0), dtype), jnp.zeros((dim, 0), dtype)
+        if names:
+            both = jnp.concatenate([square, statistics["input"][:, None]], 1)
+            last = jnp.concatenate([statistics["input"], count[None]])
+            whole = jnp.concatenate([both, last[None]], 0)
+            keep = [i for i in range(inputs + 1) if ("matrix" if i < inputs else "offset") in names]
+            normal = whole[jnp.array(keep)][:, jnp.array(keep)]
+            target = jnp.concatenate([parts[name][0] for name in names], 1)
+            flags = [_entries(free[name], (dim, width[name])) for name in names]
+            if all(flag is True for flag in flags):
+                change = _solve(normal, target.T).T
+            elif not all(flag is False for flag in flags):
+                masks = [jnp.full((dim, width[n]), f) if isinstance(f, bool) else f for n, f in zip(names, flags)]
+                change = _masked(normal, target, root, jnp.concatenate(masks, 1))
+            else:
+                change = jnp.zeros_like(target)
+            change = jnp.where(seen, change, 0)
+            step, start = matmul(root, change), 0
+            for name in names:
+                part = step[:, start : start + width[name]]
+                moved[name] = params[name] + (part if name == "matrix" else part[:, 0])
+                start += width[name]
+        both = matmul(change, target.T)
+        moment = scatter - both - both.T + matmul(change, matmul(normal, change.T))
+        inverse = self.noise.inverse(self.noise.factor(params["scale"], dim))
+        moment = self._structured(moment)
+        if floor:
+            moment += floor * self.noise.scatter(inverse, jnp.eye(dim, dtype=dtype))
+        safe = jnp.where(seen, count, 1)
+        scale = self.noise.rescale(params["scale"], moment / safe, dim)
+        return moved | {"scale": jnp.where(seen, scale, params["scale"])}
+
+    def _structured(self, moment: Array) -> Array:
+        """The mean of S(ε) from that of ε εᵀ."""
+        values, vectors = jnp.linalg.eigh(0.5 * (moment + moment.T))
+        roots = vectors * jnp.sqrt(jnp.maximum(values, 0))
+        return jnp.sum(jax.vmap(self.noise.square)(roots.T), 0)
+
+    def log_prior(self, params: PyTree, dim: int, floor: float) -> Scalar | float:
+        """−½ floor tr (L Lᵀ)⁻¹."""
+        if not floor:
+            return 0.0
+        inverse = self.noise.inverse(self.noise.factor(params["scale"], dim))
+        scatter = self.noise.scatter(inverse, jnp.eye(dim, dtype=inverse.dtype))
+        return -0.5 * floor * vdot(self.noise.identity(inverse), scatter)
+
+    def covariance(self, params: PyTree, dim: int) -> Array:
+        return self.noise.matrix(self.noise.factor(params["scale"], dim), dim)
+
+
+def _entries(flag: Any, shape: tuple[int, int]) -> Any:
+    if isinstance(flag, bool):
+        return flag
+    return jnp.broadcast_to(flag if jnp.ndim(flag) == 2 else flag[:, None], shape)
+
+
+def _solve(normal: Array, target: Array) -> Array:
+    """Least squares from normal equations, in units in which their diagonal is one."""
+    size = jnp.sqrt(jnp.maximum(jnp.diagonal(normal), jnp.finfo(normal.dtype).tiny))
+    scaled = normal / jnp.outer(size, size)
+    ridge = 4 * len(size) * jnp.finfo(normal.dtype).eps * jnp.eye(len(size), dtype=normal.dtype)
+    factor = jax.scipy.linalg.cho_factor(scaled + ridge, lower=True)
+    return jax.scipy.linalg.cho_solve(factor, target / size[:, None]) / size[:, None]
+
+
+def _masked(normal: Array, target: Array, root: Array, mask: Array) -> Array:
+    """The change L⁻¹ D, D zero outside the mask, of highest ⟨change, target⟩ − ½ tr(change N changeᵀ)."""
+    eye = jnp.eye(len(root), dtype=root.dtype)
+    inverse = jax.scipy.linalg.solve_triangular(root, eye, lower=True)
+    precision = matmul(inverse.T, inverse)
+    system = jnp.kron(precision, normal)
+    right = matmul(inverse.T, target).reshape(-1)
+    inside = mask.reshape(-1)
+    system = jnp.where(inside[:, None] & inside[None, :], system, jnp.diag(jnp.diagonal(system)))
+    found = _solve(system, jnp.where(inside, right, 0)[:, None])[:, 0]
+    return matmul(inverse, jnp.where(inside, found, 0).reshape(mask.shape))

@@ -1,0 +1,357 @@
+"""Factor analysis along a chain."""
+
+from typing import Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._algebra import matmul
+from .._batch import rows
+from .._check import check_table, is_concrete
+from .._incomplete import is_incomplete, known, known_numbers
+from .._model import AbstractExponentialFamilyModel
+from .._sequence import all_steps, as_sequence, check_sequences
+from .._types import Any, Array, Key, PyTree, Scalar
+from ..components._covariance import Diagonal, Full, Spherical
+from ..components._parts import pooled_covariance
+from ..families import GaussianChain
+from ._linear_gaussian import LinearGaussian
+
+
+_NOISE = {"full": Full(), "diagonal": Diagonal(), "isotropic": Spherical()}
+_LOG_2PI = 1.8378770664093453
+
+Noise = Literal["full", "diagonal", "isotropic"]
+
+
+class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
+    r"""$z_1 \sim N(m, V)$, $z_{t+1} \sim N(A z_t + b, Q)$, $x_t \sim N(C z_t + d, R)$: one datum is a sequence.
+
+    A datum is an array `(T, dim)`; sequences of different lengths, or with missing values, come as
+    `elbax.sequences(...)`, NaN meaning missing. Params: `{"initial": {"offset": m, "scale"}, "transition":
+    {"matrix": A, "offset": b, "scale"}, "emission": {"matrix": C, "offset": d, "scale"}}`, the offsets b and d only
+    with `offsets=True`; make them with `init` or, from numbers in common notation, `from_description`.
+
+    The E-step is a Kalman smoother, `Chain(ExactEStep(model), ClosedFormMStep(model))` the EM algorithm of
+    Shumway and Stoffer (1982). What is known stays fixed by `free`: `ClosedFormMStep(model, free={"initial":
+    False, "transition": {"matrix": False, "scale": True}, "emission": {"matrix": mask, "scale": True}})`. With
+    a mask on entries of a matrix its free ones are set by weighted least squares for the noise before, and
+    the noise after, which ascends, but is one round of two.
+
+    **Arguments:**
+
+    - `dim`: the dimension of the state z.
+    - `transition_noise`, `emission_noise`: the structure of Q and R, `"full"`, `"diagonal"` or `"isotropic"`.
+    - `offsets`: whether b and d are there.
+    - `floor`: weight of the penalties −½ floor · tr Q⁻¹ and −½ floor · tr R⁻¹, in squared units; noise of one kind may
+        else shrink to nothing, where the likelihood is highest (as in a constant level).
+    - `order`, `segment`: how to compute, as for `GaussianChain`.
+
+    ```python
+    >>> import elbax, jax, jax.numpy as jnp
+    >>> x = jnp.array([1.0, 1.2, 0.9, jnp.nan, 2.1, 2.4])
+    >>> batch = elbax.sequences([x])
+    >>> model = elbax.LinearGaussianStateSpace(1)
+    >>> params = model.from_description(
+    ...     initial_mean=[0.0], initial_covariance=[[10.0]], transition=[[1.0]],
+    ...     transition_covariance=[[0.1]], emission=[[1.0]], emission_covariance=[[0.1]])
+    >>> level = elbax.Exact(model, params)(jax.tree.map(lambda leaf: leaf[0], batch)).mode()
+    >>> print(level[3].round(2))
+    [1.55]
+
+    ```
+    """
+
+    dim: int = eqx.field(static=True)
+    transition_noise: Noise = eqx.field(static=True)
+    emission_noise: Noise = eqx.field(static=True)
+    offsets: bool = eqx.field(static=True)
+    floor: float = eqx.field(static=True)
+    chain: GaussianChain
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        transition_noise: Noise = "full",
+        emission_noise: Noise = "diagonal",
+        offsets: bool = False,
+        floor: float = 1e-6,
+        order: Literal["auto", "sequential", "pairwise"] = "auto",
+        segment: int | None = None,
+    ):
+        for name, noise in dict(
+            transition_noise=transition_noise, emission_noise=emission_noise
+        ).items():
+            if noise not in _NOISE:
+                raise ValueError(
+                    f"LinearGaussianStateSpace: {name} must be one of {', '.join(map(repr, _NOISE))}; got "
+                    f"{noise!r}."
+                )
+        if not 0 <= floor < float("inf"):
+            raise ValueError(
+                f"LinearGaussianStateSpace: floor must be finite and not negative; got {floor}."
+            )
+        self.dim = dim
+        self.transition_noise = transition_noise
+        self.emission_noise = emission_noise
+        self.offsets = offsets
+        self.floor = float(floor)
+        self.chain = GaussianChain(dim, order=order, segment=segment)
+
+    @property
+    def latent(self) -> GaussianChain:
+        return self.chain
+
+    @property
+    def _parts(self) -> dict[str, LinearGaussian]:
+        return {
+            "initial": LinearGaussian(Full()),
+            "transition": LinearGaussian(_NOISE[self.transition_noise]),
+            "emission": LinearGaussian(_NOISE[self.emission_noise]),
+        }
+
+    def _shapes(self, params: PyTree) -> dict[str, tuple[int, int]]:
+        """(outputs, inputs) of each conditional."""
+        outputs = params["emission"]["matrix"].shape[0]
+        return {
+            "initial": (self.dim, 0),
+            "transition": (self.dim, self.dim),
+            "emission": (outputs, self.dim),
+        }
+
+    def check(self, batch: PyTree, who: str = "fit") -> None:
+        x, weight = rows(batch)
+        check_sequences(x, who)
+        check_table(*all_steps(x, weight), who, varied=False)
+
+    def init(self, key: Key, x: PyTree) -> PyTree:
+        """A start at slow dynamics and the principal directions of the steps: a pure function of the key.
+
+        **Raises** `ValueError` for data that no fit could use.
+        """
+        x, weight = rows(x)
+        who = "LinearGaussianStateSpace.init"
+        if is_concrete((x, weight)):
+            check_sequences(x, who)
+        steps, weight = all_steps(x, weight)
+        if is_concrete((steps, weight)):
+            check_table(steps, weight, who)
+        return _start(self, key, steps, weight)
+
+    def natural(self, params: PyTree) -> PyTree:
+        shapes = self._shapes(params)
+        return {
+            name: part.natural(params[name], *shapes[name]) for name, part in self._parts.items()
+        }
+
+    def prepare(self, natural: PyTree) -> PyTree:
+        """The conditionals themselves, and the whitening of complete observations."""
+        found = {name: part.conditional(natural[name]) for name, part in self._parts.items()}
+        root = found["emission"]["root"]
+        eye = jnp.eye(len(root), dtype=root.dtype)
+        whiten = jax.scipy.linalg.solve_triangular(root, eye, lower=True)
+        return found | {"whiten": whiten, "rows": matmul(whiten, found["emission"]["matrix"])}
+
+    def potentials(self, natural: PyTree, x: PyTree) -> tuple[PyTree, Scalar]:
+        values, length, _ = as_sequence(x)
+        initial, emission = natural["initial"], natural["emission"]
+        tilt = {name: emission[name] for name in ("linear", "precision")}
+        if is_incomplete(values):
+            unary = jax.vmap(lambda row, seen: self._observed(natural, row, seen))(*known(values))
+        else:
+            values = values.astype(emission["offset"].dtype)
+            target = matmul(values - emission["offset"], natural["whiten"].T)
+            unary = {"rows": natural["rows"], "target": target}
+            unary["constant"] = _log_volume(emission["root"]) + emission["constant"]
+        transition = natural["transition"]
+        potentials = {
+            "initial": {
+                "mean": initial["offset"],
+                "root": initial["root"],
+                "constant": initial["constant"],
+            },
+            "transition": transition,
+            "unary": unary | tilt,
+            "length": length,
+        }
+        return potentials, jnp.zeros((), initial["root"].dtype)
+
+    def _observed(self, natural, row, seen):
+        """The rows of what is seen of one step: the marginal of it, the others being noise of their own."""
+        emission = natural["emission"]
+        root = emission["root"]
+        residual = jnp.where(seen, row.astype(root.dtype) - emission["offset"], 0)
+        matrix = jnp.where(seen[:, None], emission["matrix"], 0)
+        if self.emission_noise != "full":
+            deviation = jnp.where(seen, jnp.diagonal(root), 1)
+            whitened, target = matrix / deviation[:, None], residual / deviation
+            volume = -jnp.sum(jnp.log(deviation))
+        else:
+            covariance = matmul(root, root.T)
+            both = seen[:, None] & seen[None, :]
+            covariance = jnp.where(both, covariance, jnp.eye(len(root), dtype=root.dtype))
+            factor = jnp.linalg.cholesky(covariance)
+            solve = lambda rhs: jax.scipy.linalg.solve_triangular(factor, rhs, lower=True)
+            whitened, target = solve(matrix), solve(residual)
+            volume = -jnp.sum(jnp.log(jnp.diagonal(factor)))
+        number = jnp.sum(seen.astype(root.dtype))
+        constant = volume - 0.5 * _LOG_2PI * number + emission["constant"]
+        return {"rows": whitened, "target": target, "constant": constant}
+
+    def maximize(self, statistics: PyTree, params: PyTree, free: PyTree) -> PyTree:
+        """Least squares for A, b, C, d, and the noise that they leave; the first state's moments."""
+        shapes = self._shapes(params)
+        return {
+            name: part.maximize(
+                statistics[name],
+                params[name],
+                free[name],
+                shapes[name][0],
+                self.floor,
+            )
+            for name, part in self._parts.items()
+        }
+
+    def log_prior(self, params: PyTree) -> Scalar | float:
+        shapes = self._shapes(params)
+        return sum(
+            part.log_prior(params[name], shapes[name][0], self.floor)
+            for name, part in self._parts.items()
+        )
+
+    def describe(self, params: PyTree) -> dict[str, Array]:
+        """m, V, A, Q, C, R (and b, d) in full words, as `from_description` takes them."""
+        shapes = self._shapes(params)
+        found = {"initial_mean": params["initial"]["offset"]}
+        for name, part in self._parts.items():
+            if name != "initial":
+                found[name] = params[name]["matrix"]
+                if self.offsets:
+                    found[f"{name}_offset"] = params[name]["offset"]
+            found[f"{name}_covariance"] = part.covariance(params[name], shapes[name][0])
+        return found
+
+    def from_description(
+        self,
+        *,
+        initial_mean: Any,
+        initial_covariance: Any,
+        transition: Any,
+        transition_covariance: Any,
+        emission: Any,
+        emission_covariance: Any,
+        transition_offset: Any = None,
+        emission_offset: Any = None,
+    ) -> PyTree:
+        """The params that `describe` so.
+
+        **Raises** `ValueError` for a covariance that is not positive definite (a noise of exactly 0 has no
+        density: give it a small variance), or for offsets where the model has none.
+        """
+
+        def scale(name, covariance):
+            root = jnp.linalg.cholesky(jnp.asarray(covariance, float))
+            if is_concrete(root) and not bool(jnp.all(jnp.isfinite(root))):
+                raise ValueError(
+                    f"LinearGaussianStateSpace: {name}_covariance must be positive definite; a noise of 0 "
+                    "takes a small variance instead."
+                )
+            return self._parts[name].noise.pack(root)
+
+        matrices = dict(transition=transition, emission=emission)
+        offsets = dict(transition=transition_offset, emission=emission_offset)
+        params = {
+            "initial": {
+                "offset": jnp.asarray(initial_mean, float),
+                "scale": scale("initial", initial_covariance),
+            }
+        }
+        covariances = dict(transition=transition_covariance, emission=emission_covariance)
+        for name, matrix in matrices.items():
+            matrix = jnp.asarray(matrix, float)
+            params[name] = {"matrix": matrix, "scale": scale(name, covariances[name])}
+            if self.offsets:
+                zero = jnp.zeros(len(matrix))
+                given = offsets[name]
+                params[name]["offset"] = zero if given is None else jnp.asarray(given, float)
+            elif offsets[name] is not None:
+                raise ValueError(
+                    f"LinearGaussianStateSpace: {name}_offset needs LinearGaussianStateSpace(..., offsets=True)."
+                )
+        return params
+
+    def sample(self, params: PyTree, key: Key, num_data: int, length: int) -> tuple[Array, Array]:
+        """`num_data` sequences (x, z) of `length` steps."""
+        parts, shapes = self._parts, self._shapes(params)
+        roots = {name: part.root(params[name], shapes[name][0]) for name, part in parts.items()}
+        transition, emission = params["transition"], params["emission"]
+
+        def normal(key, name):
+            root = roots[name]
+            return matmul(root, jax.random.normal(key, root.shape[:1], root.dtype))
+
+        def one(key):
+            key_first, *keys = jax.random.split(key, length + 1)
+            first = params["initial"]["offset"] + normal(key_first, "initial")
+
+            def step(z, key):
+                key_x, key_z = jax.random.split(key)
+                x = matmul(emission["matrix"], z) + emission.get("offset", 0.0)
+                after = matmul(transition["matrix"], z) + transition.get("offset", 0.0)
+                after += normal(key_z, "transition")
+                return after, (x + normal(key_x, "emission"), z)
+
+            return jax.lax.scan(step, first, jnp.stack(keys))[1]
+
+        return jax.vmap(one)(jax.random.split(key, num_data))
+
+    def smooth(self, params: PyTree, x: PyTree) -> tuple[Array, Array]:
+        """(E[z_t | x] (T, dim), Cov[z_t | x] (T, dim, dim)) of one sequence."""
+        potentials, _ = self.potentials(self.prepare(self.natural(params)), x)
+        means, covariances, _ = self.chain.moments(potentials)
+        return means, covariances
+
+    def num_free_params(self, params: PyTree) -> int:
+        """How many numbers a fit of everything estimates, the state's coordinates being arbitrary."""
+        shapes = self._shapes(params)
+        number = 0
+        for name, part in self._parts.items():
+            number += part.noise.num_free_params(shapes[name][0])
+            number += sum(leaf.size for key, leaf in params[name].items() if key != "scale")
+        return number - self.dim**2
+
+
+def _log_volume(root: Array) -> Scalar:
+    return -jnp.sum(jnp.log(jnp.diagonal(root))) - 0.5 * _LOG_2PI * len(root)
+
+
+@eqx.filter_jit
+def _start(model: LinearGaussianStateSpace, key: Key, x: PyTree, weight: Array) -> PyTree:
+    values, observed = known_numbers(x)
+    seen = observed.astype(values.dtype)
+    weight = weight.astype(values.dtype)
+    total = jnp.maximum(matmul(weight, seen), jnp.finfo(values.dtype).tiny)
+    center = matmul(weight, seen * values) / total
+    offset = center if model.offsets else jnp.zeros_like(center)
+    covariance, variance = pooled_covariance(seen * (values - offset), seen, weight)
+    scale = jnp.sqrt(jnp.where(variance > 0, variance, 1))
+    eigenvalues, vectors = jnp.linalg.eigh(covariance / jnp.outer(scale, scale))
+    outputs, dim, dtype = len(center), model.dim, values.dtype
+    found = min(dim, outputs)
+    directions = (vectors * jnp.sqrt(jnp.maximum(eigenvalues, 0)))[:, ::-1][:, :found]
+    key_emission, key_transition = jax.random.split(key)
+    extra = 0.1 * jax.random.normal(key_emission, (outputs, dim - found), dtype)
+    matrix = 0.9 * jnp.eye(dim, dtype=dtype)
+    matrix += 0.05 * jax.random.normal(key_transition, (dim, dim), dtype)
+    params = model.from_description(
+        initial_mean=jnp.zeros(dim),
+        initial_covariance=jnp.eye(dim),
+        transition=matrix,
+        transition_covariance=0.2 * jnp.eye(dim),
+        emission=scale[:, None] * jnp.concatenate([directions, extra], 1),
+        emission_covariance=jnp.diag(0.3 * scale**2),
+        **({"emission_offset": offset} if model.offsets else {}),
+    )
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), params)

@@ -40,6 +40,7 @@ from .e_steps import (
 from .families import (
     AbstractFamily as AbstractFamily,
     Categorical as Categorical,
+    CTCLattice as CTCLattice,
     DiagonalGaussian as DiagonalGaussian,
     Distribution as Distribution,
     Gaussian as Gaussian,
@@ -54,6 +55,7 @@ from .m_steps import (
     ReseedStep as ReseedStep,
 )
 from .models import (
+    ConnectionistTemporalClassification as ConnectionistTemporalClassification,
     FactorAnalysis as FactorAnalysis,
     GaussianMixture as GaussianMixture,
     HiddenMarkovModel as HiddenMarkovModel,

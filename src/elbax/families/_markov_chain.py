@@ -9,7 +9,7 @@ import numpy as np
 
 from .._algebra import matmul
 from .._types import Any, Array, Int, PyTree, Scalar
-from ._recursion import check_order, Order, pairwise, runs_pairwise, steps
+from ._recursion import check_order, forward, Order, pairwise, runs_pairwise, steps
 from ._semiring import AbstractSemiring, LOG
 from ._structured import AbstractStructured
 
@@ -111,20 +111,14 @@ class MarkovChain(AbstractStructured):
         return semiring.sum(last, 0, key_last)
 
     def _sequential(self, semiring, first, transition, unary, valid, keys):
-        shared = transition if transition.ndim == 2 else None
-        varying = None if transition.ndim == 2 else transition
+        def terms(shared, alpha, row):
+            unary, transition = row
+            return alpha[:, None] + (shared if transition is None else transition) + unary
 
-        # What a step computes is quicker done again than kept: K numbers instead of K² a step.
-        @jax.checkpoint
-        def advance(forward, transition, unary, key):
-            return semiring.sum(forward[:, None] + transition, 0, key) + unary
-
-        def step(forward, row, valid):
-            unary, transition, key = row
-            moved = advance(forward, shared if transition is None else transition, unary, key)
-            return jnp.where(valid, moved, forward)
-
-        return steps(step, first, (unary, varying, keys), valid, self.segment)
+        shared, varying = (transition, None) if transition.ndim == 2 else (None, transition)
+        return forward(
+            semiring, terms, shared, first, (unary, varying), valid, keys, self.segment
+        )
 
     def _pairwise(self, semiring, first, transition, unary, valid, keys):
         links = transition + unary[:, None, :]

@@ -1,5 +1,6 @@
 """Two ways to run along a chain: step by step, or pairwise as a tree."""
 
+import functools
 from typing import Literal
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 
 from .._algebra import num_rows
 from .._types import Any, Array, Callable, PyTree
+from ._semiring import AbstractSemiring
 
 
 Order = Literal["auto", "sequential", "pairwise"]
@@ -38,7 +40,14 @@ def steps(
     rows = (xs, valid)
     if segment is None:
         return jax.lax.scan(body, carry, rows)[0]
-    length = num_rows(xs)
+    return in_segments(lambda carry, rows: jax.lax.scan(body, carry, rows)[0], carry, rows, valid, segment)
+
+
+def in_segments(
+    run: Callable[[PyTree, PyTree], PyTree], carry: PyTree, rows: PyTree, valid: Array, segment: int
+) -> PyTree:
+    """`run(carry, rows)` on `segment` rows at a time; a derivative keeps the carries between them only."""
+    length = len(valid)
     number = -(-length // segment)
 
     def grid(leaf):
@@ -46,14 +55,77 @@ def steps(
         more = jnp.repeat(leaf[-1:], number * segment - length, axis=0)
         return jnp.concatenate([leaf, more]).reshape((number, segment, *leaf.shape[1:]))
 
-    xs, valid = jax.tree.map(grid, rows)
-    valid = valid & (jnp.arange(number * segment).reshape(number, segment) < length)
+    real = jnp.arange(number * segment).reshape(number, segment) < length
+    rows = jax.tree.map(lambda leaf: leaf & real if leaf.dtype == bool else leaf, jax.tree.map(grid, rows))
+    run = jax.checkpoint(run)
+    return jax.lax.scan(lambda carry, rows: (run(carry, rows), None), carry, rows)[0]
 
-    @jax.checkpoint
-    def run(carry, rows):
-        return jax.lax.scan(body, carry, rows)[0]
 
-    return jax.lax.scan(lambda carry, rows: (run(carry, rows), None), carry, (xs, valid))[0]
+def forward(
+    semiring: AbstractSemiring,
+    terms: Callable[[PyTree, Array, PyTree], Array],
+    shared: PyTree,
+    first: Array,
+    rows: PyTree,
+    valid: Array,
+    keys: Array | None = None,
+    segment: int | None = None,
+) -> Array:
+    r"""The last of $\alpha_{t+1} = \bigoplus_i$ `terms(shared, alpha_t, row_t)`, summed over the first axis of terms.
+
+    The terms are linear in what they are made of, hence the derivative is a recursion too, and linear: its
+    coefficients, the shares of all terms, are taken for all steps at once, outside of the loop.
+    """
+
+    def run(alpha, rows):
+        rows, valid, keys = rows
+        return forward_all(semiring, terms, shared, alpha, rows, valid, keys)[-1]
+
+    everything = (rows, valid, keys)
+    if segment is None:
+        return run(first, everything)
+    return in_segments(run, first, everything, valid, segment)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def forward_all(semiring, terms, shared, first, rows, valid, keys):
+    """`forward`: α after every step."""
+
+    def step(alpha, row):
+        row, valid = row
+        x = terms(shared, alpha, row)
+        moved = semiring.total_of(x) if isinstance(x, list) else semiring.total(x, 0)
+        alpha = jnp.where(valid, moved, alpha)
+        return alpha, alpha
+
+    return jax.lax.scan(step, first, (rows, valid))[1]
+
+
+@forward_all.defjvp
+def _(terms, primals, tangents):
+    semiring, shared, first, rows, valid, keys = primals
+    _, shared_slope, first_slope, rows_slope, _, _ = tangents
+    alphas = forward_all(*primals[:1], terms, *primals[1:])
+    before = jnp.concatenate([first[None], alphas[:-1]])
+    x = jax.vmap(terms, (None, 0, 0))(shared, before, rows)
+
+    def share(x, total, key):
+        if isinstance(x, list):
+            return semiring.shares_of(x, total, key)
+        return semiring.shares(x, total, 0, key)
+
+    shares = jax.vmap(share)(x, alphas, keys)
+
+    def step(slope, row):
+        share, valid, alpha, row, row_slope = row
+        slopes = shared_slope, slope, row_slope
+        x = jax.jvp(terms, (shared, alpha, row), slopes)[1]
+        parts = jax.tree.map(jnp.multiply, share, x)
+        moved = sum(parts) if isinstance(parts, list) else jnp.sum(parts, 0)
+        slope = jnp.where(valid, moved, slope)
+        return slope, slope
+
+    return alphas, jax.lax.scan(step, first_slope, (shares, valid, before, rows, rows_slope))[1]
 
 
 def pairwise(combine: Callable[[Any, Any], Any], elements: PyTree) -> PyTree:

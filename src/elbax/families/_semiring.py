@@ -21,8 +21,24 @@ class AbstractSemiring(eqx.Module):
     """
 
     @abc.abstractmethod
+    def total(self, x: Array, axis: int) -> Array:
+        """The sum over one axis, without its derivative."""
+
     def sum(self, x: Array, axis: int, key: Key | None = None) -> Array:
         """The sum over one axis; `key` as `keys` gave it."""
+        return _sum(self, x, key, axis)
+
+    @abc.abstractmethod
+    def shares(self, x: Array, total: Array, axis: int, key: Key | None = None) -> Array:
+        """The derivative of `total = sum(x, axis, key)` in each term, 0 for one that is not there."""
+
+    def total_of(self, terms: list[Array]) -> Array:
+        """`total` of a few arrays, entry by entry."""
+        return self.total(jnp.stack(terms), 0)
+
+    def shares_of(self, terms: list[Array], total: Array, key: Key | None = None) -> list[Array]:
+        """`shares` of a few arrays."""
+        return list(self.shares(jnp.stack(terms), total, 0, key))
 
     def keys(self, number: int) -> Array | None:
         """One key for each of that many sums, or None where nothing is drawn."""
@@ -30,59 +46,51 @@ class AbstractSemiring(eqx.Module):
 
 
 class _Log(AbstractSemiring):
-    def sum(self, x: Array, axis: int, key: Key | None = None) -> Array:
-        return _log_sum(x, axis)
+    def total(self, x, axis):
+        top = jax.lax.stop_gradient(jnp.max(x, axis, keepdims=True))
+        top = jnp.where(jnp.isfinite(top), top, 0)
+        return jnp.squeeze(top, axis) + jnp.log(jnp.sum(jnp.exp(x - top), axis))
+
+    def total_of(self, terms):
+        # Without an axis of their own XLA makes one loop of it.
+        top = jax.lax.stop_gradient(functools.reduce(jnp.maximum, terms))
+        top = jnp.where(jnp.isfinite(top), top, 0)
+        return top + jnp.log(sum(jnp.exp(term - top) for term in terms))
+
+    def shares(self, x, total, axis, key=None):
+        return jnp.exp(x - jnp.expand_dims(jnp.where(jnp.isfinite(total), total, 0), axis))
+
+    def shares_of(self, terms, total, key=None):
+        total = jnp.where(jnp.isfinite(total), total, 0)
+        return [jnp.exp(term - total) for term in terms]
 
 
 class _Max(AbstractSemiring):
-    def sum(self, x: Array, axis: int, key: Key | None = None) -> Array:
-        return _max(x, axis)
+    def total(self, x, axis):
+        return jnp.max(x, axis)
+
+    def shares(self, x, total, axis, key=None):
+        return _one_hot(x, x, axis)
 
 
 LOG = _Log()
 MAX = _Max()
 
 
-class Sampling(AbstractSemiring):
+class Sampling(_Log):
     """Sums as `LOG` does, and its derivative follows one term drawn in proportion."""
 
     key: Key
 
-    def sum(self, x: Array, axis: int, key: Key | None = None) -> Array:
-        return _sampled(x, self.key if key is None else key, axis)
+    def shares_of(self, terms, total, key=None):
+        return list(self.shares(jnp.stack(terms), total, 0, key))
+
+    def shares(self, x, total, axis, key=None):
+        noise = jax.random.gumbel(self.key if key is None else key, x.shape, x.dtype)
+        return _one_hot(x, x + noise, axis)
 
     def keys(self, number: int) -> Array:
         return jax.random.split(self.key, number)
-
-
-def _stable(x: Array, axis: int) -> Array:
-    top = jax.lax.stop_gradient(jnp.max(x, axis, keepdims=True))
-    top = jnp.where(jnp.isfinite(top), top, 0)
-    return jnp.squeeze(top, axis) + jnp.log(jnp.sum(jnp.exp(x - top), axis))
-
-
-def _passed(weights: Array, tangent: Array, axis: int) -> Array:
-    # A term that is not there has weight 0, and whatever tangent.
-    return jnp.sum(jnp.where(weights > 0, weights * tangent, 0), axis)
-
-
-# JAX's own logsumexp has NaN for a derivative where all terms are −∞, and its residuals hold more.
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _log_sum(x: Array, axis: int) -> Array:
-    return _stable(x, axis)
-
-
-@_log_sum.defjvp
-def _(axis, primals, tangents):
-    (x,), (tangent,) = primals, tangents
-    total = _log_sum(x, axis)
-    shift = jnp.expand_dims(jnp.where(jnp.isfinite(total), total, 0), axis)
-    return total, _passed(jnp.exp(x - shift), tangent, axis)
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _max(x: Array, axis: int) -> Array:
-    return jnp.max(x, axis)
 
 
 def _one_hot(x: Array, scores: Array, axis: int) -> Array:
@@ -92,19 +100,14 @@ def _one_hot(x: Array, scores: Array, axis: int) -> Array:
     return jnp.where(jnp.isneginf(x), 0, chosen)
 
 
-@_max.defjvp
-def _(axis, primals, tangents):
-    (x,), (tangent,) = primals, tangents
-    return _max(x, axis), _passed(_one_hot(x, x, axis), tangent, axis)
+# JAX's own logsumexp has NaN for a derivative where all terms are −∞.
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 3))
+def _sum(semiring: AbstractSemiring, x: Array, key: Key | None, axis: int) -> Array:
+    return semiring.total(x, axis)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
-def _sampled(x: Array, key: Key, axis: int) -> Array:
-    return _stable(x, axis)
-
-
-@_sampled.defjvp
-def _(axis, primals, tangents):
+@_sum.defjvp
+def _(semiring, axis, primals, tangents):
     (x, key), (tangent, _) = primals, tangents
-    noise = jax.random.gumbel(key, x.shape, x.dtype)
-    return _stable(x, axis), _passed(_one_hot(x, x + noise, axis), tangent, axis)
+    total = _sum(semiring, x, key, axis)
+    return total, jnp.sum(semiring.shares(x, total, axis, key) * tangent, axis)

@@ -1,5 +1,8 @@
 """Models, one a file: log-joint, structure, start."""
 
+from ._connectionist_temporal_classification import (
+    ConnectionistTemporalClassification as ConnectionistTemporalClassification,
+)
 from ._factor_analysis import (
     FactorAnalysis as FactorAnalysis,
     ProbabilisticPCA as ProbabilisticPCA,

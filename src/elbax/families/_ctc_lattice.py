@@ -1,0 +1,128 @@
+"""The alignments of a label sequence to frames, with blanks between."""
+
+import jax
+import jax.numpy as jnp
+
+from .._types import Array, Int, PyTree, Scalar
+from ._recursion import forward_all
+from ._semiring import AbstractSemiring, LOG
+from ._structured import AbstractStructured
+
+
+class CTCLattice(AbstractStructured):
+    r"""Monotone paths through positions 0, 1, …, 2L of blank, label, blank, …, label, blank, one position a frame.
+
+    A path starts at position 0 or 1, ends at the last or the one before, and from frame to frame stays, goes on
+    by one, or skips a blank where `skip` allows it (between different labels) (Graves et al. 2006).
+
+    Natural parameters: `{"unary": (T, S) log-potentials, "skip": (S,) truth values, "length": frames, "positions":
+    2L + 1}`; frames from `length` and positions from `positions` on are padding, −1 in a path. The
+    log-normalizer is −∞ where there is no path: too few frames for the labels.
+
+    ```python
+    >>> import elbax, jax.numpy as jnp
+    >>> lattice = elbax.CTCLattice()
+    >>> q = lattice({"unary": jnp.zeros((3, 3)), "skip": jnp.zeros(3, bool), "length": jnp.array(3),
+    ...     "positions": jnp.array(3)})  # one label, three frames
+    >>> print(jnp.exp(lattice.log_normalizer(q.natural)).round())
+    6.0
+
+    ```
+    """
+
+    def fold(self, natural: PyTree, semiring: AbstractSemiring) -> Scalar:
+        unary, skip = natural["unary"], natural["skip"]
+        length, positions = natural["length"], natural["positions"]
+        if semiring is LOG:
+            return _log_partition(unary, skip, length, positions)
+        keys = semiring.keys(len(unary))
+        later = None if keys is None else keys[1:]
+        alphas = _forward(semiring, unary, skip, length, positions, later)
+        last = _ends(alphas[-1], positions)
+        return semiring.sum(last, 0, None if keys is None else keys[0])
+
+    def statistics(self, z: Int[Array, " T"], size: int | None = None) -> PyTree:
+        raise TypeError(
+            "CTCLattice: a path alone does not say how many positions there are; use score(natural, z)."
+        )
+
+    def score(self, natural: PyTree, z: Int[Array, " T"]) -> Scalar:
+        unary = natural["unary"]
+        inside = jnp.arange(len(z)) < natural["length"]
+        chosen = jax.nn.one_hot(z, unary.shape[1], dtype=unary.dtype) * inside[:, None]
+        total = jnp.sum(jnp.where(chosen > 0, unary, 0))
+        step = z[1:] - z[:-1]
+        allowed = (step == 0) | (step == 1) | ((step == 2) & natural["skip"][z[1:]])
+        possible = jnp.all(allowed | ~inside[1:]) & (z[0] >= 0) & (z[0] < 2)
+        end = z[natural["length"] - 1]
+        possible &= (end >= natural["positions"] - 2) & (end < natural["positions"])
+        return jnp.where(possible, total, -jnp.inf)
+
+    def decode(self, statistics: PyTree) -> Int[Array, " T"]:
+        places = statistics["unary"]
+        return jnp.where(jnp.sum(places, -1) > 0, jnp.argmax(places, -1), -1)
+
+    def from_network(self, output: PyTree) -> PyTree:
+        expected = {"unary", "skip", "length", "positions"}
+        if not isinstance(output, dict) or set(output) != expected:
+            raise ValueError(
+                f"An encoder for CTCLattice returns a dictionary of natural parameters, {sorted(expected)}; got "
+                f"{type(output).__name__}."
+            )
+        return output
+
+
+def _forward(semiring, unary, skip, length, positions, keys=None):
+    """The weight of all ways to each position at each frame, (T, S)."""
+    place, nowhere = jnp.arange(len(skip)), jnp.full(2, -jnp.inf, unary.dtype)
+    unary = jnp.where(place < positions, unary, -jnp.inf)
+    first = jnp.where(place < 2, unary[0], -jnp.inf)
+
+    def terms(skip, alpha, unary):
+        behind = jnp.concatenate([nowhere, alpha])
+        skipped = jnp.where(skip, behind[:-2], -jnp.inf)
+        return [alpha + unary, behind[1:-1] + unary, skipped + unary]
+
+    valid = jnp.arange(1, len(unary)) < length
+    alphas = forward_all(semiring, terms, skip, first, unary[1:], valid, keys)
+    return jnp.concatenate([first[None], alphas])
+
+
+def _backward(unary, skip, length, positions):
+    """The weight of all ways on from each position after each frame, (T, S)."""
+    place, nowhere = jnp.arange(len(skip)), jnp.full(2, -jnp.inf, unary.dtype)
+    last = _ends(jnp.where(place < positions, 0.0, -jnp.inf).astype(unary.dtype), positions)
+
+    def terms(skip, beta, unary):
+        ahead = jnp.concatenate([beta + unary, nowhere])
+        skipped = jnp.where(skip, ahead[2:], -jnp.inf)
+        return [ahead[:-2], ahead[1:-1], skipped]
+
+    valid = jnp.arange(1, len(unary)) < length
+    may_skip = jnp.concatenate([skip[2:], jnp.zeros(2, bool)])[: len(skip)]
+    betas = forward_all(LOG, terms, may_skip, last, unary[1:][::-1], valid[::-1], None)
+    return jnp.concatenate([betas[::-1], last[None]])
+
+
+def _ends(alpha, positions):
+    """What is left where a path may end."""
+    return jnp.where(jnp.arange(len(alpha)) >= positions - 2, alpha, -jnp.inf)
+
+
+# The marginals are forward times backward: two plain recursions, in half the time that the transpose of one
+# takes, and shares of each frame that add up to one.
+@jax.custom_jvp
+def _log_partition(unary, skip, length, positions):
+    return LOG.sum(_ends(_forward(LOG, unary, skip, length, positions)[-1], positions), 0)
+
+
+@_log_partition.defjvp
+def _(primals, tangents):
+    unary, skip, length, positions = primals
+    alphas = _forward(LOG, unary, skip, length, positions)
+    both = alphas + _backward(unary, skip, length, positions)
+    total = LOG.sum(both, 1)
+    shares = LOG.shares(both, total, 1)
+    inside = (jnp.arange(len(unary)) < length)[:, None]
+    slope = jnp.sum(jnp.where(inside, shares * tangents[0], 0))
+    return LOG.sum(_ends(alphas[-1], positions), 0), slope

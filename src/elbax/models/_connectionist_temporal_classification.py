@@ -1,0 +1,146 @@
+"""Labels without their times."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._algebra import matmul
+from .._batch import rows
+from .._check import check_weights
+from .._model import AbstractExponentialFamilyModel
+from .._sequence import as_sequence, check_sequences, Sequence
+from .._types import Any, Array, Bool, Int, Key, PyTree, Scalar
+from ..families import CTCLattice
+
+
+class ConnectionistTemporalClassification(AbstractExponentialFamilyModel):
+    r"""$p(y \mid x) = \sum_{z \in \mathcal{B}^{-1}(y)} \prod_t p_\theta(z_t \mid x)$: a network's labels for each
+    frame, summed over all alignments z of the label sequence y (Graves et al. 2006).
+
+    A datum is `(inputs, labels)`: inputs `(T, ...)` and labels `(L,)`, arrays or `elbax.Sequence`s. Params are any
+    callable pytree `params(inputs) -> (T, num_labels)` logits, such as `elbax.Network(...)`. The latent is the
+    alignment: `Chain(ExactEStep(model), GradientMStep(model, optimizer))` is CTC training, and
+    `Exact(model, params)(datum).mode()` the best alignment, in positions blank, label, blank, ….
+
+    Its ELBO is log p(y | x), in nats per sequence: never above 0, and −∞ where no alignment exists, as then
+    is the gradient's contribution 0. `feasible` says which data those are; `fit` refuses them.
+
+    **Arguments:**
+
+    - `blank`: the label that stands for none.
+    - `stride`: frames of input for each step of the network's output.
+
+    ```python
+    >>> import elbax, equinox as eqx, jax, jax.numpy as jnp, optax
+    >>> model = elbax.ConnectionistTemporalClassification()
+    >>> layer = elbax.Network(eqx.filter_vmap(eqx.nn.Linear(4, 3, key=jax.random.key(0))))
+    >>> x = (jnp.ones((2, 6, 4)), jnp.array([[1, 2], [2, 2]]))
+    >>> training = elbax.Chain(elbax.ExactEStep(model), elbax.GradientMStep(model, optax.adam(1e-2)))
+    >>> state = training.init(layer, elbax.Exact(model, layer), key=jax.random.key(1))
+    >>> state, info = training(state, x)
+
+    ```
+    """
+
+    blank: int = eqx.field(static=True, default=0)
+    stride: int = eqx.field(static=True, default=1)
+
+    def __check_init__(self):
+        if self.blank < 0 or self.stride < 1:
+            raise ValueError(
+                "ConnectionistTemporalClassification: blank must be a label (0, 1, ...) and stride at least 1; "
+                f"got {self.blank} and {self.stride}."
+            )
+
+    @property
+    def latent(self) -> CTCLattice:
+        return CTCLattice()
+
+    def _lengths(self, inputs, labels):
+        """(steps of output, labels) that count, and the labels."""
+        _, frames, _ = as_sequence(inputs)
+        labels, number, _ = as_sequence(labels)
+        return -(-frames // self.stride), number, labels
+
+    def feasible(self, batch: PyTree) -> Bool[Array, " num_data"]:
+        """Which data have an alignment: a step for each label, and one more between equal ones."""
+        x, _ = rows(batch)
+
+        def one(x):
+            steps, number, labels = self._lengths(*x)
+            inside = jnp.arange(1, len(labels)) < number
+            repeats = jnp.sum((labels[1:] == labels[:-1]) & inside)
+            return number + repeats <= steps
+
+        return jax.vmap(one)(x)
+
+    def check(self, batch: PyTree, who: str = "fit") -> None:
+        (inputs, labels), weight = rows(batch)
+        check_weights(weight, who)
+        check_sequences(inputs, who)
+        values = labels.values if isinstance(labels, Sequence) else labels
+        if not jnp.issubdtype(values.dtype, jnp.integer) or values.ndim != 2:
+            raise ValueError(
+                f"{who}: labels are whole numbers of shape (num_data, most labels); got {values.dtype} of "
+                f"{values.shape}."
+            )
+        number = labels.length if isinstance(labels, Sequence) else values.shape[1]
+        inside = np.arange(values.shape[1]) < np.reshape(number, (-1, 1))
+        wrong = (np.asarray(values) == self.blank) & inside & (np.asarray(weight) > 0)[:, None]
+        if wrong.any():
+            raise ValueError(
+                f"{who}: sequence {int(np.argwhere(wrong)[0][0])} has the blank, {self.blank}, among its labels."
+            )
+        impossible = np.flatnonzero(~np.asarray(self.feasible(batch)) & (np.asarray(weight) > 0))
+        if impossible.size:
+            raise ValueError(
+                f"{who}: sequence {impossible[0]} (and {impossible.size - 1} others) has fewer steps than its labels "
+                "need, one for each and one more between equal ones, so no alignment exists. Drop it, or use a "
+                "smaller stride; model.feasible(x) finds them."
+            )
+
+    def potentials(self, natural: PyTree, x: PyTree) -> tuple[PyTree, Scalar]:
+        inputs, labels = x
+        values, _, _ = as_sequence(inputs)
+        logits = natural(values)
+        if logits.ndim != 2:
+            raise ValueError(
+                "ConnectionistTemporalClassification: the network takes one datum's inputs (T, ...) and returns "
+                f"logits (steps, num_labels); got shape {logits.shape}."
+            )
+        steps, number, labels = self._lengths(inputs, labels)
+        log_probabilities = jax.nn.log_softmax(logits)
+        size = 2 * len(labels) + 1
+        extended = jnp.full(size, self.blank, labels.dtype).at[1::2].set(labels)
+        # A product, whose transpose is one too: to scatter is slower.
+        chosen = jax.nn.one_hot(extended, logits.shape[1], dtype=logits.dtype)
+        place = jnp.arange(size)
+        differs = extended != jnp.roll(extended, 2)
+        potentials = {
+            "unary": matmul(log_probabilities, chosen.T),
+            "skip": (place % 2 == 1) & (place > 2) & differs,
+            "length": steps,
+            "positions": 2 * number + 1,
+        }
+        return potentials, jnp.zeros((), logits.dtype)
+
+    def elbo(self, natural: PyTree, x: PyTree, q: Any, key: Key) -> Scalar:
+        bound = super().elbo(natural, x, q, key)
+        # The logarithm of a probability: what rounding puts above 0 is taken off, and no slope with it.
+        return bound - jax.lax.stop_gradient(jnp.maximum(bound, 0))
+
+    def decode(self, params: PyTree, inputs: PyTree) -> tuple[Int[Array, " T"], Int[Array, ""]]:
+        """(labels, how many) of the best path of one datum, repeats and blanks taken out; −1 after the last."""
+        values, frames, _ = as_sequence(inputs)
+        best = jnp.argmax(params(values), -1)
+        steps = -(-frames // self.stride)
+        fresh = jnp.concatenate([jnp.ones(1, bool), best[1:] != best[:-1]])
+        kept = fresh & (best != self.blank) & (jnp.arange(len(best)) < steps)
+        number = jnp.sum(kept)
+        order = jnp.argsort(~kept, stable=True)
+        return jnp.where(jnp.arange(len(best)) < number, best[order], -1), number
+
+    def describe(self, params: PyTree) -> PyTree:
+        """The network."""
+        return params

@@ -43,6 +43,7 @@ from .families import (
     CTCLattice as CTCLattice,
     DiagonalGaussian as DiagonalGaussian,
     Distribution as Distribution,
+    FactorGraph as FactorGraph,
     Gaussian as Gaussian,
     GaussianChain as GaussianChain,
     MarkovChain as MarkovChain,

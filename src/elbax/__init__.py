@@ -47,6 +47,7 @@ from .families import (
     Gaussian as Gaussian,
     GaussianChain as GaussianChain,
     MarkovChain as MarkovChain,
+    ParseTree as ParseTree,
 )
 from .m_steps import (
     ClosedFormMStep as ClosedFormMStep,

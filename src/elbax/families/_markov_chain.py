@@ -11,7 +11,7 @@ from .._algebra import matmul
 from .._types import Any, Array, Int, PyTree, Scalar
 from ._recursion import check_order, forward, Order, pairwise, runs_pairwise, steps
 from ._semiring import AbstractSemiring, LOG
-from ._structured import AbstractStructured
+from ._structured import AbstractStructured, truth
 
 
 # In the scaled form a state e^-87 times the best (float32; e^-708 in float64) is lost. Where every transition
@@ -77,8 +77,10 @@ class MarkovChain(AbstractStructured):
             raise ValueError(f"MarkovChain: form must be 'log' or 'scaled', got {form!r}.")
         check_order("MarkovChain", order, segment)
         self.num_states = num_states
-        self.allowed = _truth("allowed", allowed, (num_states, num_states))
-        self.starts = _truth("starts", starts, (num_states,))
+        self.allowed = truth("MarkovChain: allowed", allowed, (num_states, num_states))
+        self.starts = truth("MarkovChain: starts", starts, (num_states,))
+        if not self.possible()[1].any(1).all():
+            raise ValueError("MarkovChain: allowed leaves a state from which nothing is possible.")
         if form == "scaled" and (self.allowed or self.starts):
             raise ValueError("MarkovChain: impossible transitions need form='log'.")
         self.form = form
@@ -238,22 +240,6 @@ def _multiply(left: tuple, right: tuple) -> tuple:
     joined = matmul(a, b)
     norm = jnp.sum(joined)
     return joined / norm, scale_a + scale_b + jnp.log(norm)
-
-
-def _truth(name: str, value: Any, shape: tuple[int, ...]) -> tuple | None:
-    """Truth values as nested tuples, which hash by value; None where all are true."""
-    if value is None:
-        return None
-    table = np.asarray(value)
-    if table.shape != shape or table.dtype != bool:
-        raise ValueError(
-            f"MarkovChain: {name} must be truth values of shape {shape}, got {table.dtype} of {table.shape}."
-        )
-    if not (table.any() if table.ndim == 1 else table.any(1).all()):
-        raise ValueError(f"MarkovChain: {name} leaves a state from which nothing is possible.")
-    if table.all():
-        return None
-    return tuple(table.tolist()) if table.ndim == 1 else tuple(map(tuple, table.tolist()))
 
 
 def _no_keys(keys: list, number: int) -> Array | None:

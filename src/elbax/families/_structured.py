@@ -3,7 +3,9 @@
 import abc
 from typing import ClassVar
 
-from .._types import Key, PyTree, Scalar
+import numpy as np
+
+from .._types import Any, Key, PyTree, Scalar
 from ._family import AbstractFamily, gradient
 from ._semiring import AbstractSemiring, LOG, MAX, Sampling
 
@@ -43,3 +45,19 @@ class AbstractStructured(AbstractFamily):
             f"{type(self).__name__} cannot be read off a plain log_joint. Use the models that have it, such as "
             "HiddenMarkovModel, or Amortized(network, family), which samples."
         )
+
+
+def truth(name: str, value: Any, shape: tuple[int, ...]) -> tuple | None:
+    """Truth values as nested tuples, which hash by value; None where all are true."""
+    if value is None:
+        return None
+    table = np.asarray(value)
+    if table.shape != shape or table.dtype != bool:
+        raise ValueError(f"{name} must be truth values of shape {shape}, got {table.dtype} of {table.shape}.")
+    if not table.any():
+        raise ValueError(f"{name} leaves nothing possible.")
+    return None if table.all() else _nested(table.tolist())
+
+
+def _nested(value: Any) -> Any:
+    return tuple(map(_nested, value)) if isinstance(value, list) else value

@@ -1,0 +1,262 @@
+"""Binary trees over a sentence, by a grammar in Chomsky normal form."""
+
+import functools
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._algebra import matmul
+from .._types import Any, Array, Key, PyTree, Scalar
+from ._semiring import AbstractSemiring, LOG, MAX, Sampling
+from ._structured import AbstractStructured, truth
+
+
+class ParseTree(AbstractStructured):
+    r"""Trees with $\langle \eta, t(z) \rangle$ = root's + Σ over binary nodes A → B C of $w_{ABC}$ + Σ over words of
+    $u_{i P_i}$.
+
+    Symbols are numbered: nonterminals 0, …, N − 1, which have two children, then P preterminals, each over one
+    word. Natural parameters: `{"root": (N,), "binary": (N, S, S) with S = N + P, "unary": (T, P), "length": whole
+    number of words, at least 2}`, all log-potentials. A tree is an array (T, T, S) of truth values: whether
+    the words i, …, i + w form a constituent of symbol s, at [i, w, s]; statistics are counts of rules.
+
+    The log-normalizer is the inside algorithm, width by width; its gradient is the outside one (Baker 1979;
+    Eisner 2016), its derivative over the other semirings the best parse and a drawn one.
+
+    **Arguments:**
+
+    - `num_nonterminals`, `num_preterminals`: N and P.
+    - `allowed`: which rules there are, truth values (N, S, S). Time goes with the number of different pairs of
+        children, and with the cube of the sentence's length.
+    - `roots`: which nonterminals may be the root, (N,).
+
+    ```python
+    >>> import elbax, jax.numpy as jnp
+    >>> family = elbax.ParseTree(1, 1)
+    >>> q = family({"root": jnp.zeros(1), "binary": jnp.zeros((1, 2, 2)), "unary": jnp.zeros((4, 1)),
+    ...     "length": jnp.array(4)})
+    >>> print(jnp.exp(family.log_normalizer(q.natural)).round())  # binary trees with four leaves
+    5.0
+
+    ```
+    """
+
+    num_nonterminals: int = eqx.field(static=True)
+    num_preterminals: int = eqx.field(static=True)
+    allowed: tuple | None = eqx.field(static=True)
+    roots: tuple | None = eqx.field(static=True)
+
+    def __init__(
+        self,
+        num_nonterminals: int,
+        num_preterminals: int,
+        *,
+        allowed: Any = None,
+        roots: Any = None,
+    ):
+        if num_nonterminals < 1 or num_preterminals < 1:
+            raise ValueError(
+                "ParseTree: there must be at least one nonterminal and one preterminal, got "
+                f"{num_nonterminals} and {num_preterminals}."
+            )
+        self.num_nonterminals = num_nonterminals
+        self.num_preterminals = num_preterminals
+        size = self.num_symbols
+        self.allowed = truth("ParseTree: allowed", allowed, (num_nonterminals, size, size))
+        self.roots = truth("ParseTree: roots", roots, (num_nonterminals,))
+
+    @property
+    def num_symbols(self) -> int:
+        """S."""
+        return self.num_nonterminals + self.num_preterminals
+
+    def possible(self) -> tuple[np.ndarray, np.ndarray]:
+        """Which symbols may be the root (N,), and which rules there are (N, S, S)."""
+        number, size = self.num_nonterminals, self.num_symbols
+        roots = np.ones(number, bool) if self.roots is None else np.array(self.roots)
+        shape = (number, size, size)
+        return roots, np.ones(shape, bool) if self.allowed is None else np.array(self.allowed)
+
+    def fold(self, natural: PyTree, semiring: AbstractSemiring) -> Scalar:
+        return self._fold(natural, semiring, jnp.zeros(()))
+
+    def _fold(self, natural, semiring, constituents):
+        """`constituents`, zeros or one a node (T, T, S), is there to be differentiated."""
+        roots, allowed = self.possible()
+        unary, length = natural["unary"], natural["length"]
+        pairs = np.argwhere(allowed.any(0))
+        weights = natural["binary"][:, pairs[:, 0], pairs[:, 1]]
+        weights = jnp.where(allowed[:, pairs[:, 0], pairs[:, 1]], weights, -jnp.inf)
+        shape = (len(unary), len(unary), self.num_symbols)
+        extra = jnp.broadcast_to(constituents, shape).astype(unary.dtype)
+        keys = semiring.keys(2 * len(unary))
+        plan = _Plan(tuple(map(tuple, pairs.tolist())), self.num_nonterminals)
+        chart = _inside(plan, semiring, keys, weights, unary, extra)
+        top = chart[0, length - 1, : self.num_nonterminals]
+        top = top + jnp.where(roots, natural["root"], -jnp.inf)
+        return semiring.sum(top, 0, None if keys is None else keys[0])
+
+    def constituents(self, natural: PyTree) -> Array:
+        """The probability that words i, …, i + w form a constituent of symbol s, at [i, w, s]."""
+        return self._nodes(natural, LOG)
+
+    def _nodes(self, natural, semiring):
+        count = len(natural["unary"])
+        zeros = jnp.zeros((count, count, self.num_symbols), natural["unary"].dtype)
+        return jax.grad(lambda extra: self._fold(natural, semiring, extra))(zeros)
+
+    def mode(self, natural: PyTree) -> Array:
+        return self._nodes(natural, MAX) > 0.5
+
+    def sample(self, natural: PyTree, key: Key) -> Array:
+        return self._nodes(natural, Sampling(key)) > 0.5
+
+    def decode(self, statistics: PyTree) -> Array:
+        raise TypeError("ParseTree: counts of rules do not say where; use mode or sample.")
+
+    def statistics(self, z: Array) -> PyTree:
+        """Counts of the rules of a tree."""
+        number, count = self.num_nonterminals, len(z)
+        nodes = z.astype(jnp.result_type(float))
+        words = nodes[:, 0, number:]
+        length = jnp.sum(jnp.any(z[:, 0], -1))
+        binary = jnp.zeros((number, self.num_symbols, self.num_symbols), nodes.dtype)
+        place = jnp.arange(count)
+        for split in range(1, count):
+            # A node over w + 1 words with a left child of `split` words.
+            right_start = jnp.minimum(place + split, count - 1)
+            for width in range(split, count):
+                left = nodes[:, split - 1]
+                right = jnp.where((place + split < count)[:, None], nodes[right_start, width - split], 0)
+                binary += jnp.einsum("ia,ib,ic->abc", nodes[:, width, :number], left, right)
+        root = nodes[0, length - 1, :number]
+        return {"root": root, "binary": binary, "unary": words, "length": length}
+
+    def from_network(self, output: PyTree) -> PyTree:
+        expected = {"root", "binary", "unary", "length"}
+        if not isinstance(output, dict) or set(output) != expected:
+            raise ValueError(
+                f"An encoder for ParseTree returns a dictionary of natural parameters, {sorted(expected)}; got "
+                f"{type(output).__name__}."
+            )
+        return output
+
+
+class _Plan(eqx.Module):
+    """The pairs of children that occur, and the number of nonterminals."""
+
+    pairs: tuple = eqx.field(static=True)
+    num_nonterminals: int = eqx.field(static=True)
+
+    @property
+    def left(self) -> np.ndarray:
+        return np.array(self.pairs)[:, 0]
+
+    @property
+    def right(self) -> np.ndarray:
+        return np.array(self.pairs)[:, 1]
+
+
+def _bands(count: int) -> list[tuple[int, int]]:
+    """Widths from a to b − 1 that are run with arrays of one shape: as few shapes as waste little."""
+    number = 1 if count <= 12 else 4
+    edges = np.unique(np.linspace(2, count + 1, number + 1).round().astype(int))
+    return list(zip(edges[:-1].tolist(), edges[1:].tolist()))
+
+
+def _next(ahead, fresh, empty):
+    """For the next width w + 1: Q'[i, 0] = fresh[i + 1], Q'[i, u] = Q[i + 1, u − 1]."""
+    below = jnp.full((1, *fresh.shape[1:]), empty, fresh.dtype)
+    newest = jnp.concatenate([fresh[1:], below])
+    moved = jnp.concatenate([ahead[1:], jnp.full((1, *ahead.shape[1:]), empty, ahead.dtype)])
+    return jnp.concatenate([newest[:, None], moved[:, :-1]], 1)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _inside(plan, semiring, keys, weights, unary, extra):
+    """The inside weights (T, T, S) of all spans: [i, w] is over the words i, …, i + w; past the end it is garbage
+    that no sentence's root reaches."""
+    count, number = len(unary), plan.num_nonterminals
+    size = extra.shape[-1]
+    words = jnp.concatenate([jnp.full((count, number), -jnp.inf, unary.dtype), unary], 1) + extra[:, 0]
+    chart = jnp.full((count, count, size), -jnp.inf, unary.dtype).at[:, 0].set(words)
+    ahead = _next(jnp.full((count, count, size), -jnp.inf, unary.dtype), words, -jnp.inf)
+
+    for start, end in _bands(count):
+        rows, splits = count - start + 1, end - 2
+
+        def step(carry, row, rows=rows, splits=splits):
+            chart, ahead = carry
+            width, extra = row
+            both = chart[:rows, :splits, plan.left] + ahead[:rows, :splits, plan.right]
+            spans = semiring.total(both, 1)
+            nodes = semiring.total(spans[:, None, :] + weights, 2) + extra[:rows, :number]
+            fresh = jnp.full((count, size), -jnp.inf, nodes.dtype).at[:rows, :number].set(nodes)
+            chart = jax.lax.dynamic_update_index_in_dim(chart, fresh, width - 1, 1)
+            return (chart, _next(ahead, fresh, -jnp.inf)), None
+
+        widths = jnp.arange(start, end)
+        of_width = extra[:, start - 1 : end - 1].swapaxes(0, 1)
+        (chart, ahead), _ = jax.lax.scan(step, (chart, ahead), (widths, of_width))
+    return chart
+
+
+@_inside.defjvp
+def _(plan, primals, tangents):
+    # The derivative's recursion is linear. What it needs of the weights is made again from the finished chart at
+    # each width, so that one chart is kept and not one for each width.
+    semiring, keys, weights, unary, extra = primals
+    _, _, weights_slope, unary_slope, extra_slope = tangents
+    chart = _inside(plan, *primals)
+    count, number, size = len(unary), plan.num_nonterminals, extra.shape[-1]
+    pick_left = np.eye(size)[:, plan.left]
+    pick_right = np.eye(size)[:, plan.right]
+    below = jnp.zeros((count, number), unary.dtype)
+    words = jnp.concatenate([below, unary_slope], 1) + extra_slope[:, 0]
+    slope = jnp.zeros_like(chart).at[:, 0].set(words)
+    ahead_slope = _next(jnp.zeros_like(chart), words, 0)
+
+    def shares(chart, width, rows, splits):
+        # The rest of a span after its first u + 1 words: [i + u + 1, width − u − 2].
+        split = np.arange(splits)
+        place = np.minimum(np.arange(rows)[:, None] + split + 1, count - 1)
+        ahead = chart[place, jnp.maximum(width - split - 2, 0)]
+        both = chart[:rows, :splits, plan.left] + ahead[:, :, plan.right]
+        both = jnp.where((split < width - 1)[:, None], both, -jnp.inf)
+        of_split = None if keys is None else keys[2 * width - 2]
+        of_rule = None if keys is None else keys[2 * width - 1]
+        spans = semiring.sum(both, 1, of_split)
+        terms = spans[:, None, :] + weights
+        nodes = semiring.sum(terms, 2, of_rule)
+        return (
+            semiring.shares(both, spans, 1, of_split),
+            semiring.shares(terms, nodes, 2, of_rule),
+        )
+
+    for start, end in _bands(count):
+        rows, splits = count - start + 1, end - 2
+
+        @jax.checkpoint
+        def linear(carry, chart, weights_slope, width, extra_slope, rows=rows, splits=splits):
+            by_split, by_rule = shares(chart, width, rows, splits)
+            slope, ahead_slope = carry
+            dtype = slope.dtype
+            left = matmul(slope[:rows, :splits], jnp.asarray(pick_left, dtype))
+            right = matmul(ahead_slope[:rows, :splits], jnp.asarray(pick_right, dtype))
+            spans = jnp.sum(by_split * (left + right), 1)
+            nodes = jnp.sum(by_rule * (spans[:, None, :] + weights_slope), 2)
+            nodes += extra_slope[:rows, :number]
+            fresh = jnp.zeros((count, size), dtype).at[:rows, :number].set(nodes)
+            slope = jax.lax.dynamic_update_index_in_dim(slope, fresh, width - 1, 1)
+            return slope, _next(ahead_slope, fresh, 0)
+
+        def step(carry, row, linear=linear):
+            width, extra_slope = row
+            return linear(carry, chart, weights_slope, width, extra_slope), None
+
+        widths = jnp.arange(start, end)
+        of_width = extra_slope[:, start - 1 : end - 1].swapaxes(0, 1)
+        (slope, ahead_slope), _ = jax.lax.scan(step, (slope, ahead_slope), (widths, of_width))
+    return chart, slope

@@ -57,7 +57,9 @@ from .m_steps import (
     ReseedStep as ReseedStep,
 )
 from .models import (
+    BayesianNetwork as BayesianNetwork,
     ConnectionistTemporalClassification as ConnectionistTemporalClassification,
+    ContextFreeGrammar as ContextFreeGrammar,
     FactorAnalysis as FactorAnalysis,
     GaussianMixture as GaussianMixture,
     HiddenMarkovModel as HiddenMarkovModel,

@@ -63,4 +63,6 @@ def row_axes(x: PyTree) -> PyTree:
 def has_blocks(x: PyTree) -> bool:
     """Whether the rows come in blocks that share one `observed`."""
     leaves = jax.tree.leaves(x, is_leaf=is_incomplete)
-    return any(is_incomplete(leaf) and leaf.observed.ndim < leaf.values.ndim == 3 for leaf in leaves)
+    return any(
+        is_incomplete(leaf) and leaf.observed.ndim < leaf.values.ndim == 3 for leaf in leaves
+    )

@@ -65,7 +65,9 @@ def sequences(data: Any, *, lengths: Any = None) -> Sequence:
         lengths = np.asarray(lengths)
         total = num_rows(data)
         if lengths.ndim != 1 or lengths.sum() != total:
-            raise ValueError(f"sequences: lengths add up to {lengths.sum()}, the data have {total} rows.")
+            raise ValueError(
+                f"sequences: lengths add up to {lengths.sum()}, the data have {total} rows."
+            )
         ends = np.cumsum(lengths)[:-1]
         leaves, structure = jax.tree.flatten(data)
         parts = zip(*(np.split(np.asarray(leaf), ends) for leaf in leaves))

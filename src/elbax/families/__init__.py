@@ -9,5 +9,10 @@ from ._gaussian import Gaussian as Gaussian
 from ._gaussian_chain import GaussianChain as GaussianChain
 from ._markov_chain import MarkovChain as MarkovChain
 from ._parse_tree import ParseTree as ParseTree
-from ._semiring import AbstractSemiring as AbstractSemiring, LOG as LOG, MAX as MAX, Sampling as Sampling
+from ._semiring import (
+    AbstractSemiring as AbstractSemiring,
+    LOG as LOG,
+    MAX as MAX,
+    Sampling as Sampling,
+)
 from ._structured import AbstractStructured as AbstractStructured

@@ -8,6 +8,7 @@ from typing import ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import opt_einsum
 
 from .._types import Any, Array, Int, PyTree, Scalar
@@ -55,7 +56,9 @@ class FactorGraph(AbstractStructured):
         self.scopes = tuple(tuple(int(i) for i in scope) for scope in scopes)
         self.limit = limit
         if any(size < 1 for size in self.sizes) or not self.sizes:
-            raise ValueError(f"FactorGraph: sizes must be positive whole numbers, got {self.sizes}.")
+            raise ValueError(
+                f"FactorGraph: sizes must be positive whole numbers, got {self.sizes}."
+            )
         for scope in self.scopes:
             if len(set(scope)) != len(scope) or not all(0 <= i < len(self.sizes) for i in scope):
                 raise ValueError(
@@ -64,10 +67,21 @@ class FactorGraph(AbstractStructured):
         if self.largest > limit:
             raise ValueError(
                 f"FactorGraph: the best elimination order found needs a table over {self.width} variables, of "
-                f"{self.largest:.2g} entries, more than limit={limit:.2g}. Exact inference does not fit: leave out "
+                f"{self.largest:.2g} entries, more than limit={limit:.2g}. Exact inference does not fit: "
+                f"leave out "
                 "edges or variables, raise the limit if the memory is there, or approximate (Amortized, which "
                 "samples)."
             )
+
+    @classmethod
+    def grid(cls, height: int, width: int, num_values: int, *, limit: int = 2**24) -> "FactorGraph":
+        """A Potts (Ising, for two values) grid: a table for each site, row by row, then for each pair one
+        below the other, then for each pair side by side."""
+        site = np.arange(height * width).reshape(height, width)
+        below = zip(site[:-1].ravel(), site[1:].ravel())
+        beside = zip(site[:, :-1].ravel(), site[:, 1:].ravel())
+        scopes = [*((i,) for i in site.ravel()), *below, *beside]
+        return cls((num_values,) * site.size, scopes, limit=limit)
 
     @property
     def width(self) -> int:
@@ -103,7 +117,8 @@ class FactorGraph(AbstractStructured):
         return tuple(map(indicator, self.scopes))
 
     def score(self, natural: PyTree, z: Int[Array, " n"]) -> Scalar:
-        return sum(table[tuple(z[i] for i in scope)] for scope, table in zip(self.scopes, natural))
+        values = [table[tuple(z[i] for i in scope)] for scope, table in zip(self.scopes, natural)]
+        return jnp.asarray(sum(values))
 
     def marginals(self, natural: PyTree) -> tuple[Array, ...]:
         """The distribution of each variable by itself, a vector of its size each."""

@@ -82,7 +82,10 @@ class GaussianChain(AbstractFamily):
         """(the state after the first observation, the unary terms of the steps after it, which are real)."""
         unary = _by_step(natural)
         initial = natural["initial"]
-        first, rest = jax.tree.map(lambda leaf: leaf[0], unary), jax.tree.map(lambda leaf: leaf[1:], unary)
+        first, rest = (
+            jax.tree.map(lambda leaf: leaf[0], unary),
+            jax.tree.map(lambda leaf: leaf[1:], unary),
+        )
         mean, root, total = initial["mean"], initial["root"], 0.0
         for terms in (initial, first):
             mean, root, gain = _condition(mean, root, terms)
@@ -101,12 +104,13 @@ class GaussianChain(AbstractFamily):
     # --- moments ---------------------------------------------------------------------------------
 
     def moments(self, natural: PyTree) -> tuple[Array, Array, Array]:
-        """(E z_t (T, d), Cov z_t (T, d, d), Cov(z_t, z_{t+1}) (T - 1, d, d)): the smoother, zero in the padding."""
+        """The smoother: (E z_t (T, d), Cov z_t (T, d, d), Cov(z_t, z_{t+1}) (T - 1, d, d)), zero in the padding."""
         ends, rows = self._filtered(natural)
         last = natural["length"] - 1
 
         def step(later, row):
-            (mean, covariance), (t, end, (filtered, spread), gain, kept, transition) = later, row
+            mean, covariance = later
+            t, end, (filtered, spread), gain, kept, transition = row
             # In Joseph's form, a sum of squares: no covariance is subtracted from another.
             noise = matmul(gain, transition["root"])
             smoothed = matmul(kept, matmul(spread, kept.T)) + matmul(noise, noise.T)
@@ -133,7 +137,9 @@ class GaussianChain(AbstractFamily):
         def step(carry, row):
             unary, transition = row
             transition = {**shared, **transition}
-            mean, root, _, (pulled, narrowed, predicted) = _advance(*carry, transition, unary)
+            mean, root = carry
+            mean, root, _, before = _advance(mean, root, transition, unary)
+            pulled, narrowed, predicted = before
             ahead = matmul(transition["matrix"], narrowed)
             inner = jax.scipy.linalg.solve_triangular(predicted, ahead, lower=True)
             back = jax.scipy.linalg.solve_triangular(predicted, inner, lower=True, trans=1)
@@ -332,13 +338,17 @@ def _by_step(natural):
     count = len(unary["target"])
     base = {"rows": 2, "target": 1, "linear": 1, "precision": 2, "constant": 0}
     return {
-        name: leaf if jnp.ndim(leaf) > base[name] else jnp.broadcast_to(leaf, (count, *jnp.shape(leaf)))
+        name: leaf
+        if jnp.ndim(leaf) > base[name]
+        else jnp.broadcast_to(leaf, (count, *jnp.shape(leaf)))
         for name, leaf in unary.items()
     }
 
 
 def _tilt(terms, dim, dtype):
-    return terms.get("linear", jnp.zeros(dim, dtype)), terms.get("precision", jnp.zeros((dim, dim), dtype))
+    return terms.get("linear", jnp.zeros(dim, dtype)), terms.get(
+        "precision", jnp.zeros((dim, dim), dtype)
+    )
 
 
 def _advance(mean, root, transition, unary):
@@ -356,15 +366,16 @@ def _condition(mean, root, terms):
     With z = m + S ζ the exponent is a sum of squares about its maximum. Its value there is taken from the
     residuals at the maximum, in which nothing large cancels, and |I + SᵀΛS| needs no root of Λ.
     """
-    rows, target = terms.get("rows"), terms.get("target")
     linear, precision = _tilt(terms, len(mean), mean.dtype)
-    has_tilt = "precision" in terms or "linear" in terms
-    if rows is None and not has_tilt:
-        return mean, root, jnp.asarray(terms.get("constant", 0.0), mean.dtype)
-    curvature, slope = jnp.eye(len(mean), dtype=mean.dtype), jnp.zeros_like(mean)
-    if rows is not None:
-        seen, residual = matmul(rows, root), target - matmul(rows, mean)
-        curvature, slope = curvature + matmul(seen.T, seen), slope + matmul(seen.T, residual)
+    has_rows, has_tilt = "rows" in terms, "precision" in terms or "linear" in terms
+    constant = jnp.asarray(terms.get("constant", 0.0), mean.dtype)
+    if not has_rows and not has_tilt:
+        return mean, root, constant
+    nothing = jnp.zeros((0, len(mean)), mean.dtype)
+    rows, target = terms.get("rows", nothing), terms.get("target", nothing[:, 0])
+    seen, residual = matmul(rows, root), target - matmul(rows, mean)
+    curvature = jnp.eye(len(mean), dtype=mean.dtype) + matmul(seen.T, seen)
+    slope = matmul(seen.T, residual)
     if has_tilt:
         curvature += matmul(root.T, matmul(precision, root))
         slope += matmul(root.T, linear - matmul(precision, mean))
@@ -372,14 +383,12 @@ def _condition(mean, root, terms):
     half = jax.scipy.linalg.solve_triangular(factor, slope, lower=True)
     best = jax.scipy.linalg.solve_triangular(factor, half, lower=True, trans=1)
     moved = mean + matmul(root, best)
-    gain = -0.5 * vdot(best, best) - jnp.sum(jnp.log(jnp.diagonal(factor)))
-    if rows is not None:
-        left = residual - matmul(seen, best)
-        gain -= 0.5 * vdot(left, left)
+    left = residual - matmul(seen, best)
+    gain = -0.5 * (vdot(best, best) + vdot(left, left)) - jnp.sum(jnp.log(jnp.diagonal(factor)))
     if has_tilt:
         gain += vdot(linear, moved) - 0.5 * vdot(moved, matmul(precision, moved))
     narrowed = jax.scipy.linalg.solve_triangular(factor, root.T, lower=True).T
-    return moved, narrowed, gain + terms.get("constant", 0.0)
+    return moved, narrowed, gain + constant
 
 
 def _triangle(a, b):

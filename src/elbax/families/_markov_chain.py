@@ -21,8 +21,8 @@ _WIDEST_SCALED = {4: 60.0, 8: 600.0}
 
 
 class MarkovChain(AbstractStructured):
-    r"""$z \in \{0, \dots, K-1\}^T$ with $\langle \eta, t(z) \rangle = \iota_{z_1} + \sum_t P_{z_t z_{t+1}} + \sum_t
-    u_{t z_t}$.
+    r"""$z \in \{0, \dots, K-1\}^T$ with $\langle \eta, t(z) \rangle = \iota_{z_1} + \sum_t P_{z_t z_{t+1}} +
+    \sum_t u_{t z_t}$.
 
     Natural parameters: `{"initial": (K,), "transition": (K, K) or (T - 1, K, K), "unary": (T, K), "length":
     whole number}`, all log-potentials, normalized or not. Steps from `length` on are padding, and −1 in a
@@ -101,15 +101,15 @@ class MarkovChain(AbstractStructured):
         starts, allowed = self.possible()
         first = jnp.where(starts, natural["initial"], -jnp.inf) + unary[0]
         transition = jnp.where(allowed, natural["transition"], -jnp.inf)
-        key_last, *keys = (None,) if semiring.keys(1) is None else semiring.keys(len(unary))
+        keys = semiring.keys(len(unary) + 1)
+        key_last, later = (None, None) if keys is None else (keys[0], keys[1:])
         valid = jnp.arange(1, len(unary)) < natural["length"]
         if len(unary) == 1:
             last = first
         elif runs_pairwise(self.order):
-            last = self._pairwise(semiring, first, transition, unary[1:], valid, keys)
+            last = self._pairwise(semiring, first, transition, unary[1:], valid, later)
         else:
-            keys = jnp.stack(keys) if keys else None
-            last = self._sequential(semiring, first, transition, unary[1:], valid, keys)
+            last = self._sequential(semiring, first, transition, unary[1:], valid, later)
         return semiring.sum(last, 0, key_last)
 
     def _sequential(self, semiring, first, transition, unary, valid, keys):
@@ -118,9 +118,8 @@ class MarkovChain(AbstractStructured):
             return alpha[:, None] + (shared if transition is None else transition) + unary
 
         shared, varying = (transition, None) if transition.ndim == 2 else (None, transition)
-        return forward(
-            semiring, terms, shared, first, (unary, varying), valid, keys, self.segment
-        )
+        keys = None if keys is None else keys[1:]
+        return forward(semiring, terms, shared, first, (unary, varying), valid, keys, self.segment)
 
     def _pairwise(self, semiring, first, transition, unary, valid, keys):
         links = transition + unary[:, None, :]
@@ -128,15 +127,13 @@ class MarkovChain(AbstractStructured):
         links = jnp.where(valid[:, None, None], links, identity)
         # The first row of the first link is the start itself.
         start = jnp.full_like(links[:1], -jnp.inf).at[0, 0].set(first)
-        elements = (jnp.concatenate([start, links]), _no_keys(keys, len(links) + 1))
 
         def combine(left, right):
+            # Joining spends the left one's key, and keeps the right one's.
             (a, key), (b, other) = left, right
-            now = None if key is None else jax.random.fold_in(key, 1)
-            joined = semiring.sum(a[:, :, None] + b[None, :, :], 1, now)
-            return joined, None if key is None else jax.random.fold_in(other, 2)
+            return semiring.sum(a[:, :, None] + b[None, :, :], 1, key), other
 
-        return pairwise(combine, elements)[0][0]
+        return pairwise(combine, (jnp.concatenate([start, links]), keys))[0][0]
 
     def _scaled(self, natural):
         """The forward algorithm on weights that are divided by their sum after every step."""
@@ -155,7 +152,9 @@ class MarkovChain(AbstractStructured):
         forward = forward / jnp.sum(forward)
         if len(unary) > 1 and runs_pairwise(self.order):
             links = weights * emitted[:, None, :]
-            links = jnp.where(valid[:, None, None], links, jnp.asarray(self._identity(), links.dtype))
+            links = jnp.where(
+                valid[:, None, None], links, jnp.asarray(self._identity(), links.dtype)
+            )
             zeros = jnp.zeros(len(links), total.dtype)
             joined, scale_of_links = pairwise(_multiply, (links, zeros))
             total += scale_of_links + jnp.log(jnp.sum(matmul(forward, joined)))
@@ -165,13 +164,12 @@ class MarkovChain(AbstractStructured):
         return total + top_first + scales + (length - 1).astype(total.dtype) * top
 
     def _scaled_sequential(self, forward, total, weights, emitted, valid):
-        shared = weights if weights.ndim == 2 else None
         varying = None if weights.ndim == 2 else weights
 
         def step(carry, row, valid):
             forward, total = carry
-            emitted, weights = row
-            moved = matmul(forward, shared if weights is None else weights) * emitted
+            emitted, own = row
+            moved = matmul(forward, weights if own is None else own) * emitted
             norm = jnp.where(valid, jnp.sum(moved), 1.0)
             return jnp.where(valid, moved / norm, forward), total + jnp.log(norm)
 
@@ -240,8 +238,3 @@ def _multiply(left: tuple, right: tuple) -> tuple:
     joined = matmul(a, b)
     norm = jnp.sum(joined)
     return joined / norm, scale_a + scale_b + jnp.log(norm)
-
-
-def _no_keys(keys: list, number: int) -> Array | None:
-    """One key for each element, or None where there are none."""
-    return jax.random.split(keys[0], number) if keys else None

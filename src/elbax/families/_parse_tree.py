@@ -14,8 +14,8 @@ from ._structured import AbstractStructured, truth
 
 
 class ParseTree(AbstractStructured):
-    r"""Trees with $\langle \eta, t(z) \rangle$ = root's + Σ over binary nodes A → B C of $w_{ABC}$ + Σ over words of
-    $u_{i P_i}$.
+    r"""Trees with $\langle \eta, t(z) \rangle$ = root's + Σ over binary nodes A → B C of $w_{ABC}$ + Σ over
+    words of $u_{i P_i}$.
 
     Symbols are numbered: nonterminals 0, …, N − 1, which have two children, then P preterminals, each over one
     word. Natural parameters: `{"root": (N,), "binary": (N, S, S) with S = N + P, "unary": (T, P), "length": whole
@@ -129,7 +129,9 @@ class ParseTree(AbstractStructured):
             right_start = jnp.minimum(place + split, count - 1)
             for width in range(split, count):
                 left = nodes[:, split - 1]
-                right = jnp.where((place + split < count)[:, None], nodes[right_start, width - split], 0)
+                right = jnp.where(
+                    (place + split < count)[:, None], nodes[right_start, width - split], 0
+                )
                 binary += jnp.einsum("ia,ib,ic->abc", nodes[:, width, :number], left, right)
         root = nodes[0, length - 1, :number]
         return {"root": root, "binary": binary, "unary": words, "length": length}
@@ -180,7 +182,9 @@ def _inside(plan, semiring, keys, weights, unary, extra):
     that no sentence's root reaches."""
     count, number = len(unary), plan.num_nonterminals
     size = extra.shape[-1]
-    words = jnp.concatenate([jnp.full((count, number), -jnp.inf, unary.dtype), unary], 1) + extra[:, 0]
+    words = (
+        jnp.concatenate([jnp.full((count, number), -jnp.inf, unary.dtype), unary], 1) + extra[:, 0]
+    )
     chart = jnp.full((count, count, size), -jnp.inf, unary.dtype).at[:, 0].set(words)
     ahead = _next(jnp.full((count, count, size), -jnp.inf, unary.dtype), words, -jnp.inf)
 

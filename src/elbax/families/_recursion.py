@@ -40,7 +40,9 @@ def steps(
     rows = (xs, valid)
     if segment is None:
         return jax.lax.scan(body, carry, rows)[0]
-    return in_segments(lambda carry, rows: jax.lax.scan(body, carry, rows)[0], carry, rows, valid, segment)
+    return in_segments(
+        lambda carry, rows: jax.lax.scan(body, carry, rows)[0], carry, rows, valid, segment
+    )
 
 
 def in_segments(
@@ -56,7 +58,9 @@ def in_segments(
         return jnp.concatenate([leaf, more]).reshape((number, segment, *leaf.shape[1:]))
 
     real = jnp.arange(number * segment).reshape(number, segment) < length
-    rows = jax.tree.map(lambda leaf: leaf & real if leaf.dtype == bool else leaf, jax.tree.map(grid, rows))
+    rows = jax.tree.map(
+        lambda leaf: leaf & real if leaf.dtype == bool else leaf, jax.tree.map(grid, rows)
+    )
     run = jax.checkpoint(run)
     return jax.lax.scan(lambda carry, rows: (run(carry, rows), None), carry, rows)[0]
 
@@ -71,7 +75,8 @@ def forward(
     keys: Array | None = None,
     segment: int | None = None,
 ) -> Array:
-    r"""The last of $\alpha_{t+1} = \bigoplus_i$ `terms(shared, alpha_t, row_t)`, summed over the first axis of terms.
+    r"""The last of $\alpha_{t+1} = \bigoplus_i$ `terms(shared, alpha_t, row_t)`, summed over the first axis of
+    terms.
 
     The terms are linear in what they are made of, hence the derivative is a recursion too, and linear: its
     coefficients, the shares of all terms, are taken for all steps at once, outside of the loop.

@@ -53,7 +53,9 @@ def truth(name: str, value: Any, shape: tuple[int, ...]) -> tuple | None:
         return None
     table = np.asarray(value)
     if table.shape != shape or table.dtype != bool:
-        raise ValueError(f"{name} must be truth values of shape {shape}, got {table.dtype} of {table.shape}.")
+        raise ValueError(
+            f"{name} must be truth values of shape {shape}, got {table.dtype} of {table.shape}."
+        )
     if not table.any():
         raise ValueError(f"{name} leaves nothing possible.")
     return None if table.all() else _nested(table.tolist())

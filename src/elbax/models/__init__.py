@@ -1,8 +1,10 @@
 """Models, one a file: log-joint, structure, start."""
 
+from ._bayesian_network import BayesianNetwork as BayesianNetwork
 from ._connectionist_temporal_classification import (
     ConnectionistTemporalClassification as ConnectionistTemporalClassification,
 )
+from ._context_free_grammar import ContextFreeGrammar as ContextFreeGrammar
 from ._factor_analysis import (
     FactorAnalysis as FactorAnalysis,
     ProbabilisticPCA as ProbabilisticPCA,

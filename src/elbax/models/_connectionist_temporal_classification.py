@@ -95,7 +95,8 @@ class ConnectionistTemporalClassification(AbstractExponentialFamilyModel):
         impossible = np.flatnonzero(~np.asarray(self.feasible(batch)) & (np.asarray(weight) > 0))
         if impossible.size:
             raise ValueError(
-                f"{who}: sequence {impossible[0]} (and {impossible.size - 1} others) has fewer steps than its labels "
+                f"{who}: sequence {impossible[0]} (and {impossible.size - 1} others) has fewer steps "
+                f"than its labels "
                 "need, one for each and one more between equal ones, so no alignment exists. Drop it, or use a "
                 "smaller stride; model.feasible(x) finds them."
             )

@@ -5,11 +5,10 @@ from typing import Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from .._algebra import log
 from .._batch import rows
 from .._check import check_enough, is_concrete
-from .._free import log_shares
 from .._model import AbstractExponentialFamilyModel
 from .._sequence import all_steps, as_sequence, check_sequences
 from .._types import Any, Array, Bool, Int, Key, PyTree, Scalar
@@ -19,10 +18,12 @@ from ..posteriors import Network
 from ..priors import Dirichlet
 from ._k_means import k_means
 from ._mixture import check_components
+from ._shares import log_prior_of_shares, log_shares_of, maximize_shares
 
 
 class HiddenMarkovModel(AbstractExponentialFamilyModel):
-    r"""$p(x, z) = \pi_{z_1} \prod_{t<T} P_{z_t z_{t+1}} \prod_t p(x_t \mid \theta_{z_t})$: one datum is a sequence.
+    r"""$p(x, z) = \pi_{z_1} \prod_{t<T} P_{z_t z_{t+1}} \prod_t p(x_t \mid \theta_{z_t})$: one datum is a
+    sequence.
 
     A datum is an array `(T, dim)`, or whatever else the component takes with a leading axis of steps; sequences
     of different lengths, or with gaps, come as `elbax.sequences(...)`. Params: `{"initial": (K,), "transition":
@@ -123,7 +124,7 @@ class HiddenMarkovModel(AbstractExponentialFamilyModel):
         if is_concrete((x, weight)):
             check_sequences(x, who)
         values, weight = all_steps(x, weight)
-        inputs, values = values if self.driven else (None, values)
+        inputs, values = values if self.driven else (values, values)
         if is_concrete((values, weight)):
             self.component.check(values, weight, who, varied=True)
             check_enough(weight, who, self.num_states)
@@ -137,8 +138,8 @@ class HiddenMarkovModel(AbstractExponentialFamilyModel):
         starts, allowed = self.chain.possible()
         transition = params["transition"]
         return {
-            "initial": _log_shares(params["initial"], starts),
-            "transition": transition if self.driven else _log_shares(transition, allowed),
+            "initial": log_shares_of(params["initial"], starts),
+            "transition": transition if self.driven else log_shares_of(transition, allowed),
             "components": self.component.natural(params["components"]),
         }
 
@@ -151,7 +152,7 @@ class HiddenMarkovModel(AbstractExponentialFamilyModel):
         if self.driven:
             inputs, values = values
             logits = jax.vmap(transition)(inputs[1:])
-            transition = _log_shares(logits, self.chain.possible()[1])
+            transition = log_shares_of(logits, self.chain.possible()[1])
 
         def emit(values):
             return self.component.log_densities(natural["components"], values)
@@ -171,7 +172,7 @@ class HiddenMarkovModel(AbstractExponentialFamilyModel):
         starts, allowed = self.chain.possible()
         transition = params["transition"]
         if not self.driven:
-            transition = _shares(
+            transition = maximize_shares(
                 statistics["transition"],
                 transition,
                 free["transition"],
@@ -185,7 +186,7 @@ class HiddenMarkovModel(AbstractExponentialFamilyModel):
                 "GradientMStep(model, optimizer, free=...) for them."
             )
         return {
-            "initial": _shares(
+            "initial": maximize_shares(
                 statistics["initial"], params["initial"], free["initial"], starts, self.prior
             ),
             "transition": transition,
@@ -197,12 +198,9 @@ class HiddenMarkovModel(AbstractExponentialFamilyModel):
     def log_prior(self, params: PyTree) -> Scalar | float:
         total = self.component.log_prior(params["components"])
         starts, allowed = self.chain.possible()
-        if self.prior is not None:
-            total += self.prior.log_density(_log_shares(params["initial"], starts)[starts])
-        if self.transition_prior is not None and not self.driven:
-            table = _log_shares(params["transition"], allowed)
-            rows = [table[i, allowed[i]] for i in range(self.num_states)]
-            total += sum(self.transition_prior.log_density(row) for row in rows)
+        total += log_prior_of_shares(params["initial"], starts, self.prior)
+        if not self.driven:
+            total += log_prior_of_shares(params["transition"], allowed, self.transition_prior)
         return total
 
     def shortcut(self, params: PyTree) -> "tuple[Bool[Array, ''], HiddenMarkovModel] | None":
@@ -231,15 +229,14 @@ class HiddenMarkovModel(AbstractExponentialFamilyModel):
     def describe(self, params: PyTree) -> dict[str, Any]:
         """Initial probabilities (K,), the transition matrix (K, K), and what the components say of themselves."""
         starts, allowed = self.chain.possible()
-        found = {"initial": jnp.where(starts, jnp.exp(_log_shares(params["initial"], starts)), 0)}
+        found = {"initial": jnp.where(starts, jnp.exp(log_shares_of(params["initial"], starts)), 0)}
         if not self.driven:
-            table = _log_shares(params["transition"], allowed)
+            table = log_shares_of(params["transition"], allowed)
             found["transition"] = jnp.where(allowed, jnp.exp(table), 0)
         return found | self.component.describe(params["components"])
 
     def from_description(self, *, initial: Any, transition: Any, **described: Any) -> PyTree:
         """The params that `describe` so."""
-        log = lambda shares: jnp.log(jnp.maximum(shares, jnp.finfo(shares.dtype).tiny))
         return {
             "initial": log(jnp.asarray(initial, float)),
             "transition": log(jnp.asarray(transition, float)),
@@ -283,22 +280,6 @@ class HiddenMarkovModel(AbstractExponentialFamilyModel):
     def collapsed(self, params: PyTree) -> Bool[Array, "..."]:
         """Which states have shrunk onto a few points, where the likelihood is unbounded."""
         return self.component.collapsed(params["components"])
-
-
-def _log_shares(logits: Array, possible: np.ndarray) -> Array:
-    """log softmax over what is possible, and 0 elsewhere."""
-    logits = jnp.where(possible, logits, -jnp.inf)
-    return jnp.where(possible, jax.nn.log_softmax(logits, -1, where=possible), 0)
-
-
-def _shares(count, logits, free, possible, prior):
-    if prior is not None:
-        count = count + prior.pseudo_count
-    count = jnp.where(possible, count, 0)
-    mask = free if isinstance(free, bool) else free & possible
-    moved = log_shares(count, jnp.where(possible, logits, -jnp.inf), mask)
-    seen = jnp.sum(count, -1, keepdims=True) > jnp.finfo(count.dtype).tiny
-    return jnp.where(seen & possible, moved, logits)
 
 
 def _linear_logits(logits: Array, width: int) -> PyTree:

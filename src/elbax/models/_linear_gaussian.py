@@ -1,7 +1,9 @@
 r"""One linear-Gaussian conditional, $N(y; A u + b, L L^\top)$, and what EM needs of it.
 
-In units of its own noise, $\epsilon = L^{-1}(y - A u - b)$, the log-density is $c + l^\top \epsilon + \epsilon^\top
-B u - \tfrac12 \epsilon^\top P \epsilon + e^\top u - \tfrac12 u^\top E u$ at c = l = B = e = E = 0 and P = I. These are
+In units of its own noise, $\epsilon = L^{-1}(y - A u - b)$, the log-density is $c + l^\top \epsilon +
+\epsilon^\top
+B u - \tfrac12 \epsilon^\top P \epsilon + e^\top u - \tfrac12 u^\top E u$ at c = l = B = e = E = 0 and P = I.
+These are
 its coordinates, and any value of them is such a conditional again, times a Gaussian factor in u: so a filter's
 log-normalizer is a function of them, and its gradient there is the expected statistics, right in float32 however
 small the noise.
@@ -12,7 +14,6 @@ import jax
 import jax.numpy as jnp
 
 from .._algebra import matmul, vdot
-from .._free import choose, is_frozen
 from .._model import Reference
 from .._types import Any, Array, PyTree, Scalar
 from ..components._covariance import AbstractCovariance
@@ -96,7 +97,10 @@ class LinearGaussian(eqx.Module):
             if all(flag is True for flag in flags):
                 change = _solve(normal, target.T).T
             elif not all(flag is False for flag in flags):
-                masks = [jnp.full((dim, width[n]), f) if isinstance(f, bool) else f for n, f in zip(names, flags)]
+                masks = [
+                    jnp.full((dim, width[n]), f) if isinstance(f, bool) else f
+                    for n, f in zip(names, flags)
+                ]
                 change = _masked(normal, target, root, jnp.concatenate(masks, 1))
             else:
                 change = jnp.zeros_like(target)

@@ -30,8 +30,8 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
 
     A datum is an array `(T, dim)`; sequences of different lengths, or with missing values, come as
     `elbax.sequences(...)`, NaN meaning missing. Params: `{"initial": {"offset": m, "scale"}, "transition":
-    {"matrix": A, "offset": b, "scale"}, "emission": {"matrix": C, "offset": d, "scale"}}`, the offsets b and d only
-    with `offsets=True`; make them with `init` or, from numbers in common notation, `from_description`.
+    {"matrix": A, "offset": b, "scale"}, "emission": {"matrix": C, "offset": d, "scale"}}`, the offsets b and d
+    only with `offsets=True`; make them with `init` or, from numbers in common notation, `from_description`.
 
     The E-step is a Kalman smoother, `Chain(ExactEStep(model), ClosedFormMStep(model))` the EM algorithm of
     Shumway and Stoffer (1982). What is known stays fixed by `free`: `ClosedFormMStep(model, free={"initial":
@@ -44,8 +44,8 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
     - `dim`: the dimension of the state z.
     - `transition_noise`, `emission_noise`: the structure of Q and R, `"full"`, `"diagonal"` or `"isotropic"`.
     - `offsets`: whether b and d are there.
-    - `floor`: weight of the penalties −½ floor · tr Q⁻¹ and −½ floor · tr R⁻¹, in squared units; noise of one kind may
-        else shrink to nothing, where the likelihood is highest (as in a constant level).
+    - `floor`: weight of the penalties −½ floor · tr Q⁻¹ and −½ floor · tr R⁻¹, in squared units; noise of one
+        kind may else shrink to nothing, where the likelihood is highest (as in a constant level).
     - `order`, `segment`: how to compute, as for `GaussianChain`.
 
     ```python

@@ -1,0 +1,152 @@
+"""Discrete variables, each given its parents, of which some are never seen."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._algebra import log
+from .._batch import rows
+from .._check import check_rows, check_values
+from .._incomplete import known
+from .._model import AbstractExponentialFamilyModel
+from .._types import Any, Array, Int, Key, PyTree, Scalar
+from ..families import FactorGraph
+from ..priors import Dirichlet
+from ._shares import log_prior_of_shares, log_shares_of, maximize_shares
+
+
+class BayesianNetwork(AbstractExponentialFamilyModel):
+    r"""$p(z) = \prod_i p(z_i \mid z_{\mathrm{parents}(i)})$ over discrete variables, any of which may be
+    missing in any datum: exact inference by variable elimination, EM for the tables.
+
+    A datum is a row of values `(num_variables,)`, or an `elbax.Incomplete` one (`elbax.incomplete(x)` makes
+    them from NaN); a variable missing in every row is latent, as a cause that nobody measured. The latent of the
+    model is the whole configuration, the seen ones being clamped. Params: one array of logits for each
+    variable, with an axis for each parent in order and its own last.
+
+    **Arguments:**
+
+    - `sizes`: how many values each variable has.
+    - `parents`: for each variable its parents' indices, a directed graph without cycles.
+    - `prior`: a `Dirichlet` on every row of every table.
+    - `limit`: the most entries a table may have in elimination: see `FactorGraph`.
+
+    ```python
+    >>> import elbax, jax, jax.numpy as jnp
+    >>> nan = jnp.nan  # a hidden cause of three symptoms
+    >>> x = jnp.array([[nan, 1, 1, 1], [nan, 0, 0, 0], [nan, 1, 1, 0], [nan, 0, 0, 0]])
+    >>> model = elbax.BayesianNetwork((2, 2, 2, 2), ((), (0,), (0,), (0,)))
+    >>> params = model.init(jax.random.key(0))
+    >>> em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
+    >>> state = em.init(params, elbax.Exact(model, params), key=jax.random.key(1))
+    >>> state, info = em(state, elbax.incomplete(x))
+
+    ```
+    """
+
+    family: FactorGraph
+    parents: tuple[tuple[int, ...], ...] = eqx.field(static=True)
+    prior: Dirichlet | None
+
+    def __init__(
+        self, sizes: Any, parents: Any, *, prior: Dirichlet | None = None, limit: int = 2**24
+    ):
+        parents = tuple(tuple(int(i) for i in those) for those in parents)
+        if len(parents) != len(sizes):
+            raise ValueError(
+                f"BayesianNetwork: parents are given for {len(parents)} variables, sizes for {len(sizes)}."
+            )
+        _check_acyclic(parents)
+        self.parents = parents
+        self.family = FactorGraph(
+            sizes,
+            [(*those, i) for i, those in enumerate(parents)] + [(i,) for i in range(len(sizes))],
+            limit=limit,
+        )
+        self.prior = prior
+
+    @property
+    def latent(self) -> FactorGraph:
+        return self.family
+
+    def check(self, batch: PyTree, who: str = "fit") -> None:
+        x, weight = rows(batch)
+        values, _ = known(x)
+        sizes = np.array(self.family.sizes)
+        if values.ndim != 2 or values.shape[1] != len(sizes):
+            raise ValueError(
+                f"{who}: expected rows of {len(sizes)} values; got shape {values.shape}."
+            )
+        check_rows(x, weight, who)
+        wrong = lambda values: (values < 0) | (values >= sizes) | (values != np.round(values))
+        check_values(x, weight, who, wrong, f"values 0, 1, ... below sizes = {self.family.sizes}")
+
+    def init(self, key: Key, x: PyTree = None) -> PyTree:
+        """Tables near uniform, drawn from the key."""
+        sizes = self.family.sizes
+        keys = jax.random.split(key, len(sizes))
+        return tuple(
+            0.5 * jax.random.normal(key, (*(sizes[j] for j in those), sizes[i]))
+            for i, (key, those) in enumerate(zip(keys, self.parents))
+        )
+
+    def natural(self, params: PyTree) -> PyTree:
+        return tuple(log_shares_of(table, np.ones(table.shape, bool)) for table in params)
+
+    def potentials(self, natural: PyTree, x: PyTree) -> tuple[PyTree, Scalar]:
+        values, observed = known(x)
+        dtype = natural[0].dtype
+        clamps = []
+        for i, size in enumerate(self.family.sizes):
+            agrees = jnp.arange(size) == jnp.where(observed[i], values[i], 0).astype(int)
+            clamps.append(jnp.where(agrees | ~observed[i], 0.0, -jnp.inf).astype(dtype))
+        return (*natural, *clamps), jnp.zeros((), dtype)
+
+    def maximize(self, statistics: PyTree, params: PyTree, free: PyTree) -> PyTree:
+        """Probabilities in proportion to the expected counts; a row without data keeps its own."""
+        return tuple(
+            maximize_shares(count, table, flag, np.ones(table.shape, bool), self.prior)
+            for count, table, flag in zip(statistics, params, free, strict=True)
+        )
+
+    def log_prior(self, params: PyTree) -> Scalar | float:
+        return sum(
+            log_prior_of_shares(table, np.ones(table.shape, bool), self.prior) for table in params
+        )
+
+    def describe(self, params: PyTree) -> dict[str, Any]:
+        """Each variable's table of probabilities given its parents."""
+        return {"tables": tuple(jnp.exp(table) for table in self.natural(params))}
+
+    def from_description(self, *, tables: Any) -> PyTree:
+        """The params that `describe` so."""
+        return tuple(log(jnp.asarray(table, float)) for table in tables)
+
+    def marginals(self, params: PyTree, x: PyTree) -> tuple[Array, ...]:
+        """p(z_i | what is seen of x), one vector a variable."""
+        return self.latent.mean(self.potentials(self.natural(params), x)[0])[len(self.parents) :]
+
+    def sample(
+        self, params: PyTree, key: Key, num_data: int
+    ) -> Int[Array, "num_data num_variables"]:
+        """`num_data` configurations."""
+        unseen = tuple(jnp.zeros(size) for size in self.family.sizes)
+        natural = (*self.natural(params), *unseen)
+        return jax.vmap(self.latent.sample, (None, 0))(natural, jax.random.split(key, num_data))
+
+    def num_free_params(self, params: PyTree) -> int:
+        """How many numbers a fit estimates."""
+        return sum(table.size // table.shape[-1] * (table.shape[-1] - 1) for table in params)
+
+
+def _check_acyclic(parents: tuple[tuple[int, ...], ...]) -> None:
+    left, known_before = set(range(len(parents))), set()
+    while left:
+        ready = {i for i in left if set(parents[i]) <= known_before}
+        if not ready:
+            raise ValueError(
+                f"BayesianNetwork: the parents of variables {sorted(left)} form a cycle, or are no variables."
+            )
+        left -= ready
+        known_before |= ready

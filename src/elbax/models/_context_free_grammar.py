@@ -1,0 +1,209 @@
+"""A language model whose latent is the parse."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._algebra import log
+from .._batch import rows
+from .._check import check_weights
+from .._model import AbstractExponentialFamilyModel
+from .._sequence import as_sequence, Sequence
+from .._types import Any, Array, Key, PyTree, Scalar
+from ..families import ParseTree
+from ..families._structured import truth
+from ..priors import Dirichlet
+from ._shares import log_prior_of_shares, log_shares_of, maximize_shares
+
+
+class ContextFreeGrammar(AbstractExponentialFamilyModel):
+    r"""A probabilistic context-free grammar in Chomsky normal form: rules root → A, A → B C and P → word.
+
+    A datum is a sentence, word numbers `(T,)`, of at least two words; sentences of different lengths come as
+    `elbax.sequences([...])`'s (or an `elbax.Sequence` of integers). Params: `{"root": (N,), "binary": (N, S, S),
+    "emission": (P, num_words)}` logits, S = N + P symbols, nonterminals first. `Chain(ExactEStep(model),
+    ClosedFormMStep(model))` is the inside-outside algorithm (Baker 1979; Lari and Young 1990); `Exact(model,
+    params)(sentence).mode()` the best parse. For a neural grammar see `Tied`.
+
+    **Arguments:**
+
+    - `num_nonterminals`, `num_preterminals`, `num_words`: N, P and the vocabulary's size.
+    - `allowed`: which binary rules there are, truth values (N, S, S); the others stay at probability 0.
+    - `emits`: which words a preterminal may be, (P, num_words).
+    - `roots`: which nonterminals may be the root.
+    - `prior`: a `Dirichlet` on the rules of every symbol.
+
+    ```python
+    >>> import elbax, jax, jax.numpy as jnp
+    >>> model = elbax.ContextFreeGrammar(2, 2, 3)
+    >>> x = jnp.array([[0, 1, 2, 0], [1, 1, 0, 2]])
+    >>> params = model.init(jax.random.key(0), x)
+    >>> em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
+    >>> state = em.init(params, elbax.Exact(model, params), key=jax.random.key(1))
+    >>> state, info = em(state, x)
+
+    ```
+    """
+
+    family: ParseTree
+    num_words: int = eqx.field(static=True)
+    emits: tuple | None = eqx.field(static=True)
+    prior: Dirichlet | None
+
+    def __init__(
+        self,
+        num_nonterminals: int,
+        num_preterminals: int,
+        num_words: int,
+        *,
+        allowed: Any = None,
+        emits: Any = None,
+        roots: Any = None,
+        prior: Dirichlet | None = None,
+    ):
+        self.family = ParseTree(num_nonterminals, num_preterminals, allowed=allowed, roots=roots)
+        if num_words < 1:
+            raise ValueError(f"ContextFreeGrammar: num_words must be at least 1, got {num_words}.")
+        if prior is not None and not isinstance(prior, Dirichlet):
+            raise TypeError(
+                f"ContextFreeGrammar: prior must be an elbax.priors.Dirichlet, got {prior!r}."
+            )
+        self.num_words = num_words
+        self.emits = truth("ContextFreeGrammar: emits", emits, (num_preterminals, num_words))
+        self.prior = prior
+
+    @property
+    def latent(self) -> ParseTree:
+        return self.family
+
+    def _possible(self) -> dict[str, np.ndarray]:
+        """Which rules there are; those of one symbol are one row."""
+        roots, binary = self.family.possible()
+        shape = (self.family.num_preterminals, self.num_words)
+        emission = np.ones(shape, bool) if self.emits is None else np.array(self.emits)
+        return {"root": roots, "binary": binary.reshape(len(binary), -1), "emission": emission}
+
+    def check(self, batch: PyTree, who: str = "fit") -> None:
+        x, weight = rows(batch)
+        check_weights(weight, who)
+        words = np.asarray(x.values if isinstance(x, Sequence) else x)
+        if words.ndim == 3 and words.shape[2] == 1:
+            words = words[:, :, 0]
+        if words.ndim != 2 or words.dtype.kind not in "iu":
+            raise ValueError(
+                f"{who}: expected sentences of word numbers, integers of shape (num_data, most words); got "
+                f"{words.dtype} of {words.shape}."
+            )
+        steps = words.shape[1]
+        length = np.asarray(x.length) if isinstance(x, Sequence) else np.full(len(words), steps)
+        counts = np.asarray(weight) > 0
+        if np.any(counts & ((length < 2) | (length > steps))):
+            row = int(np.flatnonzero(counts & ((length < 2) | (length > steps)))[0])
+            raise ValueError(
+                f"{who}: a sentence has between 2 and {steps} words, as a root has two children; "
+                f"sentence {row} has "
+                f"{length[row]}. Leave such sentences out."
+            )
+        inside = (np.arange(steps) < length[:, None]) & counts[:, None]
+        if np.any(inside & ((words < 0) | (words >= self.num_words))):
+            row, place = map(
+                int, np.argwhere(inside & ((words < 0) | (words >= self.num_words)))[0]
+            )
+            raise ValueError(
+                f"{who}: words are 0, ..., {self.num_words - 1}; sentence {row}, word {place} is "
+                f"{words[row, place]}."
+            )
+
+    def init(self, key: Key, x: PyTree = None) -> PyTree:
+        """Rules near uniform, drawn from the key: where all are equal no EM step moves anything.
+
+        With data the words start from their frequencies.
+        """
+        keys = jax.random.split(key, 3)
+        frequency = jnp.ones(self.num_words)
+        if x is not None:
+            table, weight = rows(x)
+            sentence, length = jax.vmap(lambda x: _words(x)[:2])(table)
+            inside = jnp.arange(sentence.shape[1]) < length[:, None]
+            counts = jnp.where(inside, weight[:, None], 0)
+            frequency = 1 + jax.ops.segment_sum(
+                counts.reshape(-1), sentence.reshape(-1), self.num_words
+            )
+        number, size = self.family.num_nonterminals, self.family.num_symbols
+        draw = lambda key, *shape: 0.5 * jax.random.normal(key, shape)
+        return {
+            "root": draw(keys[0], number),
+            "binary": draw(keys[1], number, size, size),
+            "emission": jnp.log(frequency) + draw(keys[2], size - number, self.num_words),
+        }
+
+    def natural(self, params: PyTree) -> PyTree:
+        possible = self._possible()
+        return {
+            name: log_shares_of(leaf.reshape(possible[name].shape), possible[name]).reshape(
+                leaf.shape
+            )
+            for name, leaf in params.items()
+        }
+
+    def potentials(self, natural: PyTree, x: PyTree) -> tuple[PyTree, Scalar]:
+        words, length, _ = _words(x)
+        words = jnp.clip(words, 0, self.num_words - 1)
+        emission = natural["emission"]
+        if self.emits is not None:
+            emission = jnp.where(np.array(self.emits), emission, -jnp.inf)
+        unary = emission.T[words]
+        potentials = {
+            "root": natural["root"],
+            "binary": natural["binary"],
+            "unary": unary,
+            "length": length,
+        }
+        return potentials, jnp.zeros((), unary.dtype)
+
+    def maximize(self, statistics: PyTree, params: PyTree, free: PyTree) -> PyTree:
+        """Probabilities in proportion to the expected counts of rules; a symbol never used keeps its own."""
+        moved = {}
+        for name, possible in self._possible().items():
+            flat = lambda leaf, shape=possible.shape: jnp.reshape(leaf, shape)
+            flag = (
+                free[name]
+                if isinstance(free[name], bool)
+                else flat(jnp.broadcast_to(free[name], params[name].shape))
+            )
+            found = maximize_shares(
+                flat(statistics[name]), flat(params[name]), flag, possible, self.prior
+            )
+            moved[name] = found.reshape(params[name].shape)
+        return moved
+
+    def log_prior(self, params: PyTree) -> Scalar | float:
+        return sum(
+            log_prior_of_shares(params[name].reshape(possible.shape), possible, self.prior)
+            for name, possible in self._possible().items()
+        )
+
+    def describe(self, params: PyTree) -> dict[str, Array]:
+        """Probabilities of the root's symbol (N,), of binary rules (N, S, S) and of words (P, num_words)."""
+        possible = self._possible()
+        return {
+            name: jnp.where(possible[name].reshape(leaf.shape), jnp.exp(leaf), 0)
+            for name, leaf in self.natural(params).items()
+        }
+
+    def from_description(self, *, root: Any, binary: Any, emission: Any) -> PyTree:
+        """The params that `describe` so, also from counts of a treebank: rows need not be normalized."""
+        given = dict(root=root, binary=binary, emission=emission)
+        return {name: log(jnp.asarray(shares, float)) for name, shares in given.items()}
+
+    def num_free_params(self, params: PyTree) -> int:
+        """How many numbers a fit estimates."""
+        rows = [np.atleast_2d(mask) for mask in self._possible().values()]
+        return int(sum(np.maximum(mask.sum(1) - 1, 0).sum() for mask in rows))
+
+
+def _words(x: PyTree) -> tuple[Array, Array, int]:
+    """(word numbers (T,), how many count, T) of one sentence, also as a column."""
+    words, length, steps = as_sequence(x)
+    return (words[:, 0] if words.ndim == 2 else words), length, steps

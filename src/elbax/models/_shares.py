@@ -1,0 +1,39 @@
+"""Tables of probabilities, each row over what is possible in it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._free import log_shares
+from .._types import Any, Array
+from ..priors import Dirichlet
+
+
+def log_shares_of(logits: Array, possible: np.ndarray) -> Array:
+    """log softmax of each row over what is possible, and 0 elsewhere (and in a row where nothing is)."""
+    logits = jnp.where(possible, logits, -jnp.inf)
+    some = possible.any(-1, keepdims=True)
+    logits = jnp.where(some, logits, 0)
+    return jnp.where(possible, jax.nn.log_softmax(logits, -1, where=possible | ~some), 0)
+
+
+def maximize_shares(
+    count: Array, logits: Array, free: Any, possible: np.ndarray, prior: Dirichlet | None
+) -> Array:
+    """Logits in proportion to the counts; a row without any keeps its own, and so does what is impossible."""
+    if prior is not None:
+        count = count + prior.pseudo_count
+    count = jnp.where(possible, count, 0)
+    mask = free if isinstance(free, bool) else free & possible
+    moved = log_shares(count, jnp.where(possible, logits, -jnp.inf), mask)
+    seen = jnp.sum(count, -1, keepdims=True) > jnp.finfo(count.dtype).tiny
+    return jnp.where(seen & possible, moved, logits)
+
+
+def log_prior_of_shares(logits: Array, possible: np.ndarray, prior: Dirichlet | None) -> Any:
+    """The Dirichlet's log-density of every row, over what is possible in it."""
+    if prior is None:
+        return 0.0
+    table = log_shares_of(logits, possible).reshape(-1, possible.shape[-1])
+    masks = possible.reshape(table.shape)
+    return sum(prior.log_density(row[mask]) for row, mask in zip(table, masks) if mask.any())

@@ -1,4 +1,6 @@
 """Small real data sets that come with elbax, each with its source."""
 
+from ._earthquakes import earthquakes as earthquakes
 from ._house_votes import house_votes as house_votes, VOTES as VOTES
+from ._nile import nile as nile
 from ._old_faithful import old_faithful as old_faithful

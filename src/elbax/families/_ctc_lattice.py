@@ -49,8 +49,8 @@ class CTCLattice(AbstractStructured):
     def score(self, natural: PyTree, z: Int[Array, " T"]) -> Scalar:
         unary = natural["unary"]
         inside = jnp.arange(len(z)) < natural["length"]
-        chosen = jax.nn.one_hot(z, unary.shape[1], dtype=unary.dtype) * inside[:, None]
-        total = jnp.sum(jnp.where(chosen > 0, unary, 0))
+        chosen = (z[:, None] == jnp.arange(unary.shape[1])) & inside[:, None]
+        total = jnp.sum(jnp.where(chosen, unary, 0))
         step = z[1:] - z[:-1]
         allowed = (step == 0) | (step == 1) | ((step == 2) & natural["skip"][z[1:]])
         possible = jnp.all(allowed | ~inside[1:]) & (z[0] >= 0) & (z[0] < 2)

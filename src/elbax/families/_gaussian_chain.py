@@ -1,15 +1,16 @@
 """A path through a linear-Gaussian state space."""
 
+import functools
 import math
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._algebra import matmul, vdot
+from .._algebra import add, matmul, vdot
 from .._types import Any, Array, Callable, Float, Key, PyTree, Scalar
 from ._family import AbstractFamily
-from ._recursion import check_order, Order, pairwise, runs_pairwise, steps
+from ._recursion import check_order, Order, pairwise, runs_pairwise
 
 
 _LOG_2PI = math.log(2 * math.pi)
@@ -25,7 +26,9 @@ class GaussianChain(AbstractFamily):
     p)}, "length": whole number}`; those of the transition may carry a leading axis of T - 1 steps, `rows` one
     of T. Roots are lower triangular. Where `initial`, `transition` or `unary` have `"linear"` h and
     `"precision"` J besides, the exponent has $h^\top z - \tfrac12 z^\top J z$ more for each state (for
-    `transition`, for each state that has a successor), and `"constant"` c as it stands.
+    `transition`, for each state that has a successor), and `"constant"` c as it stands. `"probe"`, `{"unary": {"linear",
+    "precision"}, "transition": the same}`, are such terms that are zero: there to be differentiated by, at the
+    cost of nothing else, for Σ E z and Σ E z zᵀ.
 
     The log-normalizer is a Kalman filter in square-root form; the means are those of a smoother.
 
@@ -62,99 +65,169 @@ class GaussianChain(AbstractFamily):
     def log_normalizer(self, natural: PyTree) -> Scalar:
         if runs_pairwise(self.order):
             return self._pairwise(natural)
-        (mean, root, total), rows, valid = self._start(natural)
-        shared, varying = self._split_transition(natural)
+        return _kalman(self, natural)
 
-        def step(carry, row, valid):
-            mean, root, total = carry
-            unary, transition = row
-            mean, root, gain, _ = _advance(mean, root, {**shared, **transition}, unary)
-            # Roots do not depend on the data: what only counts inside a sequence is its gain, so that
-            # sequences of different lengths share them.
-            return mean, root, total + jnp.where(valid, gain, 0)
+    def _stages(self, natural):
+        """(unary terms, the transition's terms), each with a leading axis of T steps and T - 1."""
+        unary = _by_step(natural["unary"], len(natural["unary"]["target"]))
+        return unary, _by_step(natural["transition"], len(natural["unary"]["target"]) - 1)
 
-        carry = (mean, root, total)
-        if len(valid):
-            carry = steps(step, carry, (rows, varying), valid, self.segment)
-        return carry[2]
+    def _roots(self, natural):
+        """All of a filter that does not depend on the data: roots of covariances after each stage.
 
-    def _start(self, natural):
-        """(the state after the first observation, the unary terms of the steps after it, which are real)."""
-        unary = _by_step(natural)
-        initial = natural["initial"]
-        first, rest = (
-            jax.tree.map(lambda leaf: leaf[0], unary),
-            jax.tree.map(lambda leaf: leaf[1:], unary),
-        )
-        mean, root, total = initial["mean"], initial["root"], 0.0
-        for terms in (initial, first):
-            mean, root, gain = _condition(mean, root, terms)
-            total += gain
-        count = len(unary["target"])
-        return (mean, root, total), rest, jnp.arange(1, count) < natural["length"]
+        Sequences side by side share them, as long as what they observe is of one kind.
+        """
+        initial, (unary, transition) = natural["initial"], self._stages(natural)
+        shared, varying = _split(natural["transition"])
+        rows_shared, rows_varying = _split(natural["unary"])
+        first = {name: leaf[0] for name, leaf in rows_varying.items()}
+        start = _narrow(initial["root"], initial)
+        observed = _narrow(start, {**rows_shared, **first})
 
-    def _split_transition(self, natural):
-        """(what all steps share, what each step has of its own)."""
-        shared, varying = {}, {}
-        for name, leaf in natural["transition"].items():
-            base = {"matrix": 2, "root": 2, "offset": 1, "linear": 1, "precision": 2, "constant": 0}
-            (shared if jnp.ndim(leaf) == base[name] else varying)[name] = leaf
-        return shared, varying
+        def step(root, row):
+            transition, unary = row
+            transition = {**shared, **transition}
+            pulled = _narrow(root, transition)
+            predicted = _triangle(matmul(transition["matrix"], pulled), transition["root"])
+            root = _narrow(predicted, {**rows_shared, **unary})
+            return root, (pulled, predicted, root)
+
+        later = {name: leaf[1:] for name, leaf in rows_varying.items()}
+        if len(natural["unary"]["target"]) == 1:
+            none = jnp.zeros((0, self.dim, self.dim), observed.dtype)
+            found = (none, none, none)
+        else:
+            step = step if self.segment is None else jax.checkpoint(step)
+            _, found = jax.lax.scan(step, observed, (varying, later))
+        pulled, predicted, roots = found
+        join = lambda first, rest: jnp.concatenate([first[None], rest])
+        return join(start, predicted), join(observed, roots), pulled
+
+    def _filter(self, natural):
+        """(log-normalizer, means after each observation, after each pull, and the roots)."""
+        initial, (unary, transition) = natural["initial"], self._stages(natural)
+        before, observed, pulled = roots = self._roots(natural)
+        begin, total = _tilt_mean(initial["mean"], initial["root"], before[0], initial)
+        total += initial.get("constant", 0.0)
+        each = jax.vmap(_affine)
+        by_unary = each(observed, unary)
+        if len(pulled):
+            by_pull = each(pulled, transition)
+
+            def compose(of_unary, of_pull, matrix, offset):
+                (a, c), (b, d) = of_unary, of_pull
+                keep = matmul(matrix, b)
+                return matmul(keep, a), matmul(keep, c) + matmul(matrix, d) + offset
+
+            first = jax.tree.map(lambda leaf: leaf[:-1], by_unary)
+            maps = jax.vmap(compose)(first, by_pull, transition["matrix"], transition["offset"])
+
+            def step(mean, row):
+                keep, shift = row
+                mean = matmul(keep, mean) + shift
+                return mean, mean
+
+            _, later = jax.lax.scan(step, begin, maps)
+            predicted = jnp.concatenate([begin[None], later])
+        else:
+            predicted = begin[None]
+        means, gains = jax.vmap(_tilt_mean)(predicted, before, observed, unary)
+        length = natural["length"]
+        gains += unary.get("constant", 0.0)
+        total += jnp.sum(jnp.where(jnp.arange(len(means)) < length, gains, 0))
+        ahead, more = jax.vmap(_tilt_mean)(means[:-1], observed[:-1], pulled, transition)
+        more += transition.get("constant", 0.0)
+        total += jnp.sum(jnp.where(jnp.arange(1, len(means)) < length, more, 0))
+        return total, means, ahead, roots
 
     # --- moments ---------------------------------------------------------------------------------
 
     def moments(self, natural: PyTree) -> tuple[Array, Array, Array]:
-        """The smoother: (E z_t (T, d), Cov z_t (T, d, d), Cov(z_t, z_{t+1}) (T - 1, d, d)), zero in the padding."""
-        ends, rows = self._filtered(natural)
+        """The smoother: (E z_t (T, d), Cov z_t (T, d, d), Cov(z_t, z_{t+1}) (T - 1, d, d)), 0 in the padding."""
+        found = self._smooth(natural)[1]
+        return found["means"], found["covariances"], found["cross"]
+
+    def _backward(self, natural):
+        """(log-normalizer, ends, what going back through each transition takes)."""
+        total, means, ahead, (before, observed, pulled) = self._filter(natural)
+        _, transition = self._stages(natural)
+
+        def one(root, predicted, mean, terms):
+            matrix, noise = terms["matrix"], terms["root"]
+            solve = lambda rhs, trans=0: jax.scipy.linalg.solve_triangular(
+                predicted, rhs, lower=True, trans=trans
+            )
+            # P⁻¹ for the predicted P = A S Sᵀ Aᵀ + L Lᵀ.
+            weigh = lambda rhs: solve(solve(rhs), 1)
+            gain = matmul(
+                root, matmul(root.T, matmul(matrix.T, weigh(jnp.eye(self.dim, dtype=root.dtype))))
+            )
+            # z' = A z + b + L ε₂ with z = m + S ε₁. What z' leaves of z is (I − gain A) S ε₁ − gain L ε₂, and of the
+            # noise A gain L ε₂ − (I − A gain) A S ε₁, where I − A gain = L Lᵀ P⁻¹: nothing cancels.
+            surprise = matmul(noise, matmul(noise.T, weigh(jnp.eye(self.dim, dtype=root.dtype))))
+            kept = jnp.eye(self.dim, dtype=root.dtype) - matmul(gain, matrix)
+            left = jnp.concatenate([matmul(kept, root), -matmul(gain, noise)], 1)
+            moved = jnp.concatenate(
+                [-matmul(surprise, matmul(matrix, root)), matmul(matmul(matrix, gain), noise)], 1
+            )
+            shift = mean - matmul(gain, matmul(matrix, mean) + terms["offset"])
+            return {
+                "gain": gain,
+                "surprise": surprise,
+                "left": left,
+                "moved": moved,
+                "shift": shift,
+            }
+
+        steps_back = jax.vmap(one)(pulled, before[1:], ahead, transition)
+        return total, (means, matmul(observed, observed.mT)), steps_back
+
+    def _smooth(self, natural):
+        """(log-normalizer, moments of states and of the noise between them)."""
+        total, ends, back = self._backward(natural)
         last = natural["length"] - 1
+        times = jnp.arange(len(ends[0]) - 1)
 
         def step(later, row):
+            t, (mean_end, covariance_end), spread, gain, shift = row
             mean, covariance = later
-            t, end, (filtered, spread), gain, kept, transition = row
-            # In Joseph's form, a sum of squares: no covariance is subtracted from another.
-            noise = matmul(gain, transition["root"])
-            smoothed = matmul(kept, matmul(spread, kept.T)) + matmul(noise, noise.T)
-            smoothed += matmul(gain, matmul(covariance, gain.T))
-            gap = mean - matmul(transition["matrix"], filtered) - transition["offset"]
-            now = filtered + matmul(gain, gap), smoothed
-            now = jax.tree.map(lambda a, b: jnp.where(t < last, a, b), now, end)
-            return now, (*now, jnp.where(t < last, matmul(gain, covariance), 0))
+            smoothed = spread + matmul(gain, matmul(covariance, gain.T))
+            now = (
+                jnp.where(t < last, shift + matmul(gain, mean), mean_end),
+                jnp.where(t < last, smoothed, covariance_end),
+            )
+            return now, now
 
         end = jax.tree.map(lambda leaf: leaf[-1], ends)
-        _, (means, covariances, cross) = jax.lax.scan(step, end, rows, reverse=True)
-        means = jnp.concatenate([means, end[0][None]])
-        covariances = jnp.concatenate([covariances, end[1][None]])
+        before = jax.tree.map(lambda leaf: leaf[:-1], ends)
+        spread = matmul(back["left"], back["left"].mT)
+        rows = (times, before, spread, back["gain"], back["shift"])
+        if len(times):
+            _, (means, covariances) = jax.lax.scan(step, end, rows, reverse=True)
+            means = jnp.concatenate([means, end[0][None]])
+            covariances = jnp.concatenate([covariances, end[1][None]])
+        else:
+            means, covariances = ends
         inside = jnp.arange(len(means)) <= last
         means = jnp.where(inside[:, None], means, 0)
-        return means, jnp.where(inside[:, None, None], covariances, 0), cross
-
-    def _filtered(self, natural):
-        """(means and covariances of z_t given what came up to t, for each step that has a successor what going
-        back through it takes)."""
-        (mean, root, _), rows, _ = self._start(natural)
-        shared, varying = self._split_transition(natural)
-
-        def step(carry, row):
-            unary, transition = row
-            transition = {**shared, **transition}
-            mean, root = carry
-            mean, root, _, before = _advance(mean, root, transition, unary)
-            pulled, narrowed, predicted = before
-            ahead = matmul(transition["matrix"], narrowed)
-            inner = jax.scipy.linalg.solve_triangular(predicted, ahead, lower=True)
-            back = jax.scipy.linalg.solve_triangular(predicted, inner, lower=True, trans=1)
-            gain = matmul(narrowed, back.T)
-            kept = jnp.eye(self.dim, dtype=gain.dtype) - matmul(gain, transition["matrix"])
-            terms = {name: transition[name] for name in ("matrix", "offset", "root")}
-            found = (pulled, matmul(narrowed, narrowed.T)), gain, kept, terms
-            return (mean, root), ((mean, root), found)
-
-        _, ((means, roots), found) = jax.lax.scan(step, (mean, root), (rows, varying))
-        means = jnp.concatenate([mean[None], means])
-        roots = jnp.concatenate([root[None], roots])
-        ends = means, matmul(roots, roots.mT)
-        before = jax.tree.map(lambda leaf: leaf[:-1], ends)
-        return ends, (jnp.arange(len(means) - 1), before, *found)
+        covariances = jnp.where(inside[:, None, None], covariances, 0)
+        gain, after = back["gain"], covariances[1:]
+        _, transition = self._stages(natural)
+        # The noise w = z' − A z − b: with z = gain z' + left ε it is surprise z' + moved ε.
+        moved, surprise = back["moved"], back["surprise"]
+        noise = matmul(surprise, matmul(after, surprise.mT)) + matmul(moved, moved.mT)
+        noise_cross = matmul(surprise, matmul(after, gain.mT)) + matmul(moved, back["left"].mT)
+        drift = means[1:] - _matvec(transition["matrix"], means[:-1]) - transition["offset"]
+        return total, {
+            "means": means,
+            "covariances": covariances,
+            "cross": jnp.where((times < last)[:, None, None], matmul(gain, after), 0),
+            "matrix": transition["matrix"],
+            "offset": transition["offset"],
+            "drift": drift,
+            "noise": noise,
+            "noise_cross": noise_cross,
+        }
 
     def mean(self, natural: PyTree) -> dict[str, Array]:
         """E z_t, E z_t z_tᵀ, E z_t z_{t+1}ᵀ, zero in the padding."""
@@ -162,49 +235,66 @@ class GaussianChain(AbstractFamily):
 
     def statistics(self, z: Float[Array, "T d"]) -> dict[str, Array]:
         """z_t, z_t z_tᵀ, z_t z_{t+1}ᵀ."""
-        return _second_moments(z, *_no_spread(z))
+        none = jnp.zeros((len(z), self.dim, self.dim), z.dtype)
+        return _second_moments(z, none, none[1:])
 
     def mode(self, natural: PyTree) -> Float[Array, "T d"]:
         return self.moments(natural)[0]
 
     def sample(self, natural: PyTree, key: Key) -> Float[Array, "T d"]:
         """Forward filter, backward sampler."""
-        ends, rows = self._filtered(natural)
+        _, (means, covariances), back = self._backward(natural)
         last = natural["length"] - 1
-        noise = jax.random.normal(key, (2, *ends[0].shape), ends[0].dtype)
+        key_end, key_back = jax.random.split(key)
+        noise = jax.random.normal(key_end, means.shape, means.dtype)
+        alone = means + _matvec(jax.vmap(_root)(covariances), noise)
+        noise = jax.random.normal(key_back, (len(means) - 1, 2 * self.dim), means.dtype)
+        drawn = back["shift"] + _matvec(back["left"], noise)
 
         def step(later, row):
-            (t, end, (filtered, spread), gain, kept, transition), (own, from_step) = row
-            gap = later - matmul(transition["matrix"], filtered) - transition["offset"]
-            drawn = filtered + matmul(gain, gap) + matmul(kept, matmul(_root(spread), own))
-            drawn += matmul(gain, matmul(transition["root"], from_step))
-            now = jnp.where(t < last, drawn, end[0] + matmul(_root(end[1]), own))
+            t, alone, drawn, gain = row
+            now = jnp.where(t < last, drawn + matmul(gain, later), alone)
             return now, now
 
-        end = ends[0][-1] + matmul(_root(ends[1][-1]), noise[0, -1])
-        _, before = jax.lax.scan(step, end, (rows, (noise[0, :-1], noise[1, :-1])), reverse=True)
-        z = jnp.concatenate([before, end[None]])
+        times = jnp.arange(len(means) - 1)
+        _, z = jax.lax.scan(step, alone[-1], (times, alone[:-1], drawn, back["gain"]), reverse=True)
+        z = jnp.concatenate([z, alone[-1:]])
         return jnp.where((jnp.arange(len(z)) <= last)[:, None], z, 0)
 
     # --- expectations ----------------------------------------------------------------------------
 
     def score(self, natural: PyTree, z: Float[Array, "T d"]) -> Scalar:
-        return self._expected_score(natural, (z, *_no_spread(z)))
+        count = len(z)
+        none = jnp.zeros((count, self.dim, self.dim), z.dtype)
+        matrix, offset = (
+            _by_step(natural["transition"], count - 1)[name] for name in ("matrix", "offset")
+        )
+        point = {
+            "means": z,
+            "covariances": none,
+            "cross": none[1:],
+            "matrix": matrix,
+            "offset": offset,
+        }
+        drift = z[1:] - _matvec(matrix, z[:-1]) - offset
+        point |= {"drift": drift, "noise": none[1:], "noise_cross": none[1:]}
+        return self._expected_score(natural, point)
 
     def bound(self, natural: PyTree, potentials: PyTree) -> Scalar:
         """E_q[log-weight of λ] + H(q) = A(η) + E_q[log-weight of λ − log-weight of η]."""
-        moments = self.moments(natural)
-        gap = self._expected_score(potentials, moments) - self._expected_score(natural, moments)
-        return self.log_normalizer(natural) + gap
+        total, found = self._smooth(natural)
+        gap = self._expected_score(potentials, found) - self._expected_score(natural, found)
+        return total + gap
 
     def entropy(self, natural: PyTree) -> Scalar:
-        return self.log_normalizer(natural) - self._expected_score(natural, self.moments(natural))
+        total, found = self._smooth(natural)
+        return total - self._expected_score(natural, found)
 
-    def _expected_score(self, natural, moments):
-        """The exponent's expectation, from means and covariances."""
-        means, covariances, cross = moments
-        length, count = natural["length"], len(means)
-        initial, transition, unary = natural["initial"], natural["transition"], _by_step(natural)
+    def _expected_score(self, natural, found):
+        """The exponent's expectation. The noise between states is taken from its own moments, about the transition
+        that they were found with: as a difference of those of the states it would cancel."""
+        length, means, covariances = natural["length"], found["means"], found["covariances"]
+        initial, (unary, transition) = natural["initial"], self._stages(natural)
         total = _normal(means[0] - initial["mean"], covariances[0], initial["root"])
         total += _pull(initial, means[0], covariances[0]) + initial.get("constant", 0.0)
 
@@ -215,38 +305,50 @@ class GaussianChain(AbstractFamily):
             return _pull(terms, mean, covariance) + terms.get("constant", 0.0) - 0.5 * square
 
         each = jax.vmap(observe)(means, covariances, unary)
-        total += jnp.sum(jnp.where(jnp.arange(count) < length, each, 0))
-        if count == 1:
-            return total
-        shared, varying = self._split_transition(natural)
+        inside = jnp.arange(len(means)) < length
+        total += jnp.sum(jnp.where(inside, each, 0))
+        probes = natural.get("probe", {})
+        for name, count in dict(unary=len(means), transition=len(means) - 1).items():
+            if name in probes:
+                seen = inside[len(means) - count :].astype(means.dtype)
+                m, v = means[:count], covariances[:count]
+                mean, second = matmul(seen, m), matmul((seen[:, None] * m).T, m)
+                linear, precision = probes[name]["linear"], probes[name]["precision"]
+                second += jnp.sum(seen[:, None, None] * v, 0)
+                total += vdot(linear, mean) - 0.5 * vdot(precision, second)
 
-        def move(before, after, cross, terms):
-            terms = {**shared, **terms}
-            matrix = terms["matrix"]
-            (mean, covariance), (later, spread) = before, after
-            both = matmul(matrix, cross)
-            within = spread + matmul(matrix, matmul(covariance, matrix.T)) - both - both.T
-            residual = later - matmul(matrix, mean) - terms["offset"]
-            kernel = _normal(residual, within, terms["root"])
+        def move(mean, covariance, found, terms):
+            off = found["matrix"] - terms["matrix"]
+            residual = found["drift"] + matmul(off, mean) + found["offset"] - terms["offset"]
+            half = matmul(found["noise_cross"], off.T) + 0.5 * matmul(
+                off, matmul(covariance, off.T)
+            )
+            kernel = _normal(residual, found["noise"] + half + half.T, terms["root"])
             return kernel + _pull(terms, mean, covariance) + terms.get("constant", 0.0)
 
-        before, after = (means[:-1], covariances[:-1]), (means[1:], covariances[1:])
-        each = jax.vmap(move)(before, after, cross, varying)
-        return total + jnp.sum(jnp.where(jnp.arange(1, count) < length, each, 0))
+        names = ("matrix", "offset", "drift", "noise", "noise_cross")
+        noise = {name: found[name] for name in names}
+        each = jax.vmap(move)(means[:-1], covariances[:-1], noise, transition)
+        return total + jnp.sum(jnp.where(jnp.arange(1, len(means)) < length, each, 0))
 
     # --- as a tree -------------------------------------------------------------------------------
 
     def _pairwise(self, natural):
         """Links from state to state, joined by integrating over the one between (Särkkä and García-Fernández
         2021): N(z'; A z + b, C) exp(h·z − ½ zᵀ J z + c)."""
-        unary, transition = _by_step(natural), natural["transition"]
+        unary, transition = self._stages(natural)
         count, dim, length = len(unary["target"]), self.dim, natural["length"]
+        probes = natural.get("probe", {})
+        probe = {
+            name: _tilt(probes.get(name, {}), dim, unary["target"].dtype)
+            for name in ("unary", "transition")
+        }
         dtype = natural["initial"]["root"].dtype
         eye, initial = jnp.eye(dim, dtype=dtype), natural["initial"]
 
         def information(terms):
             rows, target = terms["rows"], terms["target"]
-            linear, precision = _tilt(terms, dim, dtype)
+            linear, precision = add(_tilt(terms, dim, dtype), probe["unary"])
             constant = terms.get("constant", 0.0) - 0.5 * vdot(target, target)
             return linear + matmul(rows.T, target), precision + matmul(rows.T, rows), constant
 
@@ -254,24 +356,17 @@ class GaussianChain(AbstractFamily):
         linear, precision = _tilt(initial, dim, dtype)
         h, J = h.at[0].add(linear), J.at[0].add(precision)
         c = c.at[0].add(jnp.asarray(initial.get("constant", 0.0), dtype))
-        shared, varying = self._split_transition(natural)
 
         def move(terms):
-            terms = {**shared, **terms}
             return (
                 terms["matrix"],
                 terms["offset"],
                 matmul(terms["root"], terms["root"].T),
-                *_tilt(terms, dim, dtype),
+                *add(_tilt(terms, dim, dtype), probe["transition"]),
                 jnp.asarray(terms.get("constant", 0.0), dtype),
             )
 
-        if varying:
-            A, b, C, h_ahead, J_ahead, c_ahead = jax.vmap(move)(varying)
-        else:
-            A, b, C, h_ahead, J_ahead, c_ahead = (
-                jnp.broadcast_to(leaf, (count - 1, *leaf.shape)) for leaf in move({})
-            )
+        A, b, C, h_ahead, J_ahead, c_ahead = jax.vmap(move)(transition)
         has_next = jnp.arange(1, count) < length
 
         def padded(leaf, default):
@@ -332,17 +427,37 @@ class GaussianChain(AbstractFamily):
         return {**defaults, **output}
 
 
-def _by_step(natural):
-    """The unary terms with a leading axis of steps."""
-    unary = natural["unary"]
-    count = len(unary["target"])
-    base = {"rows": 2, "target": 1, "linear": 1, "precision": 2, "constant": 0}
-    return {
-        name: leaf
-        if jnp.ndim(leaf) > base[name]
-        else jnp.broadcast_to(leaf, (count, *jnp.shape(leaf)))
-        for name, leaf in unary.items()
+_BASE = {
+    "matrix": 2,
+    "root": 2,
+    "offset": 1,
+    "rows": 2,
+    "target": 1,
+    "linear": 1,
+    "precision": 2,
+    "constant": 0,
+}
+
+
+def _split(terms):
+    """(what all steps share, what each step has of its own)."""
+    varies = {name: jnp.ndim(leaf) > _BASE[name] for name, leaf in terms.items()}
+    return tuple(
+        {name: terms[name] for name in terms if varies[name] is own} for own in (False, True)
+    )
+
+
+def _by_step(terms, count):
+    """The terms with a leading axis of steps."""
+    shared, varying = _split(terms)
+    spread = {
+        name: jnp.broadcast_to(leaf, (count, *jnp.shape(leaf))) for name, leaf in shared.items()
     }
+    return spread | varying
+
+
+def _matvec(matrices, vectors):
+    return matmul(matrices, vectors[..., None])[..., 0]
 
 
 def _tilt(terms, dim, dtype):
@@ -351,44 +466,84 @@ def _tilt(terms, dim, dtype):
     )
 
 
-def _advance(mean, root, transition, unary):
-    """(mean and root after one transition and observation, gain in log weight, what went before)."""
-    mean, root, gain = _condition(mean, root, transition)
-    predicted = matmul(transition["matrix"], mean) + transition["offset"]
-    spread = _triangle(matmul(transition["matrix"], root), transition["root"])
-    moved, narrowed, more = _condition(predicted, spread, unary)
-    return moved, narrowed, gain + more, (mean, root, spread)
+def _has_tilt(terms):
+    return "linear" in terms or "precision" in terms
 
 
-def _condition(mean, root, terms):
-    """N(z; m, S Sᵀ) exp(c − ½ |G z − g|² + h·z − ½ zᵀ J z) = exp(gain) N(z; its mean and root): all three.
+def _information(terms, dim, dtype):
+    """(h + Gᵀ g, J + Gᵀ G)."""
+    linear, precision = _tilt(terms, dim, dtype)
+    if "rows" in terms:
+        rows = terms["rows"]
+        precision = precision + matmul(rows.T, rows)
+        if "target" in terms:
+            linear = linear + matmul(rows.T, terms["target"])
+    return linear, precision
 
-    With z = m + S ζ the exponent is a sum of squares about its maximum. Its value there is taken from the
-    residuals at the maximum, in which nothing large cancels, and |I + SᵀΛS| needs no root of Λ.
+
+def _narrow(root, terms):
+    """The root of (S⁻ᵀ S⁻¹ + Gᵀ G + J)⁻¹: |I + Sᵀ (Gᵀ G + J) S| needs no root of what is added."""
+    if "rows" not in terms and not _has_tilt(terms):
+        return root
+    curvature = jnp.eye(len(root), dtype=root.dtype)
+    if "rows" in terms:
+        seen = matmul(terms["rows"], root)
+        curvature += matmul(seen.T, seen)
+    if _has_tilt(terms):
+        curvature += matmul(root.T, matmul(_tilt(terms, len(root), root.dtype)[1], root))
+    # An upper factor, by which the root stays lower triangular.
+    factor = jnp.linalg.cholesky(curvature[::-1, ::-1])[::-1, ::-1]
+    return jax.scipy.linalg.solve_triangular(factor, root.T, lower=False).T
+
+
+def _affine(root, terms):
+    """The mean after conditioning as a function of that before, m ↦ K m + k, from the root after."""
+    dim = len(root)
+    if "rows" not in terms and not _has_tilt(terms):
+        return jnp.eye(dim, dtype=root.dtype), jnp.zeros(dim, root.dtype)
+    linear, precision = _information(terms, dim, root.dtype)
+    keep = jnp.eye(dim, dtype=root.dtype) - matmul(root, matmul(root.T, precision))
+    return keep, matmul(root, matmul(root.T, linear))
+
+
+def _tilt_mean(mean, before, after, terms):
+    """N(z; m, S Sᵀ) exp(−½ |G z − g|² + h·z − ½ zᵀ J z) = exp(gain) N(z; m', S' S'ᵀ): (m', gain).
+
+    The gain is the exponent at its maximum, a sum of squares in which nothing large cancels, and log |S'| / |S|.
     """
+    if "rows" not in terms and not _has_tilt(terms):
+        return mean, jnp.zeros((), mean.dtype)
     linear, precision = _tilt(terms, len(mean), mean.dtype)
-    has_rows, has_tilt = "rows" in terms, "precision" in terms or "linear" in terms
-    constant = jnp.asarray(terms.get("constant", 0.0), mean.dtype)
-    if not has_rows and not has_tilt:
-        return mean, root, constant
-    nothing = jnp.zeros((0, len(mean)), mean.dtype)
-    rows, target = terms.get("rows", nothing), terms.get("target", nothing[:, 0])
-    seen, residual = matmul(rows, root), target - matmul(rows, mean)
-    curvature = jnp.eye(len(mean), dtype=mean.dtype) + matmul(seen.T, seen)
-    slope = matmul(seen.T, residual)
-    if has_tilt:
-        curvature += matmul(root.T, matmul(precision, root))
-        slope += matmul(root.T, linear - matmul(precision, mean))
-    factor = jnp.linalg.cholesky(curvature)
-    half = jax.scipy.linalg.solve_triangular(factor, slope, lower=True)
-    best = jax.scipy.linalg.solve_triangular(factor, half, lower=True, trans=1)
-    moved = mean + matmul(root, best)
-    left = residual - matmul(seen, best)
-    gain = -0.5 * (vdot(best, best) + vdot(left, left)) - jnp.sum(jnp.log(jnp.diagonal(factor)))
-    if has_tilt:
-        gain += vdot(linear, moved) - 0.5 * vdot(moved, matmul(precision, moved))
-    narrowed = jax.scipy.linalg.solve_triangular(factor, root.T, lower=True).T
-    return moved, narrowed, gain + constant
+    slope = linear - matmul(precision, mean)
+    if "rows" in terms:
+        residual = terms["target"] - matmul(terms["rows"], mean)
+        slope += matmul(terms["rows"].T, residual)
+    change = matmul(after, matmul(after.T, slope))
+    moved = mean + change
+    whitened = jax.scipy.linalg.solve_triangular(before, change, lower=True)
+    logs = lambda root: jnp.log(jnp.abs(jnp.diagonal(root)))
+    gain = jnp.sum(logs(after) - logs(before)) - 0.5 * vdot(whitened, whitened)
+    if "rows" in terms:
+        left = residual - matmul(terms["rows"], change)
+        gain -= 0.5 * vdot(left, left)
+    return moved, gain + vdot(linear, moved) - 0.5 * vdot(moved, matmul(precision, moved))
+
+
+# The derivative of a log-normalizer is an expectation (Fisher's identity): a smoother's moments and one look at
+# the exponent, instead of the way back through every root of the filter.
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _kalman(chain, natural):
+    return chain._filter(natural)[0]
+
+
+@_kalman.defjvp
+def _(chain, primals, tangents):
+    (natural,), (slope,) = primals, tangents
+    total, found = chain._smooth(natural)
+    coordinates, labels = eqx.partition(natural, eqx.is_inexact_array)
+    slope = eqx.filter(slope, jax.tree.map(eqx.is_inexact_array, natural))
+    score = lambda coordinates: chain._expected_score(eqx.combine(coordinates, labels), found)
+    return total, jax.jvp(score, (coordinates,), (slope,))[1]
 
 
 def _triangle(a, b):
@@ -416,11 +571,6 @@ def _pull(terms, mean, covariance):
     linear, precision = _tilt(terms, len(mean), mean.dtype)
     square = vdot(mean, matmul(precision, mean)) + vdot(precision, covariance)
     return vdot(linear, mean) - 0.5 * square
-
-
-def _no_spread(z):
-    count, dim = z.shape
-    return jnp.zeros((count, dim, dim), z.dtype), jnp.zeros((count - 1, dim, dim), z.dtype)
 
 
 def _second_moments(means, covariances, cross):

@@ -11,13 +11,14 @@ from .._algebra import matmul
 from .._types import Any, Array, Int, PyTree, Scalar
 from ._recursion import check_order, forward, Order, pairwise, runs_pairwise, steps
 from ._semiring import AbstractSemiring, LOG
-from ._structured import AbstractStructured, truth
+from ._structured import AbstractStructured, possible_dot, truth
 
 
-# In the scaled form a state e^-87 times the best (float32; e^-708 in float64) is lost. Where every transition
-# has a log-potential within this of the largest, what such a state would have passed on is smaller than
-# rounding: the best state alone passes on e^27 times as much.
-_WIDEST_SCALED = {4: 60.0, 8: 600.0}
+# The scaled form loses a weight below e^-87 (float32; e^-708 in float64). With log-potentials of transitions
+# within s of one another the best weight of a step, or of a row of a joined link, is at least e^-s or e^-2s
+# before it is scaled, and passes on at least e^-s of the most that any other one could. What is lost is so at
+# most e^(3s - 87) of what counts: it is smaller than rounding, whatever the emissions are, with these s.
+_WIDEST_SCALED = {4: 20.0, 8: 200.0}
 
 
 class MarkovChain(AbstractStructured):
@@ -199,14 +200,10 @@ class MarkovChain(AbstractStructured):
         starts, allowed = self.possible()
         impossible = jnp.sum(jnp.where(starts, 0, statistics["initial"]))
         impossible += jnp.sum(jnp.where(allowed, 0, statistics["transition"]))
-        transition = natural["transition"]
-        if transition.ndim == 3:
-            pairs = statistics["unary"][:-1, :, None] * statistics["unary"][1:, None, :]
-            total = jnp.sum(pairs * transition)
-        else:
-            total = jnp.sum(statistics["transition"] * transition)
-        total += jnp.sum(statistics["initial"] * natural["initial"])
-        total += jnp.sum(statistics["unary"] * natural["unary"])
+        if natural["transition"].ndim == 3:
+            before, after = statistics["unary"][:-1], statistics["unary"][1:]
+            statistics["transition"] = before[:, :, None] * after[:, None, :]
+        total = possible_dot(statistics, natural)
         return jnp.where(impossible > 0, -jnp.inf, total)
 
     def decode(self, statistics: PyTree) -> Int[Array, " T"]:

@@ -3,8 +3,11 @@
 import abc
 from typing import ClassVar
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from .._algebra import dot, is_label
 from .._types import Any, Key, PyTree, Scalar
 from ._family import AbstractFamily, gradient
 from ._semiring import AbstractSemiring, LOG, MAX, Sampling
@@ -31,6 +34,20 @@ class AbstractStructured(AbstractFamily):
     def log_normalizer(self, natural: PyTree) -> Scalar:
         return self.fold(natural, LOG)
 
+    def score(self, natural: PyTree, z: PyTree) -> Scalar:
+        return possible_dot(self.statistics(z), natural)
+
+    def bound(self, natural: PyTree, potentials: PyTree) -> Scalar:
+        # What is impossible under η has μ = 0 and contributes 0, not 0 · (−∞ + ∞).
+        def gap(of_potentials, eta):
+            if is_label(eta):
+                return of_potentials
+            there = ~jnp.isneginf(eta)
+            return jnp.where(there, of_potentials, 0) - jnp.where(there, eta, 0)
+
+        difference = jax.tree.map(gap, potentials, natural)
+        return self.log_normalizer(natural) + possible_dot(self.mean(natural), difference)
+
     def mode_statistics(self, natural: PyTree) -> PyTree:
         return gradient(lambda natural: self.fold(natural, MAX), natural)
 
@@ -45,6 +62,19 @@ class AbstractStructured(AbstractFamily):
             f"{type(self).__name__} cannot be read off a plain log_joint. Use the models that have it, such as "
             "HiddenMarkovModel, or Amortized(network, family), which samples."
         )
+
+
+def possible_dot(statistics: PyTree, natural: PyTree) -> Scalar:
+    """⟨t, η⟩ in the precision of η, where 0 · (−∞) = 0."""
+
+    def cast(count, eta):
+        return count if is_label(eta) else count.astype(eta.dtype)
+
+    def finite(count, eta):
+        return eta if is_label(eta) else jnp.where((count == 0) & jnp.isneginf(eta), 0, eta)
+
+    statistics = jax.tree.map(cast, statistics, natural)
+    return dot(statistics, jax.tree.map(finite, statistics, natural))
 
 
 def truth(name: str, value: Any, shape: tuple[int, ...]) -> tuple | None:

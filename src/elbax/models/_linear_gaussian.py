@@ -122,9 +122,9 @@ class LinearGaussian(eqx.Module):
 
     def _structured(self, moment: Array) -> Array:
         """The mean of S(ε) from that of ε εᵀ."""
-        values, vectors = jnp.linalg.eigh(0.5 * (moment + moment.T))
-        roots = vectors * jnp.sqrt(jnp.maximum(values, 0))
-        return jnp.sum(jax.vmap(self.noise.square)(roots.T), 0)
+        return jnp.sum(
+            jax.vmap(self.noise.outer)(jnp.eye(len(moment), dtype=moment.dtype), moment), 0
+        )
 
     def log_prior(self, params: PyTree, dim: int, floor: float) -> Scalar | float:
         """−½ floor tr (L Lᵀ)⁻¹."""

@@ -157,7 +157,7 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
     def potentials(self, natural: PyTree, x: PyTree) -> tuple[PyTree, Scalar]:
         values, length, _ = as_sequence(x)
         initial, emission = natural["initial"], natural["emission"]
-        tilt = {name: emission[name] for name in ("linear", "precision")}
+        tilt = ("linear", "precision")
         if is_incomplete(values):
             unary = jax.vmap(lambda row, seen: self._observed(natural, row, seen))(*known(values))
         else:
@@ -166,14 +166,20 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
             unary = {"rows": natural["rows"], "target": target}
             unary["constant"] = _log_volume(emission["root"]) + emission["constant"]
         transition = natural["transition"]
+        names = ("matrix", "offset", "root", "constant")
         potentials = {
             "initial": {
                 "mean": initial["offset"],
                 "root": initial["root"],
                 "constant": initial["constant"],
             },
-            "transition": transition,
-            "unary": unary | tilt,
+            "transition": {name: transition[name] for name in names},
+            "unary": unary,
+            # The factors in the inputs are zero at any params: only their statistics are wanted.
+            "probe": {
+                "unary": {name: emission[name] for name in tilt},
+                "transition": {name: transition[name] for name in tilt},
+            },
             "length": length,
         }
         return potentials, jnp.zeros((), initial["root"].dtype)

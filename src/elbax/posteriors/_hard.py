@@ -1,11 +1,13 @@
 """The most probable value and nothing else."""
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 
-from .._algebra import dot
+from .._algebra import is_label
 from .._types import Any, Callable, Key, PyTree, Scalar
 from ..families import AbstractFamily, Distribution
+from ..families._structured import possible_dot
 
 
 class Hard(eqx.Module):
@@ -43,10 +45,13 @@ class Point(eqx.Module):
     family: AbstractFamily
 
     def mean(self) -> PyTree:
-        return self.family.mode_statistics(self.natural)
+        found = self.family.mode_statistics(self.natural)
+        return jax.tree.map(
+            lambda t, eta: t if is_label(eta) else t.astype(eta.dtype), found, self.natural
+        )
 
     def bound(self, potentials: PyTree) -> Scalar:
-        return dot(self.mean(), potentials)
+        return possible_dot(self.mean(), potentials)
 
     def entropy(self) -> Scalar:
         return jnp.zeros(())

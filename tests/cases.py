@@ -273,6 +273,10 @@ def recipes(system, num_outputs):
         ),
         "joint": (adam(elbax.JointGradientStep), amortized),
         "newton": (chain(bayes, lambda rate: elbax.NewtonMStep(model)), exact),
+        "hard/closed": (
+            chain(lambda rate: elbax.HardEStep(model), closed),
+            lambda: elbax.Hard(exact()),
+        ),
         "experts": (
             lambda rate: elbax.Chain(
                 elbax.ExactEStep(model),
@@ -310,6 +314,79 @@ def mixtures():
     ]
 
 
+def ragged(values, seed=4):
+    """Sequences of every length from the shortest that all structures have, 2, to the longest."""
+    most = values.shape[1]
+    return elbax.Sequence(
+        values, jax.random.randint(jax.random.key(seed), (len(values),), 2, most + 1)
+    )
+
+
+def chains():
+    """24 sequences of at most 4 steps."""
+    return ragged(table(24 * 4).reshape(24, 4, 2))
+
+
+def hidden_markov():
+    model = elbax.HiddenMarkovModel(
+        elbax.components.Normal("diagonal", floor=0.01),
+        3,
+        prior=elbax.priors.Dirichlet(1.5),
+        transition_prior=elbax.priors.Dirichlet(1.2),
+    )
+    return of("hidden-markov", model, chains, linear=False)
+
+
+def state_space():
+    model = elbax.LinearGaussianStateSpace(2, floor=0.01, offsets=True)
+    return of("state-space", model, lambda: table(24 * 3, 3).reshape(24, 3, 3), linear=False)
+
+
+def sentences():
+    return ragged(jax.random.randint(jax.random.key(2), (24, 4), 0, 3))
+
+
+def grammar():
+    model = elbax.ContextFreeGrammar(2, 2, 3, prior=elbax.priors.Dirichlet(1.1))
+    return of("grammar", model, sentences, linear=False)
+
+
+def utterances():
+    """Frames, and at most two labels of a vocabulary of 3, which any two frames more than labels hold."""
+    frames = table(24 * 5).reshape(24, 5, 2)
+    labels = jax.random.randint(jax.random.key(6), (24, 2), 1, 3)
+    frames = elbax.Sequence(frames, jax.random.randint(jax.random.key(7), (24,), 3, 6))
+    return frames, elbax.Sequence(labels, jnp.arange(24) % 2 + 1)
+
+
+def linear_logits(weights, x):
+    return x @ weights["matrix"] + weights["bias"]
+
+
+def alignment():
+    def start(x):
+        weights = {"matrix": jnp.zeros((2, 3)), "bias": jnp.zeros(3)}
+        return moved(elbax.Network(linear_logits, weights))
+
+    return System("ctc", elbax.ConnectionistTemporalClassification(), start, utterances)
+
+
+def causes():
+    """Four variables, of which the first is never seen and the others here and there are not."""
+    values = jnp.concatenate(
+        [jnp.zeros((24, 1), int), codes()[:, :1], codes()[:, :1], codes()[:, 1:2]], 1
+    )
+    observed = jax.random.uniform(jax.random.key(8), values.shape) < 0.8
+    return elbax.Incomplete(values.astype(float), observed.at[:, 0].set(False))
+
+
+def bayesian_network():
+    model = elbax.BayesianNetwork(
+        (2, 2, 2, 3), ((), (0,), (0, 1), (0,)), prior=elbax.priors.Dirichlet(1.3)
+    )
+    return of("bayesian-network", model, causes, linear=False)
+
+
 def build():
     full = gaussian_mixture("full")
     components, both = elbax.components, ["exact/closed", "exact/gradient"]
@@ -317,7 +394,14 @@ def build():
         (
             full,
             3,
-            ["exact/closed", "exact/gradient", "encoder/closed", "encoder/gradient", "joint"],
+            [
+                "exact/closed",
+                "exact/gradient",
+                "encoder/closed",
+                "encoder/gradient",
+                "joint",
+                "hard/closed",
+            ],
         ),
         (gaussian_mixture("full", "difference"), 3, ["exact/closed", "exact/gradient"]),
         (gaussian_mixture("tied"), 3, ["exact/closed"]),
@@ -335,6 +419,11 @@ def build():
         (factor_analysis("diagonal"), 4, ["exact/closed", "ecme"]),
         (factor_analysis("isotropic", "isotropic"), 4, ["exact/closed"]),
         (factor_analysis("pattern", pattern=np.array(PATTERN)), 4, ["ecme"]),
+        (hidden_markov(), 0, ["exact/closed", "hard/closed"]),
+        (state_space(), 0, ["exact/closed"]),
+        (grammar(), 0, ["exact/closed"]),
+        (alignment(), 0, ["exact/gradient"]),
+        (bayesian_network(), 0, ["exact/closed"]),
     ]
     cases = []
     for system, num_outputs, names in rows:

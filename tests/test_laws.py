@@ -13,6 +13,7 @@ QUICK = {
     "plain-categorical:exact/gradient",
     "plain-gaussian",
     "mixture-poisson",
+    "hidden-markov:exact/closed",
 }
 
 

@@ -26,7 +26,8 @@ class GaussianChain(AbstractFamily):
     p)}, "length": whole number}`; those of the transition may carry a leading axis of T - 1 steps, `rows` one
     of T. Roots are lower triangular. Where `initial`, `transition` or `unary` have `"linear"` h and
     `"precision"` J besides, the exponent has $h^\top z - \tfrac12 z^\top J z$ more for each state (for
-    `transition`, for each state that has a successor), and `"constant"` c as it stands. `"probe"`, `{"unary": {"linear",
+    `transition`, for each state that has a successor), and `"constant"` c as it stands. `"probe"`, `{"unary":
+    {"linear",
     "precision"}, "transition": the same}`, are such terms that are zero: there to be differentiated by, at the
     cost of nothing else, for Σ E z and Σ E z zᵀ.
 
@@ -77,7 +78,7 @@ class GaussianChain(AbstractFamily):
 
         Sequences side by side share them, as long as what they observe is of one kind.
         """
-        initial, (unary, transition) = natural["initial"], self._stages(natural)
+        initial = natural["initial"]
         shared, varying = _split(natural["transition"])
         rows_shared, rows_varying = _split(natural["unary"])
         first = {name: leaf[0] for name, leaf in rows_varying.items()}
@@ -162,7 +163,8 @@ class GaussianChain(AbstractFamily):
             gain = matmul(
                 root, matmul(root.T, matmul(matrix.T, weigh(jnp.eye(self.dim, dtype=root.dtype))))
             )
-            # z' = A z + b + L ε₂ with z = m + S ε₁. What z' leaves of z is (I − gain A) S ε₁ − gain L ε₂, and of the
+            # z' = A z + b + L ε₂ with z = m + S ε₁. What z' leaves of z is (I − gain A) S ε₁ − gain L ε₂, and
+            # of the
             # noise A gain L ε₂ − (I − A gain) A S ε₁, where I − A gain = L Lᵀ P⁻¹: nothing cancels.
             surprise = matmul(noise, matmul(noise.T, weigh(jnp.eye(self.dim, dtype=root.dtype))))
             kept = jnp.eye(self.dim, dtype=root.dtype) - matmul(gain, matrix)
@@ -513,19 +515,20 @@ def _tilt_mean(mean, before, after, terms):
     """
     if "rows" not in terms and not _has_tilt(terms):
         return mean, jnp.zeros((), mean.dtype)
-    linear, precision = _tilt(terms, len(mean), mean.dtype)
-    slope = linear - matmul(precision, mean)
-    if "rows" in terms:
-        residual = terms["target"] - matmul(terms["rows"], mean)
-        slope += matmul(terms["rows"].T, residual)
+    dim, dtype = len(mean), mean.dtype
+    linear, precision = _tilt(terms, dim, dtype)
+    rows, target = (
+        terms.get("rows", jnp.zeros((0, dim), dtype)),
+        terms.get("target", jnp.zeros(0, dtype)),
+    )
+    residual = target - matmul(rows, mean)
+    slope = linear - matmul(precision, mean) + matmul(rows.T, residual)
     change = matmul(after, matmul(after.T, slope))
-    moved = mean + change
+    moved, left = mean + change, residual - matmul(rows, change)
     whitened = jax.scipy.linalg.solve_triangular(before, change, lower=True)
     logs = lambda root: jnp.log(jnp.abs(jnp.diagonal(root)))
-    gain = jnp.sum(logs(after) - logs(before)) - 0.5 * vdot(whitened, whitened)
-    if "rows" in terms:
-        left = residual - matmul(terms["rows"], change)
-        gain -= 0.5 * vdot(left, left)
+    gain = jnp.sum(logs(after) - logs(before))
+    gain -= 0.5 * (vdot(whitened, whitened) + vdot(left, left))
     return moved, gain + vdot(linear, moved) - 0.5 * vdot(moved, matmul(precision, moved))
 
 

@@ -40,7 +40,7 @@ def sweeps(update, state, x, length):
     ("num_states", "golden"),
     [
         pytest.param(1, 391.9189, marks=pytest.mark.slow),
-        (2, 341.8787),
+        pytest.param(2, 341.8787, marks=pytest.mark.slow),
         pytest.param(3, 328.5275, marks=pytest.mark.slow),
         pytest.param(4, 326.4106, marks=pytest.mark.slow),
     ],
@@ -213,6 +213,7 @@ def test_viterbi_training_ascends():
     assert info.elbo[-1] > info.elbo[0]
 
 
+@pytest.mark.slow
 def test_impossible_stays_impossible():
     """Left to right: exact zeros after EM, the step that of all paths, padding and all."""
     allowed, starts = np.array([[True, True], [False, True]]), np.array([True, False])

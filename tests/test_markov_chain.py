@@ -166,6 +166,7 @@ def test_samples_are_in_proportion(name):
         assert (np.abs(found - steps[t]) <= 5 * error + 1e-15).all()
 
 
+@pytest.mark.slow
 def test_scores_of_paths():
     """log q(z) adds up to one over all paths, and an impossible path has none."""
     family, eta = MarkovChain(K, **MASKED), natural(1, False, 3)
@@ -176,6 +177,7 @@ def test_scores_of_paths():
     assert log_probs[paths.index([0, 2, 2, -1, -1])] == -np.inf
 
 
+@pytest.mark.slow
 def test_scores_stay_in_float32():
     narrow = lambda leaf: leaf.astype(jnp.float32) if leaf.dtype == float else leaf
     eta = jax.tree.map(narrow, natural(1))
@@ -353,7 +355,7 @@ def test_a_hundred_thousand_steps(form):
     wide = jax.tree.map(lambda x: x.astype(float) if x.dtype == jnp.float32 else x, eta)
     rounding = 2e-4 if form == "scaled" else 100_000 * np.finfo(np.float32).eps / 4
     np.testing.assert_allclose(value, value_and_slope(MarkovChain(4), wide)[0], rtol=rounding)
-    np.testing.assert_allclose(jnp.sum(slope["unary"], 1), 1, atol=2e-2)
+    np.testing.assert_allclose(jnp.sum(slope["unary"], 1), 1, atol=1e-2)
 
 
 def temporary_bytes(family, length):

@@ -83,6 +83,7 @@ def test_draws_are_in_proportion():
     assert (np.abs(np.mean(slopes, 0) - share) <= 5 * error).all()
 
 
+@pytest.mark.slow
 def test_second_derivative_is_the_covariance():
     x = jnp.array([0.3, -1.0, NOTHING, 2.0])
     p = scipy.special.softmax(np.asarray(x))

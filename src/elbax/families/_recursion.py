@@ -115,9 +115,12 @@ def _(terms, primals, tangents):
     x = jax.vmap(terms, (None, 0, 0))(shared, before, rows)
 
     def share(x, total, key):
-        if isinstance(x, list):
-            return semiring.shares_of(x, total, key)
-        return semiring.shares(x, total, 0, key)
+        several = isinstance(x, list)
+        found = semiring.shares_of(x, total, key) if several else semiring.shares(x, total, 0, key)
+        # They add up to one but for rounding of the total, which grows along the chain and in its product.
+        whole = sum(found) if several else jnp.sum(found, 0)
+        whole = jnp.where(whole > 0, whole, 1)
+        return jax.tree.map(lambda part: part / whole, found)
 
     shares = jax.vmap(share)(x, alphas, keys)
 

@@ -43,15 +43,17 @@ class ConnectionistTemporalClassification(AbstractExponentialFamilyModel):
     ```
     """
 
-    blank: int = eqx.field(static=True, default=0)
-    stride: int = eqx.field(static=True, default=1)
+    blank: int = eqx.field(static=True)
+    stride: int = eqx.field(static=True)
 
-    def __check_init__(self):
-        if self.blank < 0 or self.stride < 1:
+    def __init__(self, *, blank: int = 0, stride: int = 1):
+        if blank < 0 or stride < 1:
             raise ValueError(
                 "ConnectionistTemporalClassification: blank must be a label (0, 1, ...) and stride at least 1; "
-                f"got {self.blank} and {self.stride}."
+                f"got {blank} and {stride}."
             )
+        self.blank = blank
+        self.stride = stride
 
     @property
     def latent(self) -> CTCLattice:

@@ -23,8 +23,8 @@ class FactorGraph(AbstractStructured):
     Natural parameters: a tuple of tables of log-potentials, one for each scope, with an axis for each of its
     variables; −∞ says that a configuration is impossible. The log-normalizer eliminates variables in turn,
     in an order found when the family is made (by `opt_einsum`, or smallest table first): exact on a tree in
-    time linear in its size, and exponential in the width of the clique tree elsewhere. `width` says how many variables the largest
-    table that arises has, and `largest` how many entries, before anything runs.
+    time linear in its size, and exponential in the width of the clique tree elsewhere. `width` says how many
+    variables the largest table that arises has, and `largest` how many entries, before anything runs.
 
     **Arguments:**
 

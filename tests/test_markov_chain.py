@@ -256,7 +256,10 @@ def test_a_track_that_was_left_behind_comes_back():
     expected = scipy.special.logsumexp(alphas[-1])
     marginals = np.exp(alphas + backward(unary) - expected)
     assert marginals[:, 2:].sum(1).min() > 0.999
-    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    # Each step rounds the two tracks' logarithms, of which only the difference is large, by half a unit.
+    sizes = np.abs(alphas - alphas.max(1, keepdims=True)).max(1)
+    rounding = np.finfo(np.float32).eps / 2 * np.sum(1 + sizes)
+    np.testing.assert_allclose(value, expected, rtol=0, atol=rounding)
     for leaf in jax.tree.leaves(slope):
         assert bool(jnp.all(jnp.isfinite(leaf)))
     np.testing.assert_allclose(slope["unary"], marginals, atol=1e-3)
@@ -345,16 +348,12 @@ def test_the_scaled_form_takes_any_emissions(seed, size):
 
 @pytest.mark.parametrize("form", ["log", "scaled"])
 def test_a_hundred_thousand_steps(form):
-    """float32 stays finite, and its marginals are shares at every step.
-
-    The logarithm of a weight is rounded to eps · |A| / 2 at each of the T steps, on average by half of that; the
-    scaled form's factors stay near one."""
+    """float32 stays finite, and its marginals are shares at every step."""
     family = MarkovChain(4, form=form, order="sequential")
     eta = long_chain(100_000, jnp.float32, spread=1.0)
     value, slope = value_and_slope(family, eta)
     wide = jax.tree.map(lambda x: x.astype(float) if x.dtype == jnp.float32 else x, eta)
-    rounding = 2e-4 if form == "scaled" else 100_000 * np.finfo(np.float32).eps / 4
-    np.testing.assert_allclose(value, value_and_slope(MarkovChain(4), wide)[0], rtol=rounding)
+    np.testing.assert_allclose(value, value_and_slope(MarkovChain(4), wide)[0], rtol=2e-5)
     np.testing.assert_allclose(jnp.sum(slope["unary"], 1), 1, atol=1e-2)
 
 

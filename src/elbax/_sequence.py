@@ -114,11 +114,11 @@ def all_steps(x: Any, weight: Array) -> tuple[PyTree, Array]:
     return flat, jnp.where(inside, weight[:, None], 0).reshape(-1)
 
 
-def check_sequences(x: Any, who: str) -> None:
-    """Raises `ValueError` unless `x` is a batch of sequences of at least one step each."""
+def check_sequences(x: Any, who: str, least: int = 2) -> None:
+    """Raises `ValueError` unless `x` is a batch of sequences of at least one step each, of `least` axes."""
     values = x.values if isinstance(x, Sequence) else x
     for leaf in jax.tree.leaves(values):
-        if leaf.ndim < 2 or leaf.shape[1] < 1:
+        if leaf.ndim < least or leaf.shape[1] < 1:
             raise ValueError(
                 f"{who}: expected sequences, of shape (num_sequences, num_steps, ...); got {leaf.shape}. One "
                 "sequence is x[None], and elbax.sequences([...]) makes a batch of different lengths."

@@ -37,9 +37,9 @@ class CTCLattice(AbstractStructured):
             return _log_partition(unary, skip, length, positions)
         keys = semiring.keys(len(unary))
         later = None if keys is None else keys[1:]
-        alphas = _forward(semiring, unary, skip, length, positions, later)
+        alphas, level = _forward(semiring, unary, skip, length, positions, later)
         last = _ends(alphas[-1], positions)
-        return semiring.sum(last, 0, None if keys is None else keys[0])
+        return level + semiring.sum(last, 0, None if keys is None else keys[0])
 
     def statistics(self, z: Int[Array, " T"], size: int | None = None) -> PyTree:
         raise TypeError(
@@ -73,7 +73,8 @@ class CTCLattice(AbstractStructured):
 
 
 def _forward(semiring, unary, skip, length, positions, keys=None):
-    """The weight of all ways to each position at each frame, (T, S)."""
+    """(The weight of all ways to each position at each frame (T, S), each frame's largest being taken out, and
+    what that adds up to)."""
     place, nowhere = jnp.arange(len(skip)), jnp.full(2, -jnp.inf, unary.dtype)
     unary = jnp.where(place < positions, unary, -jnp.inf)
     first = jnp.where(place < 2, unary[0], -jnp.inf)
@@ -84,12 +85,12 @@ def _forward(semiring, unary, skip, length, positions, keys=None):
         return [alpha + unary, behind[1:-1] + unary, skipped + unary]
 
     valid = jnp.arange(1, len(unary)) < length
-    alphas = forward_all(semiring, terms, skip, first, unary[1:], valid, keys)
-    return jnp.concatenate([first[None], alphas])
+    alphas, levels = forward_all(semiring, terms, skip, first, unary[1:], valid, keys)
+    return jnp.concatenate([first[None], alphas]), jnp.sum(levels)
 
 
 def _backward(unary, skip, length, positions):
-    """The weight of all ways on from each position after each frame, (T, S)."""
+    """The weight of all ways on from each position after each frame (T, S), but for a factor of each frame."""
     place, nowhere = jnp.arange(len(skip)), jnp.full(2, -jnp.inf, unary.dtype)
     last = _ends(jnp.where(place < positions, 0.0, -jnp.inf).astype(unary.dtype), positions)
 
@@ -100,7 +101,7 @@ def _backward(unary, skip, length, positions):
 
     valid = jnp.arange(1, len(unary)) < length
     may_skip = jnp.concatenate([skip[2:], jnp.zeros(2, bool)])[: len(skip)]
-    betas = forward_all(LOG, terms, may_skip, last, unary[1:][::-1], valid[::-1], None)
+    betas, _ = forward_all(LOG, terms, may_skip, last, unary[1:][::-1], valid[::-1], None)
     return jnp.concatenate([betas[::-1], last[None]])
 
 
@@ -113,16 +114,17 @@ def _ends(alpha, positions):
 # takes, and shares of each frame that add up to one.
 @jax.custom_jvp
 def _log_partition(unary, skip, length, positions):
-    return LOG.sum(_ends(_forward(LOG, unary, skip, length, positions)[-1], positions), 0)
+    alphas, level = _forward(LOG, unary, skip, length, positions)
+    return level + LOG.sum(_ends(alphas[-1], positions), 0)
 
 
 @_log_partition.defjvp
 def _(primals, tangents):
     unary, skip, length, positions = primals
-    alphas = _forward(LOG, unary, skip, length, positions)
+    alphas, level = _forward(LOG, unary, skip, length, positions)
     both = alphas + _backward(unary, skip, length, positions)
     total = LOG.sum(both, 1)
     shares = LOG.shares(both, total, 1)
     inside = (jnp.arange(len(unary)) < length)[:, None]
     slope = jnp.sum(jnp.where(inside, shares * tangents[0], 0))
-    return LOG.sum(_ends(alphas[-1], positions), 0), slope
+    return level + LOG.sum(_ends(alphas[-1], positions), 0), slope

@@ -106,12 +106,12 @@ class MarkovChain(AbstractStructured):
         key_last, later = (None, None) if keys is None else (keys[0], keys[1:])
         valid = jnp.arange(1, len(unary)) < natural["length"]
         if len(unary) == 1:
-            last = first
+            last, level = first, 0.0
         elif runs_pairwise(self.order):
-            last = self._pairwise(semiring, first, transition, unary[1:], valid, later)
+            last, level = self._pairwise(semiring, first, transition, unary[1:], valid, later)
         else:
-            last = self._sequential(semiring, first, transition, unary[1:], valid, later)
-        return semiring.sum(last, 0, key_last)
+            last, level = self._sequential(semiring, first, transition, unary[1:], valid, later)
+        return level + semiring.sum(last, 0, key_last)
 
     def _sequential(self, semiring, first, transition, unary, valid, keys):
         def terms(shared, alpha, row):
@@ -134,7 +134,7 @@ class MarkovChain(AbstractStructured):
             (a, key), (b, other) = left, right
             return semiring.sum(a[:, :, None] + b[None, :, :], 1, key), other
 
-        return pairwise(combine, (jnp.concatenate([start, links]), keys))[0][0]
+        return pairwise(combine, (jnp.concatenate([start, links]), keys))[0][0], 0.0
 
     def _scaled(self, natural):
         """The forward algorithm on weights that are divided by their sum after every step."""

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from .._algebra import num_rows
-from .._types import Any, Array, Callable, PyTree
+from .._types import Any, Array, Callable, PyTree, Scalar
 from ._semiring import AbstractSemiring
 
 
@@ -74,34 +74,41 @@ def forward(
     valid: Array,
     keys: Array | None = None,
     segment: int | None = None,
-) -> Array:
+) -> tuple[Array, Scalar]:
     r"""The last of $\alpha_{t+1} = \bigoplus_i$ `terms(shared, alpha_t, row_t)`, summed over the first axis of
-    terms.
+    terms, as (it less its largest, what that adds up to).
+
+    A logarithm that grows along the chain would be rounded ever more coarsely: what it has grown by is taken
+    out after every step.
 
     The terms are linear in what they are made of, hence the derivative is a recursion too, and linear: its
     coefficients, the shares of all terms, are taken for all steps at once, outside of the loop.
     """
 
-    def run(alpha, rows):
+    def run(carry, rows):
+        alpha, level = carry
         rows, valid, keys = rows
-        return forward_all(semiring, terms, shared, alpha, rows, valid, keys)[-1]
+        alphas, levels = forward_all(semiring, terms, shared, alpha, rows, valid, keys)
+        return alphas[-1], level + jnp.sum(levels)
 
-    everything = (rows, valid, keys)
+    everything, begin = (rows, valid, keys), (first, jnp.zeros((), first.dtype))
     if segment is None:
-        return run(first, everything)
-    return in_segments(run, first, everything, valid, segment)
+        return run(begin, everything)
+    return in_segments(run, begin, everything, valid, segment)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def forward_all(semiring, terms, shared, first, rows, valid, keys):
-    """`forward`: α after every step."""
+    """`forward`: (α after every step less its largest, which is what the step added)."""
 
     def step(alpha, row):
         row, valid = row
         x = terms(shared, alpha, row)
         moved = semiring.total_of(x) if isinstance(x, list) else semiring.total(x, 0)
-        alpha = jnp.where(valid, moved, alpha)
-        return alpha, alpha
+        level = jnp.max(moved)
+        level = jnp.where(valid & jnp.isfinite(level), level, 0)
+        alpha = jnp.where(valid, moved - level, alpha)
+        return alpha, (alpha, level)
 
     return jax.lax.scan(step, first, (rows, valid))[1]
 
@@ -110,19 +117,21 @@ def forward_all(semiring, terms, shared, first, rows, valid, keys):
 def _(terms, primals, tangents):
     semiring, shared, first, rows, valid, keys = primals
     _, shared_slope, first_slope, rows_slope, _, _ = tangents
-    alphas = forward_all(*primals[:1], terms, *primals[1:])
+    alphas, levels = forward_all(*primals[:1], terms, *primals[1:])
+    levels = jax.lax.stop_gradient(levels)
     before = jnp.concatenate([first[None], alphas[:-1]])
     x = jax.vmap(terms, (None, 0, 0))(shared, before, rows)
 
     def share(x, total, key):
         several = isinstance(x, list)
         found = semiring.shares_of(x, total, key) if several else semiring.shares(x, total, 0, key)
-        # They add up to one but for rounding of the total, which grows along the chain and in its product.
+        # They add up to one but for the total's rounding, which their product along the chain would add up.
         whole = sum(found) if several else jnp.sum(found, 0)
         whole = jnp.where(whole > 0, whole, 1)
         return jax.tree.map(lambda part: part / whole, found)
 
-    shares = jax.vmap(share)(x, alphas, keys)
+    grown = alphas + levels.reshape((-1,) + (1,) * (alphas.ndim - 1))
+    shares = jax.vmap(share)(x, grown, keys)
 
     def step(slope, row):
         share, valid, alpha, row, row_slope = row
@@ -133,7 +142,8 @@ def _(terms, primals, tangents):
         slope = jnp.where(valid, moved, slope)
         return slope, slope
 
-    return alphas, jax.lax.scan(step, first_slope, (shares, valid, before, rows, rows_slope))[1]
+    slopes = jax.lax.scan(step, first_slope, (shares, valid, before, rows, rows_slope))[1]
+    return (alphas, levels), (slopes, jnp.zeros_like(levels))
 
 
 def pairwise(combine: Callable[[Any, Any], Any], elements: PyTree) -> PyTree:

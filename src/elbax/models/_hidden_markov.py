@@ -10,7 +10,7 @@ from .._algebra import log
 from .._batch import rows
 from .._check import check_enough, is_concrete
 from .._model import AbstractExponentialFamilyModel
-from .._sequence import all_steps, as_sequence, check_sequences
+from .._sequence import all_steps, as_sequence, check_sequences, Sequence
 from .._types import Any, Array, Bool, Int, Key, PyTree, Scalar
 from ..components import AbstractComponent
 from ..families import MarkovChain
@@ -109,9 +109,14 @@ class HiddenMarkovModel(AbstractExponentialFamilyModel):
 
     def check(self, batch: PyTree, who: str = "fit") -> None:
         x, weight = rows(batch)
-        check_sequences(x, who)
+        self._check_shape(x, who)
         values, weight = all_steps(x, weight)
         self.component.check(values[1] if self.driven else values, weight, who)
+
+    def _check_shape(self, x: PyTree, who: str) -> None:
+        # A step of one array is a row; of several, some may be single numbers.
+        values = x.values if isinstance(x, Sequence) else x
+        check_sequences(x, who, 3 if len(jax.tree.leaves(values)) == 1 else 2)
 
     def init(self, key: Key, x: PyTree) -> PyTree:
         """Params from a k-means++ start on the steps, in whatever order they come, and transitions that stay
@@ -122,7 +127,7 @@ class HiddenMarkovModel(AbstractExponentialFamilyModel):
         x, weight = rows(x)
         who = "HiddenMarkovModel.init"
         if is_concrete((x, weight)):
-            check_sequences(x, who)
+            self._check_shape(x, who)
         values, weight = all_steps(x, weight)
         inputs, values = values if self.driven else (values, values)
         if is_concrete((values, weight)):

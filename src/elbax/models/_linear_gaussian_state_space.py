@@ -57,8 +57,8 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
     ...     initial_mean=[0.0], initial_covariance=[[10.0]], transition=[[1.0]],
     ...     transition_covariance=[[0.1]], emission=[[1.0]], emission_covariance=[[0.1]])
     >>> level = elbax.Exact(model, params)(jax.tree.map(lambda leaf: leaf[0], batch)).mode()
-    >>> print(level[3].round(2))
-    [1.55]
+    >>> print(f"{level[3, 0]:.2f}")
+    1.59
 
     ```
     """

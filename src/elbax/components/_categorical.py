@@ -7,8 +7,8 @@ import numpy as np
 
 from .._algebra import matmul
 from .._check import check_table, check_values
-from .._free import log_shares
 from .._incomplete import known
+from .._shares import log_prior_of_shares, log_shares_of, maximize_shares
 from ..priors import Dirichlet
 from ._component import AbstractComponent
 
@@ -100,11 +100,8 @@ class Categorical(AbstractComponent):
         return self.natural({"logits": logits})
 
     def natural(self, params):
-        possible = self._possible(params["logits"].shape[-2])
-        log_probabilities = jax.nn.log_softmax(
-            jnp.where(possible, params["logits"], -jnp.inf), axis=-1, where=possible
-        )
-        return {"logits": jnp.where(possible, log_probabilities, 0)}
+        logits = params["logits"]
+        return {"logits": log_shares_of(logits, self._possible(logits.shape[-2]))}
 
     def log_densities(self, natural, x):
         values, observed = known(x)
@@ -113,24 +110,13 @@ class Categorical(AbstractComponent):
         return matmul(logits.reshape(len(logits), -1), one_hot.reshape(-1))
 
     def maximize(self, statistics, params, free):
-        counts = statistics["logits"]
+        counts, logits = statistics["logits"], params["logits"]
         possible = self._possible(counts.shape[-2])
-        if self.prior is not None:
-            counts = jnp.where(possible, counts + self.prior.pseudo_count, counts)
-        seen = jnp.sum(counts, -1, keepdims=True) > jnp.finfo(counts.dtype).tiny
-        logits = jnp.where(possible, params["logits"], -jnp.inf)
-        mask = free["logits"] if isinstance(free["logits"], bool) else free["logits"] & possible
-        logits = log_shares(jnp.where(possible, counts, 0), logits, mask)
-        logits = jnp.where(possible, logits, 0)
-        return {"logits": jnp.where(seen, logits, params["logits"])}
+        return {"logits": maximize_shares(counts, logits, free["logits"], possible, self.prior)}
 
     def log_prior(self, params):
-        if self.prior is None:
-            return 0.0
-        logits = self.natural(params)["logits"]
-        possible = self._possible(logits.shape[-2])
-        columns = [logits[:, j, : possible[j].sum()] for j in range(len(possible))]
-        return sum(self.prior.log_density(column) for column in columns)
+        logits = params["logits"]
+        return log_prior_of_shares(logits, self._possible(logits.shape[-2]), self.prior)
 
     def describe(self, params):
         """Probabilities of each column's values, `(K, dim, most values)`; 0 for values it has not."""

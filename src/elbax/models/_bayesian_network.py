@@ -10,10 +10,10 @@ from .._batch import rows
 from .._check import check_rows, check_values
 from .._incomplete import known
 from .._model import AbstractExponentialFamilyModel
+from .._shares import log_prior_of_shares, log_shares_of, maximize_shares
 from .._types import Any, Array, Int, Key, PyTree, Scalar
 from ..families import FactorGraph
 from ..priors import Dirichlet
-from ._shares import log_prior_of_shares, log_shares_of, maximize_shares
 
 
 class BayesianNetwork(AbstractExponentialFamilyModel):

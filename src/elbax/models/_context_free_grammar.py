@@ -10,11 +10,11 @@ from .._batch import rows
 from .._check import check_weights
 from .._model import AbstractExponentialFamilyModel
 from .._sequence import as_sequence, Sequence
+from .._shares import log_prior_of_shares, log_shares_of, maximize_shares
 from .._types import Any, Array, Key, PyTree, Scalar
 from ..families import ParseTree
 from ..families._structured import truth
 from ..priors import Dirichlet
-from ._shares import log_prior_of_shares, log_shares_of, maximize_shares
 
 
 class ContextFreeGrammar(AbstractExponentialFamilyModel):

@@ -11,6 +11,7 @@ from .._batch import rows
 from .._check import check_enough, is_concrete
 from .._model import AbstractExponentialFamilyModel
 from .._sequence import all_steps, as_sequence, check_sequences, Sequence
+from .._shares import log_prior_of_shares, log_shares_of, maximize_shares
 from .._types import Any, Array, Bool, Int, Key, PyTree, Scalar
 from ..components import AbstractComponent
 from ..families import MarkovChain
@@ -18,7 +19,6 @@ from ..posteriors import Network
 from ..priors import Dirichlet
 from ._k_means import k_means
 from ._mixture import check_components
-from ._shares import log_prior_of_shares, log_shares_of, maximize_shares
 
 
 class HiddenMarkovModel(AbstractExponentialFamilyModel):

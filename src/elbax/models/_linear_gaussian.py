@@ -1,12 +1,10 @@
 r"""One linear-Gaussian conditional, $N(y; A u + b, L L^\top)$, and what EM needs of it.
 
 In units of its own noise, $\epsilon = L^{-1}(y - A u - b)$, the log-density is $c + l^\top \epsilon +
-\epsilon^\top
-B u - \tfrac12 \epsilon^\top P \epsilon + e^\top u - \tfrac12 u^\top E u$ at c = l = B = e = E = 0 and P = I.
-These are
-its coordinates, and any value of them is such a conditional again, times a Gaussian factor in u: so a filter's
-log-normalizer is a function of them, and its gradient there is the expected statistics, right in float32 however
-small the noise.
+\epsilon^\top B u - \tfrac12 \epsilon^\top P \epsilon + e^\top u - \tfrac12 u^\top E u$ at c = l = B = e = E = 0
+and P = I. These are its coordinates, and any value of them is such a conditional again, times a Gaussian factor
+in u: so a filter's log-normalizer is a function of them, and its gradient there is the expected statistics, right
+in float32 however small the noise.
 """
 
 import equinox as eqx
@@ -17,6 +15,7 @@ from .._algebra import matmul, vdot
 from .._model import Reference
 from .._types import Any, Array, PyTree, Scalar
 from ..components._covariance import AbstractCovariance
+from ..components._linear_regression import solve_masked
 
 
 class LinearGaussian(eqx.Module):
@@ -81,7 +80,7 @@ class LinearGaussian(eqx.Module):
         names = [name for name in ("matrix", "offset") if name in params]
         # (A, b) as one matrix that acts on (u, 1).
         width = {"matrix": inputs, "offset": 1}
-        parts = {"matrix": (cross, square), "offset": (linear[:, None], count[None, None])}
+        parts = {"matrix": cross, "offset": linear[:, None]}
         dtype, moved = root.dtype, {}
         seen = count > jnp.finfo(dtype).tiny
         change = jnp.zeros((dim, 0), dtype)
@@ -92,10 +91,11 @@ class LinearGaussian(eqx.Module):
             whole = jnp.concatenate([both, last[None]], 0)
             keep = [i for i in range(inputs + 1) if ("matrix" if i < inputs else "offset") in names]
             normal = whole[jnp.array(keep)][:, jnp.array(keep)]
-            target = jnp.concatenate([parts[name][0] for name in names], 1)
+            target = jnp.concatenate([parts[name] for name in names], 1)
             flags = [_entries(free[name], (dim, width[name])) for name in names]
             if all(flag is True for flag in flags):
-                change = _solve(normal, target.T).T
+                moving = jnp.ones(len(normal), bool)
+                change = jax.vmap(lambda row: solve_masked(normal, row, moving))(target)
             elif not all(flag is False for flag in flags):
                 masks = [
                     jnp.full((dim, width[n]), f) if isinstance(f, bool) else f
@@ -144,15 +144,6 @@ def _entries(flag: Any, shape: tuple[int, int]) -> Any:
     return jnp.broadcast_to(flag if jnp.ndim(flag) == 2 else flag[:, None], shape)
 
 
-def _solve(normal: Array, target: Array) -> Array:
-    """Least squares from normal equations, in units in which their diagonal is one."""
-    size = jnp.sqrt(jnp.maximum(jnp.diagonal(normal), jnp.finfo(normal.dtype).tiny))
-    scaled = normal / jnp.outer(size, size)
-    ridge = 4 * len(size) * jnp.finfo(normal.dtype).eps * jnp.eye(len(size), dtype=normal.dtype)
-    factor = jax.scipy.linalg.cho_factor(scaled + ridge, lower=True)
-    return jax.scipy.linalg.cho_solve(factor, target / size[:, None]) / size[:, None]
-
-
 def _masked(normal: Array, target: Array, root: Array, mask: Array) -> Array:
     """The change L⁻¹ D, D zero outside the mask, of highest ⟨change, target⟩ − ½ tr(change N changeᵀ)."""
     eye = jnp.eye(len(root), dtype=root.dtype)
@@ -160,7 +151,4 @@ def _masked(normal: Array, target: Array, root: Array, mask: Array) -> Array:
     precision = matmul(inverse.T, inverse)
     system = jnp.kron(precision, normal)
     right = matmul(inverse.T, target).reshape(-1)
-    inside = mask.reshape(-1)
-    system = jnp.where(inside[:, None] & inside[None, :], system, jnp.diag(jnp.diagonal(system)))
-    found = _solve(system, jnp.where(inside, right, 0)[:, None])[:, 0]
-    return matmul(inverse, jnp.where(inside, found, 0).reshape(mask.shape))
+    return matmul(inverse, solve_masked(system, right, mask.reshape(-1)).reshape(mask.shape))

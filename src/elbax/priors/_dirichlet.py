@@ -2,6 +2,7 @@
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.special import gammaln
 
 from .._types import Array, Scalar
@@ -32,10 +33,14 @@ class Dirichlet(eqx.Module):
     def pseudo_count(self) -> float:
         return self.concentration - 1
 
-    def log_density(self, log_probabilities: Array) -> Scalar:
-        """Summed over all leading axes."""
-        num_values = log_probabilities.shape[-1]
-        alpha = jnp.asarray(self.concentration, log_probabilities.dtype)
-        constant = gammaln(num_values * alpha) - num_values * gammaln(alpha)
+    def log_density(self, log_probabilities: Array, possible: np.ndarray | None = None) -> Scalar:
+        """Summed over all leading axes; over the `possible` values, the logarithms of the others being 0."""
+        if possible is None:
+            possible = np.ones(log_probabilities.shape[-1:], bool)
+        dtype = log_probabilities.dtype
+        num_values = possible.sum(-1).astype(dtype)
+        alpha = jnp.asarray(self.concentration, dtype)
+        constant = gammaln(np.maximum(num_values, 1) * alpha) - num_values * gammaln(alpha)
+        constant = jnp.where(num_values > 0, constant, 0)
         each = constant + self.pseudo_count * jnp.sum(log_probabilities, -1)
         return jnp.sum(each)

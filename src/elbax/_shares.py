@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._free import log_shares
-from .._types import Any, Array
-from ..priors import Dirichlet
+from ._free import log_shares
+from ._types import Any, Array
+from .priors import Dirichlet
 
 
 def log_shares_of(logits: Array, possible: np.ndarray) -> Array:
@@ -34,6 +34,4 @@ def log_prior_of_shares(logits: Array, possible: np.ndarray, prior: Dirichlet | 
     """The Dirichlet's log-density of every row, over what is possible in it."""
     if prior is None:
         return 0.0
-    table = log_shares_of(logits, possible).reshape(-1, possible.shape[-1])
-    masks = possible.reshape(table.shape)
-    return sum(prior.log_density(row[mask]) for row, mask in zip(table, masks) if mask.any())
+    return prior.log_density(log_shares_of(logits, possible), possible)

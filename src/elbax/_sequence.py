@@ -32,9 +32,14 @@ class Sequence(eqx.Module):
     length: Array
 
 
+def values_of(x: Any) -> PyTree:
+    """The steps of a sequence, padding and all."""
+    return x.values if isinstance(x, Sequence) else x
+
+
 def as_sequence(x: Any) -> tuple[PyTree, Array, int]:
     """(values, length, number of steps with the padding) of one datum, a sequence."""
-    values = x.values if isinstance(x, Sequence) else x
+    values = values_of(x)
     steps = num_rows(values)
     return values, x.length if isinstance(x, Sequence) else jnp.asarray(steps), steps
 
@@ -105,7 +110,7 @@ def _columns(leaf: Any) -> np.ndarray:
 
 def all_steps(x: Any, weight: Array) -> tuple[PyTree, Array]:
     """(steps, weights): the steps of all sequences of a batch as rows, padding with weight 0."""
-    values = x.values if isinstance(x, Sequence) else x
+    values = values_of(x)
     leaf = jax.tree.leaves(values)[0]
     count, steps = leaf.shape[:2]
     length = x.length if isinstance(x, Sequence) else jnp.full(count, steps)
@@ -116,7 +121,7 @@ def all_steps(x: Any, weight: Array) -> tuple[PyTree, Array]:
 
 def check_sequences(x: Any, who: str, least: int = 2) -> None:
     """Raises `ValueError` unless `x` is a batch of sequences of at least one step each, of `least` axes."""
-    values = x.values if isinstance(x, Sequence) else x
+    values = values_of(x)
     for leaf in jax.tree.leaves(values):
         if leaf.ndim < least or leaf.shape[1] < 1:
             raise ValueError(

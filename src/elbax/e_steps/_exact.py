@@ -1,15 +1,13 @@
 """The E-step of EM: Bayes' rule."""
 
-import jax
+from typing import ClassVar
 
-from .._model import AbstractModel
-from .._state import ELBOState, Info
 from .._types import PyTree
-from .._update import AbstractUpdate
 from ..posteriors import Exact
+from ._bayes import AbstractBayesStep
 
 
-class ExactEStep(AbstractUpdate):
+class ExactEStep(AbstractBayesStep):
     r"""$q \leftarrow p_\theta(z \mid x)$ at the state's params, the maximum of the ELBO in q.
 
     It closes the gap: the ELBO then equals the evidence. It costs nothing and stores nothing
@@ -28,29 +26,7 @@ class ExactEStep(AbstractUpdate):
     ```
     """
 
-    model: AbstractModel
+    form: ClassVar[str] = "elbax.Exact(model, params)"
 
-    @property
-    def ascends(self) -> bool:
-        return True
-
-    def init_memory(self, params: PyTree, posterior: PyTree) -> PyTree:
-        ours = jax.tree.structure(Exact(self.model, params))
-        if jax.tree.structure(posterior) != ours:
-            given = type(posterior).__name__
-            given = "an Exact of another model or other params" if given == "Exact" else given
-            raise TypeError(
-                "ExactEStep sets the posterior to Exact(model, params), and the carry of a scan keeps "
-                f"its structure, but the state would start with {given}. Pass "
-                "elbax.Exact(model, params), with this step's model, to init."
-            )
-        return ()
-
-    def __call__(self, state: ELBOState, batch: PyTree) -> tuple[ELBOState, Info]:
-        return state.replace(posterior=Exact(self.model, state.params)), Info()
-
-    def check(self, batch: PyTree) -> None:
-        self.model.check(batch)
-
-    def settle(self, state: ELBOState, batch: PyTree) -> ELBOState:
-        return self(state, batch)[0]
+    def at(self, params: PyTree) -> PyTree:
+        return Exact(self.model, params)

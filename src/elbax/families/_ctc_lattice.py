@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from .._types import Array, Int, PyTree, Scalar
 from ._recursion import forward_all
 from ._semiring import AbstractSemiring, LOG
-from ._structured import AbstractStructured
+from ._structured import AbstractStructured, named
 
 
 class CTCLattice(AbstractStructured):
@@ -41,7 +41,7 @@ class CTCLattice(AbstractStructured):
         last = _ends(alphas[-1], positions)
         return level + semiring.sum(last, 0, None if keys is None else keys[0])
 
-    def statistics(self, z: Int[Array, " T"], size: int | None = None) -> PyTree:
+    def statistics(self, z: Int[Array, " T"]) -> PyTree:
         raise TypeError(
             "CTCLattice: a path alone does not say how many positions there are; use score(natural, z)."
         )
@@ -63,13 +63,7 @@ class CTCLattice(AbstractStructured):
         return jnp.where(jnp.sum(places, -1) > 0, jnp.argmax(places, -1), -1)
 
     def from_network(self, output: PyTree) -> PyTree:
-        expected = {"unary", "skip", "length", "positions"}
-        if not isinstance(output, dict) or set(output) != expected:
-            raise ValueError(
-                f"An encoder for CTCLattice returns a dictionary of natural parameters, {sorted(expected)}; got "
-                f"{type(output).__name__}."
-            )
-        return output
+        return named("CTCLattice", output, {"unary", "skip", "length", "positions"})
 
 
 def _forward(semiring, unary, skip, length, positions, keys=None):

@@ -3,7 +3,6 @@
 import functools
 import math
 import random
-from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -49,8 +48,6 @@ class FactorGraph(AbstractStructured):
     scopes: tuple[tuple[int, ...], ...] = eqx.field(static=True)
     limit: int = eqx.field(static=True)
 
-    discrete: ClassVar[bool] = True
-
     def __init__(self, sizes: Any, scopes: Any, *, limit: int = 2**24):
         self.sizes = tuple(int(size) for size in sizes)
         self.scopes = tuple(tuple(int(i) for i in scope) for scope in scopes)
@@ -68,9 +65,8 @@ class FactorGraph(AbstractStructured):
             raise ValueError(
                 f"FactorGraph: the best elimination order found needs a table over {self.width} variables, of "
                 f"{self.largest:.2g} entries, more than limit={limit:.2g}. Exact inference does not fit: "
-                f"leave out "
-                "edges or variables, raise the limit if the memory is there, or approximate (Amortized, which "
-                "samples)."
+                "leave out edges or variables, raise the limit if the memory is there, or approximate "
+                "(Amortized, which samples)."
             )
 
     @classmethod

@@ -154,19 +154,15 @@ class GaussianChain(AbstractFamily):
 
         def one(root, predicted, mean, terms):
             matrix, noise = terms["matrix"], terms["root"]
-            solve = lambda rhs, trans=0: jax.scipy.linalg.solve_triangular(
-                predicted, rhs, lower=True, trans=trans
-            )
+            eye = jnp.eye(self.dim, dtype=root.dtype)
             # P⁻¹ for the predicted P = A S Sᵀ Aᵀ + L Lᵀ.
-            weigh = lambda rhs: solve(solve(rhs), 1)
-            gain = matmul(
-                root, matmul(root.T, matmul(matrix.T, weigh(jnp.eye(self.dim, dtype=root.dtype))))
-            )
-            # z' = A z + b + L ε₂ with z = m + S ε₁. What z' leaves of z is (I − gain A) S ε₁ − gain L ε₂, and
-            # of the
-            # noise A gain L ε₂ − (I − A gain) A S ε₁, where I − A gain = L Lᵀ P⁻¹: nothing cancels.
-            surprise = matmul(noise, matmul(noise.T, weigh(jnp.eye(self.dim, dtype=root.dtype))))
-            kept = jnp.eye(self.dim, dtype=root.dtype) - matmul(gain, matrix)
+            half = jax.scipy.linalg.solve_triangular(predicted, eye, lower=True)
+            inverse = jax.scipy.linalg.solve_triangular(predicted, half, lower=True, trans=1)
+            gain = matmul(root, matmul(root.T, matmul(matrix.T, inverse)))
+            # z' = A z + b + L ε₂ with z = m + S ε₁. What z' leaves of z is (I − gain A) S ε₁ − gain L ε₂, and of
+            # the noise A gain L ε₂ − (I − A gain) A S ε₁, where I − A gain = L Lᵀ P⁻¹: nothing cancels.
+            surprise = matmul(noise, matmul(noise.T, inverse))
+            kept = eye - matmul(gain, matrix)
             left = jnp.concatenate([matmul(kept, root), -matmul(gain, noise)], 1)
             moved = jnp.concatenate(
                 [-matmul(surprise, matmul(matrix, root)), matmul(matmul(matrix, gain), noise)], 1
@@ -273,7 +269,6 @@ class GaussianChain(AbstractFamily):
         point = {
             "means": z,
             "covariances": none,
-            "cross": none[1:],
             "matrix": matrix,
             "offset": offset,
         }
@@ -348,10 +343,9 @@ class GaussianChain(AbstractFamily):
         eye, initial = jnp.eye(dim, dtype=dtype), natural["initial"]
 
         def information(terms):
-            rows, target = terms["rows"], terms["target"]
-            linear, precision = add(_tilt(terms, dim, dtype), probe["unary"])
+            target = terms["target"]
             constant = terms.get("constant", 0.0) - 0.5 * vdot(target, target)
-            return linear + matmul(rows.T, target), precision + matmul(rows.T, rows), constant
+            return *add(_information(terms, dim, dtype), probe["unary"]), constant
 
         h, J, c = jax.vmap(information)(unary)
         linear, precision = _tilt(initial, dim, dtype)
@@ -476,9 +470,8 @@ def _information(terms, dim, dtype):
     linear, precision = _tilt(terms, dim, dtype)
     if "rows" in terms:
         rows = terms["rows"]
+        linear = linear + matmul(rows.T, terms["target"])
         precision = precision + matmul(rows.T, rows)
-        if "target" in terms:
-            linear = linear + matmul(rows.T, terms["target"])
     return linear, precision
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from .._algebra import matmul
 from .._types import Any, Array, Key, PyTree, Scalar
 from ._semiring import AbstractSemiring, LOG, MAX, Sampling
-from ._structured import AbstractStructured, truth
+from ._structured import AbstractStructured, named, truth
 
 
 class ParseTree(AbstractStructured):
@@ -137,13 +137,7 @@ class ParseTree(AbstractStructured):
         return {"root": root, "binary": binary, "unary": words, "length": length}
 
     def from_network(self, output: PyTree) -> PyTree:
-        expected = {"root", "binary", "unary", "length"}
-        if not isinstance(output, dict) or set(output) != expected:
-            raise ValueError(
-                f"An encoder for ParseTree returns a dictionary of natural parameters, {sorted(expected)}; got "
-                f"{type(output).__name__}."
-            )
-        return output
+        return named("ParseTree", output, {"root", "binary", "unary", "length"})
 
 
 class _Plan(eqx.Module):

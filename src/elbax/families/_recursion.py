@@ -37,32 +37,35 @@ def steps(
     def body(carry, row):
         return step(carry, *row), None
 
-    rows = (xs, valid)
-    if segment is None:
-        return jax.lax.scan(body, carry, rows)[0]
-    return in_segments(
-        lambda carry, rows: jax.lax.scan(body, carry, rows)[0], carry, rows, valid, segment
-    )
+    def run(carry, xs, valid):
+        return jax.lax.scan(body, carry, (xs, valid))[0]
+
+    return in_segments(run, carry, xs, valid, segment)
 
 
 def in_segments(
-    run: Callable[[PyTree, PyTree], PyTree], carry: PyTree, rows: PyTree, valid: Array, segment: int
+    run: Callable[[PyTree, PyTree, Array], PyTree],
+    carry: PyTree,
+    rows: PyTree,
+    valid: Array,
+    segment: int | None,
 ) -> PyTree:
-    """`run(carry, rows)` on `segment` rows at a time; a derivative keeps the carries between them only."""
-    length = len(valid)
-    number = -(-length // segment)
+    """`run(carry, rows, valid)` on `segment` rows at a time (all, if None); a derivative keeps the carries between
+    them only."""
+    if segment is None:
+        return run(carry, rows, valid)
+    number = -(-len(valid) // segment)
+    more = number * segment - len(valid)
 
-    def grid(leaf):
-        # The last segment is filled up with steps that are not valid.
-        more = jnp.repeat(leaf[-1:], number * segment - length, axis=0)
-        return jnp.concatenate([leaf, more]).reshape((number, segment, *leaf.shape[1:]))
+    def grid(leaf, last):
+        filled = jnp.concatenate([leaf, jnp.repeat(last, more, axis=0)])
+        return filled.reshape((number, segment, *leaf.shape[1:]))
 
-    real = jnp.arange(number * segment).reshape(number, segment) < length
-    rows = jax.tree.map(
-        lambda leaf: leaf & real if leaf.dtype == bool else leaf, jax.tree.map(grid, rows)
-    )
+    # The last segment is filled up with steps that are not valid.
+    rows = jax.tree.map(lambda leaf: grid(leaf, leaf[-1:]), rows)
+    valid = grid(valid, jnp.zeros(1, bool))
     run = jax.checkpoint(run)
-    return jax.lax.scan(lambda carry, rows: (run(carry, rows), None), carry, rows)[0]
+    return jax.lax.scan(lambda carry, part: (run(carry, *part), None), carry, (rows, valid))[0]
 
 
 def forward(
@@ -85,16 +88,14 @@ def forward(
     coefficients, the shares of all terms, are taken for all steps at once, outside of the loop.
     """
 
-    def run(carry, rows):
+    def run(carry, rows, valid):
         alpha, level = carry
-        rows, valid, keys = rows
+        rows, keys = rows
         alphas, levels = forward_all(semiring, terms, shared, alpha, rows, valid, keys)
         return alphas[-1], level + jnp.sum(levels)
 
-    everything, begin = (rows, valid, keys), (first, jnp.zeros((), first.dtype))
-    if segment is None:
-        return run(begin, everything)
-    return in_segments(run, begin, everything, valid, segment)
+    begin = first, jnp.zeros((), first.dtype)
+    return in_segments(run, begin, (rows, keys), valid, segment)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))

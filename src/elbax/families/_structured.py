@@ -77,6 +77,16 @@ def possible_dot(statistics: PyTree, natural: PyTree) -> Scalar:
     return dot(statistics, jax.tree.map(finite, statistics, natural))
 
 
+def named(who: str, output: Any, names: set[str]) -> PyTree:
+    """An encoder's output that is a dictionary of natural parameters, as it is."""
+    if not isinstance(output, dict) or set(output) != names:
+        raise ValueError(
+            f"An encoder for {who} returns a dictionary of natural parameters, {sorted(names)}; got "
+            f"{type(output).__name__}."
+        )
+    return output
+
+
 def truth(name: str, value: Any, shape: tuple[int, ...]) -> tuple | None:
     """Truth values as nested tuples, which hash by value; None where all are true."""
     if value is None:

@@ -9,7 +9,7 @@ from .._algebra import matmul
 from .._batch import rows
 from .._check import check_weights
 from .._model import AbstractExponentialFamilyModel
-from .._sequence import as_sequence, check_sequences, Sequence
+from .._sequence import as_sequence, check_sequences, Sequence, values_of
 from .._types import Any, Array, Bool, Int, Key, PyTree, Scalar
 from ..families import CTCLattice
 
@@ -81,7 +81,7 @@ class ConnectionistTemporalClassification(AbstractExponentialFamilyModel):
         (inputs, labels), weight = rows(batch)
         check_weights(weight, who)
         check_sequences(inputs, who)
-        values = labels.values if isinstance(labels, Sequence) else labels
+        values = values_of(labels)
         if not jnp.issubdtype(values.dtype, jnp.integer) or values.ndim != 2:
             raise ValueError(
                 f"{who}: labels are whole numbers of shape (num_data, most labels); got {values.dtype} of "

@@ -9,7 +9,7 @@ from .._algebra import log
 from .._batch import rows
 from .._check import check_weights
 from .._model import AbstractExponentialFamilyModel
-from .._sequence import as_sequence, Sequence
+from .._sequence import as_sequence, Sequence, values_of
 from .._shares import log_prior_of_shares, log_shares_of, maximize_shares
 from .._types import Any, Array, Key, PyTree, Scalar
 from ..families import ParseTree
@@ -87,7 +87,7 @@ class ContextFreeGrammar(AbstractExponentialFamilyModel):
     def check(self, batch: PyTree, who: str = "fit") -> None:
         x, weight = rows(batch)
         check_weights(weight, who)
-        words = np.asarray(x.values if isinstance(x, Sequence) else x)
+        words = np.asarray(values_of(x))
         if words.ndim == 3 and words.shape[2] == 1:
             words = words[:, :, 0]
         if words.ndim != 2 or words.dtype.kind not in "iu":

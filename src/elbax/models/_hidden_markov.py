@@ -10,7 +10,7 @@ from .._algebra import log
 from .._batch import rows
 from .._check import check_enough, is_concrete
 from .._model import AbstractExponentialFamilyModel
-from .._sequence import all_steps, as_sequence, check_sequences, Sequence
+from .._sequence import all_steps, as_sequence, check_sequences, values_of
 from .._shares import log_prior_of_shares, log_shares_of, maximize_shares
 from .._types import Any, Array, Bool, Int, Key, PyTree, Scalar
 from ..components import AbstractComponent
@@ -115,8 +115,7 @@ class HiddenMarkovModel(AbstractExponentialFamilyModel):
 
     def _check_shape(self, x: PyTree, who: str) -> None:
         # A step of one array is a row; of several, some may be single numbers.
-        values = x.values if isinstance(x, Sequence) else x
-        check_sequences(x, who, 3 if len(jax.tree.leaves(values)) == 1 else 2)
+        check_sequences(x, who, 3 if len(jax.tree.leaves(values_of(x))) == 1 else 2)
 
     def init(self, key: Key, x: PyTree) -> PyTree:
         """Params from a k-means++ start on the steps, in whatever order they come, and transitions that stay

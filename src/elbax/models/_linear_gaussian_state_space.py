@@ -1,5 +1,6 @@
 """Factor analysis along a chain."""
 
+import math
 from typing import Literal
 
 import equinox as eqx
@@ -20,7 +21,7 @@ from ._linear_gaussian import LinearGaussian
 
 
 _NOISE = {"full": Full(), "diagonal": Diagonal(), "isotropic": Spherical()}
-_LOG_2PI = 1.8378770664093453
+_LOG_2PI = math.log(2 * math.pi)
 
 Noise = Literal["full", "diagonal", "isotropic"]
 

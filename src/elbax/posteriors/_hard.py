@@ -32,8 +32,7 @@ class Hard(eqx.Module):
         if not q.family.discrete:
             raise TypeError(
                 f"Hard: a point of the continuous {type(q.family).__name__} latent has no entropy, and "
-                f"so no ELBO. "
-                "Use ExactEStep, or GradientMStep on the log-joint for a mode."
+                "so no ELBO. Use ExactEStep, or GradientMStep on the log-joint for a mode."
             )
         return Point(q.natural, q.family)
 

@@ -140,7 +140,10 @@ def settings_of_chains():
 @pytest.mark.parametrize(("order", "varying", "tilted"), list(settings_of_chains()))
 def test_the_dense_gaussian(order, varying, tilted):
     """Value, means, covariances, those of neighbors and entropy; for the whole length, a part, one step."""
-    family = GaussianChain(D, order=order, segment=2 if varying else None)
+    family = GaussianChain(
+        D,
+        order=order,
+    )
     for seed, length in enumerate((5, 3, 1)):
         eta = natural(seed, varying, tilted, length)
         value, (means, covariances, cross), statistics, entropy, bound = everything(family, eta)
@@ -212,7 +215,7 @@ def test_the_bound_of_another_chain():
 @pytest.mark.slow
 @pytest.mark.parametrize("length", [23, 40])
 def test_orders_agree(length):
-    """The filter, the tree and the filter in segments: value and all slopes."""
+    """The filter and the tree: value and all slopes."""
     rng = np.random.default_rng(length)
     eta = {
         "initial": {"mean": np.zeros(D), "root": np.eye(D)},
@@ -225,7 +228,7 @@ def test_orders_agree(length):
         "length": np.array(length),
     }
     eta = jax.tree.map(jnp.asarray, eta)
-    ways = [dict(order="sequential"), dict(order="pairwise"), dict(segment=7)]
+    ways = [dict(order="sequential"), dict(order="pairwise")]
     first, *others = (slope(GaussianChain(D, **way), eta) for way in ways)
     for other in others:
         for (path, left), right in zip(
@@ -309,7 +312,5 @@ def test_from_network():
 def test_what_is_no_chain_is_refused():
     with pytest.raises(ValueError, match="dim must be at least 1"):
         GaussianChain(0)
-    with pytest.raises(ValueError, match="segment must be at least 1"):
-        GaussianChain(2, segment=0)
     with pytest.raises(TypeError, match="LinearGaussianStateSpace"):
         GaussianChain(2).read(lambda z: jnp.sum(z))

@@ -13,6 +13,22 @@ from ._types import Any, Array, PyTree, Scalar
 matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 vdot = functools.partial(jnp.vdot, precision=jax.lax.Precision.HIGHEST)
 
+_SMALL = 8
+
+
+def product(a: Array, b: Array) -> Array:
+    """A B of small matrices, of which there are many: as one loop, since a call for each would cost more."""
+    if max(a.shape[-2:] + b.shape[-2:]) > _SMALL:
+        return matmul(a, b)
+    return jnp.sum(a[..., :, :, None] * b[..., None, :, :], -2)
+
+
+def apply(matrix: Array, vector: Array) -> Array:
+    """A v, likewise."""
+    if max(matrix.shape[-2:]) > _SMALL:
+        return matmul(matrix, vector[..., None])[..., 0]
+    return jnp.sum(matrix * vector[..., None, :], -1)
+
 
 def log(x: Array) -> Array:
     """log x of numbers that may be 0, there the logarithm of the smallest positive one."""

@@ -14,7 +14,7 @@ from ._semiring import AbstractSemiring
 Order = Literal["auto", "sequential", "pairwise"]
 
 
-def check_order(who: str, order: str, segment: int | None) -> None:
+def check_order(who: str, order: str, segment: int | None = None) -> None:
     if order not in ("auto", "sequential", "pairwise"):
         raise ValueError(f"{who}: order must be 'auto', 'sequential' or 'pairwise', got {order!r}.")
     if segment is not None and segment < 1:

@@ -47,7 +47,7 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
     - `offsets`: whether b and d are there.
     - `floor`: weight of the penalties −½ floor · tr Q⁻¹ and −½ floor · tr R⁻¹, in squared units; noise of one
         kind may else shrink to nothing, where the likelihood is highest (as in a constant level).
-    - `order`, `segment`: how to compute, as for `GaussianChain`.
+    - `order`: how to compute, as for `GaussianChain`.
 
     ```python
     >>> import elbax, jax, jax.numpy as jnp
@@ -80,7 +80,6 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
         offsets: bool = False,
         floor: float = 1e-6,
         order: Literal["auto", "sequential", "pairwise"] = "auto",
-        segment: int | None = None,
     ):
         for name, noise in dict(
             transition_noise=transition_noise, emission_noise=emission_noise
@@ -99,7 +98,7 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
         self.emission_noise = emission_noise
         self.offsets = offsets
         self.floor = float(floor)
-        self.chain = GaussianChain(dim, order=order, segment=segment)
+        self.chain = GaussianChain(dim, order=order)
 
     @property
     def latent(self) -> GaussianChain:

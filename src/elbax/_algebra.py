@@ -20,14 +20,14 @@ def product(a: Array, b: Array) -> Array:
     """A B of small matrices, of which there are many: as one loop, since a call for each would cost more."""
     if max(a.shape[-2:] + b.shape[-2:]) > _SMALL:
         return matmul(a, b)
-    return jnp.sum(a[..., :, :, None] * b[..., None, :, :], -2)
+    return sum(a[..., :, j, None] * b[..., None, j, :] for j in range(a.shape[-1]))
 
 
 def apply(matrix: Array, vector: Array) -> Array:
     """A v, likewise."""
     if max(matrix.shape[-2:]) > _SMALL:
         return matmul(matrix, vector[..., None])[..., 0]
-    return jnp.sum(matrix * vector[..., None, :], -1)
+    return sum(matrix[..., :, j] * vector[..., j, None] for j in range(matrix.shape[-1]))
 
 
 def log(x: Array) -> Array:
@@ -75,3 +75,17 @@ def num_rows(x: PyTree) -> int:
 def where(condition: Any, a: PyTree, b: PyTree) -> PyTree:
     """`a` where the condition holds, else `b`, leaf by leaf (random keys too)."""
     return jax.tree.map(lambda x, y: jax.lax.select(condition, x, y), a, b)
+
+
+@jax.custom_batching.custom_vmap
+def in_every_lane(condition: Array) -> Array:
+    """The condition; under `vmap` whether it holds in all lanes, one answer for all.
+
+    A `cond` on a batched condition runs both branches; on this one it stays a choice.
+    """
+    return condition
+
+
+@in_every_lane.def_vmap
+def _(axis_size, batched, condition):
+    return jnp.all(condition), False

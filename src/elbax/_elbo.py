@@ -7,9 +7,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from ._algebra import in_every_lane
 from ._batch import over_rows, reduce_data, rows
 from ._model import AbstractModel, split_coordinates
-from ._types import Any, Array, Bool, Callable, Key, PyTree, Scalar
+from ._types import Any, Array, Callable, Key, PyTree, Scalar
 from .families import Distribution
 from .posteriors import Exact
 
@@ -339,7 +340,7 @@ def _with_shortcut(run: Callable, model: AbstractModel, params: PyTree, posterio
         also = model.shortcut(snapshot)
         allowed = allowed if also is None else allowed & also[0]
     return jax.lax.cond(
-        _in_every_lane(allowed),
+        in_every_lane(allowed),
         lambda: run(fast, prepare_with(fast)),
         lambda: run(model, prepare_with(model)),
     )
@@ -348,17 +349,3 @@ def _with_shortcut(run: Callable, model: AbstractModel, params: PyTree, posterio
 def _same_arrays(a: PyTree, b: PyTree) -> bool:
     left, right = jax.tree.leaves(a), jax.tree.leaves(b)
     return len(left) == len(right) and all(map(operator.is_, left, right))
-
-
-@jax.custom_batching.custom_vmap
-def _in_every_lane(condition: Bool[Array, ""]) -> Bool[Array, ""]:
-    """The condition; under `vmap` whether it holds in all lanes, one answer for all.
-
-    A `cond` on a batched condition runs both branches; on this one it stays a choice.
-    """
-    return condition
-
-
-@_in_every_lane.def_vmap
-def _(axis_size, batched, condition):
-    return jnp.all(condition), False

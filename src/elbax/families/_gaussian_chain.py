@@ -84,14 +84,15 @@ class GaussianChain(AbstractFamily):
         noise = jax.random.normal(key_end, found.means.shape, dtype)
         alone = found.means + apply(found.roots, noise)
         noise = jax.random.normal(key_back, (number - 1, 2 * self.dim), dtype)
-        drawn = found.means[:-1] + found.pulls + apply(found.left, noise)
+        gain, rest = found.gain[:, : self.dim], found.rest[:, : self.dim]
+        drawn = found.means[:-1] + found.pulls + apply(rest, noise)
 
         def step(later, row):
             t, alone, drawn, gain, predicted = row
             now = jnp.where(t < last, drawn + apply(gain, later - predicted), alone)
             return now, now
 
-        rows = jnp.arange(number - 1), alone[:-1], drawn, found.gain, found.predicted[1:]
+        rows = jnp.arange(number - 1), alone[:-1], drawn, gain, found.predicted[1:]
         _, z = jax.lax.scan(step, alone[-1], rows, reverse=True)
         z = jnp.concatenate([z, alone[-1:]])
         return jnp.where((jnp.arange(number) <= last)[:, None], z, 0)

@@ -11,15 +11,15 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._algebra import apply, matmul, product, vdot
+from .._algebra import apply, in_every_lane, matmul, num_rows, product, vdot
 from .._types import Any, Array, Callable, PyTree, Scalar
 
 
 class Filtered(eqx.Module):
     """Each state given the observations so far, and what leads back from the next one.
 
-    z = ahead + gain (z' − predicted') + left ε with ε standard normal; then the noise w = z' − A z − b is
-    surprise (z' − predicted') + moved ε.
+    Given z', the state z and the noise w = z' − A z − b are (means + pulls, 0) + gain (z' − predicted') + rest ε
+    with ε standard normal.
 
     **Fields:**
 
@@ -27,7 +27,7 @@ class Filtered(eqx.Module):
         first one's with what `initial` says besides.
     - `pulls` (T − 1, d): what the transition says besides of the state that it leaves.
     - `roots` (T, d, d): of the covariances after the observation.
-    - `gain`, `surprise` (T − 1, d, d), `left`, `moved` (T − 1, d, 2 d).
+    - `gain` (T − 1, 2 d, d), `rest` (T − 1, 2 d, 2 d).
     - `log_narrowing`: the log-determinant of all that narrowed the states.
     """
 
@@ -37,9 +37,7 @@ class Filtered(eqx.Module):
     pulls: Array
     roots: Array
     gain: Array
-    surprise: Array
-    left: Array
-    moved: Array
+    rest: Array
     log_narrowing: Scalar
 
 
@@ -96,30 +94,39 @@ def filtered(natural: PyTree) -> Filtered:
     )
     first_unary = jax.tree.map(lambda leaf: leaf[0], own_unary)
     later_unary = jax.tree.map(lambda leaf: leaf[1:], own_unary)
+    silent = _is_silent(transition)
 
     def narrow_step(root, row):
         transition, unary = shared_transition | row[0], shared_unary | row[1]
         pulled, of_pull = _narrow(root, transition)
         spread = product(transition["matrix"], pulled)
         predicted = _triangle(spread, transition["root"])
-        root, of_unary = _narrow(predicted, unary)
-        return root, (pulled, predicted, root, of_pull, of_unary)
+        after, of_unary = _narrow(predicted, unary)
+        # What is pulled by nothing is the root before, which need not be kept twice.
+        return after, (
+            None if _is_silent(transition) else pulled,
+            predicted,
+            after,
+            of_pull + of_unary,
+        )
 
     start, of_start = _narrow(initial["root"], initial)
     root, of_first = _narrow(start, shared_unary | first_unary)
-    _, found = jax.lax.scan(narrow_step, root, (own_transition, later_unary))
-    pulled, predicted, later, of_pull, of_unary = found
+    run = _until_settled if not own_transition and own_unary.keys() == {"target"} else _to_the_end
+    pulled, predicted, later, narrowing = run(narrow_step, root, (own_transition, later_unary))
     roots = jnp.concatenate([root[None], later])
+    pulled = roots[:-1] if pulled is None else pulled
     in_time = jnp.arange(1, number) < length
-    log_narrowing = of_start + of_first + jnp.sum(jnp.where(in_time, of_pull + of_unary, 0))
+    log_narrowing = of_start + of_first + jnp.sum(jnp.where(in_time, narrowing, 0))
 
     covariances, of_pulled = product(roots, roots.mT), product(pulled, pulled.mT)
 
     def step(mean, row):
         own_transition, own_unary, of_pulled, covariance = row
         transition, unary = shared_transition | own_transition, shared_unary | own_unary
-        pull = _change(mean, of_pulled, transition)
-        predicted = apply(transition["matrix"], mean + pull) + transition["offset"]
+        pull = None if silent else _change(mean, of_pulled, transition)
+        leaving = mean if silent else mean + pull
+        predicted = apply(transition["matrix"], leaving) + transition["offset"]
         change = _change(predicted, covariance, unary)
         return predicted + change, (pull, predicted, change)
 
@@ -131,37 +138,64 @@ def filtered(natural: PyTree) -> Filtered:
     before = jnp.concatenate([begin[None], later])
     changes = jnp.concatenate([change[None], changes])
     linear = {name: transition[name] for name in ("matrix", "root")}
-    gain, surprise, left, moved = each(_link, linear, pulled, predicted)
+    gain, rest = each(_link, linear, pulled, predicted)
     return Filtered(
         predicted=before,
         means=before + changes,
         changes=changes.at[0].add(change_start),
-        pulls=pulls,
+        pulls=jnp.zeros((number - 1, 1), root.dtype) if silent else pulls,
         roots=roots,
         gain=gain,
-        surprise=surprise,
-        left=left,
-        moved=moved,
+        rest=rest,
         log_narrowing=log_narrowing,
     )
 
 
-def _link(terms, root, predicted):
-    r"""(gain, surprise, left, moved) of one step.
+_SETTLING = 64
 
-    The predicted covariance is R Rᵀ with [A S, L] = R [Y₁, Y₂] and [Y₁, Y₂] of orthonormal rows, so that gain = S
-    Y₁ᵀ R⁻¹ and surprise = L Y₂ᵀ R⁻¹: both are products, in which nothing cancels.
+
+def _to_the_end(step, root, rows):
+    return jax.lax.scan(step, root, rows)[1]
+
+
+def _until_settled(step, root, rows):
+    """`_to_the_end` where each step is the same: once it changes nothing but rounding, neither do those to come.
+
+    Columns of a root may change their signs from step to step.
     """
-    noise = terms["root"]
-    spread = product(terms["matrix"], root)
-    eye = jnp.eye(len(root), dtype=root.dtype)
-    inverse = jax.scipy.linalg.solve_triangular(predicted, eye, lower=True)
-    of_state, of_noise = product(inverse, spread), product(inverse, noise)
-    back, mixed = product(root, of_state.T), product(of_state.T, of_noise)
-    gain, surprise = product(back, inverse), product(product(noise, of_noise.T), inverse)
-    left = jnp.concatenate([root - product(back, of_state), -product(root, mixed)], 1)
-    moved = jnp.concatenate([-product(noise, mixed.T), product(spread, mixed)], 1)
-    return gain, surprise, left, moved
+    head = jax.tree.map(lambda leaf: leaf[:_SETTLING], rows)
+    tail = jax.tree.map(lambda leaf: leaf[_SETTLING:], rows)
+    last, found = jax.lax.scan(step, root, head)
+    number = num_rows(tail)
+    if not number:
+        return found
+    before = jnp.abs(found[2][-2])
+    moved = jnp.max(jnp.abs(jnp.abs(last) - before))
+    settled = moved <= 4 * jnp.finfo(root.dtype).eps * jnp.max(before)
+
+    def repeat():
+        return jax.tree.map(
+            lambda leaf: jnp.broadcast_to(leaf[-1], (number, *leaf.shape[1:])), found
+        )
+
+    rest = jax.lax.cond(in_every_lane(settled), repeat, lambda: _to_the_end(step, last, tail))
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), found, rest)
+
+
+def _link(terms, root, predicted):
+    r"""(gain, rest) of one step.
+
+    z' − predicted' is R η with [A S, L] = R Y, R being lower triangular and the rows of Y orthonormal. With B =
+    diag(S, L), the root of (z, w), and Y both: gain = B Yᵀ R⁻¹, rest = B − B Yᵀ Y.
+    """
+    noise, dim = terms["root"], len(root)
+    both = jnp.concatenate([product(terms["matrix"], root), noise], 1)
+    rows = jax.scipy.linalg.solve_triangular(predicted, both, lower=True)
+    of_state, of_noise = rows[:, :dim], rows[:, dim:]
+    weights = jnp.concatenate([product(root, of_state.T), product(noise, of_noise.T)])
+    gain = jax.scipy.linalg.solve_triangular(predicted, weights.T, lower=True, trans=1).T
+    whole = jax.scipy.linalg.block_diag(root, noise)
+    return gain, whole - product(weights, rows)
 
 
 def _narrow(root, terms):
@@ -204,6 +238,9 @@ def smoothed(natural: PyTree) -> tuple[Scalar, Moments]:
     last = natural["length"] - 1
     before_last = jnp.arange(len(found.pulls)) < last
 
+    spread = product(found.rest, found.rest.mT)
+    dim = found.means.shape[1]
+
     def step(later, row):
         excess, covariance = later
         inside, change, pull, ends, gain, spread = row
@@ -214,8 +251,9 @@ def smoothed(natural: PyTree) -> tuple[Scalar, Moments]:
 
     ends = product(found.roots, found.roots.mT)
     end = found.changes[-1], ends[-1]
-    rows = before_last, found.changes[:-1], found.pulls, ends[:-1], found.gain
-    _, moved = jax.lax.scan(step, end, (*rows, product(found.left, found.left.mT)), reverse=True)
+    of_states = found.gain[:, :dim], spread[:, :dim, :dim]
+    rows = before_last, found.changes[:-1], found.pulls, ends[:-1], *of_states
+    _, moved = jax.lax.scan(step, end, rows, reverse=True)
     excess, covariances = (
         jnp.concatenate([some, one[None]]) for some, one in zip(moved, end, strict=True)
     )
@@ -223,20 +261,19 @@ def smoothed(natural: PyTree) -> tuple[Scalar, Moments]:
     inside = jnp.arange(len(start)) <= last
     means = jnp.where(inside[:, None], start + excess, 0)
     covariances = jnp.where(inside[:, None, None], covariances, 0)
-    after = covariances[1:]
-    back = product(after, found.gain.mT)
-    point = Moments(
-        means, transition["matrix"], transition["offset"], apply(found.surprise, excess[1:])
-    )
+    between = product(found.gain, covariances[1:])
+    joint = product(between, found.gain.mT) + spread
+    drift = apply(found.gain[:, dim:], excess[1:])
+    point = Moments(means, transition["matrix"], transition["offset"], drift)
     moments = Moments(
-        **vars(point)
-        | dict(
-            covariances=covariances,
-            cross=jnp.where(before_last[:, None, None], back.mT, 0),
-            noise=product(found.surprise, product(after, found.surprise.mT))
-            + product(found.moved, found.moved.mT),
-            noise_cross=product(found.surprise, back) + product(found.moved, found.left.mT),
-        )
+        means,
+        point.matrix,
+        point.offset,
+        drift,
+        covariances=covariances,
+        cross=jnp.where(before_last[:, None, None], between[:, :dim], 0),
+        noise=joint[:, dim:, dim:],
+        noise_cross=joint[:, dim:, :dim],
     )
     return expected_exponent(natural, point) - found.log_narrowing, moments
 

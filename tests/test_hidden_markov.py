@@ -351,6 +351,19 @@ def test_forms_and_orders_agree():
             np.testing.assert_allclose(left, right, rtol=1e-8, atol=1e-8)
 
 
+def test_a_long_sequence_in_float32():
+    """Rounding must not add up along the chain: it would exceed what an EM step gains."""
+    x = elbax.datasets.lambda_phage()[None]
+    model = HiddenMarkovModel(elbax.components.Categorical(4), 2)
+    shares = [[[0.04, 0.30, 0.34, 0.32]], [[0.85, 0.06, 0.05, 0.04]]]
+    table = [[0.76, 0.24], [0.67, 0.33]]
+    params = model.from_description(initial=[0.5, 0.5], transition=table, probabilities=shares)
+    single = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
+    found = elbax.evidence(model, single, x)
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, elbax.evidence(model, params, x), rtol=3e-7)
+
+
 def test_counts_of_free_params():
     """One row less one each: 1 + 2 + 4 of means and 4 of variances; without what is impossible."""
     model = HiddenMarkovModel(NORMAL, K)

@@ -2,5 +2,7 @@
 
 from ._earthquakes import earthquakes as earthquakes
 from ._house_votes import house_votes as house_votes, VOTES as VOTES
+from ._lambda_phage import lambda_phage as lambda_phage
 from ._nile import nile as nile
 from ._old_faithful import old_faithful as old_faithful
+from ._transfer_rna import transfer_rna as transfer_rna

@@ -13,6 +13,7 @@ from hypothesis import given, settings, strategies as st
 
 import elbax
 from elbax import MarkovChain
+from elbax.families._forward_backward import forward_backward
 
 
 K, T = 3, 5
@@ -266,6 +267,46 @@ def test_a_track_that_was_left_behind_comes_back():
     np.testing.assert_array_equal(slope["transition"][:2, 2:], 0)
 
 
+@jax.jit
+def checked(eta):
+    return forward_backward(*(eta[name] for name in ("initial", "transition", "unary", "length")))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from([-250.0, -120.0, -60.0, 60.0, 100.0, 140.0, 300.0]), min_size=4, max_size=4
+    ),
+    st.sampled_from([-np.inf, -100.0, -40.0, -3.0]),
+    st.sampled_from([8, 6, 2]),
+)
+def test_what_is_certified_is_right(gains, crossing, length):
+    """Two tracks that lead in turns, by more than float32 holds: whatever forward and backward lose between them,
+    what they call right agrees with logarithms in float64, and what nobody could lose is called right."""
+    unary = np.zeros((8, 2))
+    unary[::2, 1] = gains
+    table = np.array([[0.0, crossing], [crossing, 0.0]])
+    numbers = {"initial": np.zeros(2), "transition": table, "unary": unary}
+    eta = {name: jnp.asarray(leaf, float) for name, leaf in numbers.items()}
+    eta |= {"length": jnp.array(length)}
+    narrow = {
+        name: leaf.astype(jnp.float32) if leaf.dtype == float else leaf
+        for name, leaf in eta.items()
+    }
+    certain, value, marginals = checked(narrow)
+    expected, slope = value_and_slope(MarkovChain(2, form="log"), eta)
+    if crossing == -3.0 and np.abs(gains).max() < 81:
+        assert bool(certain)
+    if bool(certain):
+        np.testing.assert_allclose(value, expected, rtol=1e-6, atol=1e-4)
+        for name, leaf in marginals.items():
+            np.testing.assert_allclose(leaf, slope[name], atol=1e-4, err_msg=name)
+    ours, found = value_and_slope(MarkovChain(2), narrow)
+    np.testing.assert_allclose(ours, expected, rtol=1e-6, atol=1e-4)
+    for name in marginals:
+        np.testing.assert_allclose(found[name], slope[name], atol=1e-3, err_msg=name)
+
+
 @pytest.mark.slow
 def test_impossible_transitions_are_never_scaled():
     """Neither by name nor by a model's shortcut, nor does the shortcut take probabilities near zero."""
@@ -274,9 +315,9 @@ def test_impossible_transitions_are_never_scaled():
         MarkovChain(4, allowed=block, form="scaled")
     component = elbax.components.Poisson()
     x = jnp.asarray(np.random.default_rng(0).poisson(3.0, (1, 20, 1)))
-    masked = elbax.HiddenMarkovModel(component, 4, allowed=block)
+    masked = elbax.HiddenMarkovModel(component, 4, allowed=block, order="pairwise")
     assert masked.shortcut(masked.init(jax.random.key(0), x)) is None
-    model = elbax.HiddenMarkovModel(component, 4)
+    model = elbax.HiddenMarkovModel(component, 4, order="pairwise")
     params = model.init(jax.random.key(0), x)
     taken, fast = model.shortcut(params)
     assert bool(taken)

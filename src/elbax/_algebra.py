@@ -20,14 +20,16 @@ def product(a: Array, b: Array) -> Array:
     """A B of small matrices, of which there are many: as one loop, since a call for each would cost more."""
     if max(a.shape[-2:] + b.shape[-2:]) > _SMALL:
         return matmul(a, b)
-    return sum(a[..., :, j, None] * b[..., None, j, :] for j in range(a.shape[-1]))
+    terms = (a[..., :, j, None] * b[..., None, j, :] for j in range(a.shape[-1]))
+    return functools.reduce(jnp.add, terms)
 
 
 def apply(matrix: Array, vector: Array) -> Array:
     """A v, likewise."""
     if max(matrix.shape[-2:]) > _SMALL:
         return matmul(matrix, vector[..., None])[..., 0]
-    return sum(matrix[..., :, j] * vector[..., j, None] for j in range(matrix.shape[-1]))
+    terms = (matrix[..., :, j] * vector[..., j, None] for j in range(matrix.shape[-1]))
+    return functools.reduce(jnp.add, terms)
 
 
 def log(x: Array) -> Array:

@@ -143,7 +143,7 @@ def filtered(natural: PyTree) -> Filtered:
         predicted=before,
         means=before + changes,
         changes=changes.at[0].add(change_start),
-        pulls=jnp.zeros((number - 1, 1), root.dtype) if silent else pulls,
+        pulls=jnp.zeros((number - 1, 1), root.dtype) if pulls is None else pulls,
         roots=roots,
         gain=gain,
         rest=rest,

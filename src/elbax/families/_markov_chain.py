@@ -1,5 +1,6 @@
 """A path through finitely many states."""
 
+import functools
 from typing import Literal
 
 import equinox as eqx
@@ -7,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._algebra import matmul
+from .._algebra import in_every_lane, matmul
 from .._types import Any, Array, Int, PyTree, Scalar
+from ._forward_backward import forward_backward
 from ._recursion import check_order, forward, Order, pairwise, runs_pairwise, steps
 from ._semiring import AbstractSemiring, LOG
 from ._structured import AbstractStructured, possible_dot, truth
@@ -38,7 +40,8 @@ class MarkovChain(AbstractStructured):
     - `starts`: which states may be first, (K,).
     - `form`: `"log"` adds up logarithms, right for all potentials. `"scaled"` multiplies matrices, K times
         fewer exponentials, but loses paths e⁸⁷ times (float32) behind at one step, which may be the only
-        ones possible at a later one: see `in_scaled_range`.
+        ones possible at a later one: see `in_scaled_range`. `"auto"` multiplies forward and backward, which shows
+        whether anything was lost, and adds up logarithms if so (always, when pairwise or in segments).
     - `order`: `"sequential"` runs along the chain, `"pairwise"` joins neighbors as a tree (K times the
         work, log₂ T deep); `"auto"` is sequential on CPUs.
     - `segment`: steps between the points that a derivative keeps, if not all: see `jax.checkpoint`.
@@ -58,7 +61,7 @@ class MarkovChain(AbstractStructured):
     num_states: int = eqx.field(static=True)
     allowed: tuple | None = eqx.field(static=True)
     starts: tuple | None = eqx.field(static=True)
-    form: Literal["log", "scaled"] = eqx.field(static=True)
+    form: Literal["auto", "log", "scaled"] = eqx.field(static=True)
     order: Order = eqx.field(static=True)
     segment: int | None = eqx.field(static=True)
 
@@ -68,14 +71,14 @@ class MarkovChain(AbstractStructured):
         *,
         allowed: Any = None,
         starts: Any = None,
-        form: Literal["log", "scaled"] = "log",
+        form: Literal["auto", "log", "scaled"] = "auto",
         order: Order = "auto",
         segment: int | None = None,
     ):
         if num_states < 1:
             raise ValueError(f"MarkovChain: num_states must be at least 1, got {num_states}.")
-        if form not in ("log", "scaled"):
-            raise ValueError(f"MarkovChain: form must be 'log' or 'scaled', got {form!r}.")
+        if form not in ("auto", "log", "scaled"):
+            raise ValueError(f"MarkovChain: form must be 'auto', 'log' or 'scaled', got {form!r}.")
         check_order("MarkovChain", order, segment)
         self.num_states = num_states
         self.allowed = truth("MarkovChain: allowed", allowed, (num_states, num_states))
@@ -99,9 +102,24 @@ class MarkovChain(AbstractStructured):
         unary = natural["unary"]
         if self.form == "scaled" and semiring is LOG:
             return self._scaled(natural)
+        if semiring is LOG and self._is_checked(unary):
+            return _checked(self, natural)
+        return self._in_logs(natural, semiring)
+
+    def _is_checked(self, unary):
+        whole = self.segment is None and not runs_pairwise(self.order)
+        return self.form == "auto" and whole and len(unary) > 1
+
+    def _masked(self, natural):
+        """(log-potentials of the first state, of transitions), −∞ where there is no way."""
         starts, allowed = self.possible()
-        first = jnp.where(starts, natural["initial"], -jnp.inf) + unary[0]
-        transition = jnp.where(allowed, natural["transition"], -jnp.inf)
+        initial = jnp.where(starts, natural["initial"], -jnp.inf)
+        return initial, jnp.where(allowed, natural["transition"], -jnp.inf)
+
+    def _in_logs(self, natural, semiring):
+        unary = natural["unary"]
+        initial, transition = self._masked(natural)
+        first = initial + unary[0]
         keys = semiring.keys(len(unary) + 1)
         key_last, later = (None, None) if keys is None else (keys[0], keys[1:])
         valid = jnp.arange(1, len(unary)) < natural["length"]
@@ -239,3 +257,26 @@ def _multiply(left: tuple, right: tuple) -> tuple:
     joined = matmul(a, b)
     norm = jnp.sum(joined)
     return joined / norm, scale_a + scale_b + jnp.log(norm)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _checked(chain, natural):
+    return _value_and_marginals(chain, natural)[0]
+
+
+@_checked.defjvp
+def _(chain, primals, tangents):
+    (natural,), (slope,) = primals, tangents
+    value, marginals = _value_and_marginals(chain, natural)
+    return value, sum(jnp.sum(marginals[name] * slope[name]) for name in marginals)
+
+
+def _value_and_marginals(chain, natural):
+    potentials = {name: natural[name] for name in ("initial", "transition", "unary")}
+    initial, transition = chain._masked(natural)
+    certain, *found = forward_backward(initial, transition, natural["unary"], natural["length"])
+
+    def in_logs():
+        return jax.value_and_grad(lambda p: chain._in_logs(natural | p, LOG))(potentials)
+
+    return jax.lax.cond(in_every_lane(certain), lambda: tuple(found), in_logs)

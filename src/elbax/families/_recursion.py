@@ -132,7 +132,9 @@ def _(terms, primals, tangents):
         return jax.tree.map(lambda part: part / whole, found)
 
     grown = alphas + levels.reshape((-1,) + (1,) * (alphas.ndim - 1))
-    shares = jax.vmap(share)(x, grown, keys)
+    # In the padding α stays: what it would have moved to may be larger by more than an exponential holds.
+    real = lambda leaf: jnp.where(valid.reshape((-1,) + (1,) * (leaf.ndim - 1)), leaf, 0)
+    shares = jax.vmap(share)(jax.tree.map(real, x), real(grown), keys)
 
     def step(slope, row):
         share, valid, alpha, row, row_slope = row

@@ -15,6 +15,7 @@ from .._shares import log_prior_of_shares, log_shares_of, maximize_shares
 from .._types import Any, Array, Bool, Int, Key, PyTree, Scalar
 from ..components import AbstractComponent
 from ..families import MarkovChain
+from ..families._recursion import runs_pairwise
 from ..posteriors import Network
 from ..priors import Dirichlet
 from ._k_means import k_means
@@ -42,8 +43,7 @@ class HiddenMarkovModel(AbstractExponentialFamilyModel):
     - `transition_prior`: a `Dirichlet` on every row of the transition matrix, over what is allowed.
     - `driven`: a datum is `(inputs, values)`, and `params["transition"]` a function (an `elbax.Network`) from a
         step's inputs to the logits (K, K) of the transition into it. It takes `GradientMStep`.
-    - `form`, `order`, `segment`: how to compute, as for `MarkovChain`; `form="auto"` takes the scaled form in
-        those passes in which the transition matrix assures it.
+    - `form`, `order`, `segment`: how to compute, as for `MarkovChain`.
 
     ```python
     >>> import elbax, jax, jax.numpy as jnp
@@ -98,7 +98,7 @@ class HiddenMarkovModel(AbstractExponentialFamilyModel):
             num_states,
             allowed=allowed,
             starts=starts,
-            form="scaled" if form == "scaled" else "log",
+            form=form,
             order=order,
             segment=segment,
         )
@@ -209,8 +209,9 @@ class HiddenMarkovModel(AbstractExponentialFamilyModel):
 
     def shortcut(self, params: PyTree) -> "tuple[Bool[Array, ''], HiddenMarkovModel] | None":
         found = self.component.shortcut(params["components"])
-        scalable = self.form == "auto" and self.chain.allowed is None and self.chain.starts is None
-        scalable = scalable and not self.driven
+        # One step after the other the chain finds out by itself.
+        scalable = self.form == "auto" and runs_pairwise(self.chain.order) and not self.driven
+        scalable = scalable and self.chain.allowed is None and self.chain.starts is None
         if found is None and not scalable:
             return None
         allowed, component = (jnp.array(True), self.component) if found is None else found

@@ -132,39 +132,13 @@ def test_the_bound_of_other_tables():
     assert bound(possible, q) == -np.inf
 
 
-def test_ising_grid():
-    """3 by 3, all 512 states: the partition function and the neighbors' agreement."""
-    family = FactorGraph.grid(3, 3, 2)
-    rng = np.random.default_rng(0)
-    field, coupling = rng.normal(size=9), rng.normal(size=12)
-    spin = np.array([-1.0, 1.0])
-    site = np.arange(9).reshape(3, 3)
-    pairs = [
-        *zip(site[:-1].ravel(), site[1:].ravel()),
-        *zip(site[:, :-1].ravel(), site[:, 1:].ravel()),
-    ]
-    assert family.scopes[9:] == tuple((int(a), int(b)) for a, b in pairs)
-    eta = [h * spin for h in field] + [j * np.outer(spin, spin) for j in coupling]
-    value, mean, *_ = everything(family, tuple(map(jnp.asarray, eta)))
-    s = np.array(list(itertools.product([-1.0, 1.0], repeat=9)))
-    energy = s @ field + sum(j * s[:, a] * s[:, b] for j, (a, b) in zip(coupling, pairs))
-    expected = scipy.special.logsumexp(energy)
-    np.testing.assert_allclose(value, expected, rtol=1e-12)
-    p = np.exp(energy - expected)
-    for table, (a, b) in zip(mean[9:], pairs):
-        np.testing.assert_allclose(
-            np.sum(table * np.outer(spin, spin)), p @ (s[:, a] * s[:, b]), atol=1e-12
-        )
-
-
 def test_width_of_what_is_known():
-    """Treewidth plus one: 2 on a chain or tree, 3 on a cycle, n + 1 on an n by n grid."""
+    """Treewidth plus one: 2 on a chain or tree, 3 on a cycle, 4 on a clique of four."""
     assert FactorGraph((3,) * 6, [(i, i + 1) for i in range(5)]).width == 2
     assert FactorGraph((3,) * 6, [(i, (i + 1) % 6) for i in range(6)]).width == 3
     assert FactorGraph((2,) * 7, [(i, (i - 1) // 2) for i in range(1, 7)]).width == 2
-    grid = FactorGraph.grid(4, 4, 2)
-    assert grid.width == 5
-    assert grid.largest == 2**grid.width
+    clique = FactorGraph((2,) * 4, list(itertools.combinations(range(4), 2)))
+    assert (clique.width, clique.largest) == (4, 2**4)
     assert FactorGraph((1000,) * 6, [(i, i + 1) for i in range(5)]).largest == 10**6
 
 
@@ -180,7 +154,7 @@ def test_planning_leaves_pythons_random_numbers_alone():
 
 def test_what_is_too_wide_is_refused():
     with pytest.raises(ValueError, match=r"over \d+ variables.*approximate \(Amortized"):
-        FactorGraph.grid(6, 6, 2, limit=16)
+        FactorGraph((2,) * 6, list(itertools.combinations(range(6), 2)), limit=16)
     with pytest.raises(ValueError, match="raise the limit"):
         FactorGraph((10,) * 8, [(i, j) for i in range(8) for j in range(i)], limit=10**6)
 

@@ -46,6 +46,7 @@ from .families import (
     FactorGraph as FactorGraph,
     Gaussian as Gaussian,
     GaussianChain as GaussianChain,
+    Grid as Grid,
     MarkovChain as MarkovChain,
     ParseTree as ParseTree,
 )

@@ -7,6 +7,7 @@ from ._factor_graph import FactorGraph as FactorGraph
 from ._family import AbstractFamily as AbstractFamily, Distribution as Distribution
 from ._gaussian import Gaussian as Gaussian
 from ._gaussian_chain import GaussianChain as GaussianChain
+from ._grid import Grid as Grid
 from ._markov_chain import MarkovChain as MarkovChain
 from ._parse_tree import ParseTree as ParseTree
 from ._semiring import (

@@ -7,7 +7,6 @@ import random
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 import opt_einsum
 
 from .._types import Any, Array, Int, PyTree, Scalar
@@ -68,16 +67,6 @@ class FactorGraph(AbstractStructured):
                 "leave out edges or variables, raise the limit if the memory is there, or approximate "
                 "(Amortized, which samples)."
             )
-
-    @classmethod
-    def grid(cls, height: int, width: int, num_values: int, *, limit: int = 2**24) -> "FactorGraph":
-        """A Potts (Ising, for two values) grid: a table for each site, row by row, then for each pair one
-        below the other, then for each pair side by side."""
-        site = np.arange(height * width).reshape(height, width)
-        below = zip(site[:-1].ravel(), site[1:].ravel())
-        beside = zip(site[:, :-1].ravel(), site[:, 1:].ravel())
-        scopes = [*((i,) for i in site.ravel()), *below, *beside]
-        return cls((num_values,) * site.size, scopes, limit=limit)
 
     @property
     def width(self) -> int:

@@ -1,0 +1,117 @@
+"""Sites in rows and columns, each tied to its neighbors."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._types import Array, Int, PyTree, Scalar
+from ._semiring import AbstractSemiring
+from ._structured import AbstractStructured, named
+
+
+class Grid(AbstractStructured):
+    r"""A Potts model on a grid (Ising's, for two values): $z \in \{0, \dots, K - 1\}^{H \times W}$ with
+
+    $$\langle \eta, t(z) \rangle = \sum_{ij} u_{ij}[z_{ij}] + \sum_{ij} b_{ij}[z_{ij}, z_{i + 1, j}]
+        + \sum_{ij} s_{ij}[z_{ij}, z_{i, j + 1}].$$
+
+    Natural parameters: `{"unary": (H, W, K), "below": (H − 1, W, K, K), "beside": (H, W − 1, K, K)}`, log-potentials;
+    −∞ says that something is impossible. The mean parameters are the marginals of sites and of neighbors.
+
+    Sites are eliminated one by one, along the shorter side (transfer matrices, Kramers and Wannier 1941): a table over one
+    row's values is carried along, so that time goes with $H W K^{\min(H, W) + 1}$ and compiling with nothing.
+
+    **Arguments:**
+
+    - `height`, `width`, `num_values`: H, W and K.
+    - `limit`: the most entries a table may have.
+
+    **Raises** `ValueError` if the table would need more; its message says how many.
+
+    ```python
+    >>> import elbax, jax.numpy as jnp
+    >>> family = elbax.Grid(2, 3, 2)
+    >>> same = jnp.array([[0.4, -0.4], [-0.4, 0.4]])
+    >>> field = jnp.zeros((2, 3, 2)).at[0, 0, 1].set(3.0)
+    >>> q = family({"unary": field, "below": jnp.broadcast_to(same, (1, 3, 2, 2)),
+    ...     "beside": jnp.broadcast_to(same, (2, 2, 2, 2))})
+    >>> print(q.mode())
+    [[1 1 1]
+     [1 1 1]]
+
+    ```
+    """
+
+    height: int = eqx.field(static=True)
+    width: int = eqx.field(static=True)
+    num_values: int = eqx.field(static=True)
+
+    def __init__(self, height: int, width: int, num_values: int, *, limit: int = 2**24):
+        if min(height, width, num_values) < 1:
+            raise ValueError(
+                f"Grid: height, width and num_values must be at least 1, got {height}, {width} and {num_values}."
+            )
+        self.height = height
+        self.width = width
+        self.num_values = num_values
+        if self.largest > limit:
+            raise ValueError(
+                f"Grid: {height} by {width} sites of {num_values} values need a table of {self.largest:.2g} "
+                f"entries, more than limit={limit:.2g}. Exact inference does not fit: cut the grid into strips, raise "
+                "the limit if the memory is there, or approximate (Amortized, which samples)."
+            )
+
+    @property
+    def largest(self) -> int:
+        """Entries of the largest table."""
+        return self.num_values ** (min(self.height, self.width) + 1)
+
+    def fold(self, natural: PyTree, semiring: AbstractSemiring) -> Scalar:
+        unary, below, beside = natural["unary"], natural["below"], natural["beside"]
+        if self.width > self.height:
+            unary, below, beside = (table.swapaxes(0, 1) for table in (unary, beside, below))
+        rows, columns, size = unary.shape
+        # Above the first row and before the first column nothing has a say.
+        none = lambda *shape: jnp.zeros((*shape, size, size), unary.dtype)
+        sites = {
+            "unary": unary,
+            "below": jnp.concatenate([none(1, columns), below]),
+            "beside": jnp.concatenate([none(rows, 1), beside], 1),
+        }
+        sites = jax.tree.map(lambda leaf: leaf.reshape(rows * columns, *leaf.shape[2:]), sites)
+
+        # The table is over the last `columns` sites, oldest first.
+        @jax.checkpoint
+        def step(carry, row):
+            table, level = carry
+            site, key = row
+            joined = table.reshape(size, -1, 1) + site["below"][:, None, :]
+            table = semiring.sum(joined, 0, key) + site["unary"]
+            if columns > 1:
+                table = table.reshape(-1, size, size) + site["beside"]
+            # A logarithm that grows from site to site would be rounded ever more coarsely.
+            grown = jax.lax.stop_gradient(jnp.max(table))
+            grown = jnp.where(jnp.isfinite(grown), grown, 0)
+            return (table.reshape(-1) - grown, level + grown), None
+
+        alone = jnp.full(size**columns, -jnp.inf, unary.dtype).at[0].set(0)
+        keys = semiring.keys(rows * columns + 1)
+        each, last = (None, None) if keys is None else (keys[:-1], keys[-1])
+        begin = alone, jnp.zeros((), unary.dtype)
+        (table, level), _ = jax.lax.scan(step, begin, (sites, each))
+        return level + semiring.sum(table, 0, last)
+
+    def statistics(self, z: Int[Array, "height width"]) -> PyTree:
+        """Indicators of the sites' values and of the neighbors'."""
+        one_hot = jax.nn.one_hot(z, self.num_values)
+        return {
+            "unary": one_hot,
+            "below": one_hot[:-1, :, :, None] * one_hot[1:, :, None, :],
+            "beside": one_hot[:, :-1, :, None] * one_hot[:, 1:, None, :],
+        }
+
+    def decode(self, statistics: PyTree) -> Int[Array, "height width"]:
+        return jnp.argmax(statistics["unary"], -1)
+
+    def from_network(self, output: PyTree) -> PyTree:
+        return named("Grid", output, {"unary", "below", "beside"})

@@ -119,8 +119,7 @@ def test_float32_on_a_long_strip():
 
 
 def test_ising_in_closed_form():
-    """Free energy per site at the critical coupling: Onsager's 0.9296953983 nats, as strips of height 8 to 10 approach
-    it."""
+    """Free energy per site at the critical coupling: Onsager's 0.9296953983 nats, which strips approach."""
     coupling = np.log(1 + np.sqrt(2)) / 2
     same = coupling * np.array([[1.0, -1.0], [-1.0, 1.0]])
 

@@ -15,11 +15,11 @@ class Grid(AbstractStructured):
     $$\langle \eta, t(z) \rangle = \sum_{ij} u_{ij}[z_{ij}] + \sum_{ij} b_{ij}[z_{ij}, z_{i + 1, j}]
         + \sum_{ij} s_{ij}[z_{ij}, z_{i, j + 1}].$$
 
-    Natural parameters: `{"unary": (H, W, K), "below": (H − 1, W, K, K), "beside": (H, W − 1, K, K)}`, log-potentials;
-    −∞ says that something is impossible. The mean parameters are the marginals of sites and of neighbors.
+    Natural parameters: `{"unary": (H, W, K), "below": (H − 1, W, K, K), "beside": (H, W − 1, K, K)}`,
+    log-potentials; −∞ says that something is impossible. The mean parameters are the marginals of sites and of neighbors.
 
-    Sites are eliminated one by one, along the shorter side (transfer matrices, Kramers and Wannier 1941): a table over one
-    row's values is carried along, so that time goes with $H W K^{\min(H, W) + 1}$ and compiling with nothing.
+    Sites are eliminated one by one, along the shorter side (transfer matrices, Kramers and Wannier 1941):
+    a table over one row's values is carried along, so that time goes with $H W K^{\min(H, W) + 1}$ and compiling with nothing.
 
     **Arguments:**
 
@@ -57,8 +57,8 @@ class Grid(AbstractStructured):
         if self.largest > limit:
             raise ValueError(
                 f"Grid: {height} by {width} sites of {num_values} values need a table of {self.largest:.2g} "
-                f"entries, more than limit={limit:.2g}. Exact inference does not fit: cut the grid into strips, raise "
-                "the limit if the memory is there, or approximate (Amortized, which samples)."
+                f"entries, more than limit={limit:.2g}. Exact inference does not fit: cut the grid into strips, "
+                "raise the limit if the memory is there, or approximate (Amortized, which samples)."
             )
 
     @property

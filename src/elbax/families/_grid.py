@@ -16,10 +16,12 @@ class Grid(AbstractStructured):
         + \sum_{ij} s_{ij}[z_{ij}, z_{i, j + 1}].$$
 
     Natural parameters: `{"unary": (H, W, K), "below": (H − 1, W, K, K), "beside": (H, W − 1, K, K)}`,
-    log-potentials; −∞ says that something is impossible. The mean parameters are the marginals of sites and of neighbors.
+    log-potentials; −∞ says that something is impossible. The mean parameters are the marginals of sites and of
+    neighbors.
 
     Sites are eliminated one by one, along the shorter side (transfer matrices, Kramers and Wannier 1941):
-    a table over one row's values is carried along, so that time goes with $H W K^{\min(H, W) + 1}$ and compiling with nothing.
+    a table over one row's values is carried along, so that time goes with $H W K^{\min(H, W) + 1}$ and compiling
+    with nothing.
 
     **Arguments:**
 

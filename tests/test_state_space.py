@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 import scipy.stats
+from statsmodels.tsa.statespace.mlemodel import MLEModel
 
 import elbax
 from elbax import LinearGaussianStateSpace
@@ -142,6 +143,40 @@ def test_missing_values_are_integrated_over(noise):
     said, x = described(noise), table(holes=True)
     ours = elbax.evidence(model, params, elbax.sequences(list(x)))
     np.testing.assert_allclose(ours, evidence(said, x), rtol=1e-11)
+
+
+def statsmodels_smoother(said, x):
+    """(log p(x), smoothed means, smoothed covariances) as statsmodels has them."""
+    peer = MLEModel(x, k_states=len(said["initial_mean"]))
+    peer.ssm["design"] = said["emission"]
+    peer.ssm["obs_cov"] = said["emission_covariance"]
+    peer.ssm["transition"] = said["transition"]
+    peer.ssm["selection"] = np.eye(peer.k_states)
+    peer.ssm["state_cov"] = said["transition_covariance"]
+    peer.ssm.initialize_known(said["initial_mean"], said["initial_covariance"])
+    found = peer.ssm.smooth()
+    moved = np.moveaxis(found.smoothed_state_cov, -1, 0)
+    return found.llf, found.smoothed_state.T, moved
+
+
+@pytest.mark.parametrize("name", ["gaps", "nile"])
+def test_statsmodels_agrees(name):
+    """A hundred steps, with entries and whole rows missing; the Nile as a level under noise."""
+    if name == "nile":
+        x = np.asarray(elbax.datasets.nile(), float).reshape(-1, 1)
+        model, params = local_level(1469.1, 15098.5)
+    else:
+        model, params = make(offsets=False)
+        x = np.random.default_rng(3).normal(size=(100, P)).cumsum(0)
+        x = np.where(np.random.default_rng(4).random(x.shape) < 0.3, np.nan, x)
+        x[40:60] = np.nan
+    said = jax.tree.map(np.asarray, model.describe(params))
+    value, means, covariances = statsmodels_smoother(said, x)
+    batch = elbax.sequences([x])
+    np.testing.assert_allclose(elbax.evidence(model, params, batch), value, rtol=1e-10)
+    ours = jax.jit(model.smooth)(params, jax.tree.map(lambda leaf: leaf[0], batch))
+    np.testing.assert_allclose(ours[0], means, rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(ours[1], covariances, rtol=1e-7, atol=1e-8)
 
 
 def textbook(said, data, structure):

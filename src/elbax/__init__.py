@@ -36,6 +36,9 @@ from .e_steps import (
     ExactEStep as ExactEStep,
     GradientEStep as GradientEStep,
     HardEStep as HardEStep,
+    LocalGradientEStep as LocalGradientEStep,
+    MeanFieldEStep as MeanFieldEStep,
+    MonteCarloEStep as MonteCarloEStep,
 )
 from .families import (
     AbstractFamily as AbstractFamily,
@@ -43,6 +46,7 @@ from .families import (
     CTCLattice as CTCLattice,
     DiagonalGaussian as DiagonalGaussian,
     Distribution as Distribution,
+    factored as factored,
     FactorGraph as FactorGraph,
     Gaussian as Gaussian,
     GaussianChain as GaussianChain,
@@ -55,6 +59,8 @@ from .m_steps import (
     EvidenceMStep as EvidenceMStep,
     GradientMStep as GradientMStep,
     NewtonMStep as NewtonMStep,
+    NumericalMStep as NumericalMStep,
+    OnlineMStep as OnlineMStep,
     ReseedStep as ReseedStep,
 )
 from .models import (
@@ -70,7 +76,17 @@ from .models import (
     ProbabilisticPCA as ProbabilisticPCA,
     Tied as Tied,
 )
-from .posteriors import Amortized as Amortized, Exact as Exact, Hard as Hard, Network as Network
+from .posteriors import (
+    Amortized as Amortized,
+    Exact as Exact,
+    Hard as Hard,
+    Importance as Importance,
+    Local as Local,
+    MeanField as MeanField,
+    MonteCarlo as MonteCarlo,
+    Network as Network,
+    SemiAmortized as SemiAmortized,
+)
 
 
 __version__ = "0.1.0"

@@ -60,14 +60,14 @@ def as_batch(batch: PyTree) -> Batch:
 
 
 def reduce_data(
-    function: Callable[[PyTree, Array, Array], PyTree],
+    function: Callable[[PyTree, Array, "Places"], PyTree],
     batch: PyTree,
     key: Key,
     chunk_size: int | None = None,
 ) -> tuple[PyTree, Array]:
-    """(Σᵢ function(xᵢ, wᵢ, keyᵢ), Σᵢ wᵢ): every pass over data that elbax makes.
+    """(Σᵢ function(xᵢ, wᵢ, placeᵢ), Σᵢ wᵢ): every pass over data that elbax makes.
 
-    `function` takes some rows at once, `(x, weight, keys)` with one leading axis (two, blocks and
+    `function` takes some rows at once, `(x, weight, places)` with one leading axis (two, blocks and
     rows, for a blocked batch: see `over_rows`), and returns a pytree of sums over them. With
     `chunk_size` it sees about that many rows at a time (at most, and at least half of that), so that
     memory stays flat in the number of data. The rows of a chunk are strided over the batch: a batch
@@ -82,14 +82,11 @@ def reduce_data(
     weight, x = effective_weight(batch), jax.tree.map(jnp.asarray, batch.x)
     if batch.blocked and chunk_size is not None:
         chunk_size = max(1, chunk_size // weight.shape[1])
-    x = _without_padding(batch, x, weight)
-    rows = jnp.arange(weight.size).reshape(weight.shape) if batch.index is None else batch.index
+    x = without_padding(batch, x, weight)
+    rows = row_numbers(batch)
 
     def run(x, weight, rows):
-        fold = jax.vmap(jax.random.fold_in, (None, 0))
-        return function(
-            x, weight, (jax.vmap(fold, (None, 0)) if batch.blocked else fold)(key, rows)
-        )
+        return function(x, weight, places(rows, key))
 
     total_weight = jnp.sum(weight)
     if chunk_size is None or chunk_size >= n:
@@ -113,6 +110,28 @@ def reduce_data(
     return total, total_weight
 
 
+class Places(eqx.Module):
+    """Where rows stand in the whole data, and a random key for each."""
+
+    row: Array
+    key: Array
+
+
+def places(rows: Array, key: Key) -> Places:
+    """A datum's key is folded from its row."""
+    fold = jax.vmap(jax.random.fold_in, (None, 0))
+    return Places(rows, (jax.vmap(fold, (None, 0)) if rows.ndim == 2 else fold)(key, rows))
+
+
+def row_numbers(batch: PyTree) -> Array:
+    """`index` of every row, as it is or counted from 0."""
+    batch = as_batch(batch)
+    weight = effective_weight(batch)
+    if batch.index is None:
+        return jnp.arange(weight.size).reshape(weight.shape)
+    return batch.index
+
+
 def effective_weight(batch: Batch) -> Array:
     """The weight of every row, shape `(num_data,)`, or `(num_blocks, rows)` of a blocked batch."""
     shape = (num_rows(batch.x),)
@@ -132,7 +151,7 @@ def effective_weight(batch: Batch) -> Array:
     return weight
 
 
-def over_rows(function: Callable, x: PyTree, *others: Array) -> PyTree:
+def over_rows(function: Callable, x: PyTree, *others: PyTree) -> PyTree:
     """function(row of x, row of each other array), over all rows (and blocks, where `x` has them)."""
     inside = jax.vmap(function, in_axes=(row_axes(x), *(0 for _ in others)))
     return (jax.vmap(inside) if has_blocks(x) else inside)(x, *others)
@@ -143,7 +162,7 @@ def rows(batch: PyTree) -> tuple[PyTree, Array]:
     batch = as_batch(batch)
     weight, x = effective_weight(batch), jax.tree.map(jnp.asarray, batch.x)
     if not batch.blocked:
-        return _without_padding(batch, x, weight), weight
+        return without_padding(batch, x, weight), weight
 
     def flat(leaf):
         if is_incomplete(leaf):
@@ -155,7 +174,7 @@ def rows(batch: PyTree) -> tuple[PyTree, Array]:
     return jax.tree.map(flat, x, is_leaf=is_incomplete), weight.reshape(-1)
 
 
-def _without_padding(batch: Batch, x: PyTree, weight: Array) -> PyTree:
+def without_padding(batch: Batch, x: PyTree, weight: Array) -> PyTree:
     """Rows that count for nothing replaced by one that counts, so that no arithmetic meets what they hold.
 
     0 · NaN is NaN, and so is its gradient. A blocked batch is finite everywhere as it was made.

@@ -46,14 +46,14 @@ def compress(x: PyTree, *, chunk_size: int | None = None) -> Batch:
     first = jax.lax.stop_gradient(table[jnp.argmax(weight > 0)])
     key = jax.random.key(0)
 
-    def total(x, weight, keys):
+    def total(x, weight, places):
         return matmul(weight.astype(table.dtype), x.astype(table.dtype) - first)
 
     shift, count = reduce_data(total, batch, key, chunk_size)
     count = count.astype(table.dtype)
     mean = first + shift / count
 
-    def scatter(x, weight, keys):
+    def scatter(x, weight, places):
         residual = x.astype(table.dtype) - mean
         return matmul((weight.astype(table.dtype)[:, None] * residual).T, residual)
 

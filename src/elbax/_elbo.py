@@ -13,6 +13,8 @@ from ._model import AbstractModel, split_coordinates
 from ._types import Any, Array, Callable, Key, PyTree, Scalar
 from .families import Distribution
 from .posteriors import Exact
+from .posteriors._snapshot import partition
+from .posteriors._table import at_row
 
 
 def elbo(
@@ -222,19 +224,19 @@ def _gradient_pass(model, params, posterior, source, lift, wrt, batch, key, chun
     takes its gradient there; the sum is pulled back to `source` once. So nothing that does not depend
     on the data is left inside a loop over chunks.
     """
-    weights, static = eqx.partition(posterior, eqx.is_inexact_array)
+    weights, static = partition(posterior)
 
     def run(form, prepare):
         natural, pull_back, rest = jax.vjp(functools.partial(lift, form), source, has_aux=True)
         with_exact = prepare(eqx.combine(natural, rest))
         everything = {"params": natural, "posterior": weights}
 
-        def chunk(x, weight, keys):
+        def chunk(x, weight, places):
             def total(blocks):
                 now = everything | blocks
                 q = with_exact(eqx.combine(now["posterior"], static))
                 prepared = eqx.combine(now["params"], rest)
-                return _weighted_sum(_bound, form, prepared, q, x, weight, keys)
+                return _weighted_sum(_bound, form, prepared, q, x, weight, places)
 
             return jax.value_and_grad(total)({name: everything[name] for name in wrt})
 
@@ -253,8 +255,8 @@ def _sum_over_data(datum, model, params, posterior, batch, key, chunk_size):
         prepared = form.prepare(form.natural(params))
         q = prepare(prepared, tight=datum is _bound)(posterior)
 
-        def chunk(x, weight, keys):
-            return _weighted_sum(datum, form, prepared, q, x, weight, keys)
+        def chunk(x, weight, places):
+            return _weighted_sum(datum, form, prepared, q, x, weight, places)
 
         return reduce_data(chunk, batch, key, chunk_size)
 
@@ -265,14 +267,15 @@ def _bound(model, natural, x, q, key):
     return model.elbo(natural, x, q, key)
 
 
-def _weighted_sum(datum: Callable, model, natural, posterior, x, weight, keys) -> Array:
+def _weighted_sum(datum: Callable, model, natural, posterior, x, weight, places) -> Array:
     """Σᵢ wᵢ datum(xᵢ) over some rows; every row has a key for q and one for expectations."""
 
-    def one(x, key):
-        key_q, key_expectation = jax.random.split(key)
-        return datum(model, natural, x, posterior(x, key=key_q), key_expectation)
+    def one(x, place):
+        key_q, key_expectation = jax.random.split(place.key)
+        q = at_row(posterior, place.row)(x, key=key_q)
+        return datum(model, natural, x, q, key_expectation)
 
-    values = over_rows(one, x, keys)
+    values = over_rows(one, x, places)
     weight = weight.astype(values.dtype)
     return jnp.tensordot(weight, values, weight.ndim, precision=jax.lax.Precision.HIGHEST)
 
@@ -281,11 +284,11 @@ class _Prepared(eqx.Module):
     """An exact posterior whose natural parameters are at hand, for one pass."""
 
     model: AbstractModel
-    natural: PyTree
+    prepared: PyTree
     tight: bool = eqx.field(static=True)
 
     def __call__(self, x, *, key=None):
-        q = self.model.conditional(self.natural, x)
+        q = self.model.conditional(self.prepared, x)
         return _Tight(q.natural, q.family) if self.tight else q
 
 

@@ -14,7 +14,7 @@ from ._model import AbstractModel
 from ._state import ELBOState, Info
 from ._types import PyTree
 from ._update import AbstractUpdate
-from .posteriors import Exact
+from .posteriors._snapshot import has_snapshot, partition, refresh
 
 
 class AbstractGradientStep(AbstractUpdate):
@@ -47,13 +47,20 @@ class AbstractGradientStep(AbstractUpdate):
         if "params" in blocks and self.free is not True:
             free = spread(self.free, blocks["params"])
             blocks = blocks | {"params": moving(free, blocks["params"])}
-        return eqx.filter(blocks, eqx.is_inexact_array)
+        return partition(blocks)[0]
 
     def check(self, batch: PyTree) -> None:
         self.model.check(batch)
 
+    def settle(self, state: ELBOState, batch: PyTree) -> ELBOState:
+        if "posterior" not in self.blocks:
+            return state
+        return state.replace(posterior=refresh(state.posterior, self.model, state.params))
+
     def __call__(self, state: ELBOState, batch: PyTree) -> tuple[ELBOState, Info]:
         key, now = jax.random.split(state.key)
+        if "posterior" in self.blocks:
+            state = state.replace(posterior=refresh(state.posterior, self.model, state.params))
         total, gradient, weight = elbo_and_gradient(
             self.model,
             state.params,
@@ -84,19 +91,17 @@ class AbstractGradientStep(AbstractUpdate):
 def _check_trainable(name: str, posterior: PyTree) -> None:
     """Raises `TypeError` for a posterior that a gradient step cannot move."""
 
-    def is_exact(node):
-        return isinstance(node, Exact)
-
-    if any(map(is_exact, jax.tree.leaves(posterior, is_leaf=is_exact))):
+    if jax.tree.leaves(partition(posterior)[0]):
+        return
+    if has_snapshot(posterior):
         raise TypeError(
             f"{name} trains the posterior's weights, but the posterior is Exact: Bayes' rule at a "
             "snapshot of the params, which has none. Start from elbax.Amortized(network, "
             "model.latent), or use ExactEStep(model)."
         )
-    if not jax.tree.leaves(eqx.filter(posterior, eqx.is_inexact_array)):
-        raise TypeError(
-            f"{name} trains the posterior's weights, but {type(posterior).__name__} has none."
-        )
+    raise TypeError(
+        f"{name} trains the posterior's weights, but {type(posterior).__name__} has none."
+    )
 
 
 def _log_prior_and_gradient(model, params):

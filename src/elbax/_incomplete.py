@@ -33,6 +33,11 @@ def is_incomplete(node: Any) -> bool:
     return isinstance(node, Incomplete)
 
 
+def has_incomplete(x: PyTree) -> bool:
+    """Whether there is an `Incomplete` somewhere in a pytree."""
+    return any(map(is_incomplete, jax.tree.leaves(x, is_leaf=is_incomplete)))
+
+
 def known(x: Any) -> tuple[Array, Array]:
     """(values, observed) of a table or row, incomplete or not."""
     if is_incomplete(x):

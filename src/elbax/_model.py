@@ -55,6 +55,10 @@ class AbstractModel(eqx.Module):
     def conditional(self, natural: PyTree, x: PyTree) -> Distribution:
         """p(z | x) by Bayes' rule, or a `TypeError` that says why it is not known."""
 
+    def log_joint_at(self, natural: PyTree, x: PyTree, z: PyTree) -> Scalar:
+        """`log_joint` from the natural parameters, prepared as `elbo` and `conditional` take them."""
+        return self.log_joint(natural, x, z)
+
     def natural(self, params: PyTree) -> PyTree:
         """η(θ): the coordinates in which the log-joint is linear; θ itself without such structure."""
         return params
@@ -80,6 +84,13 @@ class AbstractModel(eqx.Module):
             f"{type(self).__name__} knows no closed-form maximum of its evidence in any block of params; "
             "FactorAnalysis and ProbabilisticPCA do. Use ClosedFormMStep or GradientMStep."
         )
+
+    def is_linear(self, x: PyTree = None) -> bool:
+        """Whether the log-joint (of data `x`) is linear in statistics of x and z alone, no latent being eliminated.
+
+        Statistics of different params then add up, as online EM asks.
+        """
+        return False
 
     def describe(self, params: PyTree) -> Any:
         """What people want to read; the params themselves unless a model knows better."""
@@ -137,7 +148,10 @@ class AbstractExponentialFamilyModel(AbstractModel):
         """(λ, c): the log-joint of x as natural parameters of z, and what does not depend on z."""
 
     def log_joint(self, params: PyTree, x: PyTree, z: PyTree) -> Scalar:
-        potentials, constant = self.potentials(self.prepare(self.natural(params)), x)
+        return self.log_joint_at(self.prepare(self.natural(params)), x, z)
+
+    def log_joint_at(self, natural: PyTree, x: PyTree, z: PyTree) -> Scalar:
+        potentials, constant = self.potentials(natural, x)
         return self.latent.score(potentials, z) + constant
 
     def elbo(self, natural: PyTree, x: PyTree, q: Any, key: Key) -> Scalar:

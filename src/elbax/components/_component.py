@@ -23,6 +23,11 @@ class AbstractComponent(eqx.Module):
     then the expected statistics under its exact conditional, and the M-step is EM's for both latents.
     """
 
+    @property
+    def linear(self) -> bool:
+        """Whether no latent is eliminated inside, so that log-densities are linear in statistics of x alone."""
+        return True
+
     def check(self, x: PyTree, weight: Array, who: str, *, varied: bool = False) -> None:
         """Raises `ValueError` for rows that no params could have made; if `varied` for constant columns too.
 

@@ -204,6 +204,10 @@ class FactorAnalyzer(AbstractComponent):
 
     # --- K analyzers side by side -----------------------------------------------------------------
 
+    @property
+    def linear(self) -> bool:
+        return False
+
     def init(self, x, weight, assignment, num_components):
         """Means of the parts, and the principal components of their pooled covariance for all."""
         x, observed = known_numbers(x)

@@ -46,6 +46,10 @@ class Product(AbstractComponent):
             for name, component in self.components.items()
         }
 
+    @property
+    def linear(self) -> bool:
+        return all(component.linear for component in self.components.values())
+
     def check(self, x, weight, who, *, varied=False):
         names = sorted(self.components)
         if not isinstance(x, dict) or sorted(x) != names:

@@ -64,6 +64,10 @@ class StudentT(AbstractComponent):
             return 0.5 * jnp.exp(params["log_dof"])
         return jnp.full(params["mean"].shape[:1], 0.5 * self.dof, params["mean"].dtype)
 
+    @property
+    def linear(self) -> bool:
+        return False
+
     def check(self, x, weight, who, *, varied=False):
         self.normal.check(x, weight, who, varied=varied)
 

@@ -93,7 +93,7 @@ def _information(model, params, batch, chunk_size):
         theta = unflatten(vector)
         return ravel_pytree(model.conditional(model.prepare(model.natural(theta)), x).natural)
 
-    def missing(x, weight, keys):
+    def missing(x, weight, places):
         def one(x, weight):
             at, unravel = natural(start, x)
             slope = jax.jacfwd(lambda vector: natural(vector, x)[0])(start)

@@ -92,7 +92,7 @@ def _certainty(model, params, batch, chunk_size):
         q = posterior(x)
         return q.log_prob(q.mode())
 
-    def total(x, weight, keys):
+    def total(x, weight, places):
         found = over_rows(one, x)
         return jnp.sum(weight.astype(found.dtype) * found)
 

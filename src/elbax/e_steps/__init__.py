@@ -3,3 +3,6 @@
 from ._exact import ExactEStep as ExactEStep
 from ._gradient import GradientEStep as GradientEStep
 from ._hard import HardEStep as HardEStep
+from ._local_gradient import LocalGradientEStep as LocalGradientEStep
+from ._mean_field import MeanFieldEStep as MeanFieldEStep
+from ._monte_carlo import MonteCarloEStep as MonteCarloEStep

@@ -4,6 +4,7 @@ from ._categorical import Categorical as Categorical
 from ._ctc_lattice import CTCLattice as CTCLattice
 from ._diagonal_gaussian import DiagonalGaussian as DiagonalGaussian
 from ._factor_graph import FactorGraph as FactorGraph
+from ._factored import AbstractFactored as AbstractFactored, factored as factored
 from ._family import AbstractFamily as AbstractFamily, Distribution as Distribution
 from ._gaussian import Gaussian as Gaussian
 from ._gaussian_chain import GaussianChain as GaussianChain

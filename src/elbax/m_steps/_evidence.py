@@ -67,7 +67,7 @@ class EvidenceMStep(AbstractUpdate):
         _refuse_incomplete(batch)
         about = state.params["mean"]
 
-        def moments(x, weight, keys):
+        def moments(x, weight, places):
             weight, residual = weight.astype(about.dtype), x.astype(about.dtype) - about
             return {
                 "first": matmul(weight, residual),

@@ -70,6 +70,9 @@ class BayesianNetwork(AbstractExponentialFamilyModel):
     def latent(self) -> FactorGraph:
         return self.family
 
+    def is_linear(self, x: PyTree = None) -> bool:
+        return True
+
     def check(self, batch: PyTree, who: str = "fit") -> None:
         x, weight = rows(batch)
         values, _ = known(x)

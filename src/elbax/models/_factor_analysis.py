@@ -8,7 +8,7 @@ import numpy as np
 from .._algebra import matmul
 from .._batch import rows
 from .._check import check_table, is_concrete
-from .._incomplete import known, known_numbers
+from .._incomplete import has_incomplete, known, known_numbers
 from .._model import AbstractExponentialFamilyModel
 from .._types import Any, Array, Float, Key, PyTree, Scalar
 from ..components import FactorAnalyzer
@@ -162,6 +162,9 @@ class FactorAnalysis(AbstractExponentialFamilyModel):
 
     def log_prior(self, params: PyTree) -> Scalar | float:
         return self.analyzer.one_log_prior(params)
+
+    def is_linear(self, x: PyTree = None) -> bool:
+        return not has_incomplete(x)
 
     def latent_prior(self, params: PyTree) -> tuple[Array, Array]:
         dtype = params["mean"].dtype

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from .._algebra import log
 from .._batch import rows
 from .._check import check_enough, is_concrete
+from .._incomplete import has_incomplete
 from .._model import AbstractExponentialFamilyModel
 from .._sequence import all_steps, as_sequence, check_sequences, values_of
 from .._shares import log_prior_of_shares, log_shares_of, maximize_shares
@@ -106,6 +107,9 @@ class HiddenMarkovModel(AbstractExponentialFamilyModel):
     @property
     def latent(self) -> MarkovChain:
         return self.chain
+
+    def is_linear(self, x: PyTree = None) -> bool:
+        return self.component.linear and not has_incomplete(x)
 
     def check(self, batch: PyTree, who: str = "fit") -> None:
         x, weight = rows(batch)

@@ -8,6 +8,7 @@ from .._algebra import log
 from .._batch import rows
 from .._check import check_enough, is_concrete
 from .._free import log_shares
+from .._incomplete import has_incomplete
 from .._model import AbstractExponentialFamilyModel
 from .._types import Any, Array, Bool, Float, Int, Key, PyTree, Scalar
 from ..components import AbstractComponent
@@ -61,6 +62,9 @@ class Mixture(AbstractExponentialFamilyModel):
     @property
     def latent(self) -> Categorical:
         return Categorical(self.num_components)
+
+    def is_linear(self, x: PyTree = None) -> bool:
+        return self.component.linear and not has_incomplete(x)
 
     def check(self, batch: PyTree, who: str = "fit") -> None:
         self.component.check(*rows(batch), who)

@@ -56,6 +56,9 @@ class Tied(AbstractModel):
     def log_joint(self, params: PyTree, x: PyTree, z: PyTree) -> Scalar:
         return self.model.log_joint(self.expand(params), x, z)
 
+    def log_joint_at(self, natural: PyTree, x: PyTree, z: PyTree) -> Scalar:
+        return self.model.log_joint_at(natural, x, z)
+
     def natural(self, params: PyTree) -> PyTree:
         return self.model.natural(self.expand(params))
 

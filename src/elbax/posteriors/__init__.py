@@ -3,4 +3,8 @@
 from ._amortized import Amortized as Amortized
 from ._exact import Exact as Exact
 from ._hard import Hard as Hard
+from ._local import Local as Local
+from ._mean_field import MeanField as MeanField
+from ._monte_carlo import Importance as Importance, MonteCarlo as MonteCarlo
 from ._network import Network as Network
+from ._semi_amortized import SemiAmortized as SemiAmortized

@@ -11,7 +11,7 @@ class Exact(eqx.Module):
     r"""$q(z) = p_\theta(z \mid x)$ at a snapshot of θ.
 
     It stores the parameters, nothing per datum: a pass over data evaluates it chunk by chunk. No
-    gradient step trains it.
+    gradient step trains it, alone or inside another posterior.
 
     **Raises**, when called, `TypeError` if the model does not know its conditional.
     """
@@ -19,5 +19,10 @@ class Exact(eqx.Module):
     model: AbstractModel
     params: PyTree
 
+    @property
+    def prepared(self) -> PyTree:
+        """What the model needs of θ, at hand where a pass has it."""
+        return self.model.prepare(self.model.natural(self.params))
+
     def __call__(self, x: PyTree, *, key: Key | None = None) -> Distribution:
-        return self.model.conditional(self.model.prepare(self.model.natural(self.params)), x)
+        return self.model.conditional(self.prepared, x)

@@ -1,0 +1,82 @@
+"""Moving the rows of a table: what E-steps with parameters of each datum's own have in common."""
+
+import abc
+from typing import ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._batch import as_batch, effective_weight, over_rows, places, row_numbers, without_padding
+from .._elbo import per_datum
+from .._model import AbstractModel
+from .._state import ELBOState, Info
+from .._types import Any, Key, PyTree
+from .._update import AbstractUpdate
+from ..posteriors._table import AbstractTable
+
+
+class AbstractLocalStep(AbstractUpdate):
+    """Improves the entries of the batch's rows, each by itself; all other rows stay as they are, to the bit."""
+
+    model: AbstractModel
+    chunk_size: eqx.AbstractVar[int | None]
+
+    kind: ClassVar[type[AbstractTable]]
+    """The table that it moves."""
+
+    form: ClassVar[str]
+    """How a user makes one."""
+
+    @abc.abstractmethod
+    def improve(self, natural: PyTree, x: PyTree, table: Any, entry: PyTree, key: Key) -> PyTree:
+        """The entry of one datum after the step, at the model's prepared natural parameters."""
+
+    def init_memory(self, params: PyTree, posterior: PyTree) -> PyTree:
+        if not isinstance(posterior, self.kind):
+            raise TypeError(
+                f"{type(self).__name__} moves a table with a q for each row of the data, but the posterior is "
+                f"{type(posterior).__name__}. Start from {self.form}."
+            )
+        return ()
+
+    def check(self, batch: PyTree) -> None:
+        self.model.check(batch)
+
+    def __call__(self, state: ELBOState, batch: PyTree) -> tuple[ELBOState, Info]:
+        key, now = jax.random.split(state.key)
+        batch, table = as_batch(batch), state.posterior
+        weight, rows = effective_weight(batch), row_numbers(batch)
+        if batch.index is None and weight.size > table.num_rows:
+            raise ValueError(
+                f"{type(self).__name__}: the batch has {weight.size} rows, the table {table.num_rows}. Make a table for "
+                "all data, and say which rows a minibatch has: Batch(x, index=...)."
+            )
+        prepared = self.model.prepare(self.model.natural(state.params))
+
+        def one(x, place):
+            key_elbo, key_step = jax.random.split(place.key)
+            entry = table.entry(place.row)
+            q = table.family(table.natural(entry))
+            value = self.model.elbo(prepared, x, q, key_elbo)
+            return value, self.improve(prepared, x, table, entry, key_step)
+
+        x = without_padding(batch, jax.tree.map(jnp.asarray, batch.x), weight)
+        each = places(rows, now)
+        if self.chunk_size is None or batch.blocked:
+            values, entries = over_rows(one, x, each)
+        else:
+            values, entries = jax.lax.map(
+                lambda row: one(*row), (x, each), batch_size=self.chunk_size
+            )
+        # Padding has no row of its own: it is written past the end, that is nowhere.
+        target = jnp.where(weight > 0, rows, table.num_rows).reshape(-1)
+
+        def write(old, new):
+            return old.at[target].set(new.reshape((-1, *old.shape[1:])), mode="drop")
+
+        moved = eqx.tree_at(lambda t: t.table, table, jax.tree.map(write, table.table, entries))
+        weight = weight.astype(values.dtype)
+        total = jnp.tensordot(weight, values, weight.ndim, precision=jax.lax.Precision.HIGHEST)
+        found = per_datum(total, self.model.log_prior(state.params), jnp.sum(weight))
+        return state.replace(posterior=moved, key=key), Info(found)

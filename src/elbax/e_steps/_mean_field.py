@@ -1,0 +1,60 @@
+"""The E-step of variational EM: coordinate ascent."""
+
+from typing import ClassVar
+
+import equinox as eqx
+import jax
+
+from .._state import ELBOState
+from .._types import PyTree
+from ..posteriors import MeanField
+from ._local import AbstractLocalStep
+
+
+class MeanFieldEStep(AbstractLocalStep):
+    r"""$q_b \leftarrow \exp E_{q_{\setminus b}}[\log p_\theta(x, z)] / Z$, block after block, from where q stands.
+
+    Each move is the maximum of the ELBO in its block, so that no step lowers it, however few sweeps it makes (Saul and
+    Jordan 1996; Neal and Hinton 1998, section 2). Blocks are single variables, or any that `factored(family, blocks)`
+    names; inside of a block inference is exact.
+
+    **Arguments:**
+
+    - `model`: a model whose conditional is known.
+    - `num_sweeps`: rounds over all blocks.
+    - `chunk_size`: about how many rows to see at a time.
+
+    ```python
+    >>> import elbax, jax
+    >>> x, model = elbax.datasets.old_faithful(), elbax.FactorAnalysis(1)
+    >>> params = model.init(jax.random.key(0), x)
+    >>> em = elbax.Chain(elbax.MeanFieldEStep(model), elbax.ClosedFormMStep(model))
+    >>> posterior = elbax.MeanField.init(model, params, x)
+    >>> state, info = em(em.init(params, posterior, key=jax.random.key(1)), x)
+
+    ```
+    """
+
+    num_sweeps: int = eqx.field(static=True, default=1)
+    chunk_size: int | None = eqx.field(static=True, default=None)
+
+    kind: ClassVar[type] = MeanField
+    form: ClassVar[str] = "elbax.MeanField.init(model, params, x)"
+
+    def __check_init__(self):
+        if self.num_sweeps < 1:
+            raise ValueError(
+                f"MeanFieldEStep: num_sweeps must be at least 1, got {self.num_sweeps}."
+            )
+
+    @property
+    def ascends(self) -> bool:
+        return True
+
+    def improve(self, natural, x, table, entry, key):
+        whole = self.model.conditional(natural, x).natural
+        step = lambda entry, _: (table.family.ascend(entry, whole), None)
+        return jax.lax.scan(step, entry, length=self.num_sweeps)[0]
+
+    def settle(self, state: ELBOState, batch: PyTree) -> ELBOState:
+        return self(state, batch)[0]

@@ -1,0 +1,122 @@
+"""The M-step by an optimizer with a line search."""
+
+import functools
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+
+from .._elbo import elbo
+from .._free import choose, moving, spread
+from .._model import AbstractModel
+from .._state import ELBOState, Info
+from .._types import PyTree
+from .._update import AbstractUpdate
+
+
+class NumericalMStep(AbstractUpdate):
+    r"""$\theta$ up $\mathrm{ELBO}(q, \theta) + \log p(\theta)$ by L-BFGS, to its maximum or by `max_steps` steps.
+
+    Each step is as long as a line search allows, and none that falls is kept, hence it promises to ascend: with
+    `max_steps=1` it is generalized EM proper (Dempster, Laird and Rubin 1977), one step up where gradient descent
+    only hopes for one. The optimizer starts afresh at every call, as q has moved the objective.
+
+    **Arguments:**
+
+    - `model`: any model.
+    - `max_steps`: the most steps of the optimizer in one call.
+    - `tolerance`: it ends where no entry of the gradient, in nats per datum, exceeds this.
+    - `optimizer`: an optax optimizer that takes `value`, `grad` and `value_fn`, such as `optax.lbfgs()`, the default, or
+        `optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(20))`, gradient ascent.
+    - `chunk_size`: about how many rows to see at a time.
+    - `free`: which params move, `True` or `False` for each block of them, or a mask for each entry.
+
+    ```python
+    >>> import elbax
+    >>> model = elbax.Mixture(elbax.components.GeneralizedLinear("poisson"), 2)
+    >>> em = elbax.Chain(elbax.ExactEStep(model), elbax.NumericalMStep(model))
+    >>> em.ascends
+    True
+
+    ```
+    """
+
+    model: AbstractModel
+    max_steps: int = eqx.field(static=True, default=100)
+    tolerance: float = eqx.field(static=True, default=1e-8)
+    optimizer: optax.GradientTransformationExtraArgs | None = None
+    chunk_size: int | None = eqx.field(static=True, default=None)
+    free: PyTree = True
+
+    def __check_init__(self):
+        if self.max_steps < 1:
+            raise ValueError(f"NumericalMStep: max_steps must be at least 1, got {self.max_steps}.")
+
+    @property
+    def ascends(self) -> bool:
+        # Where expectations are sampled, the values that it compares are estimates.
+        return self.model.exact
+
+    def init_memory(self, params: PyTree, posterior: PyTree) -> PyTree:
+        spread(self.free, params)
+        return ()
+
+    def check(self, batch: PyTree) -> None:
+        self.model.check(batch)
+
+    def __call__(self, state: ELBOState, batch: PyTree) -> tuple[ELBOState, Info]:
+        key, now = jax.random.split(state.key)
+        free = spread(self.free, state.params)
+        optimizer = optax.lbfgs() if self.optimizer is None else self.optimizer
+
+        def put(trained):
+            return choose(free, eqx.combine(trained, state.params), state.params)
+
+        # The same draws at every point: what the search compares differs by θ alone.
+        def descent(trained):
+            return -elbo(
+                self.model,
+                put(trained),
+                state.posterior,
+                batch,
+                key=now,
+                chunk_size=self.chunk_size,
+            )
+
+        value_and_slope = jax.value_and_grad(descent)
+
+        def step(carry):
+            trained, memory, (value, slope), best, count = carry
+            with jax.numpy_dtype_promotion("standard"):
+                moves, memory = optimizer.update(
+                    slope, memory, trained, value=value, grad=slope, value_fn=descent
+                )
+                trained = optax.apply_updates(trained, moves)
+            found = value_and_slope(trained)
+            best = _lower(best, (trained, found[0]))
+            return trained, memory, found, best, count + 1
+
+        def goes_on(carry):
+            _, _, (value, slope), _, count = carry
+            steepest = functools.reduce(
+                jnp.maximum, (jnp.max(jnp.abs(leaf)) for leaf in jax.tree.leaves(slope)), 0.0
+            )
+            going = (steepest > self.tolerance) & jnp.isfinite(value)
+            return going & (count < self.max_steps)
+
+        start = moving(free, state.params)
+        if not jax.tree.leaves(start):
+            return state.replace(key=key), Info(-descent(start))
+        first = value_and_slope(start)
+        with jax.numpy_dtype_promotion("standard"):
+            memory = jax.tree.map(jnp.asarray, optimizer.init(start))
+        carry = start, memory, first, (start, first[0]), jnp.zeros((), int)
+        _, _, _, (best, _), _ = jax.lax.while_loop(goes_on, step, carry)
+        return state.replace(params=put(best), key=key), Info(-first[0])
+
+
+def _lower(best, other):
+    """The point of the lower value; NaN is not lower."""
+    better = other[1] < best[1]
+    return jax.tree.map(lambda new, old: jnp.where(better, new, old), other, best)

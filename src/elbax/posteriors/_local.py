@@ -1,0 +1,35 @@
+"""Variational parameters of each datum's own, as an encoder would put them out."""
+
+import jax
+import jax.numpy as jnp
+
+from .._types import PyTree
+from ._table import AbstractTable
+
+
+class Local(AbstractTable):
+    """q of each row from a table of what a network would have put out for it: no encoder, no amortization gap.
+
+    `LocalGradientEStep` moves the rows of a batch (stochastic variational inference with local parameters);
+    `GradientEStep` all rows at once.
+
+    **Arguments:**
+
+    - `table`: a pytree of arrays with a leading axis, the rows; without it, what `family.from_network` takes.
+    - `family`: the family of the latent, usually `model.latent`.
+
+    ```python
+    >>> import elbax, jax.numpy as jnp
+    >>> q = elbax.Local(jnp.zeros((100, 4)), elbax.DiagonalGaussian(2))  # means 0, log standard deviations 0
+    >>> print(q(None, index=3).mode())
+    [0. 0.]
+
+    ```
+    """
+
+    def __check_init__(self):
+        one = jax.eval_shape(lambda: jax.tree.map(lambda leaf: jnp.asarray(leaf)[0], self.table))
+        jax.eval_shape(self.family.from_network, one)
+
+    def natural(self, entry: PyTree) -> PyTree:
+        return self.family.from_network(entry)

@@ -1,0 +1,92 @@
+"""Draws in place of a distribution."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._types import Callable, Key, PyTree
+from ..families import Distribution
+from ._exact import Exact
+from ._particles import Particles
+
+
+class MonteCarlo(eqx.Module):
+    """`num_samples` independent draws of another posterior, usually `Exact(model, params)`, new at every pass.
+
+    ```python
+    >>> import elbax, jax, jax.numpy as jnp
+    >>> q = elbax.MonteCarlo(lambda x, key=None: elbax.Categorical(2)(x), 1000)
+    >>> drawn = q(jnp.log(jnp.array([0.25, 0.75])), key=jax.random.key(0))
+    >>> bool(abs(drawn.mean()[1] - 0.75) < 0.05)
+    True
+
+    ```
+    """
+
+    posterior: Callable[..., Distribution]
+    num_samples: int = eqx.field(static=True)
+
+    def __check_init__(self):
+        check_num_samples("MonteCarlo", self.num_samples)
+
+    def __call__(self, x: PyTree, *, key: Key | None = None) -> Particles:
+        q, z = draw("MonteCarlo", self.posterior, x, self.num_samples, key)
+        log_density = jax.vmap(q.log_prob)(z)
+        even = jnp.full_like(log_density, -jnp.log(self.num_samples))
+        return Particles(z, even, log_density, q.family)
+
+
+class Importance(eqx.Module):
+    r"""Draws of a `proposal` r(z | x), such as an encoder, weighted by $p_\theta(x, z_s) / r(z_s \mid x)$.
+
+    As q of a bound it is the importance weighted autoencoder's (Burda et al. 2016), for which
+    `GradientEStep` trains the proposal, and expectations are self-normalized (reweighted wake-sleep's wake
+    phase, Bornschein and Bengio 2015).
+
+    **Arguments:**
+
+    - `proposal`: a posterior that can be sampled and knows its density.
+    - `target`: `Exact(model, params)`: the joint density to weight by. Its conditional need not be known.
+    - `num_samples`: draws a datum.
+
+    ```python
+    >>> import elbax, jax, jax.numpy as jnp
+    >>> def log_joint(params, x, z):
+    ...     return jax.scipy.stats.norm.logpdf(jnp.append(z, x - z)).sum()
+    >>> model = elbax.Model(log_joint, elbax.DiagonalGaussian(1))
+    >>> prior = elbax.Amortized(elbax.Network(lambda w, x: w, jnp.zeros(2)), model.latent)
+    >>> q = elbax.Importance(prior, elbax.Exact(model, ()), 4000)(jnp.array(1.0), key=jax.random.key(0))
+    >>> bool(abs(q.mean()[0][0] - 0.5) < 0.05)
+    True
+
+    ```
+    """
+
+    proposal: Callable[..., Distribution]
+    target: Exact
+    num_samples: int = eqx.field(static=True)
+
+    def __check_init__(self):
+        check_num_samples("Importance", self.num_samples)
+
+    def __call__(self, x: PyTree, *, key: Key | None = None) -> Particles:
+        r, z = draw("Importance", self.proposal, x, self.num_samples, key)
+        log_density = jax.vmap(r.log_prob)(z)
+        model, natural = self.target.model, self.target.prepared
+        log_joint = jax.vmap(lambda z: model.log_joint_at(natural, x, z))(z)
+        log_weights = jax.nn.log_softmax(log_joint - log_density.astype(log_joint.dtype))
+        return Particles(z, log_weights, log_density, r.family)
+
+
+def check_num_samples(who: str, num_samples: int) -> None:
+    if num_samples < 1:
+        raise ValueError(f"{who}: num_samples must be at least 1, got {num_samples}.")
+
+
+def draw(who: str, posterior: Callable, x: PyTree, number: int, key: Key | None) -> tuple:
+    """(q, that many draws of it)."""
+    if key is None:
+        raise TypeError(f"{who} draws, so it needs a key: posterior(x, key=jax.random.key(0)).")
+    key_q, key_draws = jax.random.split(key)
+    q = posterior(x, key=key_q)
+    return q, jax.vmap(q.sample)(jax.random.split(key_draws, number))

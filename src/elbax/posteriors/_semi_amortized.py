@@ -1,0 +1,81 @@
+"""An encoder's guess, improved for each datum by itself."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+
+from .._types import Key, PyTree
+from ..families import Distribution
+from ._amortized import Amortized
+from ._exact import Exact
+
+
+class SemiAmortized(eqx.Module):
+    r"""q of the encoder after some gradient steps on the datum's own ELBO, in what the network puts out.
+
+    `GradientEStep` trains the encoder through these steps (Kim et al. 2018), so that it learns where to start. An
+    encoder of constant output, `Amortized(Network(lambda w, x: w, start), family)`, makes it local variational
+    inference from one start for all data.
+
+    **Arguments:**
+
+    - `encoder`: `Amortized(network, family)`.
+    - `target`: `Exact(model, params)`: the model at a snapshot of θ, which E-steps keep up to date. Its conditional
+        need not be known.
+    - `optimizer`: any optax optimizer; it starts afresh for each datum.
+    - `num_steps`: steps a datum.
+
+    ```python
+    >>> import elbax, equinox as eqx, jax, jax.numpy as jnp, optax
+    >>> model = elbax.GaussianMixture(2)
+    >>> params = model.init(jax.random.key(0), jnp.array([[0.0], [1.0], [5.0], [6.0]]))
+    >>> encoder = elbax.Amortized(eqx.nn.MLP(1, 2, 8, 1, key=jax.random.key(1)), model.latent)
+    >>> q = elbax.SemiAmortized(encoder, elbax.Exact(model, params), optax.sgd(1.0), 50)
+    >>> x = jnp.array([0.5])
+    >>> bool(jnp.allclose(q(x).mean(), elbax.Exact(model, params)(x).mean(), atol=1e-3))
+    True
+
+    ```
+    """
+
+    encoder: Amortized
+    target: Exact
+    optimizer: optax.GradientTransformation = eqx.field(static=True)
+    num_steps: int = eqx.field(static=True)
+
+    def __check_init__(self):
+        if not isinstance(self.encoder, Amortized):
+            raise TypeError(
+                "SemiAmortized: encoder must be an elbax.Amortized(network, family), got "
+                f"{type(self.encoder).__name__}."
+            )
+        if self.num_steps < 1:
+            raise ValueError(f"SemiAmortized: num_steps must be at least 1, got {self.num_steps}.")
+
+    def __call__(self, x: PyTree, *, key: Key | None = None) -> Distribution:
+        family, key = self.encoder.family, jax.random.key(0) if key is None else key
+        model, natural = self.target.model, self.target.prepared
+
+        def bound(output, key):
+            return model.elbo(natural, x, family(family.from_network(output)), key)
+
+        start = self.encoder.network(x)
+        return family(family.from_network(climb(bound, start, self.optimizer, self.num_steps, key)))
+
+
+def climb(bound, start: PyTree, optimizer, num_steps: int, key: Key) -> PyTree:
+    """`start` after so many steps of a fresh optimizer up `bound(_, key)`; labels stay."""
+    coordinates, labels = eqx.partition(start, eqx.is_inexact_array)
+
+    def step(carry, key):
+        coordinates, memory = carry
+        descent = jax.grad(lambda c: -bound(eqx.combine(c, labels), key))(coordinates)
+        with jax.numpy_dtype_promotion("standard"):
+            steps, memory = optimizer.update(descent, memory, coordinates)
+            return (optax.apply_updates(coordinates, steps), memory), None
+
+    keys = jax.random.split(key, num_steps)
+    begin = jax.tree.map(jnp.asarray, (coordinates, optimizer.init(coordinates)))
+    (coordinates, _), _ = jax.lax.scan(step, begin, keys)
+    return eqx.combine(coordinates, labels)

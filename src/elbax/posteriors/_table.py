@@ -1,0 +1,64 @@
+"""Variational parameters of each datum's own."""
+
+import abc
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._types import Any, Array, Key, PyTree
+from ..families import AbstractFamily, Distribution
+
+
+class AbstractTable(eqx.Module):
+    """A posterior that looks a datum up: `posterior(x, index=i)` is q of the row i.
+
+    In a pass over data a row's place is its `Batch.index`, or is counted from 0; a place that the table does not
+    have is NaN.
+    """
+
+    table: PyTree
+    family: AbstractFamily
+
+    @abc.abstractmethod
+    def natural(self, entry: PyTree) -> PyTree:
+        """The natural parameters that one entry of the table stands for."""
+
+    @property
+    def num_rows(self) -> int:
+        return len(jax.tree.leaves(self.table)[0])
+
+    def entry(self, row: Array) -> PyTree:
+        """The table's entry for one row, or for several."""
+
+        def one(leaf):
+            if jnp.issubdtype(leaf.dtype, jnp.inexact):
+                return jnp.take(leaf, row, axis=0, mode="fill")
+            return leaf[row]
+
+        return jax.tree.map(one, self.table)
+
+    def __call__(self, x: PyTree, *, key: Key | None = None, index: Any = None) -> Distribution:
+        if index is None:
+            raise TypeError(
+                f"{type(self).__name__} has a q for each row of the data and cannot tell from x which row this is: "
+                "call posterior(x, index=row)."
+            )
+        return self.family(self.natural(self.entry(jnp.asarray(index))))
+
+
+class _Row(eqx.Module):
+    """A table at one row."""
+
+    table: AbstractTable
+    row: Array
+
+    def __call__(self, x: PyTree, *, key: Key | None = None) -> Distribution:
+        return self.table(x, key=key, index=self.row)
+
+
+def at_row(posterior: PyTree, row: Array) -> PyTree:
+    """The posterior with every table at this row."""
+    is_table = lambda node: isinstance(node, AbstractTable)
+    exchange = lambda node: _Row(node, row) if is_table(node) else node
+    return jax.tree.map(exchange, posterior, is_leaf=is_table)

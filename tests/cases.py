@@ -225,7 +225,9 @@ def autoencoder():
             eqx.nn.MLP(2, 3, 4, 1, activation=jnp.tanh, key=jax.random.key(5), dtype=float)
         )
 
-    model = elbax.Model(log_joint, latent=elbax.DiagonalGaussian(2), num_samples=2)
+    model = elbax.Model(
+        log_joint, latent=elbax.DiagonalGaussian(2), estimator=elbax.estimators.Reparameterized(2)
+    )
     return System("autoencoder", model, start, functools.partial(table, dim=3))
 
 

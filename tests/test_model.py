@@ -40,7 +40,9 @@ def test_evidence_by_quadrature():
         log_rate = params + z[0]
         return norm.logpdf(z).sum() + x * log_rate - jnp.exp(log_rate) - jax.lax.lgamma(x + 1)
 
-    model = elbax.Model(log_joint, elbax.Gaussian(1), num_samples=64)
+    model = elbax.Model(
+        log_joint, elbax.Gaussian(1), estimator=elbax.estimators.Reparameterized(64)
+    )
     x = jnp.array(3.0)
     truth = quadrature_evidence(log_joint, jnp.array(0.5), x)
     encoder = elbax.Amortized(elbax.Network(lambda w, x: w, jnp.array([0.4, -0.5])), model.latent)
@@ -144,8 +146,3 @@ def test_closed_form_is_refused_where_there_is_none():
 def test_bad_arguments(as_users_run, arguments, error, message):
     with pytest.raises(error, match=message):
         elbax.Model(*arguments)
-
-
-def test_num_samples_is_positive():
-    with pytest.raises(ValueError, match="num_samples must be at least 1"):
-        elbax.Model(linear_gaussian_log_joint, elbax.Gaussian(2), num_samples=0)

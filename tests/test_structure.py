@@ -20,7 +20,7 @@ SOURCE = ROOT / "src" / "elbax"
 
 # A file imports from files before it, never after.
 ORDER = """
-_types _algebra _special families _incomplete _sequence _state _batch _check _pattern _compress _free _model
+_types _algebra _special families estimators _incomplete _sequence _state _batch _check _pattern _compress _free _model
 posteriors priors _shares _update _elbo _gradient _fit e_steps m_steps _joint_gradient components models
 diagnostics datasets plot sklearn
 __init__ __main__

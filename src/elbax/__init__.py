@@ -1,6 +1,11 @@
 """EM, variational autoencoders and everything between: updates of (q, θ) that ascend the ELBO."""
 
-from . import components as components, datasets as datasets, priors as priors
+from . import (
+    components as components,
+    datasets as datasets,
+    estimators as estimators,
+    priors as priors,
+)
 from ._batch import Batch as Batch
 from ._compress import compress as compress, from_moments as from_moments
 from ._elbo import (

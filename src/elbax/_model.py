@@ -10,6 +10,7 @@ from ._algebra import dot, num_rows
 from ._batch import rows
 from ._check import check_rows
 from ._types import Any, Array, Bool, Callable, Key, PyTree, Scalar
+from .estimators import AbstractEstimator, Reparameterized, ScoreFunction
 from .families import AbstractFamily, Distribution
 
 
@@ -166,12 +167,12 @@ class AbstractExponentialFamilyModel(AbstractModel):
 class Model(AbstractModel):
     r"""A model from any pure function `log_joint(params, x, z)`, for one datum and one latent.
 
-    How expectations under q are taken follows from the latent family:
+    How expectations under q are taken follows from the latent family, or is `estimator`'s say:
 
     - finite support (`Categorical`): exactly, by enumeration;
     - `conjugate=True`: exactly, by derivatives of `log_joint` in z, which must lie in the family's
       span (for a Gaussian: quadratic in z); `verify` refutes a false claim;
-    - otherwise by `num_samples` reparameterized draws a datum.
+    - otherwise by one reparameterized draw a datum, or by two and their score for a discrete latent.
 
     **Arguments:**
 
@@ -180,7 +181,8 @@ class Model(AbstractModel):
     - `conjugate`: the log-joint, as a function of z, lies in the family's span.
     - `log_prior`: `log_prior(params)`, a global term counted once for all data.
     - `latent_prior`: `latent_prior(params)`, the natural parameters of p(z), for reports.
-    - `num_samples`: draws a datum where expectations are sampled.
+    - `estimator`: one of `elbax.estimators`, such as `StickingTheLanding(10)`, in place of the above. One that
+        draws makes Bayes' rule count as unknown.
 
     ```python
     >>> import elbax, jax, jax.numpy as jnp
@@ -200,7 +202,7 @@ class Model(AbstractModel):
     conjugate: bool = eqx.field(static=True)
     prior: Callable[[PyTree], Scalar] | None = eqx.field(static=True)
     prior_of_latent: Callable[[PyTree], PyTree] | None = eqx.field(static=True)
-    num_samples: int = eqx.field(static=True)
+    estimator: AbstractEstimator | None
 
     def __init__(
         self,
@@ -210,7 +212,7 @@ class Model(AbstractModel):
         conjugate: bool = False,
         log_prior: Callable[[Any], Any] | None = None,
         latent_prior: Callable[[Any], Any] | None = None,
-        num_samples: int = 1,
+        estimator: AbstractEstimator | None = None,
     ):
         for name, function in dict(
             log_joint=log_joint, log_prior=log_prior, latent_prior=latent_prior
@@ -221,19 +223,27 @@ class Model(AbstractModel):
                 f"Model: latent must be a family such as elbax.Categorical(3) or elbax.Gaussian(2), "
                 f"got {latent!r}."
             )
-        if num_samples < 1:
-            raise ValueError(f"Model: num_samples must be at least 1, got {num_samples}.")
+        if estimator is not None:
+            if not isinstance(estimator, AbstractEstimator):
+                raise TypeError(
+                    "Model: estimator must be one of elbax.estimators, such as Reparameterized(10); got "
+                    f"{estimator!r}."
+                )
+            estimator.check(latent)
         self.function = log_joint
         self.latent = latent
         self.conjugate = conjugate
         self.prior = log_prior
         self.prior_of_latent = latent_prior
-        self.num_samples = num_samples
+        if estimator is None and not (latent.finite or conjugate):
+            estimator = ScoreFunction() if latent.discrete else Reparameterized()
+        self.estimator = estimator
 
     @property
     def exact(self) -> bool:
         """Whether expectations and Bayes' rule are exact."""
-        return self.latent.finite or self.conjugate
+        known = self.latent.finite or self.conjugate
+        return known and (self.estimator is None or self.estimator.exact)
 
     def log_joint(self, params: PyTree, x: PyTree, z: PyTree) -> Scalar:
         return self.function(params, x, z)
@@ -250,19 +260,23 @@ class Model(AbstractModel):
         return self.latent.read(lambda z: self.function(params, x, z), dtype)
 
     def elbo(self, natural: PyTree, x: PyTree, q: Any, key: Key) -> Scalar:
+        log_joint = lambda z: self.function(natural, x, z)
+        if self.estimator is not None and isinstance(q, Distribution):
+            return self.estimator(log_joint, q, key)
         if self.exact:
             potentials, constant = self._read(natural, x)
             return q.bound(potentials) + constant
-
-        def estimate(key):
-            return q.expect(lambda z: self.function(natural, x, z), key)
-
-        keys = jax.random.split(key, self.num_samples)
-        return jnp.mean(jax.vmap(estimate)(keys)) + q.entropy()
+        # A point, or draws: a sum over what they are.
+        return q.expect(log_joint, key) + q.entropy()
 
     def conditional(self, natural: PyTree, x: PyTree) -> Distribution:
         if not self.exact:
             family = type(self.latent).__name__
+            if self.latent.finite or self.conjugate:
+                raise TypeError(
+                    f"Model(..., estimator={type(self.estimator).__name__}(...)) draws, so Bayes' rule counts as unknown. "
+                    "Leave the estimator out for exact expectations."
+                )
             raise TypeError(
                 f"Bayes' rule is not known for a plain log_joint over a {family} latent. Use "
                 "Amortized(network, model.latent) with GradientEStep; or, if the log-joint lies in "

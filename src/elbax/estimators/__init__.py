@@ -1,0 +1,29 @@
+r"""Estimators of a datum's bound $E_q[\log p(x, z) - \log q(z)]$ and of its gradient, one a file.
+
+| estimator | latent | value | gradient |
+|---|---|---|---|
+| `Enumeration` | finite | exact | exact |
+| `Quadrature` | Gaussian of few dimensions | exact to rounding for smooth log-joints | of the same |
+| `Reparameterized` | continuous | unbiased | unbiased |
+| `StickingTheLanding` | continuous | unbiased | unbiased, without noise at q = p(z given x) |
+| `ScoreFunction` | any | unbiased | unbiased, leave-one-out baseline |
+| `GumbelSoftmax` | categorical | biased | biased, small variance |
+| `ImportanceWeighted` | continuous | the tighter bound of S draws | unbiased for it |
+| `DoublyReparameterized` | continuous | the same | unbiased for it, signal grows with S |
+
+`Model(log_joint, latent, estimator=...)` takes one.
+"""
+
+from ._enumeration import Enumeration as Enumeration
+from ._estimator import AbstractEstimator as AbstractEstimator
+from ._gumbel_softmax import GumbelSoftmax as GumbelSoftmax
+from ._importance_weighted import (
+    DoublyReparameterized as DoublyReparameterized,
+    ImportanceWeighted as ImportanceWeighted,
+)
+from ._quadrature import Quadrature as Quadrature
+from ._reparameterized import (
+    Reparameterized as Reparameterized,
+    StickingTheLanding as StickingTheLanding,
+)
+from ._score_function import ScoreFunction as ScoreFunction

@@ -1,0 +1,25 @@
+"""All values of a finite latent."""
+
+from ._estimator import AbstractEstimator
+
+
+class Enumeration(AbstractEstimator):
+    r"""$\sum_z q(z) (\log p(x, z) - \log q(z))$ over all values of a finite latent: exact.
+
+    It is what a `Model` over a `Categorical` does unless told otherwise.
+    """
+
+    @property
+    def exact(self) -> bool:
+        return True
+
+    def check(self, family):
+        if not family.finite:
+            raise TypeError(
+                f"Enumeration needs a latent of finitely many values, such as Categorical(K); got "
+                f"{type(family).__name__}. Use Reparameterized or Quadrature."
+            )
+
+    def __call__(self, log_joint, q, key):
+        potentials, constant = q.family.read(log_joint, q.natural.dtype)
+        return q.bound(potentials) + constant

@@ -1,0 +1,47 @@
+"""What a model asks of an estimator."""
+
+import abc
+
+import equinox as eqx
+import jax
+
+from .._types import Any, Callable, Key, Scalar
+from ..families import AbstractFamily, Distribution
+
+
+class AbstractEstimator(eqx.Module):
+    """`estimator(log_joint, q, key)`: the bound of one datum, whose derivative estimates the bound's."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether nothing is drawn."""
+        return False
+
+    @abc.abstractmethod
+    def check(self, family: AbstractFamily) -> None:
+        """Raises `TypeError` for a family that it cannot serve."""
+
+    @abc.abstractmethod
+    def __call__(self, log_joint: Callable[[Any], Scalar], q: Distribution, key: Key) -> Scalar:
+        """E_q[log_joint(z) − log q(z)] or its estimate, in nats."""
+
+
+def draws(q: Distribution, key: Key, number: int) -> Any:
+    return jax.vmap(q.sample)(jax.random.split(key, number))
+
+
+def frozen(tree: Any) -> Any:
+    return jax.tree.map(jax.lax.stop_gradient, tree)
+
+
+def check_continuous(name: str, family: AbstractFamily) -> None:
+    if family.discrete:
+        raise TypeError(
+            f"{name} moves draws with the parameters of q, which a discrete {type(family).__name__} latent does not "
+            "allow. Use ScoreFunction, or Enumeration and GumbelSoftmax for a Categorical."
+        )
+
+
+def check_number(name: str, number: int, least: int = 1) -> None:
+    if number < least:
+        raise ValueError(f"{name}: num_samples must be at least {least}, got {number}.")

@@ -1,0 +1,39 @@
+"""A relaxed choice."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from ..families import Categorical
+from ._estimator import AbstractEstimator, check_number
+
+
+class GumbelSoftmax(AbstractEstimator):
+    r"""$\frac1S \sum_s \log p(x, y_s) + H(q)$ at $y_s = \mathrm{softmax}((\eta + g_s) / \tau)$, points of the simplex in place of
+    its corners (Jang, Gu and Poole 2017; Maddison, Mnih and Teh 2017).
+
+    The log-joint is called with a vector of K shares instead of a number 0, …, K − 1, so write it for one-hot z. It is
+    biased, the less the lower the temperature τ, and the noisier.
+    """
+
+    num_samples: int = eqx.field(static=True, default=1)
+    temperature: float = eqx.field(static=True, default=0.5)
+
+    def __check_init__(self):
+        check_number("GumbelSoftmax", self.num_samples)
+        if not self.temperature > 0:
+            raise ValueError(
+                f"GumbelSoftmax: temperature must be positive, got {self.temperature}."
+            )
+
+    def check(self, family):
+        if not isinstance(family, Categorical):
+            raise TypeError(
+                f"GumbelSoftmax relaxes a Categorical latent; got {type(family).__name__}. Use ScoreFunction."
+            )
+
+    def __call__(self, log_joint, q, key):
+        shape = (self.num_samples, *q.natural.shape)
+        noise = jax.random.gumbel(key, shape, q.natural.dtype)
+        relaxed = jax.nn.softmax((q.natural + noise) / self.temperature, -1)
+        return jnp.mean(jax.vmap(log_joint)(relaxed)) + q.entropy()

@@ -1,0 +1,65 @@
+"""The bound of several draws, and its two gradients."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from ._estimator import AbstractEstimator, check_continuous, check_number, draws, frozen
+
+
+class ImportanceWeighted(AbstractEstimator):
+    r"""$\log \frac1S \sum_s p(x, z_s) / q(z_s)$, which is at least the ELBO and tends to log p(x) (Burda, Grosse and
+    Salakhutdinov 2016).
+
+    For q itself more draws are no gain: the signal-to-noise ratio of the encoder's gradient falls as $S^{-1/2}$
+    (Rainforth et al. 2018); see `DoublyReparameterized`.
+    """
+
+    num_samples: int = eqx.field(static=True, default=10)
+
+    def __check_init__(self):
+        check_number("ImportanceWeighted", self.num_samples)
+
+    def check(self, family):
+        check_continuous("ImportanceWeighted", family)
+
+    def __call__(self, log_joint, q, key):
+        z = draws(q, key, self.num_samples)
+        log_weights = jax.vmap(lambda z: log_joint(z) - q.log_prob(z))(z)
+        return _log_mean(log_weights)
+
+
+class DoublyReparameterized(AbstractEstimator):
+    r"""The same bound with the encoder's gradient $\sum_s \tilde w_s^2\, \partial_z \log w_s\, \partial_\phi z_s$, unbiased and of
+    a signal-to-noise ratio that grows as $S^{1/2}$ (Tucker et al. 2019). The gradient in θ is the plain one.
+    """
+
+    num_samples: int = eqx.field(static=True, default=10)
+
+    def __check_init__(self):
+        check_number("DoublyReparameterized", self.num_samples)
+
+    def check(self, family):
+        check_continuous("DoublyReparameterized", family)
+
+    def __call__(self, log_joint, q, key):
+        z, fixed = draws(q, key, self.num_samples), frozen(q)
+        stay = frozen(z)
+        log_weight = lambda z: log_joint(z) - fixed.log_prob(z)
+        log_weights, pull = jax.vmap(jax.value_and_grad(log_weight))(stay)
+        share = frozen(jax.nn.softmax(log_weights))
+        # Of value zero, with the gradient in φ that is wanted: through the draws alone.
+        moved = jax.tree.map(
+            lambda pull, z, stay: jnp.sum(
+                (share**2).reshape((-1,) + (1,) * (z.ndim - 1)) * frozen(pull) * (z - stay)
+            ),
+            pull,
+            z,
+            stay,
+        )
+        # The log-mean's gradient in θ, with the draws where they are.
+        return _log_mean(log_weights) + sum(jax.tree.leaves(moved))
+
+
+def _log_mean(x):
+    return jax.nn.logsumexp(x) - jnp.log(jnp.asarray(len(x), x.dtype))

@@ -1,0 +1,71 @@
+"""Gauss and Hermite's points."""
+
+import functools
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._algebra import matmul
+from ..families import DiagonalGaussian, Gaussian
+from ._estimator import AbstractEstimator
+
+
+_MOST = 2**17
+
+
+class Quadrature(AbstractEstimator):
+    r"""$\sum_i w_i \log p(x, m + L u_i) + H(q)$ over a product grid of Gauss–Hermite points, $L L^\top$ being q's covariance.
+
+    n points a dimension are exact for polynomials of degree 2n − 1 in each coordinate; n^d points in all, so it is for few
+    dimensions.
+    """
+
+    num_points: int = eqx.field(static=True, default=20)
+
+    def __check_init__(self):
+        if self.num_points < 1:
+            raise ValueError(f"Quadrature: num_points must be at least 1, got {self.num_points}.")
+
+    @property
+    def exact(self) -> bool:
+        return True
+
+    def check(self, family):
+        if not isinstance(family, Gaussian | DiagonalGaussian):
+            raise TypeError(
+                f"Quadrature is for a Gaussian or DiagonalGaussian latent, got {type(family).__name__}. Use Enumeration for "
+                "a finite one."
+            )
+        if self.num_points**family.dim > _MOST:
+            raise TypeError(
+                f"Quadrature of {self.num_points} points in each of {family.dim} dimensions needs "
+                f"{float(self.num_points) ** family.dim:.2g} points, more than {_MOST}. Take fewer, or Reparameterized, "
+                "which samples."
+            )
+
+    def __call__(self, log_joint, q, key):
+        points, weights = _grid(self.num_points, q.family.dim)
+        linear, precision = q.natural
+        points = jnp.asarray(points, linear.dtype)
+        if precision.ndim == 1:
+            z = linear / precision + points / jnp.sqrt(precision)
+        else:
+            # J = C Cᵀ, so that m + C⁻ᵀ u has covariance J⁻¹.
+            cholesky = jnp.linalg.cholesky(precision)
+            eye = jnp.eye(len(linear), dtype=linear.dtype)
+            inverse = jax.scipy.linalg.solve_triangular(cholesky, eye, lower=True)
+            z = matmul(matmul(inverse, linear), inverse) + matmul(points, inverse)
+        values = jax.vmap(log_joint)(z)
+        return jnp.sum(jnp.asarray(weights, values.dtype) * values) + q.entropy()
+
+
+@functools.cache
+def _grid(number: int, dim: int) -> tuple[np.ndarray, np.ndarray]:
+    """Points (number^dim, dim) and weights for a standard normal."""
+    points, weights = np.polynomial.hermite_e.hermegauss(number)
+    weights = weights / weights.sum()
+    grid = np.stack(np.meshgrid(*[points] * dim, indexing="ij"), -1).reshape(-1, dim)
+    product = functools.reduce(np.multiply.outer, [weights] * dim).reshape(-1)
+    return grid, product

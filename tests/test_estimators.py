@@ -1,0 +1,263 @@
+"""Estimators of the bound against its closed form: values, gradients, variances."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import elbax
+from elbax import estimators
+
+
+X, NOISE = 1.3, 0.6
+FAMILY = elbax.DiagonalGaussian(1)
+POINT = {"slope": jnp.array(0.8), "q": jnp.array([0.2, -0.4])}
+
+
+def log_joint(slope, z):
+    norm = jax.scipy.stats.norm
+    return (norm.logpdf(z) + norm.logpdf(X, slope * z, NOISE))[0]
+
+
+def bound(point):
+    """E_q[log p(x, z)] + H(q), by hand."""
+    mean, sd = point["q"][0], jnp.exp(point["q"][1])
+    slope = point["slope"]
+    prior = -0.5 * (mean**2 + sd**2 + jnp.log(2 * jnp.pi))
+    error = (X - slope * mean) ** 2 + (slope * sd) ** 2
+    likelihood = -0.5 * (error / NOISE**2 + jnp.log(2 * jnp.pi * NOISE**2))
+    return prior + likelihood + 0.5 * jnp.log(2 * jnp.pi * jnp.e) + point["q"][1]
+
+
+def log_evidence(slope):
+    return jax.scipy.stats.norm.logpdf(X, 0.0, jnp.sqrt(slope**2 + NOISE**2))
+
+
+def posterior(slope):
+    """The output that stands for p(z | x)."""
+    precision = 1 + (slope / NOISE) ** 2
+    return jnp.stack([slope * X / NOISE**2 / precision, -0.5 * jnp.log(precision)])
+
+
+def estimate(estimator, point, key):
+    q = FAMILY(FAMILY.from_network(point["q"]))
+    return estimator(lambda z: log_joint(point["slope"], z), q, key)
+
+
+@eqx.filter_jit
+def many(estimator, point, key, number):
+    """Values and gradients of that many estimates."""
+    one = jax.value_and_grad(lambda point, key: estimate(estimator, point, key))
+    return jax.vmap(one, (None, 0))(point, jax.random.split(key, number))
+
+
+def assert_unbiased(found, expected):
+    """The mean is within five standard errors."""
+    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        error = np.std(ours, 0) / np.sqrt(len(ours))
+        assert (np.abs(np.mean(ours, 0) - theirs) <= 5 * error + 1e-9).all(), (
+            np.mean(ours, 0),
+            theirs,
+            error,
+        )
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        estimators.Reparameterized(2),
+        estimators.StickingTheLanding(2),
+        estimators.ScoreFunction(4),
+    ],
+    ids=lambda e: type(e).__name__,
+)
+def test_unbiased_for_the_bound(estimator):
+    value, slope = many(estimator, POINT, jax.random.key(0), 20_000)
+    assert_unbiased((value, slope), jax.value_and_grad(bound)(POINT))
+
+
+def two_draws(point):
+    """E log of the mean of two weights, by quadrature over both draws' noise."""
+    points, weights = np.polynomial.hermite_e.hermegauss(60)
+    weights = weights / weights.sum()
+    mean, sd = point["q"][0], jnp.exp(point["q"][1])
+    z = mean + sd * points
+    density = jax.scipy.stats.norm.logpdf(z, mean, sd)
+    log_weight = jax.vmap(lambda z: log_joint(point["slope"], z[None]))(z) - density
+    both = jnp.logaddexp(log_weight[:, None], log_weight[None, :]) - jnp.log(2.0)
+    return weights @ both @ weights
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [estimators.ImportanceWeighted(2), estimators.DoublyReparameterized(2)],
+    ids=lambda e: type(e).__name__,
+)
+def test_unbiased_for_the_bound_of_two_draws(estimator):
+    value, slope = many(estimator, POINT, jax.random.key(0), 20_000)
+    assert_unbiased((value, slope), jax.value_and_grad(two_draws)(POINT))
+
+
+def test_more_draws_are_a_tighter_bound():
+    means = [
+        float(jnp.mean(many(estimators.ImportanceWeighted(n), POINT, jax.random.key(1), 5000)[0]))
+        for n in (1, 4, 64)
+    ]
+    assert bound(POINT) - 0.05 < means[0] < means[1] < means[2] < log_evidence(POINT["slope"])
+
+
+@pytest.mark.parametrize("family", [elbax.DiagonalGaussian(2), elbax.Gaussian(2)])
+def test_quadrature_is_exact_for_polynomials(family):
+    """A quartic by 5 points a dimension, against the moments of a normal; its gradient too."""
+    output = jnp.array([0.3, -0.2, 0.1, 0.4])
+
+    def quartic(z):
+        return z[0] ** 4 + z[0] ** 2 * z[1] - 2 * z[1]
+
+    def by_hand(output):
+        m, v = output[:2], jnp.exp(2 * output[2:])
+        fourth = m[0] ** 4 + 6 * m[0] ** 2 * v[0] + 3 * v[0] ** 2
+        entropy = jnp.log(2 * jnp.pi * jnp.e) + jnp.sum(output[2:])
+        return fourth + (m[0] ** 2 + v[0]) * m[1] - 2 * m[1] + entropy
+
+    def ours(output):
+        q = family(family.from_network(output))
+        return estimators.Quadrature(5)(quartic, q, jax.random.key(0))
+
+    found, expected = jax.value_and_grad(ours)(output), jax.value_and_grad(by_hand)(output)
+    for a, b in zip(found, expected):
+        np.testing.assert_allclose(a, b, rtol=1e-12)
+
+
+def test_quadrature_of_correlated_coordinates():
+    """Full covariance: E zᵀBz by hand."""
+    precision = jnp.array([[2.0, 0.7], [0.7, 1.0]])
+    q = elbax.Gaussian(2)((jnp.array([1.0, -1.0]), precision))
+    B = jnp.array([[1.0, 3.0], [0.0, 2.0]])
+    covariance = jnp.linalg.inv(precision)
+    mean = covariance @ jnp.array([1.0, -1.0])
+    expected = jnp.trace(B @ covariance) + mean @ B @ mean + q.entropy()
+    found = estimators.Quadrature(3)(lambda z: z @ B @ z, q, jax.random.key(0))
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+CHOICE = elbax.Categorical(3)
+PAYOFF = jnp.array([0.3, -1.0, 2.0])
+
+
+def choose(estimator, logits, key):
+    """Payoffs of a choice, or of shares of it."""
+
+    def log_joint(z):
+        return PAYOFF @ z if z.ndim else PAYOFF[z]
+
+    return estimator(log_joint, CHOICE(logits), key)
+
+
+def exact_choice(logits):
+    share = jax.nn.softmax(logits)
+    return share @ (PAYOFF - jnp.log(share))
+
+
+LOGITS = jnp.array([0.5, 0.1, -0.3])
+
+
+def test_enumeration_is_the_sum():
+    found = choose(estimators.Enumeration(), LOGITS, jax.random.key(0))
+    np.testing.assert_allclose(found, exact_choice(LOGITS), rtol=1e-12)
+
+
+def choices(estimator, number=20_000):
+    one = jax.value_and_grad(lambda logits, key: choose(estimator, logits, key))
+    keys = jax.random.split(jax.random.key(2), number)
+    return jax.jit(jax.vmap(one, (None, 0)))(LOGITS, keys)
+
+
+def test_scores_of_choices_are_unbiased():
+    expected = jax.value_and_grad(exact_choice)(LOGITS)
+    assert_unbiased(choices(estimators.ScoreFunction(3)), expected)
+
+
+def test_relaxed_choices_come_near_as_they_cool():
+    """A payoff that is no linear function: the bias of the gradient shrinks with the temperature."""
+
+    def curved(estimator, logits, key):
+        payoff = lambda z: jnp.sum(PAYOFF * z**2)
+        return estimator(payoff, CHOICE(logits), key)
+
+    keys = jax.random.split(jax.random.key(2), 40_000)
+    expected = jax.grad(exact_choice)(LOGITS)
+
+    def bias(temperature):
+        one = jax.grad(lambda e, key: curved(estimators.GumbelSoftmax(1, temperature), e, key))
+        found = jax.jit(jax.vmap(one, (None, 0)))(LOGITS, keys)
+        return float(jnp.max(jnp.abs(jnp.mean(found, 0) - expected)))
+
+    warm, cool = bias(2.0), bias(0.2)
+    assert cool < 0.05 < 0.2 < warm
+
+
+def test_no_noise_where_the_landing_is():
+    """At q = p(z | x) every draw gives the encoder the same gradient, zero."""
+    point = POINT | {"q": posterior(POINT["slope"])}
+    _, slope = many(estimators.StickingTheLanding(1), point, jax.random.key(0), 100)
+    np.testing.assert_allclose(slope["q"], 0, atol=1e-13)
+    _, noisy = many(estimators.Reparameterized(1), point, jax.random.key(0), 100)
+    assert np.std(noisy["q"], 0).min() > 0.1
+
+
+@pytest.mark.slow
+def test_signal_and_noise_of_many_draws():
+    """The encoder's gradient: |mean| / sd falls as K^-1/2 for IWAE and rises as K^1/2 for DReG (Rainforth et al. 2018,
+    Tucker et al. 2019)."""
+    numbers = np.array([64, 256, 1024])
+
+    def signal_to_noise(estimator):
+        _, slope = many(estimator, POINT, jax.random.key(5), 20_000)
+        gradient = np.asarray(slope["q"][:, 0])
+        return abs(gradient.mean()) / gradient.std()
+
+    for kind, expected in [
+        (estimators.ImportanceWeighted, -0.5),
+        (estimators.DoublyReparameterized, 0.5),
+    ]:
+        ratios = [signal_to_noise(kind(int(n))) for n in numbers]
+        slope = np.polyfit(np.log(numbers), np.log(ratios), 1)[0]
+        assert abs(slope - expected) < 0.1, (kind, ratios, slope)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "family", "message"),
+    [
+        (estimators.Reparameterized(), CHOICE, "discrete Categorical.*ScoreFunction"),
+        (estimators.DoublyReparameterized(), CHOICE, "discrete"),
+        (estimators.Enumeration(), FAMILY, "finitely many.*DiagonalGaussian"),
+        (estimators.GumbelSoftmax(), FAMILY, "relaxes a Categorical"),
+        (estimators.Quadrature(), CHOICE, "for a Gaussian"),
+        (estimators.Quadrature(20), elbax.Gaussian(9), "more than 131072"),
+    ],
+)
+def test_what_an_estimator_cannot_serve(estimator, family, message):
+    with pytest.raises(TypeError, match=message):
+        elbax.Model(lambda params, x, z: 0.0, family, estimator=estimator)
+
+
+def test_numbers_are_checked(as_users_run):
+    with pytest.raises(ValueError, match="num_samples must be at least 2, got 1"):
+        estimators.ScoreFunction(1)
+    with pytest.raises(ValueError, match="num_samples must be at least 1"):
+        estimators.Reparameterized(0)
+    with pytest.raises(ValueError, match="temperature must be positive"):
+        estimators.GumbelSoftmax(temperature=0.0)
+    with pytest.raises(TypeError, match="one of elbax.estimators"):
+        elbax.Model(lambda params, x, z: 0.0, FAMILY, estimator="exact")
+
+
+def test_a_model_that_draws_knows_no_bayes_rule():
+    model = elbax.Model(
+        lambda params, x, z: PAYOFF[z], CHOICE, estimator=estimators.ScoreFunction(2)
+    )
+    assert not model.exact
+    with pytest.raises(TypeError, match=r"estimator=ScoreFunction\(...\)\) draws"):
+        elbax.Exact(model, ())(jnp.zeros(1))

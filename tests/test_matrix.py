@@ -1,0 +1,124 @@
+"""Every cell of the README's table runs in one scan and reaches what it promises; others say what is missing."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import matrix
+import optax
+import pytest
+from cases import find, SYSTEMS
+
+import elbax
+
+
+QUICK = {("mixture", "mean field", "closed form"), ("chain", "exact", "online")}
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        pytest.param(c, id="-".join(c), marks=() if c in QUICK else pytest.mark.slow)
+        for c in matrix.CELLS
+    ],
+)
+def test_cell(cell):
+    matrix.judge(*cell)
+
+
+def test_the_readme_has_these_cells():
+    """The marks are those of `python tests/matrix.py`, which writes one only where `judge` passes."""
+    text = matrix.README.read_text()
+    table = text.split(matrix.BEGIN)[1].split(matrix.END)[0].strip()
+    assert table == matrix.rendered(dict.fromkeys(matrix.CELLS, True))
+
+
+def named(name):
+    return next(system for system in SYSTEMS if system.name == name)
+
+
+MIXTURE = find("mixture-full-auto:exact/closed").system
+
+
+def exact(system):
+    return elbax.Exact(system.model, system.params)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: (elbax.OnlineMStep(named("mixture-student").model, 0.5), "mixture-student"),
+            "eliminated",
+        ),
+        (lambda: (elbax.OnlineMStep(named("ctc").model, 0.5), "ctc"), "belong to the params"),
+        (
+            lambda: (elbax.ClosedFormMStep(named("plain-gaussian").model), "plain-gaussian"),
+            "no closed-form M-step",
+        ),
+        (
+            lambda: (elbax.ClosedFormMStep(named("experts").model), "experts"),
+            "gate has no closed-form",
+        ),
+        (
+            lambda: (elbax.GradientEStep(MIXTURE.model, optax.adam(0.1)), "mixture-full-auto"),
+            "trains the posterior's weights",
+        ),
+        (lambda: (elbax.MeanFieldEStep(MIXTURE.model), "mixture-full-auto"), "MeanField.init"),
+        (
+            lambda: (
+                elbax.LocalGradientEStep(MIXTURE.model, optax.adam(0.1)),
+                "mixture-full-auto",
+            ),
+            r"elbax.Local\(table",
+        ),
+        (lambda: (elbax.MonteCarloEStep(MIXTURE.model), "mixture-full-auto"), "elbax.MonteCarlo"),
+    ],
+    ids=lambda item: "",
+)
+def test_undefined_pairs_name_what_is_missing(make, message):
+    update, name = make()
+    system = named(name)
+    with pytest.raises(TypeError, match=message):
+        elbax.Chain(update).init(system.params, exact(system), key=jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+    ("latent", "message"),
+    [
+        (elbax.ParseTree(2, 2), "ParseTree has no mean field"),
+        (elbax.GaussianChain(2), "GaussianChain has no mean field"),
+        (elbax.MarkovChain(2, allowed=jnp.array([[1, 1], [0, 1]], bool)), "impossible"),
+    ],
+    ids=lambda item: type(item).__name__,
+)
+def test_latents_without_a_mean_field(latent, message):
+    with pytest.raises(TypeError, match=message):
+        elbax.factored(latent)
+
+
+def test_a_hard_step_on_a_continuous_latent():
+    system = named("factors-diagonal")
+    step = elbax.Chain(elbax.HardEStep(system.model), elbax.ClosedFormMStep(system.model))
+    state = step.init(system.params, elbax.Hard(exact(system)), key=jax.random.key(0))
+    with pytest.raises(TypeError, match="continuous Gaussian latent has no entropy"):
+        step(state, system.x)
+
+
+def test_a_batch_beyond_the_table():
+    system = MIXTURE
+    step = elbax.MeanFieldEStep(system.model)
+    posterior = elbax.MeanField.init(system.model, system.params, system.x[:5])
+    state = step.init(system.params, posterior, key=jax.random.key(0))
+    with pytest.raises(ValueError, match="24 rows, the table 5.*index"):
+        step(state, system.x)
+    with pytest.raises(TypeError, match=re.escape("posterior(x, index=row)")):
+        posterior(system.x[0])
+
+
+def test_draws_need_a_key():
+    posterior = elbax.MonteCarlo(exact(MIXTURE), 3)
+    with pytest.raises(TypeError, match="needs a key"):
+        posterior(MIXTURE.x[0])
+    with pytest.raises(ValueError, match="num_samples must be at least 1"):
+        elbax.MonteCarlo(exact(MIXTURE), 0)

@@ -71,6 +71,17 @@ from .models import (
     Tied as Tied,
 )
 from .posteriors import Amortized as Amortized, Exact as Exact, Hard as Hard, Network as Network
+from .wrappers import (
+    Accelerate as Accelerate,
+    Anneal as Anneal,
+    Averaged as Averaged,
+    Certificate as Certificate,
+    Certify as Certify,
+    Every as Every,
+    Guard as Guard,
+    Only as Only,
+    Repeat as Repeat,
+)
 
 
 __version__ = "0.1.0"

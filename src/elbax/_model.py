@@ -43,6 +43,11 @@ class AbstractModel(eqx.Module):
         """Whether Bayes' rule is known: whether `conditional` answers."""
         return True
 
+    @property
+    def tight(self) -> bool:
+        """Whether `elbo` at the model's own conditional is that one's log-normalizer, and a constant."""
+        return True
+
     @abc.abstractmethod
     def log_joint(self, params: PyTree, x: PyTree, z: PyTree) -> Scalar:
         """log p(x, z; θ) of one datum, in nats, every constant kept."""
@@ -122,6 +127,12 @@ class AbstractModel(eqx.Module):
     def shortcut(self, params: PyTree) -> "tuple[Bool[Array, ''], AbstractModel] | None":
         """(whether it may be taken, a faster model), equal to this one to rounding where it may."""
         return None
+
+
+def models_of(tree: PyTree) -> list[AbstractModel]:
+    """All models in an update, a posterior, …; of one within another the outer one."""
+    is_model = lambda node: isinstance(node, AbstractModel)
+    return list(filter(is_model, jax.tree.leaves(tree, is_leaf=is_model)))
 
 
 class AbstractExponentialFamilyModel(AbstractModel):

@@ -12,30 +12,37 @@ from ._wrapper import AbstractRemembering
 
 
 class Extrapolation(eqx.Module):
-    """The memory of `Accelerate`: the longest step length to try, and how often the chain was evaluated."""
+    """The memory of `Accelerate`.
+
+    **Fields:**
+
+    - `last`: the point, in the coordinates of the extrapolation, of which the params are the chain's image.
+    - `longest`: the greatest step length to try.
+    - `evaluations`: how often the chain was evaluated.
+    """
 
     update: PyTree
+    last: PyTree
     longest: Scalar
     evaluations: Int[Array, ""]
 
 
 class Accelerate(AbstractRemembering):
-    r"""SQUAREM: steps of a chain, extrapolated (Varadhan and Roland 2008, scheme S3).
+    r"""SQUAREM: a chain's path, extrapolated (Varadhan and Roland 2008, scheme S3).
 
-    With $F$ one step of the chain as a map of the params, $r = F(\theta) - \theta$ and $v = F(F(\theta)) -
-    F(\theta) - r$,
+    With $F$ one step of the chain as a map of the params, and $\theta_0, \theta_1 = F(\theta_0), \theta_2 =
+    F(\theta_1)$ three points in a row, $r = \theta_1 - \theta_0$ and $v = \theta_2 - \theta_1 - r$,
 
-    $$\theta' = \theta + 2 \alpha r + \alpha^2 v, \quad \alpha = |r| / |v|, \qquad \theta \leftarrow
-    F(\theta').$$
+    $$\theta' = F(\theta_0 + 2 \alpha r + \alpha^2 v), \quad \alpha = |r| / |v|.$$
 
     α = 1 is two steps of the chain; where it creeps, α is many. The length is bounded: a bound that is
     reached and serves grows by `growth`, one that fails shrinks to below the length that failed.
 
-    It ascends as the chain does. $F$ measures the ELBO where it starts, hence the third evaluation is also
-    the test: if the ELBO at θ' is not finite or lower than at θ, the step ends at the second iterate
-    instead. So a step makes two evaluations or three and no other pass, on the batch that it is given:
-    give it the full one. It may lead to another maximum than the chain would, a lower one too; no step can
-    tell, so compare `fit` from the same start.
+    It ascends as the chain does. $F$ measures the ELBO at the point that it is given, so that
+    $F(\theta')$, the next point of the path, is also the test of θ': if the ELBO there is not finite, or
+    lower than at θ₁, where the step began, it ends at θ₂ instead. So a step makes one evaluation or three, no
+    other pass, all on the batch that it is given: give it the full one. The path may lead to another
+    maximum than the chain's, a lower one too. No step can tell: compare with `fit` of the chain.
 
     **Arguments:**
 
@@ -63,7 +70,7 @@ class Accelerate(AbstractRemembering):
     update: AbstractUpdate
     to: Callable[[PyTree], PyTree] | None = eqx.field(static=True, default=None)
     back: Callable[[PyTree], PyTree] | None = eqx.field(static=True, default=None)
-    growth: float = eqx.field(static=True, default=8.0)
+    growth: float = eqx.field(static=True, default=4.0)
 
     def __check_init__(self):
         if (self.to is None) != (self.back is None):
@@ -80,41 +87,45 @@ class Accelerate(AbstractRemembering):
                 "around a chain that begins with ExactEStep or HardEStep and whose M-steps remember "
                 "nothing, and other wrappers around it: Averaged(Accelerate(chain))."
             )
-        numbers = [
-            leaf for leaf in jax.tree.leaves(self._coordinates(params)) if not is_label(leaf)
-        ]
-        return Extrapolation(inner, jnp.ones((), jnp.result_type(*numbers)), jnp.zeros((), int))
+        last = self._coordinates(params)
+        dtype = jnp.result_type(*(leaf for leaf in jax.tree.leaves(last) if not is_label(leaf)))
+        return Extrapolation(inner, last, jnp.ones((), dtype), jnp.zeros((), int))
 
     def _coordinates(self, params: PyTree) -> PyTree:
         return params if self.to is None else self.to(params)
 
+    def _params(self, coordinates: PyTree) -> PyTree:
+        return coordinates if self.back is None else self.back(coordinates)
+
     def __call__(self, state: ELBOState, batch: PyTree) -> tuple[ELBOState, Info]:
         memory, start = state.memory, self.inside(state)
-        first, info = self.update(start, batch)
-        second, _ = self.update(first, batch)
-        path = [self._coordinates(point.params) for point in (start, first, second)]
-        r, v, length = _bend(*path)
-        length = jnp.clip(length, 1, memory.longest)
-        # At α = 1 the second iterate is what an extrapolation gives.
+        second, info = self.update(start, batch)
+        here = self._coordinates(start.params)
+        r = subtract(here, memory.last)
+        v = subtract(subtract(self._coordinates(second.params), here), r)
+        size, bend = jnp.sqrt(dot(r, r)), jnp.sqrt(dot(v, v))
+        # At rest, as before the first step, there is nothing to extrapolate.
+        whole = jnp.where(bend > 0, size / jnp.where(bend > 0, bend, 1), 0)
+        length = jnp.clip(whole, 1, memory.longest)
         further = length > 1.01
 
         def extrapolate():
-            point = jax.tree.map(
-                lambda x, r, v: r if is_label(x) else x + 2 * length * r + length**2 * v,
-                path[0],
-                r,
-                v,
-            )
-            params = point if self.back is None else self.back(point)
-            moved, there = self.update(second.replace(params=params), batch)
-            good = self._rises(info.elbo, there.elbo)
-            return where(good, moved, second), good
+            def along(x, r, v):
+                return x if is_label(x) else x + 2 * length * r + length**2 * v
 
-        end, good = jax.lax.cond(further, extrapolate, lambda: (second, jnp.ones((), bool)))
-        longest = jnp.where(length >= memory.longest, self.growth * memory.longest, memory.longest)
+            point = self._params(jax.tree.map(along, memory.last, r, v))
+            point, _ = self.update(second.replace(params=point), batch)
+            moved, there = self.update(point, batch)
+            good = self._rises(info.elbo, there.elbo)
+            return *where(good, (moved, self._coordinates(point.params)), (second, here)), good
+
+        end, last, good = jax.lax.cond(
+            further, extrapolate, lambda: (second, here, jnp.ones((), bool))
+        )
+        longest = jnp.where(whole >= memory.longest, self.growth * memory.longest, memory.longest)
         longest = jnp.where(good, longest, jnp.maximum(length / 1.2, 1))
-        evaluations = memory.evaluations + jnp.where(further, 3, 2)
-        return end.replace(memory=Extrapolation(end.memory, longest, evaluations)), info
+        evaluations = memory.evaluations + jnp.where(further, 3, 1)
+        return end.replace(memory=Extrapolation(end.memory, last, longest, evaluations)), info
 
     def _rises(self, before: Scalar | None, after: Scalar | None) -> Bool[Array, ""]:
         """Whether the ELBO is finite and no lower, to rounding."""
@@ -125,11 +136,3 @@ class Accelerate(AbstractRemembering):
             )
         slack = 8 * jnp.finfo(before.dtype).eps * (1 + jnp.abs(before))
         return (after >= before - slack) & jnp.isfinite(after)
-
-
-def _bend(start: PyTree, first: PyTree, second: PyTree) -> tuple[PyTree, PyTree, Scalar]:
-    """(r, v, α) of three points in a row; labels among them are the first one's."""
-    r = subtract(first, start)
-    v = subtract(subtract(second, first), r)
-    size, bend = jnp.sqrt(dot(r, r)), jnp.sqrt(dot(v, v))
-    return r, v, jnp.where(bend > 0, size / jnp.where(bend > 0, bend, 1), 1)

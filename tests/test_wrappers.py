@@ -367,6 +367,17 @@ def test_a_bad_extrapolation_is_not_taken(spoil):
     assert end.memory.evaluations > 9
 
 
+def test_an_extrapolation_without_its_test_is_caught():
+    class Trusting(elbax.Accelerate):
+        def _rises(self, before, after):
+            return jnp.ones((), bool)
+
+    update = Trusting(EM, to=lambda p: p, back=lambda p: jax.tree.map(lambda leaf: leaf - 2, p))
+    case = cases.Case("trusting", SYSTEM, lambda rate: update, lambda: elbax.Exact(MODEL, PARAMS))
+    with pytest.raises(AssertionError, match="fell from"):
+        laws.ascent(case)
+
+
 @pytest.mark.slow
 def test_accelerate_under_vmap():
     """Lanes that extrapolate at different steps, with counts of their own."""

@@ -24,8 +24,9 @@ class Anneal(AbstractRemembering):
 
     With `target="entropy"` it is deterministic annealing (Ueda and Nakano 1998): the objective is
     $E_q[\log p(x, z)] + H(q) / \beta$, which $q \propto p(x, z)^\beta$ maximizes. At small β all
-    components see all data; they part as β grows, and EM so led depends less on its start. β above 1
-    is a colder posterior, ∞ the hard one.
+    components see all data; they part as β grows, and EM so led depends less on its start. Begin a little
+    below where they part: far below they coincide, and what told them apart is lost to rounding. β above 1
+    is a colder posterior, towards ∞ the hard one.
 
     With `target="divergence"` it is the warm-up of variational autoencoders (Bowman and others 2016;
     a constant β is the β-VAE): $E_q[\log p(x \mid z)] - \beta\, \mathrm{KL}(q \| p(z))$, for models that

@@ -22,8 +22,8 @@ class Average(eqx.Module):
 class Averaged(AbstractRemembering):
     r"""The update as it is, and beside it the average of the params that it passes through.
 
-    With steps that stay noisy (minibatches, Monte Carlo) the average has the best variance that any
-    estimate can have, at rates far above those of the last iterate (Polyak and Juditsky 1992; for online
+    Where steps stay noisy (minibatches, Monte Carlo) the average has asymptotically the least variance that an
+    estimate can have, at step sizes at which the last point still wanders (Polyak and Juditsky 1992; for online
     EM, Cappé and Moulines 2009). `settle` puts it in the params' place, so `fit` ends with it, and
     `averaged(state)` says it at any time.
 

@@ -12,9 +12,8 @@ from ._wrapper import AbstractWrapper
 class Repeat(AbstractWrapper):
     """`num_times` steps of the update on the same batch, as one step; its info is the last one's.
 
-    Around an E-step, several of them before the M-step (the schedule of Neal and Hinton 1998, section 3, the
-    wake phase of structured encoders); around an M-step, the gradient steps of a generalized EM
-    (Dempster, Laird and Rubin 1977); around a chain, several sweeps for each minibatch.
+    Around an M-step, the gradient steps of a generalized EM (Dempster, Laird and Rubin 1977); around an
+    encoder's step, an E-step that comes closer; around a chain, several sweeps for each minibatch.
 
     **Arguments:**
 

@@ -57,7 +57,11 @@ class Tempered(AbstractModel):
         beta = self.beta.astype(bound.dtype)
         if self.target == "entropy":
             return bound + (1 / beta - 1) * q.entropy().astype(bound.dtype)
-        prior = natural["prior"].value
+        # A prior of fixed numbers comes in the default precision, whatever the data's.
+        prior = jax.tree.map(
+            lambda leaf: leaf if is_label(leaf) else leaf.astype(bound.dtype),
+            natural["prior"].value,
+        )
         divergence = self.latent.log_normalizer(prior) - q.bound(prior)
         return bound + (1 - beta) * divergence.astype(bound.dtype)
 
@@ -118,7 +122,7 @@ def _mix(share: Array, natural: PyTree, origin: PyTree | None = None) -> PyTree:
     def one(leaf, base):
         if is_label(leaf):
             return leaf
-        possible = jnp.isfinite(leaf)
+        possible, base = jnp.isfinite(leaf), base.astype(leaf.dtype)
         gap = jnp.where(possible, leaf, 0) - jnp.where(possible, base, 0)
         return jnp.where(possible, base + share.astype(leaf.dtype) * gap, leaf)
 

@@ -287,12 +287,46 @@ def recipes(system, num_outputs):
             ),
             exact,
         ),
+        **wrapped(model, exact, amortized),
         "ecme": (
             lambda rate: elbax.Chain(
                 elbax.ExactEStep(model), elbax.ClosedFormMStep(model), elbax.EvidenceMStep(model)
             ),
             exact,
         ),
+    }
+
+
+def wrapped(model, exact, amortized):
+    """Every wrapper, around EM or around what it is for."""
+    bayes, closed = elbax.ExactEStep(model), elbax.ClosedFormMStep(model)
+    em = elbax.Chain(bayes, closed)
+
+    def generalized(rate):
+        return elbax.Chain(bayes, elbax.GradientMStep(model, optax.sgd(rate)))
+
+    return {
+        "repeat": (
+            lambda rate: elbax.Chain(
+                bayes, elbax.Repeat(elbax.GradientMStep(model, optax.sgd(rate)), 3)
+            ),
+            exact,
+        ),
+        "every": (lambda rate: elbax.Chain(bayes, elbax.Every(closed, 3, 1), closed), exact),
+        "only": (lambda rate: elbax.Only(em, params={"logits": True, "components": False}), exact),
+        "anneal": (lambda rate: elbax.Anneal(em, lambda step: 0.4 + rate * step), exact),
+        "warm-up": (
+            lambda rate: elbax.Anneal(
+                elbax.JointGradientStep(model, optax.adam(rate)),
+                optax.linear_schedule(0.0, 1.0, 5),
+                "divergence",
+            ),
+            amortized,
+        ),
+        "averaged": (lambda rate: elbax.Averaged(generalized(rate), decay=1 - rate), exact),
+        "accelerate": (lambda rate: elbax.Accelerate(em), exact),
+        "guard": (lambda rate: elbax.Guard(generalized(100 * rate), falling=True), exact),
+        "certify": (lambda rate: elbax.Certify(em, model), exact),
     }
 
 
@@ -403,6 +437,15 @@ def build():
                 "encoder/gradient",
                 "joint",
                 "hard/closed",
+                "repeat",
+                "every",
+                "only",
+                "anneal",
+                "warm-up",
+                "averaged",
+                "accelerate",
+                "guard",
+                "certify",
             ],
         ),
         (gaussian_mixture("full", "difference"), 3, ["exact/closed", "exact/gradient"]),
@@ -411,7 +454,7 @@ def build():
         (gaussian_mixture("diagonal"), 3, ["exact/closed"]),
         (gaussian_mixture("spherical"), 3, ["exact/closed"]),
         (plain_categorical(), 3, ["exact/gradient", "joint"]),
-        (plain_gaussian(), 4, ["exact/gradient", "joint"]),
+        (plain_gaussian(), 4, ["exact/gradient", "joint", "warm-up"]),
         (autoencoder(), 4, ["encoder/gradient", "joint"]),
         *((system, 3, ["exact/closed"]) for system in mixtures()),
         (mixture("categorical", components.Categorical((2, 3, 4)), codes), 3, both),

@@ -34,7 +34,7 @@ class Setting:
     outputs: Any
     """A table of outputs, the start of `Local`."""
     # Adam ends in a poorer optimum of factor analysis' mean field, one factor for two.
-    optimizer: Any = optax.sgd(0.05)
+    optimizer: Any = dataclasses.field(default_factory=lambda: optax.sgd(0.05))
     num_steps: int = 1
     """Observations in a datum: what 1e-6 nats are counted by."""
     batch_size: int | None = None
@@ -242,8 +242,9 @@ def run(name: str, e: str, m: str):
 def judge(name: str, e: str, m: str) -> float:
     """The share of EM's gain in evidence that a cell reaches; raises `AssertionError` if it is too small.
 
-    An exact E-step on full batches ends where EM does, to 1e-6 nats an observation; what draws, learns or approximates q reaches
-    95 %. A hard one follows its own bound, which must not fall where the update promises so.
+    An exact E-step on full batches ends where EM does, to 1e-6 nats an observation; what draws, learns or
+    approximates q reaches 95 %. A hard one follows its own bound, which must not fall where the update
+    promises so.
     """
     s, update, state, trace = run(name, e, m)
     share = s.share(state.params)

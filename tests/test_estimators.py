@@ -209,7 +209,8 @@ def test_no_noise_where_the_landing_is():
 
 @pytest.mark.slow
 def test_signal_and_noise_of_many_draws():
-    """The encoder's gradient: |mean| / sd falls as K^-1/2 for IWAE and rises as K^1/2 for DReG (Rainforth et al. 2018,
+    """The encoder's gradient: |mean| / sd falls as K^-1/2 for IWAE and rises as K^1/2 for DReG (Rainforth et
+    al. 2018,
     Tucker et al. 2019)."""
     numbers = np.array([64, 256, 1024])
 

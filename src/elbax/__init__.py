@@ -92,6 +92,17 @@ from .posteriors import (
     Network as Network,
     SemiAmortized as SemiAmortized,
 )
+from .wrappers import (
+    Accelerate as Accelerate,
+    Anneal as Anneal,
+    Averaged as Averaged,
+    Certificate as Certificate,
+    Certify as Certify,
+    Every as Every,
+    Guard as Guard,
+    Only as Only,
+    Repeat as Repeat,
+)
 
 
 __version__ = "0.1.0"

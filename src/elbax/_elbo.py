@@ -329,7 +329,7 @@ def _with_shortcut(run: Callable, model: AbstractModel, params: PyTree, posterio
                 if not is_exact(node):
                     return node
                 index = next(i for i, theta in enumerate(at) if _same_arrays(theta, node.params))
-                return _Prepared(form, ours[index], tight and index == 0)
+                return _Prepared(form, ours[index], tight and form.tight and index == 0)
 
             return lambda q: jax.tree.map(exchange, q, is_leaf=is_exact)
 

@@ -11,7 +11,7 @@ import numpy as np
 from ._algebra import num_rows, where
 from ._batch import as_batch
 from ._check import is_concrete
-from ._state import ELBOState, Info
+from ._state import ELBOState, Info, unmeasured
 from ._types import Any, Array, Bool, Callable, Float, Int, PyTree, Scalar
 from ._update import AbstractUpdate
 
@@ -201,9 +201,10 @@ def _start(update, state, batch, max_steps: int) -> _Carry:
             f"fit watches the ELBO, but {_name(update)} measures none. Chain it with a step that makes "
             "a pass over the data, such as an M-step."
         )
-    blank = jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.nan, leaf.dtype), info)
     trace = jnp.full(max_steps, jnp.nan, info.elbo.dtype)
-    return _Carry(state, state, blank, trace, jnp.array(0), jnp.array(0), jnp.array(_RUNNING))
+    return _Carry(
+        state, state, unmeasured(info), trace, jnp.array(0), jnp.array(0), jnp.array(_RUNNING)
+    )
 
 
 def _loop(update, carry: _Carry, batch, until, tolerance) -> _Carry:
@@ -311,6 +312,8 @@ def _message(code: Code, update, info: Info, trace: np.ndarray) -> str:
 
 def _nonfinite_part(update, info: Info):
     """The innermost part of a chain whose ELBO is not finite."""
+    if hasattr(update, "update"):
+        return _nonfinite_part(update.update, info)
     parts = getattr(update, "updates", ())
     for part, seen in zip(parts, info.parts, strict=False):
         if seen.elbo is not None and not bool(jnp.isfinite(seen.elbo)):
@@ -319,7 +322,7 @@ def _nonfinite_part(update, info: Info):
 
 
 def _name(update) -> str:
-    parts = getattr(update, "updates", ())
+    parts = getattr(update, "updates", (update.update,) if hasattr(update, "update") else ())
     inside = f"({', '.join(map(_name, parts))})" if parts else ""
     return type(update).__name__ + inside
 

@@ -8,7 +8,7 @@ from ._algebra import log
 from ._types import Any, Array, PyTree
 
 
-def spread(free: PyTree, params: PyTree) -> PyTree:
+def spread(free: PyTree, params: PyTree, name: str = "free") -> PyTree:
     """One bool (or mask that broadcasts) for each leaf of `params`, from a prefix of that tree.
 
     **Raises** `ValueError` for a tree that is no prefix, or a leaf that is no truth value.
@@ -17,32 +17,32 @@ def spread(free: PyTree, params: PyTree) -> PyTree:
     def one(flag, below):
         if not (isinstance(flag, bool) or getattr(flag, "dtype", None) == jnp.dtype(bool)):
             raise ValueError(
-                f"free: expected True, False or an array of them for each block, got {flag!r}."
+                f"{name}: expected True, False or an array of them for each block, got {flag!r}."
             )
         if not isinstance(flag, bool):
             for leaf in jax.tree.leaves(below):
-                _check_broadcast(flag, leaf)
+                _check_broadcast(flag, leaf, name)
         return jax.tree.map(lambda _: flag, below)
 
     try:
         return jax.tree.map(one, free, params)
     except ValueError as error:
-        if str(error).startswith("free:"):
+        if str(error).startswith(f"{name}:"):
             raise
         raise ValueError(
-            "free: expected one True or False for each block of params, such as "
+            f"{name}: expected one True or False for each block, such as "
             f"{jax.tree.map(lambda _: True, params)!r} or a tree that ends earlier; got {free!r}."
         ) from None
 
 
-def _check_broadcast(mask: Array, leaf: Array) -> None:
+def _check_broadcast(mask: Array, leaf: Array, name: str) -> None:
     try:
         fits = jnp.broadcast_shapes(mask.shape, leaf.shape) == leaf.shape
     except ValueError:
         fits = False
     if not fits:
         raise ValueError(
-            f"free: a mask of shape {mask.shape} does not broadcast to the params' {leaf.shape}."
+            f"{name}: a mask of shape {mask.shape} does not broadcast to the params' {leaf.shape}."
         )
 
 

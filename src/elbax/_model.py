@@ -44,6 +44,11 @@ class AbstractModel(eqx.Module):
         """Whether Bayes' rule is known: whether `conditional` answers."""
         return True
 
+    @property
+    def tight(self) -> bool:
+        """Whether `elbo` at the model's own conditional is that one's log-normalizer, and a constant."""
+        return True
+
     @abc.abstractmethod
     def log_joint(self, params: PyTree, x: PyTree, z: PyTree) -> Scalar:
         """log p(x, z; θ) of one datum, in nats, every constant kept."""
@@ -87,7 +92,8 @@ class AbstractModel(eqx.Module):
         )
 
     def is_linear(self, x: PyTree = None) -> bool:
-        """Whether the log-joint (of data `x`) is linear in statistics of x and z alone, no latent being eliminated.
+        """Whether the log-joint (of data `x`) is linear in statistics of x and z alone, no latent being
+        eliminated.
 
         Statistics of different params then add up, as online EM asks.
         """
@@ -134,6 +140,12 @@ class AbstractModel(eqx.Module):
     def shortcut(self, params: PyTree) -> "tuple[Bool[Array, ''], AbstractModel] | None":
         """(whether it may be taken, a faster model), equal to this one to rounding where it may."""
         return None
+
+
+def models_of(tree: PyTree) -> list[AbstractModel]:
+    """All models in an update, a posterior, …; of one within another the outer one."""
+    is_model = lambda node: isinstance(node, AbstractModel)
+    return list(filter(is_model, jax.tree.leaves(tree, is_leaf=is_model)))
 
 
 class AbstractExponentialFamilyModel(AbstractModel):
@@ -274,7 +286,8 @@ class Model(AbstractModel):
             family = type(self.latent).__name__
             if self.latent.finite or self.conjugate:
                 raise TypeError(
-                    f"Model(..., estimator={type(self.estimator).__name__}(...)) draws, so Bayes' rule counts as unknown. "
+                    f"Model(..., estimator={type(self.estimator).__name__}(...)) draws, so Bayes' rule counts "
+                    "as unknown. "
                     "Leave the estimator out for exact expectations."
                 )
             raise TypeError(

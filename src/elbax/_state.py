@@ -50,6 +50,16 @@ class Info(eqx.Module):
     parts: tuple["Info", ...] = ()
 
 
+def unmeasured(info: PyTree) -> PyTree:
+    """An info of the same shapes that says nothing: NaN for numbers, 0 for counts."""
+
+    def blank(leaf):
+        value = jnp.nan if jnp.issubdtype(leaf.dtype, jnp.inexact) else 0
+        return jnp.full(leaf.shape, value, leaf.dtype)
+
+    return jax.tree.map(blank, info)
+
+
 def carry(tree: PyTree, name: str) -> PyTree:
     """The tree as a scan can carry it: device arrays only, of strong types.
 

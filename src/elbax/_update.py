@@ -1,6 +1,7 @@
 """An update moves a state; a chain of updates is one."""
 
 import abc
+from collections.abc import Iterator, Sequence
 
 import equinox as eqx
 
@@ -21,6 +22,11 @@ class AbstractUpdate(eqx.Module):
     @abc.abstractmethod
     def ascends(self) -> bool:
         """The promise never to lower the ELBO of the batch it is given (given the same again)."""
+
+    @property
+    def fixed_point(self) -> bool:
+        """Whether a step, its memory aside, is a map of the params alone, whatever the posterior was."""
+        return False
 
     @abc.abstractmethod
     def __call__(self, state: ELBOState, batch: PyTree) -> tuple[ELBOState, Info]:
@@ -93,19 +99,30 @@ class Chain(AbstractUpdate):
     def ascends(self) -> bool:
         return all(update.ascends for update in self.updates)
 
+    @property
+    def fixed_point(self) -> bool:
+        return self.updates[0].fixed_point
+
     def init_memory(self, params: PyTree, posterior: PyTree) -> PyTree:
         return tuple(update.init_memory(params, posterior) for update in self.updates)
 
     def __call__(self, state: ELBOState, batch: PyTree) -> tuple[ELBOState, Info]:
-        memories, parts = [], []
-        for update, memory in zip(self.updates, state.memory, strict=True):
-            moved, info = update(state.replace(memory=memory), batch)
-            memories.append(moved.memory)
-            parts.append(info)
-            state = moved.replace(memory=state.memory)
+        *_, last = steps = list(self.walk(state, batch))
+        return last[0], self.summary([info for _, info in steps])
+
+    def walk(self, state: ELBOState, batch: PyTree) -> Iterator[tuple[ELBOState, Info]]:
+        """(the state after it, what it saw), part by part."""
+        for i, update in enumerate(self.updates):
+            memory = state.memory
+            moved, info = update(state.replace(memory=memory[i]), batch)
+            state = moved.replace(memory=(*memory[:i], moved.memory, *memory[i + 1 :]))
+            yield state, info
+
+    @staticmethod
+    def summary(parts: Sequence[Info]) -> Info:
+        """The info of a chain from those of its parts."""
         measured = [info.elbo for info in parts if info.elbo is not None]
-        elbo = measured[-1] if measured else None
-        return state.replace(memory=tuple(memories)), Info(elbo, tuple(parts))
+        return Info(measured[-1] if measured else None, tuple(parts))
 
     def check(self, batch: PyTree) -> None:
         for update in self.updates:

@@ -27,6 +27,10 @@ class AbstractBayesStep(AbstractUpdate):
     def ascends(self) -> bool:
         return True
 
+    @property
+    def fixed_point(self) -> bool:
+        return True
+
     def init_memory(self, params: PyTree, posterior: PyTree) -> PyTree:
         ours = self.at(params)
         if jax.tree.structure(posterior) != jax.tree.structure(ours):

@@ -49,7 +49,8 @@ class AbstractLocalStep(AbstractUpdate):
         weight, rows = effective_weight(batch), row_numbers(batch)
         if batch.index is None and weight.size > table.num_rows:
             raise ValueError(
-                f"{type(self).__name__}: the batch has {weight.size} rows, the table {table.num_rows}. Make a table for "
+                f"{type(self).__name__}: the batch has {weight.size} rows, the table {table.num_rows}. Make a "
+                "table for "
                 "all data, and say which rows a minibatch has: Batch(x, index=...)."
             )
         prepared = self.model.prepare(self.model.natural(state.params))

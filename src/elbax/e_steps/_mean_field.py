@@ -14,9 +14,9 @@ from ._local import AbstractLocalStep
 class MeanFieldEStep(AbstractLocalStep):
     r"""$q_b \leftarrow \exp E_{q_{\setminus b}}[\log p_\theta(x, z)] / Z$, block after block, from where q stands.
 
-    Each move is the maximum of the ELBO in its block, so that no step lowers it, however few sweeps it makes (Saul and
-    Jordan 1996; Neal and Hinton 1998, section 2). Blocks are single variables, or any that `factored(family, blocks)`
-    names; inside of a block inference is exact.
+    Each move is the maximum of the ELBO in its block, so that no step lowers it, however few sweeps it makes
+    (Saul and Jordan 1996; Neal and Hinton 1998, section 2). Blocks are single variables, or any that
+    `factored(family, blocks)` names; inside of a block inference is exact.
 
     **Arguments:**
 

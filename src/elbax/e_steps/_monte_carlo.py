@@ -12,9 +12,9 @@ class MonteCarloEStep(AbstractUpdate):
     r"""Sets the params that draws are made from or weighted by: $z_s \sim p_\theta(z \mid x)$.
 
     With `MonteCarlo(Exact(model, params), S)` and a closed-form M-step it is Monte Carlo EM (Wei and Tanner
-    1990), with S = 1 stochastic EM (Celeux and Diebolt 1985). With `Importance(proposal, Exact(model, params), S)` draws of
-    the proposal are weighted by the joint density, which is all that need be known. Every pass over the data
-    draws anew. It promises no ascent.
+    1990), with S = 1 stochastic EM (Celeux and Diebolt 1985). With `Importance(proposal, Exact(model,
+    params), S)` draws of the proposal are weighted by the joint density, which is all that need be known.
+    Every pass over the data draws anew. It promises no ascent.
 
     ```python
     >>> import elbax, jax
@@ -36,7 +36,8 @@ class MonteCarloEStep(AbstractUpdate):
     def init_memory(self, params: PyTree, posterior: PyTree) -> PyTree:
         if not isinstance(posterior, MonteCarlo | Importance) or not has_snapshot(posterior):
             raise TypeError(
-                "MonteCarloEStep sets the params of elbax.MonteCarlo(elbax.Exact(model, params), num_samples) or of "
+                "MonteCarloEStep sets the params of elbax.MonteCarlo(elbax.Exact(model, params), num_samples) "
+                "or of "
                 "elbax.Importance(proposal, elbax.Exact(model, params), num_samples); the state would start with "
                 f"{type(posterior).__name__}."
             )

@@ -37,7 +37,8 @@ def frozen(tree: Any) -> Any:
 def check_continuous(name: str, family: AbstractFamily) -> None:
     if family.discrete:
         raise TypeError(
-            f"{name} moves draws with the parameters of q, which a discrete {type(family).__name__} latent does not "
+            f"{name} moves draws with the parameters of q, which a discrete {type(family).__name__} latent "
+            "does not "
             "allow. Use ScoreFunction, or Enumeration and GumbelSoftmax for a Categorical."
         )
 

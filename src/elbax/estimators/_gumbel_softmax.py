@@ -9,11 +9,11 @@ from ._estimator import AbstractEstimator, check_number
 
 
 class GumbelSoftmax(AbstractEstimator):
-    r"""$\frac1S \sum_s \log p(x, y_s) + H(q)$ at $y_s = \mathrm{softmax}((\eta + g_s) / \tau)$, points of the simplex in place of
-    its corners (Jang, Gu and Poole 2017; Maddison, Mnih and Teh 2017).
+    r"""$\frac1S \sum_s \log p(x, y_s) + H(q)$ at $y_s = \mathrm{softmax}((\eta + g_s) / \tau)$, points of
+    the simplex in place of its corners (Jang, Gu and Poole 2017; Maddison, Mnih and Teh 2017).
 
-    The log-joint is called with a vector of K shares instead of a number 0, …, K − 1, so write it for one-hot z. It is
-    biased, the less the lower the temperature τ, and the noisier.
+    The log-joint is called with a vector of K shares instead of a number 0, …, K − 1, so write it for
+    one-hot z. It is biased, the less the lower the temperature τ, and the noisier.
     """
 
     num_samples: int = eqx.field(static=True, default=1)

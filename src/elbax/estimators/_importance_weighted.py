@@ -8,8 +8,8 @@ from ._estimator import AbstractEstimator, check_continuous, check_number, draws
 
 
 class ImportanceWeighted(AbstractEstimator):
-    r"""$\log \frac1S \sum_s p(x, z_s) / q(z_s)$, which is at least the ELBO and tends to log p(x) (Burda, Grosse and
-    Salakhutdinov 2016).
+    r"""$\log \frac1S \sum_s p(x, z_s) / q(z_s)$, which is at least the ELBO and tends to log p(x) (Burda,
+    Grosse and Salakhutdinov 2016).
 
     For q itself more draws are no gain: the signal-to-noise ratio of the encoder's gradient falls as $S^{-1/2}$
     (Rainforth et al. 2018); see `DoublyReparameterized`.
@@ -30,8 +30,9 @@ class ImportanceWeighted(AbstractEstimator):
 
 
 class DoublyReparameterized(AbstractEstimator):
-    r"""The same bound with the encoder's gradient $\sum_s \tilde w_s^2\, \partial_z \log w_s\, \partial_\phi z_s$, unbiased and of
-    a signal-to-noise ratio that grows as $S^{1/2}$ (Tucker et al. 2019). The gradient in θ is the plain one.
+    r"""The same bound with the encoder's gradient $\sum_s \tilde w_s^2\, \partial_z \log w_s\, \partial_\phi
+    z_s$, unbiased and of a signal-to-noise ratio that grows as $S^{1/2}$ (Tucker et al. 2019). The gradient
+    in θ is the plain one.
     """
 
     num_samples: int = eqx.field(static=True, default=10)

@@ -16,10 +16,11 @@ _MOST = 2**17
 
 
 class Quadrature(AbstractEstimator):
-    r"""$\sum_i w_i \log p(x, m + L u_i) + H(q)$ over a product grid of Gauss–Hermite points, $L L^\top$ being q's covariance.
+    r"""$\sum_i w_i \log p(x, m + L u_i) + H(q)$ over a product grid of Gauss–Hermite points, $L L^\top$
+    being q's covariance.
 
-    n points a dimension are exact for polynomials of degree 2n − 1 in each coordinate; n^d points in all, so it is for few
-    dimensions.
+    n points a dimension are exact for polynomials of degree 2n − 1 in each coordinate; n^d points in all, so
+    it is for few dimensions.
     """
 
     num_points: int = eqx.field(static=True, default=20)
@@ -35,13 +36,15 @@ class Quadrature(AbstractEstimator):
     def check(self, family):
         if not isinstance(family, Gaussian | DiagonalGaussian):
             raise TypeError(
-                f"Quadrature is for a Gaussian or DiagonalGaussian latent, got {type(family).__name__}. Use Enumeration for "
+                f"Quadrature is for a Gaussian or DiagonalGaussian latent, got {type(family).__name__}. Use "
+                "Enumeration for "
                 "a finite one."
             )
         if self.num_points**family.dim > _MOST:
             raise TypeError(
                 f"Quadrature of {self.num_points} points in each of {family.dim} dimensions needs "
-                f"{float(self.num_points) ** family.dim:.2g} points, more than {_MOST}. Take fewer, or Reparameterized, "
+                f"{float(self.num_points) ** family.dim:.2g} points, more than {_MOST}. Take fewer, or "
+                "Reparameterized, "
                 "which samples."
             )
 

@@ -8,8 +8,8 @@ from ._estimator import AbstractEstimator, check_continuous, check_number, draws
 
 
 class Reparameterized(AbstractEstimator):
-    r"""$\frac1S \sum_s \log p(x, z_s) + H(q)$ with $z_s = g(\epsilon_s, \phi)$ and the entropy in closed form (Kingma and
-    Welling 2014).
+    r"""$\frac1S \sum_s \log p(x, z_s) + H(q)$ with $z_s = g(\epsilon_s, \phi)$ and the entropy in closed
+    form (Kingma and Welling 2014).
 
     It is what a `Model` over a continuous latent does unless told otherwise, with S = 1.
     """
@@ -28,8 +28,8 @@ class Reparameterized(AbstractEstimator):
 
 
 class StickingTheLanding(AbstractEstimator):
-    r"""$\frac1S \sum_s \log p(x, z_s) - \log q_{\bar\phi}(z_s)$, the density's own parameters held fixed (Roeder, Wu and
-    Duvenaud 2017).
+    r"""$\frac1S \sum_s \log p(x, z_s) - \log q_{\bar\phi}(z_s)$, the density's own parameters held fixed
+    (Roeder, Wu and Duvenaud 2017).
 
     Leaving out the score, whose mean is zero, leaves no noise at all in the gradient of q where $q = p(z \mid x)$.
     """

@@ -8,8 +8,9 @@ from ._estimator import AbstractEstimator, check_number, draws, frozen
 
 
 class ScoreFunction(AbstractEstimator):
-    r"""$\nabla_\phi \approx \frac1S \sum_s (\ell_s - \bar\ell_{-s}) \nabla_\phi \log q_\phi(z_s)$ with $\ell = \log p(x, z) -
-    \log q(z)$ and the mean of the other draws as baseline (Williams 1992; Mnih and Rezende 2016).
+    r"""$\nabla_\phi \approx \frac1S \sum_s (\ell_s - \bar\ell_{-s}) \nabla_\phi \log q_\phi(z_s)$ with $\ell
+    = \log p(x, z) - \log q(z)$ and the mean of the other draws as baseline (Williams 1992; Mnih and Rezende
+    2016).
 
     It asks nothing of the latent but draws and their density, and has the largest variance.
     """

@@ -23,11 +23,11 @@ from ._structured import possible_dot
 class AbstractFactored(AbstractFamily):
     r"""$q(z) = \prod_b q_b(z_b)$ inside a `whole` family, whose potentials its bound is for.
 
-    The blocks all together are a family of their own, `parts`, over the same z. The whole's mean parameters are linear
-    in those of each block (`join`), hence so is the expected log-joint $E(\mu) = \langle \lambda, \mathrm{join}(\mu)
-    \rangle$, and the best block given the others has the natural parameters $\partial E / \partial \mu_b$ (Winn and
-    Bishop 2005; Hoffman and Johnson 2018): coordinate ascent is a gradient. Blocks of one color share no term and
-    move together.
+    The blocks all together are a family of their own, `parts`, over the same z. The whole's mean parameters
+    are linear in those of each block (`join`), hence so is the expected log-joint $E(\mu) = \langle \lambda,
+    \mathrm{join}(\mu) \rangle$, and the best block given the others has the natural parameters $\partial E /
+    \partial \mu_b$ (Winn and Bishop 2005; Hoffman and Johnson 2018): coordinate ascent is a gradient. Blocks
+    of one color share no term and move together.
     """
 
     whole: eqx.AbstractVar[AbstractFamily]
@@ -110,9 +110,9 @@ class AbstractFactored(AbstractFamily):
 def factored(family: AbstractFamily, blocks: Any = None) -> AbstractFactored:
     """The family of independent blocks inside `family`: what mean field looks for q in.
 
-    Single variables are the blocks: coordinates of a `Gaussian`, states of a `MarkovChain`, sites of a `Grid`, variables of
-    a `FactorGraph`. For a `FactorGraph` any partition of the variables can be given instead, lists of indices:
-    inside a block inference stays exact, by the block's own dynamic program.
+    Single variables are the blocks: coordinates of a `Gaussian`, states of a `MarkovChain`, sites of a
+    `Grid`, variables of a `FactorGraph`. For a `FactorGraph` any partition of the variables can be given
+    instead, lists of indices: inside a block inference stays exact, by the block's own dynamic program.
 
     **Raises** `TypeError` for a family that has no such blocks.
 
@@ -129,7 +129,8 @@ def factored(family: AbstractFamily, blocks: Any = None) -> AbstractFactored:
     ```
     """
     raise TypeError(
-        f"{type(family).__name__} has no mean field: it does not fall into blocks that know one another by their means. "
+        f"{type(family).__name__} has no mean field: it does not fall into blocks that know one another by "
+        "their means. "
         "Use ExactEStep, MonteCarloEStep or an encoder."
     )
 
@@ -137,7 +138,8 @@ def factored(family: AbstractFamily, blocks: Any = None) -> AbstractFactored:
 def _no_blocks(family: AbstractFamily, blocks: Any) -> None:
     if blocks is not None:
         raise TypeError(
-            f"factored: blocks of one's own are for a FactorGraph; those of a {type(family).__name__} are its single "
+            f"factored: blocks of one's own are for a FactorGraph; those of a {type(family).__name__} are its "
+            "single "
             "variables."
         )
 
@@ -200,7 +202,8 @@ def _(family, blocks=None):
 
 
 class Sites(AbstractFamily):
-    """Independent categorical variables on an array of sites; along a sequence those from `length` on are padding, −1."""
+    """Independent categorical variables on an array of sites; along a sequence those from `length` on are
+    padding, −1."""
 
     num_values: int = eqx.field(static=True)
 
@@ -299,7 +302,8 @@ def _(family, blocks=None):
     _no_blocks(family, blocks)
     if family.allowed or family.starts:
         raise TypeError(
-            "MarkovChain: where transitions are impossible there is no mean field, as independent states give every path "
+            "MarkovChain: where transitions are impossible there is no mean field, as independent states give "
+            "every path "
             "some probability, so that its bound is −∞. Use ExactEStep."
         )
     return FactoredChain(family)

@@ -30,6 +30,9 @@ class AbstractFamily(eqx.Module):
     finite: ClassVar[bool] = False
     """Whether the support is finite, so that every function of z lies in the span of t(z)."""
 
+    linear: ClassVar[bool] = True
+    """Whether natural parameters add and scale as coordinates do: β η then belongs to q^β."""
+
     @abc.abstractmethod
     def log_normalizer(self, natural: PyTree) -> Scalar:
         """A(η), in nats."""

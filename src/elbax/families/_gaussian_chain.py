@@ -1,5 +1,7 @@
 """A path through a linear-Gaussian state space."""
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -44,6 +46,8 @@ class GaussianChain(AbstractFamily):
 
     ```
     """
+
+    linear: ClassVar[bool] = False
 
     dim: int = eqx.field(static=True)
     order: Order = eqx.field(static=True, default="auto")

@@ -27,8 +27,8 @@ class NumericalMStep(AbstractUpdate):
     - `model`: any model.
     - `max_steps`: the most steps of the optimizer in one call.
     - `tolerance`: it ends where no entry of the gradient, in nats per datum, exceeds this.
-    - `optimizer`: an optax optimizer that takes `value`, `grad` and `value_fn`, such as `optax.lbfgs()`, the default, or
-        `optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(20))`, gradient ascent.
+    - `optimizer`: an optax optimizer that takes `value`, `grad` and `value_fn`, such as `optax.lbfgs()`, the
+        default, or `optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(20))`, gradient ascent.
     - `chunk_size`: about how many rows to see at a time.
     - `free`: which params move, `True` or `False` for each block of them, or a mask for each entry.
 

@@ -14,15 +14,16 @@ from .._update import AbstractUpdate
 
 
 class OnlineMStep(AbstractUpdate):
-    r"""$s \leftarrow (1 - \rho_t)\, s + \rho_t\, \hat s_t$, then $\theta \leftarrow \arg\max_\theta \langle \eta(\theta), s
-    \rangle + \log p(\theta)$: statistics of a stream, each batch counting less as it ages (Cappé and Moulines 2009).
+    r"""$s \leftarrow (1 - \rho_t)\, s + \rho_t\, \hat s_t$, then $\theta \leftarrow \arg\max_\theta \langle
+    \eta(\theta), s \rangle + \log p(\theta)$: statistics of a stream, each batch counting less as it ages
+    (Cappé and Moulines 2009).
 
-    $\hat s_t$ are the batch's expected statistics under q. With $\rho = 1$ on all data it is `ClosedFormMStep`. Rates
-    $\rho_t = (t + 1)^{-\alpha}$ with $\frac12 < \alpha \le 1$ converge; with 0.6 and `Averaged` around the chain the averaged
-    estimate is as good as maximum likelihood on all the data seen.
+    $\hat s_t$ are the batch's expected statistics under q. With $\rho = 1$ on all data it is
+    `ClosedFormMStep`. Rates $\rho_t = (t + 1)^{-\alpha}$ with $\frac12 < \alpha \le 1$ converge; with 0.6
+    and `Averaged` around the chain the averaged estimate is as good as maximum likelihood on all the data seen.
 
-    Statistics are taken about the params at the start, so let these be near the data (`model.init(key, x)`). Minibatches
-    of B from N rows are `Batch(x, weight=N / B)` where a prior is to count once for all N.
+    Statistics are taken about the params at the start, so let these be near the data (`model.init(key, x)`).
+    Minibatches of B from N rows are `Batch(x, weight=N / B)` where a prior is to count once for all N.
 
     **Arguments:**
 
@@ -32,8 +33,9 @@ class OnlineMStep(AbstractUpdate):
     - `chunk_size`: about how many rows to see at a time.
     - `free`: which params this step claims; see `ClosedFormMStep`.
 
-    **Raises** `TypeError` for a model without a closed form, or one that eliminates a latent of its components (a Student t's
-    scale, missing columns), whose statistics belong to the params that they were taken at.
+    **Raises** `TypeError` for a model without a closed form, or one that eliminates a latent of its
+    components (a Student t's scale, missing columns), whose statistics belong to the params that they were
+    taken at.
 
     ```python
     >>> import elbax, jax
@@ -68,8 +70,10 @@ class OnlineMStep(AbstractUpdate):
     def init_memory(self, params: PyTree, posterior: PyTree) -> PyTree:
         if not self.model.is_linear():
             raise TypeError(
-                f"OnlineMStep adds up statistics of different steps, but those of {type(self.model).__name__} belong to the "
-                "params that they were taken at (a latent of its components is eliminated, or its log-joint is not "
+                f"OnlineMStep adds up statistics of different steps, but those of {type(self.model).__name__} "
+                "belong to the "
+                "params that they were taken at (a latent of its components is eliminated, or its log-joint "
+                "is not "
                 "linear in statistics at all). Use GradientMStep on minibatches."
             )
         free = spread(self.free, params)
@@ -92,8 +96,9 @@ class OnlineMStep(AbstractUpdate):
     def __call__(self, state: ELBOState, batch: PyTree) -> tuple[ELBOState, Info]:
         if not self.model.is_linear(as_batch(batch).x):
             raise TypeError(
-                "OnlineMStep: missing columns are eliminated at the params of the moment, so that statistics of different "
-                "steps do not add up. Use GradientMStep on minibatches."
+                "OnlineMStep: statistics of different steps do not add up where columns are missing, as these "
+                "are eliminated at the params of the moment, nor inside of Anneal. Use GradientMStep on "
+                "minibatches."
             )
         key, now = jax.random.split(state.key)
         memory, step = state.memory, state.memory["step"]

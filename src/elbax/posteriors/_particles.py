@@ -12,9 +12,9 @@ from ..families import AbstractFamily
 class Particles(eqx.Module):
     r"""$q = \sum_s \tilde w_s \delta_{z_s}$, its draws $z_s$ being from a density r that they know.
 
-    Expectations are weighted means. As entropy counts $-\sum_s \tilde w_s \log(S\, \tilde w_s\, r(z_s))$: with it the
-    bound is $\log \frac1S \sum_s p(x, z_s) / r(z_s)$ where $\tilde w_s \propto p(x, z_s) / r(z_s)$ (the importance weighted
-    bound, Burda et al. 2016), and log p(x) where r is the exact posterior.
+    Expectations are weighted means. As entropy counts $-\sum_s \tilde w_s \log(S\, \tilde w_s\, r(z_s))$:
+    with it the bound is $\log \frac1S \sum_s p(x, z_s) / r(z_s)$ where $\tilde w_s \propto p(x, z_s) /
+    r(z_s)$ (the importance weighted bound, Burda et al. 2016), and log p(x) where r is the exact posterior.
 
     **Fields:**
 

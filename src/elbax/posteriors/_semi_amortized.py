@@ -21,8 +21,8 @@ class SemiAmortized(eqx.Module):
     **Arguments:**
 
     - `encoder`: `Amortized(network, family)`.
-    - `target`: `Exact(model, params)`: the model at a snapshot of θ, which E-steps keep up to date. Its conditional
-        need not be known.
+    - `target`: `Exact(model, params)`: the model at a snapshot of θ, which E-steps keep up to date. Its
+        conditional need not be known.
     - `optimizer`: any optax optimizer; it starts afresh for each datum.
     - `num_steps`: steps a datum.
 

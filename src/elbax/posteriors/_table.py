@@ -41,7 +41,8 @@ class AbstractTable(eqx.Module):
     def __call__(self, x: PyTree, *, key: Key | None = None, index: Any = None) -> Distribution:
         if index is None:
             raise TypeError(
-                f"{type(self).__name__} has a q for each row of the data and cannot tell from x which row this is: "
+                f"{type(self).__name__} has a q for each row of the data and cannot tell from x which row "
+                "this is: "
                 "call posterior(x, index=row)."
             )
         return self.family(self.natural(self.entry(jnp.asarray(index))))

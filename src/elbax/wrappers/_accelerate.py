@@ -1,0 +1,138 @@
+"""Far along the path that a slow chain creeps."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._algebra import dot, is_label, subtract, where
+from .._state import ELBOState, Info
+from .._types import Array, Bool, Callable, Int, PyTree, Scalar
+from .._update import AbstractUpdate
+from ._wrapper import AbstractRemembering
+
+
+class Extrapolation(eqx.Module):
+    """The memory of `Accelerate`.
+
+    **Fields:**
+
+    - `last`: the point, in the coordinates of the extrapolation, of which the params are the chain's image.
+    - `longest`: the greatest step length to try.
+    - `evaluations`: how often the chain was evaluated.
+    """
+
+    update: PyTree
+    last: PyTree
+    longest: Scalar
+    evaluations: Int[Array, ""]
+
+
+class Accelerate(AbstractRemembering):
+    r"""SQUAREM: a chain's path, extrapolated (Varadhan and Roland 2008, scheme S3).
+
+    With $F$ one step of the chain as a map of the params, and $\theta_0, \theta_1 = F(\theta_0), \theta_2 =
+    F(\theta_1)$ three points in a row, $r = \theta_1 - \theta_0$ and $v = \theta_2 - \theta_1 - r$,
+
+    $$\theta' = F(\theta_0 + 2 \alpha r + \alpha^2 v), \quad \alpha = |r| / |v|.$$
+
+    α = 1 is two steps of the chain; where it creeps, α is many. The length is bounded: a bound that is
+    reached and serves grows by `growth`, one that fails shrinks to below the length that failed.
+
+    It ascends as the chain does. $F$ measures the ELBO at the point that it is given, so that
+    $F(\theta')$, the next point of the path, is also the test of θ': if the ELBO there is not finite, or
+    lower than at θ₁, where the step began, it ends at θ₂ instead. So a step makes one evaluation or three, no
+    other pass, all on the batch that it is given: give it the full one. The path may lead to another
+    maximum than the chain's, a lower one too. No step can tell: compare with `fit` of the chain.
+
+    **Arguments:**
+
+    - `update`: a chain that derives its posterior from the params and remembers nothing, such as
+        `Chain(ExactEStep(model), ClosedFormMStep(model))`.
+    - `to`, `back`: from the params to the coordinates to extrapolate in, and back (into the
+        params' domain, if need be by projection); by default the unconstrained params as they are.
+    - `growth`: by what the bound on α grows.
+
+    **Raises** `TypeError` at `init` for any other update, and at the first step for one that measures no
+    ELBO; `ValueError` for one of `to` and `back` without the other, or a growth that is none.
+
+    ```python
+    >>> import elbax, jax
+    >>> x, model = elbax.datasets.old_faithful(), elbax.GaussianMixture(3)
+    >>> params = model.init(jax.random.key(0), x)
+    >>> em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
+    >>> fast = elbax.Accelerate(em)
+    >>> state = fast.init(params, elbax.Exact(model, params), key=jax.random.key(1))
+    >>> result = elbax.fit(fast, state, x)
+
+    ```
+    """
+
+    update: AbstractUpdate
+    to: Callable[[PyTree], PyTree] | None = eqx.field(static=True, default=None)
+    back: Callable[[PyTree], PyTree] | None = eqx.field(static=True, default=None)
+    growth: float = eqx.field(static=True, default=4.0)
+
+    def __check_init__(self):
+        if (self.to is None) != (self.back is None):
+            raise ValueError("Accelerate: give both `to` and `back`, each the other's inverse.")
+        if not self.growth > 1:
+            raise ValueError(f"Accelerate: growth must be above 1, got {self.growth}.")
+
+    def init_memory(self, params: PyTree, posterior: PyTree) -> Extrapolation:
+        inner = self.update.init_memory(params, posterior)
+        if not self.update.fixed_point or jax.tree.leaves(inner):
+            raise TypeError(
+                f"Accelerate extrapolates the params alone, but a step of {type(self.update).__name__} "
+                "depends on more: on a posterior that it does not derive from them, or on a memory. Put it "
+                "around a chain that begins with ExactEStep or HardEStep and whose M-steps remember "
+                "nothing, and other wrappers around it: Averaged(Accelerate(chain))."
+            )
+        last = self._coordinates(params)
+        dtype = jnp.result_type(*(leaf for leaf in jax.tree.leaves(last) if not is_label(leaf)))
+        return Extrapolation(inner, last, jnp.ones((), dtype), jnp.zeros((), int))
+
+    def _coordinates(self, params: PyTree) -> PyTree:
+        return params if self.to is None else self.to(params)
+
+    def _params(self, coordinates: PyTree) -> PyTree:
+        return coordinates if self.back is None else self.back(coordinates)
+
+    def __call__(self, state: ELBOState, batch: PyTree) -> tuple[ELBOState, Info]:
+        memory, start = state.memory, self.inside(state)
+        second, info = self.update(start, batch)
+        here = self._coordinates(start.params)
+        r = subtract(here, memory.last)
+        v = subtract(subtract(self._coordinates(second.params), here), r)
+        size, bend = jnp.sqrt(dot(r, r)), jnp.sqrt(dot(v, v))
+        # At rest, as before the first step, there is nothing to extrapolate.
+        whole = jnp.where(bend > 0, size / jnp.where(bend > 0, bend, 1), 0)
+        length = jnp.clip(whole, 1, memory.longest)
+        further = length > 1.01
+
+        def extrapolate():
+            def along(x, r, v):
+                return x if is_label(x) else x + 2 * length * r + length**2 * v
+
+            point = self._params(jax.tree.map(along, memory.last, r, v))
+            point, _ = self.update(second.replace(params=point), batch)
+            moved, there = self.update(point, batch)
+            good = self._rises(info.elbo, there.elbo)
+            return *where(good, (moved, self._coordinates(point.params)), (second, here)), good
+
+        end, last, good = jax.lax.cond(
+            further, extrapolate, lambda: (second, here, jnp.ones((), bool))
+        )
+        longest = jnp.where(whole >= memory.longest, self.growth * memory.longest, memory.longest)
+        longest = jnp.where(good, longest, jnp.maximum(length / 1.2, 1))
+        evaluations = memory.evaluations + jnp.where(further, 3, 1)
+        return end.replace(memory=Extrapolation(end.memory, last, longest, evaluations)), info
+
+    def _rises(self, before: Scalar | None, after: Scalar | None) -> Bool[Array, ""]:
+        """Whether the ELBO is finite and no lower, to rounding."""
+        if before is None or after is None:
+            raise TypeError(
+                f"Accelerate watches the ELBO, but {type(self.update).__name__} measures none: give it a "
+                "chain that makes a pass over the data."
+            )
+        slack = 8 * jnp.finfo(before.dtype).eps * (1 + jnp.abs(before))
+        return (after >= before - slack) & jnp.isfinite(after)

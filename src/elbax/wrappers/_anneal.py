@@ -1,0 +1,115 @@
+"""From an easier objective to the ELBO."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._model import AbstractModel, models_of
+from .._state import ELBOState, Info
+from .._types import Any, Array, Callable, Int, PyTree
+from .._update import AbstractUpdate
+from ._tempered import Target, Tempered
+from ._wrapper import AbstractRemembering
+
+
+class Schedule(eqx.Module):
+    """The memory of `Anneal`: how many steps were made."""
+
+    update: PyTree
+    step: Int[Array, ""]
+
+
+class Anneal(AbstractRemembering):
+    r"""The update on an objective of which one term counts by β = `schedule(step)`.
+
+    With `target="entropy"` it is deterministic annealing (Ueda and Nakano 1998): the objective is
+    $E_q[\log p(x, z)] + H(q) / \beta$, which $q \propto p(x, z)^\beta$ maximizes. At small β all
+    components see all data; they part as β grows, and EM so led depends less on its start. Begin a little
+    below where they part: far below they coincide, and what told them apart is lost to rounding. β above 1
+    is a colder posterior, towards ∞ the hard one.
+
+    With `target="divergence"` it is the warm-up of variational autoencoders (Bowman and others 2016;
+    a constant β is the β-VAE): $E_q[\log p(x \mid z)] - \beta\, \mathrm{KL}(q \| p(z))$, for models that
+    know `latent_prior`. β may start at 0 with an encoder, above 0 with an exact E-step. A closed-form
+    M-step still maximizes $E_q[\log p(x, z)]$, the same thing wherever p(z) is fixed or has params
+    without a prior of their own.
+
+    `info.elbo` is this objective, global term included. As it moves with β nothing promises to ascend,
+    though at a constant β every step does that would at 1. Every model in the update and in
+    the posterior is tempered for the length of a step; the posterior that the state carries is the plain one.
+
+    **Arguments:**
+
+    - `update`: any update.
+    - `schedule`: a function from the number of steps made to β > 0, such as any optax schedule.
+    - `target`: `"entropy"` or `"divergence"`.
+
+    **Raises** `ValueError` for another target; `TypeError` for a schedule that is no function, and at `init`
+    for a model that cannot be tempered.
+
+    ```python
+    >>> import elbax, jax, optax
+    >>> x, model = elbax.datasets.old_faithful(), elbax.GaussianMixture(2)
+    >>> params = model.init(jax.random.key(0), x)
+    >>> em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
+    >>> annealed = elbax.Anneal(em, optax.linear_schedule(0.1, 1.0, 50))
+    >>> state = annealed.init(params, elbax.Exact(model, params), key=jax.random.key(1))
+    >>> state, info = jax.lax.scan(lambda s, _: annealed(s, x), state, length=60)
+    >>> state = em.init(state.params, state.posterior, key=state.key)  # and on with EM itself
+
+    ```
+    """
+
+    update: AbstractUpdate
+    schedule: Callable[[Any], Any]
+    target: Target = eqx.field(static=True, default="entropy")
+
+    def __check_init__(self):
+        if not callable(self.schedule):
+            raise TypeError(
+                f"Anneal: schedule must be a function of the step, got {self.schedule!r}; a constant is "
+                "optax.constant_schedule(value)."
+            )
+        if self.target not in ("entropy", "divergence"):
+            raise ValueError(
+                f"Anneal: target must be 'entropy' or 'divergence', got {self.target!r}."
+            )
+
+    @property
+    def ascends(self) -> bool:
+        return False
+
+    def init_memory(self, params: PyTree, posterior: PyTree) -> Schedule:
+        for model in models_of((self.update, posterior)):
+            name = type(model).__name__
+            if self.target == "divergence" and model.latent_prior(params) is None:
+                raise TypeError(
+                    f"Anneal(target='divergence') weighs KL(q ‖ p(z)), but {name} does not say what p(z) is: "
+                    "give Model(..., latent_prior=...), or anneal the entropy."
+                )
+            if not model.latent.linear:
+                raise TypeError(
+                    f"Anneal raises densities of z to a power, but the natural parameters of "
+                    f"{type(model.latent).__name__}, the latent of {name}, do not scale so."
+                )
+        return Schedule(self.update.init_memory(params, posterior), jnp.zeros((), int))
+
+    def __call__(self, state: ELBOState, batch: PyTree) -> tuple[ELBOState, Info]:
+        step = state.memory.step
+        with jax.numpy_dtype_promotion("standard"):
+            beta = jnp.asarray(self.schedule(step), float)
+
+        def temper(node):
+            return Tempered(node, beta, self.target) if isinstance(node, AbstractModel) else node
+
+        def restore(node):
+            return node.model if isinstance(node, Tempered) else node
+
+        update, inner = _over_models(temper, (self.update, self.inside(state)))
+        moved, info = update(inner, batch)
+        moved = _over_models(restore, moved)
+        return moved.replace(memory=Schedule(moved.memory, step + 1)), info
+
+
+def _over_models(function: Callable[[Any], Any], tree: PyTree) -> PyTree:
+    return jax.tree.map(function, tree, is_leaf=lambda node: isinstance(node, AbstractModel))

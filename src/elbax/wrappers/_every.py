@@ -1,0 +1,76 @@
+"""A step now and then."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._algebra import where
+from .._state import ELBOState, Info, unmeasured
+from .._types import Int, PyTree, Scalar
+from .._update import AbstractUpdate
+from ._wrapper import AbstractRemembering
+
+
+class Turns(eqx.Module):
+    """The memory of `Every`: how many steps were asked for, and the last ELBO that one measured."""
+
+    update: PyTree
+    step: Int[jax.Array, ""]
+    elbo: Scalar
+
+
+class Every(AbstractRemembering):
+    """The update at the steps t = offset, offset + period, …; at all others the state stays, to the bit.
+
+    For what is dear or rare: a `ReseedStep` every 50 sweeps, a Newton step after every tenth gradient step.
+    A skipped step costs nothing, except under `vmap` over states that are not in step with each other.
+
+    The `info.elbo` of a skipped step is the last one measured (NaN before any), and its parts are blank. So
+    `fit` takes a skipped step for one that gains nothing: in a chain, put a part that measures at every step
+    behind it.
+
+    **Arguments:**
+
+    - `update`: any update.
+    - `period`: how many steps make a turn, at least 1.
+    - `offset`: the first step that acts, at least 0.
+
+    **Raises** `ValueError` for numbers below these.
+
+    ```python
+    >>> import elbax
+    >>> model = elbax.GaussianMixture(3)
+    >>> em = elbax.Chain(
+    ...     elbax.ExactEStep(model),
+    ...     elbax.ClosedFormMStep(model),
+    ...     elbax.Every(elbax.ReseedStep(model), 50, offset=10),
+    ... )
+
+    ```
+    """
+
+    update: AbstractUpdate
+    period: int = eqx.field(static=True)
+    offset: int = eqx.field(static=True, default=0)
+
+    def __check_init__(self):
+        if self.period < 1:
+            raise ValueError(f"Every: period must be at least 1, got {self.period}.")
+        if self.offset < 0:
+            raise ValueError(f"Every: offset must be at least 0, got {self.offset}.")
+
+    def init_memory(self, params: PyTree, posterior: PyTree) -> Turns:
+        inner = self.update.init_memory(params, posterior)
+        return Turns(inner, jnp.zeros((), int), jnp.full((), jnp.nan, float))
+
+    def __call__(self, state: ELBOState, batch: PyTree) -> tuple[ELBOState, Info]:
+        memory, inner = state.memory, self.inside(state)
+        acts = (memory.step >= self.offset) & ((memory.step - self.offset) % self.period == 0)
+        blank = unmeasured(jax.eval_shape(lambda: self.update(inner, batch)[1]))
+        moved, info = jax.lax.cond(acts, lambda: self.update(inner, batch), lambda: (inner, blank))
+        last = memory.elbo
+        if info.elbo is not None:
+            elbo = where(acts, info.elbo, last.astype(info.elbo.dtype))
+            info = eqx.tree_at(lambda info: info.elbo, info, elbo)
+            last = elbo.astype(last.dtype)
+        return moved.replace(memory=Turns(moved.memory, memory.step + 1, last)), info

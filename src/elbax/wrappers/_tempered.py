@@ -1,0 +1,134 @@
+"""A model whose latent is hotter or colder than its own."""
+
+from typing import Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._algebra import is_label
+from .._model import AbstractModel, Reference
+from .._types import Any, Array, Bool, Key, PyTree, Scalar
+from ..families import AbstractFamily, Distribution
+
+
+Target = Literal["entropy", "divergence"]
+
+
+class Tempered(AbstractModel):
+    r"""A model for the length of one step, of which one term of the ELBO counts by β.
+
+    Its `elbo` is $E_q[\log p(x, z)] + H(q) / \beta$ (`"entropy"`), or $E_q[\log p(x \mid z)] - \beta\,
+    \mathrm{KL}(q \| p(z))$ (`"divergence"`); its `conditional` is the q that maximizes it, $q \propto p(x,
+    z)^\beta$ or $q \propto p(z)\, p(x \mid z)^{1/\beta}$. All else is the model's.
+    """
+
+    model: AbstractModel
+    beta: Array
+    target: Target = eqx.field(static=True)
+
+    def __init__(self, model: AbstractModel, beta: Array, target: Target):
+        self.model = model
+        self.beta = beta
+        self.target = target
+
+    @property
+    def latent(self) -> AbstractFamily:
+        return self.model.latent
+
+    @property
+    def exact(self) -> bool:
+        return self.model.exact
+
+    @property
+    def tight(self) -> bool:
+        # What maximizes the bound is not what the bound's potentials make.
+        return False
+
+    def natural(self, params: PyTree) -> PyTree:
+        prior = self.model.latent_prior(params) if self.target == "divergence" else None
+        return {"model": self.model.natural(params), "prior": Reference(prior)}
+
+    def prepare(self, natural: PyTree) -> PyTree:
+        return natural | {"model": self.model.prepare(natural["model"])}
+
+    def elbo(self, natural: PyTree, x: PyTree, q: Any, key: Key) -> Scalar:
+        bound = self.model.elbo(natural["model"], x, q, key)
+        beta = self.beta.astype(bound.dtype)
+        if self.target == "entropy":
+            return bound + (1 / beta - 1) * q.entropy().astype(bound.dtype)
+        # A prior of fixed numbers comes in the default precision, whatever the data's.
+        prior = jax.tree.map(
+            lambda leaf: leaf if is_label(leaf) else leaf.astype(bound.dtype),
+            natural["prior"].value,
+        )
+        divergence = self.latent.log_normalizer(prior) - q.bound(prior)
+        return bound + (1 - beta) * divergence.astype(bound.dtype)
+
+    def conditional(self, natural: PyTree, x: PyTree) -> Distribution:
+        q = self.model.conditional(natural["model"], x)
+        if self.target == "entropy":
+            return q.family(_mix(self.beta, q.natural))
+        return q.family(_mix(1 / self.beta, q.natural, natural["prior"].value))
+
+    def log_joint(self, params: PyTree, x: PyTree, z: PyTree) -> Scalar:
+        return self.model.log_joint(params, x, z)
+
+    def log_joint_at(self, natural: PyTree, x: PyTree, z: PyTree) -> Scalar:
+        return self.model.log_joint_at(natural["model"], x, z)
+
+    def maximize(self, statistics: PyTree, params: PyTree, free: PyTree) -> PyTree:
+        return self.model.maximize(statistics["model"], params, free)
+
+    def maximize_evidence(self, moments: PyTree, params: PyTree, free: PyTree) -> PyTree:
+        raise TypeError(
+            "Anneal: EvidenceMStep climbs the evidence, which is not what annealing ascends; use "
+            "ClosedFormMStep."
+        )
+
+    def shortcut(self, params: PyTree) -> "tuple[Bool[Array, ''], Tempered] | None":
+        found = self.model.shortcut(params)
+        return None if found is None else (found[0], Tempered(found[1], self.beta, self.target))
+
+    def log_prior(self, params: PyTree) -> Scalar | float:
+        return self.model.log_prior(params)
+
+    def latent_prior(self, params: PyTree) -> PyTree | None:
+        return self.model.latent_prior(params)
+
+    def collapsed(self, params: PyTree) -> Array:
+        return self.model.collapsed(params)
+
+    def emptied(self, params: PyTree) -> Array:
+        return self.model.emptied(params)
+
+    def restart_components(
+        self, params: PyTree, which: Array, x: PyTree, weight: Array, assignment: Array
+    ) -> PyTree:
+        return self.model.restart_components(params, which, x, weight, assignment)
+
+    # β is an array, perhaps a traced one: the same temperature is the same array.
+    def __eq__(self, other: Any) -> bool:
+        return (
+            isinstance(other, Tempered)
+            and self.beta is other.beta
+            and (self.model, self.target) == (other.model, other.target)
+        )
+
+    def __hash__(self) -> int:
+        return hash((Tempered, id(self.beta), self.target))
+
+
+def _mix(share: Array, natural: PyTree, origin: PyTree | None = None) -> PyTree:
+    """origin + share (natural − origin), labels as they are; what is impossible stays so."""
+
+    def one(leaf, base):
+        if is_label(leaf):
+            return leaf
+        possible, base = jnp.isfinite(leaf), base.astype(leaf.dtype)
+        gap = jnp.where(possible, leaf, 0) - jnp.where(possible, base, 0)
+        return jnp.where(possible, base + share.astype(leaf.dtype) * gap, leaf)
+
+    if origin is None:
+        origin = jax.tree.map(jnp.zeros_like, natural)
+    return jax.tree.map(one, natural, origin)

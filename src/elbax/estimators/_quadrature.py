@@ -49,8 +49,8 @@ class Quadrature(AbstractEstimator):
             )
 
     def __call__(self, log_joint, q, key):
-        points, weights = _grid(self.num_points, q.family.dim)
         linear, precision = q.natural
+        points, weights = _grid(self.num_points, len(linear))
         points = jnp.asarray(points, linear.dtype)
         if precision.ndim == 1:
             z = linear / precision + points / jnp.sqrt(precision)

@@ -31,7 +31,11 @@ class AbstractFactored(AbstractFamily):
     """
 
     whole: eqx.AbstractVar[AbstractFamily]
-    parts: eqx.AbstractVar[AbstractFamily]
+
+    @property
+    @abc.abstractmethod
+    def parts(self) -> AbstractFamily:
+        """The blocks, all together."""
 
     @abc.abstractmethod
     def join(self, means: PyTree) -> PyTree:

@@ -73,7 +73,7 @@ def brackets(tree: Tree, start: int = 0) -> set[Span]:
 
 
 def rules(tree: Tree) -> Iterator[tuple[str, str, str]]:
-    """The binary rules of a tree in Chomsky normal form, factored to the right: A → B C D is A → B A|, A| → C D."""
+    """The rules of a tree in Chomsky normal form, factored to the right: A → B C D is A → B A|, A| → C D."""
     if is_word(tree):
         return
     parent, children = tree[0], tree[1:]

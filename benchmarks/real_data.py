@@ -346,9 +346,9 @@ def letters(directory: Path) -> Iterator[str]:
     yield (
         "## Handwritten words\n\nEdits in percent of the letters, and words with an error in percent. The hidden "
         "Markov models are given where a letter ends; CTC reads a word as one image of 16 rows, from frames of "
-        "two columns. All 55 words occur in all folds; the last column trains without every fifth of them and tests "
-        "on those alone. Seconds are for all three columns. Widths, rates and numbers of steps were chosen by "
-        "trial on these splits."
+        "two columns. All 55 words occur in all folds; the last column trains without every fifth of them and "
+        "tests on those alone. Seconds are for all three columns. Widths, rates and numbers of steps were chosen "
+        "by trial on these splits."
     )
     rows = []
     for name, reader in readers.items():

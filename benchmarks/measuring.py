@@ -31,6 +31,7 @@ Run = Callable[[int], Any]
 # XLA's pool gets as many threads as there are cores to run on when its first array is made.
 if hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])
+    THREADS = len(os.sched_getaffinity(0))
 threadpoolctl.threadpool_limits(THREADS)
 
 

@@ -578,11 +578,11 @@ def digits(directory: Path) -> Iterator[str]:
                 both = reader(train, np.concatenate([test, train]))
                 found.append((both[: len(test)], both[len(test) :]))
                 true.append([[speech.words[i] for i in part] for part in (test, train)])
-            for place, name in enumerate((split, f"{split}, training strings")):
+            for place, column in enumerate((split, f"{split}, training strings")):
                 read, said = (
-                    list(chain(*(pair[place] for pair in all_))) for all_ in (found, true)
+                    list(chain(*(pair[place] for pair in pairs))) for pairs in (found, true)
                 )
-                row[name] = percent(error_rate(read, said))
+                row[column] = percent(error_rate(read, said))
         rows.append(row | {"seconds": f"{time.perf_counter() - begin:.0f}"})
     yield markdown(rows)
 

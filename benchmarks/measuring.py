@@ -31,6 +31,7 @@ Run = Callable[[int], Any]
 # XLA's pool gets as many threads as there are cores to run on when its first array is made.
 if hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])
+    THREADS = len(os.sched_getaffinity(0))
 threadpoolctl.threadpool_limits(THREADS)
 
 
@@ -94,15 +95,21 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def heading(title: str, command: str, peers: dict[str, ModuleType], note: str) -> str:
-    """What was measured where, by what versions."""
+def setting(peers: dict[str, ModuleType]) -> str:
+    """When and where something was measured, by what versions."""
     versions = {"jax": jax, "elbax": elbax, **peers}
     return (
-        f"# {title}\n\n{datetime.date.today()}, {processor()}, {THREADS} threads; Python "
+        f"{datetime.date.today()}, {processor()}, {THREADS} threads; Python "
         f"{platform.python_version()}, "
         + ", ".join(f"{name} {module.__version__}" for name, module in versions.items())
-        + f". {note} Medians, with quartiles over alternating rounds; seconds a sweep are slopes "
-        f"between two numbers of sweeps. `{command}`."
+    )
+
+
+def heading(title: str, command: str, peers: dict[str, ModuleType], note: str) -> str:
+    """What was measured where, by what versions."""
+    return (
+        f"# {title}\n\n{setting(peers)}. {note} Medians, with quartiles over alternating rounds; seconds a "
+        f"sweep are slopes between two numbers of sweeps. `{command}`."
     )
 
 

@@ -287,11 +287,58 @@ def recipes(system, num_outputs):
             ),
             exact,
         ),
+        **of_the_table(system, exact, amortized, num_outputs),
         **wrapped(model, exact, amortized),
         "ecme": (
             lambda rate: elbax.Chain(
                 elbax.ExactEStep(model), elbax.ClosedFormMStep(model), elbax.EvidenceMStep(model)
             ),
+            exact,
+        ),
+    }
+
+
+def of_the_table(system, exact, amortized, num_outputs):
+    """Posteriors of each datum's own, draws, and M-steps that remember or search."""
+    model = system.model
+    bayes, closed = elbax.ExactEStep(model), elbax.ClosedFormMStep(model)
+
+    def start():
+        return elbax.MeanField.init(model, system.params, system.x)
+
+    def local():
+        table = jax.random.normal(jax.random.key(12), (system.num_data, num_outputs))
+        return elbax.Local(table, model.latent)
+
+    def semi():
+        return elbax.SemiAmortized(amortized(), exact(), optax.sgd(0.3), 2)
+
+    return {
+        "mean-field/closed": (lambda rate: elbax.Chain(elbax.MeanFieldEStep(model), closed), start),
+        "local/closed": (
+            lambda rate: elbax.Chain(elbax.LocalGradientEStep(model, optax.sgd(rate), 2), closed),
+            local,
+        ),
+        "semi-amortized/closed": (
+            lambda rate: elbax.Chain(elbax.GradientEStep(model, optax.adam(rate)), closed),
+            semi,
+        ),
+        "draws/closed": (
+            lambda rate: elbax.Chain(elbax.MonteCarloEStep(model), closed),
+            lambda: elbax.MonteCarlo(exact(), 3),
+        ),
+        "importance/gradient": (
+            lambda rate: elbax.Chain(
+                elbax.MonteCarloEStep(model), elbax.GradientMStep(model, optax.adam(rate))
+            ),
+            lambda: elbax.Importance(amortized(), exact(), 3),
+        ),
+        "exact/online": (
+            lambda rate: elbax.Chain(bayes, elbax.OnlineMStep(model, rate, delay=1)),
+            exact,
+        ),
+        "exact/numerical": (
+            lambda rate: elbax.Chain(bayes, elbax.NumericalMStep(model, max_steps=3)),
             exact,
         ),
     }
@@ -437,6 +484,13 @@ def build():
                 "encoder/gradient",
                 "joint",
                 "hard/closed",
+                "mean-field/closed",
+                "local/closed",
+                "semi-amortized/closed",
+                "draws/closed",
+                "importance/gradient",
+                "exact/online",
+                "exact/numerical",
                 "repeat",
                 "every",
                 "only",
@@ -455,16 +509,20 @@ def build():
         (gaussian_mixture("spherical"), 3, ["exact/closed"]),
         (plain_categorical(), 3, ["exact/gradient", "joint"]),
         (plain_gaussian(), 4, ["exact/gradient", "joint", "warm-up"]),
-        (autoencoder(), 4, ["encoder/gradient", "joint"]),
+        (autoencoder(), 4, ["encoder/gradient", "joint", "importance/gradient"]),
         *((system, 3, ["exact/closed"]) for system in mixtures()),
         (mixture("categorical", components.Categorical((2, 3, 4)), codes), 3, both),
         (mixture("student", components.StudentT(floor=0.01), table, False), 3, ["exact/closed"]),
         (generalized("poisson"), 2, ["newton"]),
         (experts(), 3, ["experts"]),
-        (factor_analysis("diagonal"), 4, ["exact/closed", "ecme"]),
+        (
+            factor_analysis("diagonal"),
+            4,
+            ["exact/closed", "ecme", "mean-field/closed", "draws/closed"],
+        ),
         (factor_analysis("isotropic", "isotropic"), 4, ["exact/closed"]),
         (factor_analysis("pattern", pattern=np.array(PATTERN)), 4, ["ecme"]),
-        (hidden_markov(), 0, ["exact/closed", "hard/closed"]),
+        (hidden_markov(), 0, ["exact/closed", "hard/closed", "mean-field/closed", "draws/closed"]),
         (state_space(), 0, ["exact/closed"]),
         (grammar(), 0, ["exact/closed"]),
         (alignment(), 0, ["exact/gradient"]),

@@ -33,3 +33,18 @@ def test_transfer_rna():
     # Watson and Crick's pairs, and the wobble: nothing else is annotated.
     assert set(kinds) == {"GC", "CG", "AU", "UA", "GU", "UG"}
     assert kinds["GC"] + kinds["CG"] > 0.5 * len(pairs)
+
+
+def test_handwritten_words():
+    images, words = elbax.datasets.handwritten_words()
+    assert len(images) == len(words) == 1330 and len(set(words)) == 55
+    for image, word in zip(images, words):
+        assert image.shape == (len(word), 16, 8) and image.dtype == bool
+        assert word.isalpha() and word.islower() and image.any((1, 2)).all()
+    # Images and letters go together: most letters look like the mean of their kind in the other fold.
+    letters, pixels = np.array(list("".join(words))), np.concatenate(images)
+    first = np.arange(len(letters)) < sum(map(len, words[:626]))
+    kinds = np.unique(letters)
+    template = np.stack([pixels[first & (letters == kind)].mean(0) for kind in kinds])
+    distance = ((pixels[~first][:, None] - template) ** 2).sum((2, 3))
+    assert (kinds[distance.argmin(1)] == letters[~first]).mean() > 0.5

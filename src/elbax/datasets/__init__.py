@@ -1,6 +1,7 @@
 """Small real data sets that come with elbax, each with its source."""
 
 from ._earthquakes import earthquakes as earthquakes
+from ._handwritten_words import handwritten_words as handwritten_words
 from ._house_votes import house_votes as house_votes, VOTES as VOTES
 from ._lambda_phage import lambda_phage as lambda_phage
 from ._nile import nile as nile

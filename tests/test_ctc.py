@@ -304,3 +304,15 @@ def test_stride():
     ours = elbax.evidence(model, halved, data(logits, labels, number, frames))
     theirs = elbax.evidence(MODEL, IDENTITY, data(logits[:, ::2], labels, number, -(-frames // 2)))
     np.testing.assert_allclose(ours, theirs, rtol=1e-12)
+
+
+def test_labels_as_sequences_makes_them():
+    """A list of label sequences laid out by `elbax.sequences`, whose rows have one column."""
+    logits, labels, number, frames = utterances()
+    of_each = [np.asarray(row)[: int(n)] for row, n in zip(labels, number)]
+    laid_out = elbax.sequences(of_each)
+    assert laid_out.values.ndim == 3
+    given = data(logits, labels, number, frames)
+    MODEL.check((given[0], laid_out))
+    ours = elbax.evidence(MODEL, IDENTITY, (given[0], laid_out))
+    np.testing.assert_array_equal(ours, elbax.evidence(MODEL, IDENTITY, given))

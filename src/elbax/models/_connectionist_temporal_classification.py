@@ -18,10 +18,11 @@ class ConnectionistTemporalClassification(AbstractExponentialFamilyModel):
     r"""$p(y \mid x) = \sum_{z \in \mathcal{B}^{-1}(y)} \prod_t p_\theta(z_t \mid x)$: a network's labels for each
     frame, summed over all alignments z of the label sequence y (Graves et al. 2006).
 
-    A datum is `(inputs, labels)`: inputs `(T, ...)` and labels `(L,)`, arrays or `elbax.Sequence`s. Params are any
-    callable pytree `params(inputs) -> (T, num_labels)` logits, such as `elbax.Network(...)`. The latent is the
-    alignment: `Chain(ExactEStep(model), GradientMStep(model, optimizer))` is CTC training, and
-    `Exact(model, params)(datum).mode()` the best alignment, in positions blank, label, blank, ….
+    A datum is `(inputs, labels)`: inputs `(T, ...)` and labels `(L,)`, arrays or `elbax.Sequence`s (of
+    `elbax.sequences`, too). Params are any callable pytree `params(inputs) -> (T, num_labels)` logits, such
+    as `elbax.Network(...)`. The latent is the alignment: `Chain(ExactEStep(model), GradientMStep(model,
+    optimizer))` is CTC training, and `Exact(model, params)(datum).mode()` the best alignment, in positions
+    blank, label, blank, ….
 
     Its ELBO is log p(y | x), in nats per sequence: never above 0, and −∞ where no alignment exists, as then
     is the gradient's contribution 0. `feasible` says which data those are; `fit` refuses them.
@@ -63,7 +64,7 @@ class ConnectionistTemporalClassification(AbstractExponentialFamilyModel):
         """(steps of output, labels) that count, and the labels."""
         _, frames, _ = as_sequence(inputs)
         labels, number, _ = as_sequence(labels)
-        return -(-frames // self.stride), number, labels
+        return -(-frames // self.stride), number, _of_labels(labels, 1)
 
     def feasible(self, batch: PyTree) -> Bool[Array, " num_data"]:
         """Which data have an alignment: a step for each label, and one more between equal ones."""
@@ -81,7 +82,7 @@ class ConnectionistTemporalClassification(AbstractExponentialFamilyModel):
         (inputs, labels), weight = rows(batch)
         check_weights(weight, who)
         check_sequences(inputs, who)
-        values = values_of(labels)
+        values = _of_labels(values_of(labels))
         if not jnp.issubdtype(values.dtype, jnp.integer) or values.ndim != 2:
             raise ValueError(
                 f"{who}: labels are whole numbers of shape (num_data, most labels); got {values.dtype} of "
@@ -147,3 +148,8 @@ class ConnectionistTemporalClassification(AbstractExponentialFamilyModel):
     def describe(self, params: PyTree) -> PyTree:
         """The network."""
         return params
+
+
+def _of_labels(values: Array, num_axes: int = 2) -> Array:
+    """Labels without the axis of one column that `elbax.sequences` gives them."""
+    return values[..., 0] if values.ndim == num_axes + 1 and values.shape[-1] == 1 else values

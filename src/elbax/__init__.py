@@ -63,6 +63,7 @@ from .m_steps import (
     ClosedFormMStep as ClosedFormMStep,
     EvidenceMStep as EvidenceMStep,
     GradientMStep as GradientMStep,
+    IncrementalMStep as IncrementalMStep,
     NewtonMStep as NewtonMStep,
     NumericalMStep as NumericalMStep,
     OnlineMStep as OnlineMStep,

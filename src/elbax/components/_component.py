@@ -25,7 +25,8 @@ class AbstractComponent(eqx.Module):
 
     @property
     def linear(self) -> bool:
-        """Whether no latent is eliminated inside, so that log-densities are linear in statistics of x alone."""
+        """Whether log-densities are linear in statistics of x alone: no latent is eliminated, no network
+        inside."""
         return True
 
     def check(self, x: PyTree, weight: Array, who: str, *, varied: bool = False) -> None:

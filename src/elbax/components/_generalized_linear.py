@@ -66,6 +66,10 @@ class GeneralizedLinear(AbstractComponent):
                 f"{self.response!r}."
             )
 
+    @property
+    def linear(self) -> bool:
+        return False
+
     def check(self, x, weight, who, *, varied=False):
         check_regression(x, weight, who, varied)
         target = jnp.asarray(x[1])

@@ -4,16 +4,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._batch import as_batch
-from .._elbo import elbo, expected_statistics
-from .._free import choose, spread
-from .._model import AbstractModel, split_coordinates
-from .._state import ELBOState, Info
+from .._model import AbstractModel
 from .._types import Any, Array, Callable, PyTree, Scalar
-from .._update import AbstractUpdate
+from ._statistics import AbstractStatisticsStep
 
 
-class OnlineMStep(AbstractUpdate):
+class OnlineMStep(AbstractStatisticsStep):
     r"""$s \leftarrow (1 - \rho_t)\, s + \rho_t\, \hat s_t$, then $\theta \leftarrow \arg\max_\theta \langle
     \eta(\theta), s \rangle + \log p(\theta)$: statistics of a stream, each batch counting less as it ages
     (Cappé and Moulines 2009).
@@ -63,62 +59,19 @@ class OnlineMStep(AbstractUpdate):
         if isinstance(self.rate, int | float) and not 0 < self.rate <= 1:
             raise ValueError(f"OnlineMStep: rate must be in (0, 1], got {self.rate}.")
 
-    @property
-    def ascends(self) -> bool:
-        return False
+    def start(self, zeros):
+        return zeros
 
-    def init_memory(self, params: PyTree, posterior: PyTree) -> PyTree:
-        if not self.model.is_linear():
-            raise TypeError(
-                f"OnlineMStep adds up statistics of different steps, but those of {type(self.model).__name__} "
-                "belong to the "
-                "params that they were taken at (a latent of its components is eliminated, or its log-joint "
-                "is not "
-                "linear in statistics at all). Use GradientMStep on minibatches."
-            )
-        free = spread(self.free, params)
-        coordinates, _ = split_coordinates(self.model.natural(params))
-        eqx.filter_eval_shape(
-            lambda statistics, params: self.model.maximize(statistics, params, free),
-            coordinates,
-            params,
-        )
-        zeros = jax.tree.map(jnp.zeros_like, coordinates)
-        return {"statistics": zeros, "about": params, "step": jnp.zeros((), int)}
+    def join(self, kept, fresh, step):
+        def mix(old, new):
+            return old + self._rate(step, old.dtype) * (new - old)
 
-    def check(self, batch: PyTree) -> None:
-        self.model.check(batch)
+        mixed = jax.tree.map(mix, kept, fresh)
+        return mixed, mixed
 
     def _rate(self, step: Array, dtype: Any) -> Scalar:
         rate = self.rate(step.astype(dtype)) if callable(self.rate) else self.rate
         return jnp.where(step == 0, 1.0, jnp.asarray(rate, dtype)).astype(dtype)
 
-    def __call__(self, state: ELBOState, batch: PyTree) -> tuple[ELBOState, Info]:
-        if not self.model.is_linear(as_batch(batch).x):
-            raise TypeError(
-                "OnlineMStep: statistics of different steps do not add up where columns are missing, as these "
-                "are eliminated at the params of the moment, nor inside of Anneal. Use GradientMStep on "
-                "minibatches."
-            )
-        key, now = jax.random.split(state.key)
-        memory, step = state.memory, state.memory["step"]
-        # Statistics do not depend on the point that they are taken at, only on what they are taken about.
-        _, fresh, _ = expected_statistics(
-            self.model, memory["about"], state.posterior, batch, key=now, chunk_size=self.chunk_size
-        )
-
-        def mix(old, new):
-            rate = self._rate(step, old.dtype)
-            return old + rate * (new - old)
-
-        statistics = jax.tree.map(mix, memory["statistics"], fresh)
-        free = spread(self.free, state.params)
-        moved = self.model.maximize(statistics, memory["about"], free)
-        params = choose(free, moved, state.params)
-        waits = step < self.delay
-        params = jax.tree.map(lambda new, old: jnp.where(waits, old, new), params, state.params)
-        value = elbo(
-            self.model, state.params, state.posterior, batch, key=now, chunk_size=self.chunk_size
-        )
-        memory = memory | {"statistics": statistics, "step": step + 1}
-        return state.replace(params=params, memory=memory, key=key), Info(value)
+    def waits(self, step):
+        return step < self.delay

@@ -1,0 +1,97 @@
+"""Statistics that are remembered from step to step: what online and incremental EM have in common."""
+
+import abc
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._batch import as_batch
+from .._elbo import elbo, expected_statistics
+from .._free import choose, spread
+from .._model import AbstractModel, split_coordinates
+from .._state import ELBOState, Info
+from .._types import Array, PyTree
+from .._update import AbstractUpdate
+
+
+class Remembered(eqx.Module):
+    """The memory: what was kept of statistics so far, the params that they are about, and the number of steps."""
+
+    kept: PyTree
+    about: PyTree
+    step: Array
+
+
+class AbstractStatisticsStep(AbstractUpdate):
+    r"""$\theta \leftarrow \arg\max_\theta \langle \eta(\theta), s \rangle + \log p(\theta)$ at statistics s that
+    join the batch's to earlier ones.
+
+    Statistics of different steps add up only if they are about the same point: they are taken about the
+    params at the start, so let these be near the data (`model.init(key, x)`).
+    """
+
+    model: eqx.AbstractVar[AbstractModel]
+    chunk_size: eqx.AbstractVar[int | None]
+    free: eqx.AbstractVar[PyTree]
+
+    @abc.abstractmethod
+    def start(self, zeros: PyTree) -> PyTree:
+        """What is kept before the first step, from statistics that are zero."""
+
+    @abc.abstractmethod
+    def join(self, kept: PyTree, fresh: PyTree, step: Array) -> tuple[PyTree, PyTree]:
+        """(what is kept, the statistics to maximize at) after the batch's own are seen."""
+
+    @abc.abstractmethod
+    def waits(self, step: Array) -> Array:
+        """Whether θ stays in this step."""
+
+    @property
+    def ascends(self) -> bool:
+        return False
+
+    def init_memory(self, params: PyTree, posterior: PyTree) -> Remembered:
+        name = type(self).__name__
+        if not self.model.is_linear():
+            raise TypeError(
+                f"{name} adds up statistics of different steps, but those of {type(self.model).__name__} "
+                "belong to the params that they were taken at (a latent of its components is eliminated, or its "
+                "log-joint is not linear in statistics at all). Use GradientMStep on minibatches."
+            )
+        free = spread(self.free, params)
+        coordinates, _ = split_coordinates(self.model.natural(params))
+        eqx.filter_eval_shape(
+            lambda statistics, params: self.model.maximize(statistics, params, free),
+            coordinates,
+            params,
+        )
+        zeros = jax.tree.map(jnp.zeros_like, coordinates)
+        return Remembered(self.start(zeros), params, jnp.zeros((), int))
+
+    def check(self, batch: PyTree) -> None:
+        self.model.check(batch)
+
+    def __call__(self, state: ELBOState, batch: PyTree) -> tuple[ELBOState, Info]:
+        if not self.model.is_linear(as_batch(batch).x):
+            raise TypeError(
+                f"{type(self).__name__}: statistics of different steps do not add up where columns are "
+                "missing, as these are eliminated at the params of the moment, nor inside of Anneal. Use "
+                "GradientMStep on minibatches."
+            )
+        key, now = jax.random.split(state.key)
+        memory, step = state.memory, state.memory.step
+        # Statistics do not depend on the point that they are taken at, only on what they are taken about.
+        _, fresh, _ = expected_statistics(
+            self.model, memory.about, state.posterior, batch, key=now, chunk_size=self.chunk_size
+        )
+        kept, statistics = self.join(memory.kept, fresh, step)
+        free = spread(self.free, state.params)
+        moved = choose(free, self.model.maximize(statistics, memory.about, free), state.params)
+        waits = self.waits(step)
+        params = jax.tree.map(lambda new, old: jnp.where(waits, old, new), moved, state.params)
+        value = elbo(
+            self.model, state.params, state.posterior, batch, key=now, chunk_size=self.chunk_size
+        )
+        memory = Remembered(kept, memory.about, step + 1)
+        return state.replace(params=params, memory=memory, key=key), Info(value)

@@ -1,0 +1,253 @@
+"""M-steps that remember or search, against the closed form, Newton's method and asymptotics."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import scipy.stats
+from cases import find, SYSTEMS
+
+import elbax
+
+
+def exact(model, params):
+    return elbax.Exact(model, params)
+
+
+def em(model, m_step):
+    return elbax.Chain(elbax.ExactEStep(model), m_step)
+
+
+def begin(update, model, params, seed=0):
+    return update.init(params, exact(model, params), key=jax.random.key(seed))
+
+
+@eqx.filter_jit
+def run(update, state, x, length):
+    return jax.lax.scan(lambda state, _: update(state, x), state, length=length)
+
+
+@eqx.filter_jit
+def stream(update, state, batches):
+    return jax.lax.scan(update, state, batches)
+
+
+LINEAR = [system for system in SYSTEMS if system.model.is_linear() and system.model.exact]
+QUICK = {"mixture-full-auto", "hidden-markov"}
+
+
+@pytest.mark.parametrize(
+    "system",
+    [pytest.param(s, id=s.name, marks=() if s.name in QUICK else pytest.mark.slow) for s in LINEAR],
+)
+def test_at_rate_one_online_is_the_closed_form(system):
+    """Whatever the params have moved by since the point that statistics are about."""
+    model, x = system.model, system.x
+    ends = []
+    for m_step in (elbax.ClosedFormMStep(model), elbax.OnlineMStep(model, 1.0)):
+        update = em(model, m_step)
+        state, info = run(update, begin(update, model, system.params), x, 5)
+        ends.append((state.params, info.elbo))
+    for ours, theirs in zip(*map(jax.tree.leaves, ends), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-11)
+
+
+POISSON = elbax.Mixture(elbax.components.Poisson(), 2)
+TRUTH = {"weights": [0.4, 0.6], "rates": [[1.0], [8.0]]}
+RANGE = jnp.arange(60.0)
+
+
+def fisher(params, complete):
+    """Information of one count about (logits, rates' logarithms), summed over all counts and labels."""
+    flat, unflatten = jax.flatten_util.ravel_pytree(params)
+
+    def log_joint(flat, x, z):
+        return POISSON.log_joint(unflatten(flat), x[None], z)
+
+    def log_evidence(flat, x):
+        return jax.nn.logsumexp(jax.vmap(lambda z: log_joint(flat, x, z))(jnp.arange(2)))
+
+    def one(x):
+        if not complete:
+            score = jax.grad(log_evidence)(flat, x)
+            return jnp.exp(log_evidence(flat, x)) * jnp.outer(score, score)
+        scores = jax.vmap(lambda z: jax.grad(log_joint)(flat, x, z))(jnp.arange(2))
+        weights = jnp.exp(jax.vmap(lambda z: log_joint(flat, x, z))(jnp.arange(2)))
+        return jnp.einsum("z,zi,zj->ij", weights, scores, scores)
+
+    return jnp.sum(jax.vmap(one)(RANGE), 0)
+
+
+def test_online_steps_are_natural_gradients():
+    """dθ/dρ at ρ = 0 is F⁻¹∇Q with F the information of complete data, in whatever coordinates.
+
+    Statistics move along a straight line of mean parameters, the coordinates in which Fisher's information is the
+    inverse of what it is in the natural ones.
+    """
+    params = POISSON.from_description(**TRUTH)
+    x = jnp.asarray(scipy.stats.poisson(4.0).rvs((50, 1), random_state=0), float)
+    flat, unflatten = jax.flatten_util.ravel_pytree(params)
+    # Statistics that the params themselves are the maximum of: those of their own distribution.
+    weights = jnp.exp(jax.vmap(lambda x: elbax.evidence(POISSON, params, x[None, None]))(RANGE))
+    model_data = elbax.Batch(RANGE[:, None], weight=50 * weights)
+
+    def moved(rate):
+        step = elbax.OnlineMStep(POISSON, rate)
+        state = begin(step, POISSON, params)
+        state, _ = step(state, model_data)
+        after, _ = step(state, x)
+        return jax.flatten_util.ravel_pytree(after.params)[0]
+
+    direction = jax.jvp(moved, (0.0,), (1.0,))[1]
+
+    def expected(flat):
+        return elbax.elbo(POISSON, unflatten(flat), exact(POISSON, params), x)
+
+    natural = jnp.linalg.pinv(fisher(params, True)) @ jax.grad(expected)(flat)
+    # Logits are defined up to a constant: compare what they stand for.
+    shares = lambda step: unflatten(step)["logits"] - unflatten(step)["logits"].mean()
+    np.testing.assert_allclose(shares(direction), shares(natural), atol=1e-6)
+    for ours, theirs in zip(
+        jax.tree.leaves(unflatten(direction)["components"]),
+        jax.tree.leaves(unflatten(natural)["components"]),
+    ):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_averaged_online_em_is_efficient():
+    """n Var of the averaged estimate is the inverse information (Cappé and Moulines 2009, theorem 2)."""
+    params = POISSON.from_description(**TRUTH)
+    num_steps, batch, lanes = 1500, 4, 300
+    step = elbax.OnlineMStep(POISSON, lambda t: (t + 1.0) ** -0.6, delay=20)
+    update = elbax.Averaged(em(POISSON, step), start=num_steps // 2)
+
+    def one(key):
+        x, _ = POISSON.sample(params, key, num_steps * batch)
+        state = begin(update, POISSON, params)
+        state, _ = jax.lax.scan(update, state, x.reshape(num_steps, batch, 1))
+        described = POISSON.describe(update.averaged(state))
+        return jnp.append(described["weights"][:1], described["rates"][:, 0])
+
+    found = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), lanes))
+    described = lambda p: jnp.append(
+        POISSON.describe(p)["weights"][:1], POISSON.describe(p)["rates"][:, 0]
+    )
+    flat, unflatten = jax.flatten_util.ravel_pytree(params)
+    jacobian = jax.jacobian(lambda flat: described(unflatten(flat)))(flat)
+    bound = jacobian @ jnp.linalg.pinv(fisher(params, False)) @ jacobian.T
+    # Only the second half of the stream is averaged over, and each step holds a batch.
+    scaled = np.var(np.asarray(found), 0) * num_steps * batch / 2
+    ratio = scaled / np.diag(bound)
+    # What was seen before the average began counts a little too.
+    assert (ratio < 1.3).all() and (ratio > 0.7).all(), ratio
+    plain = np.mean(np.asarray(found), 0)
+    np.testing.assert_allclose(plain, described(params), rtol=0.02)
+
+
+def test_incremental_em_ends_where_em_does():
+    """And each round of batches takes it further than a sweep of EM."""
+    system = find("mixture-full-auto:exact/closed").system
+    model, x, params = system.model, system.x, system.params
+    update = em(model, elbax.ClosedFormMStep(model))
+    batch_end, info = run(update, begin(update, model, params), x, 400)
+    update = em(model, elbax.IncrementalMStep(model, num_batches=4))
+    # Strided, so that every batch has a part of each cluster.
+    batches = jnp.stack([x[k::4] for k in range(4)])
+    rounds = jnp.tile(batches, (400, 1, 1))
+    end, _ = stream(update, begin(update, model, params), rounds)
+    for ours, theirs in zip(*map(jax.tree.leaves, (end.params, batch_end.params)), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    few, _ = stream(update, begin(update, model, params), rounds[:40])
+    assert elbax.evidence(model, few.params, x) > info.elbo[9]
+
+
+def test_incremental_steps_ascend_once_all_batches_are_seen():
+    """The first round gathers statistics; its last step is EM's on all data."""
+    system = find("mixture-full-auto:exact/closed").system
+    model, x, params = system.model, system.x, system.params
+    batches = jnp.stack([x[k::4] for k in range(4)])
+    update = em(model, elbax.IncrementalMStep(model, num_batches=4))
+    once, _ = stream(update, begin(update, model, params), batches)
+    whole = em(model, elbax.ClosedFormMStep(model))
+    sweep, _ = run(whole, begin(whole, model, params), x, 1)
+    for ours, theirs in zip(*map(jax.tree.leaves, (once.params, sweep.params)), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("optimizer", ["lbfgs", "backtracking"])
+def test_numerical_steps_reach_newtons_point(optimizer):
+    """Where there is no closed form: Poisson regressions."""
+    system = next(s for s in SYSTEMS if s.name == "mixture-poisson-regression")
+    model, x, params = system.model, system.x, system.params
+    choice = {
+        "lbfgs": None,
+        "backtracking": optax.chain(
+            optax.sgd(1.0), optax.scale_by_backtracking_linesearch(max_backtracking_steps=20)
+        ),
+    }[optimizer]
+    most = {"lbfgs": 200, "backtracking": 4000}[optimizer]
+    step = elbax.NumericalMStep(model, max_steps=most, tolerance=1e-9, optimizer=choice)
+    ours, _ = run(step, begin(step, model, params), x, 1)
+    newton = elbax.NewtonMStep(model)
+    theirs, _ = run(newton, begin(newton, model, params), x, 30)
+    values = [
+        float(elbax.elbo(model, state.params, exact(model, params), x)) for state in (ours, theirs)
+    ]
+    np.testing.assert_allclose(*values, rtol=1e-9 if optimizer == "lbfgs" else 1e-6)
+
+
+def test_one_numerical_step_ascends_from_anywhere():
+    """Generalized EM proper, from params at which plain gradient steps of any size explode."""
+    system = find("mixture-full-auto:exact/closed").system
+    model, x = system.model, system.x
+    params = jax.tree.map(lambda leaf: 3 * leaf, system.params)
+    update = em(model, elbax.NumericalMStep(model, max_steps=1))
+    assert update.ascends
+    _, info = run(update, begin(update, model, params), x, 40)
+    assert bool(jnp.all(jnp.diff(info.elbo) >= 0)) and info.elbo[-1] > info.elbo[0] + 0.5
+
+
+def test_what_is_free_moves_alone():
+    system = find("mixture-full-auto:exact/closed").system
+    model, x, params = system.model, system.x, system.params
+    free = {"logits": True, "components": False}
+    for step in (
+        elbax.NumericalMStep(model, free=free),
+        elbax.OnlineMStep(model, 1.0, free=free),
+    ):
+        state, _ = run(step, begin(step, model, params), x, 1)
+        for new, old in zip(
+            *map(jax.tree.leaves, (state.params["components"], params["components"]))
+        ):
+            np.testing.assert_array_equal(new, old)
+        closed = elbax.ClosedFormMStep(model, free=free)
+        theirs, _ = run(closed, begin(closed, model, params), x, 1)
+        shares = [jax.nn.softmax(s.params["logits"]) for s in (state, theirs)]
+        np.testing.assert_allclose(*shares, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda m: elbax.OnlineMStep(m, 0.0), r"rate must be in \(0, 1\], got 0.0"),
+        (lambda m: elbax.OnlineMStep(m, 0.5, delay=-1), "delay must not be negative"),
+        (lambda m: elbax.NumericalMStep(m, max_steps=0), "max_steps must be at least 1"),
+        (lambda m: elbax.IncrementalMStep(m, 0), "num_batches must be at least 1"),
+    ],
+)
+def test_arguments_are_checked(make, message):
+    with pytest.raises(ValueError, match=message):
+        make(elbax.GaussianMixture(2))
+
+
+def test_missing_columns_do_not_add_up():
+    holes = elbax.datasets.old_faithful().at[::3, 1].set(jnp.nan)
+    model = elbax.GaussianMixture(2)
+    batch = elbax.incomplete(holes)
+    params = model.init(jax.random.key(0), batch)
+    update = em(model, elbax.OnlineMStep(model, 0.5))
+    with pytest.raises(TypeError, match="columns are missing"):
+        update(begin(update, model, params), batch)

@@ -1,0 +1,235 @@
+"""Draws, importance weights, tables and refined encoders: what they say of q, by hand."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from cases import encoder, find, SYSTEMS
+
+import elbax
+
+
+MIXTURE = find("mixture-full-auto:exact/closed").system
+FACTORS = next(s for s in SYSTEMS if s.name == "factors-diagonal")
+CHAIN = find("hidden-markov:exact/closed").system
+
+
+def exact(system):
+    return elbax.Exact(system.model, system.params)
+
+
+@pytest.mark.parametrize("system", [MIXTURE, FACTORS, CHAIN], ids=lambda s: s.name)
+def test_draws_of_the_exact_posterior_measure_the_evidence(system):
+    """log p(x, z) − log p(z | x) is log p(x) at every z, and means of many draws are the exact ones."""
+    posterior = elbax.MonteCarlo(exact(system), 2)
+    bound = elbax.elbo(system.model, system.params, posterior, system.x, key=jax.random.key(0))
+    global_term = jnp.asarray(system.model.log_prior(system.params)) / system.num_data
+    log_evidence = elbax.evidence(system.model, system.params, system.x)
+    np.testing.assert_allclose(bound, log_evidence + global_term, rtol=1e-10)
+
+    x = jax.tree.map(lambda leaf: leaf[0], system.x)
+
+    @jax.jit
+    def means(x, key):
+        return elbax.MonteCarlo(exact(system), 20_000)(x, key=key).mean(), exact(system)(x).mean()
+
+    ours, theirs = means(x, jax.random.key(1))
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(a, b, atol=0.1)
+
+
+def test_importance_weighted_bound_by_hand():
+    """log mean p(x, z)/r(z), and its gradient in the proposal is that of the plain formula."""
+    model, params, x = FACTORS.model, FACTORS.params, FACTORS.x[0]
+    proposal = encoder(FACTORS, 4)
+    key = jax.random.key(3)
+
+    def ours(proposal):
+        q = elbax.Importance(proposal, exact(FACTORS), 5)(x, key=key)
+        prepared = model.prepare(model.natural(params))
+        return model.elbo(prepared, x, q, key)
+
+    def by_hand(proposal):
+        key_q, key_draws = jax.random.split(key)
+        r = proposal(x, key=key_q)
+        z = jax.vmap(r.sample)(jax.random.split(key_draws, 5))
+        log_weights = jax.vmap(lambda z: model.log_joint(params, x, z) - r.log_prob(z))(z)
+        return jax.nn.logsumexp(log_weights) - jnp.log(5.0)
+
+    found, expected = (eqx.filter_value_and_grad(f)(proposal) for f in (ours, by_hand))
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.slow
+def test_more_draws_weigh_up_a_poor_proposal():
+    """Self-normalized means approach the exact posterior's."""
+    x = FACTORS.x[0]
+    theirs = exact(FACTORS)(x).mean()[0]
+    proposal = encoder(FACTORS, 4)
+    errors = []
+    for number in (10, 1000, 100_000):
+        q = elbax.Importance(proposal, exact(FACTORS), number)
+        many = jax.jit(jax.vmap(lambda key, q=q: q(x, key=key).mean()[0]))(
+            jax.random.split(jax.random.key(5), 10)
+        )
+        errors.append(float(jnp.sqrt(jnp.mean((many - theirs) ** 2))))
+    assert errors[2] < errors[1] / 3 < errors[0] / 9
+
+
+def test_monte_carlo_em_learns_an_unknown_conditional():
+    """A probit observation of a Gaussian latent: no conjugacy, so draws of a proposal are weighted."""
+
+    def log_joint(params, x, z):
+        norm = jax.scipy.stats.norm
+        return (
+            norm.logpdf(z[0])
+            + norm.logcdf((2 * x - 1) * (params["slope"] * z[0] + params["bias"])).sum()
+        )
+
+    model = elbax.Model(log_joint, elbax.DiagonalGaussian(1))
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(400, 1))
+    x = jnp.asarray(rng.random((400, 3)) < scipy_cdf(z * np.array([1.5, 1.0, -2.0]) + 0.3), float)
+    params = {"slope": jnp.array([0.5, 0.5, -0.5]), "bias": jnp.zeros(3)}
+    prior = elbax.Amortized(elbax.Network(lambda w, x: w, jnp.zeros(2)), model.latent)
+    update = elbax.Chain(elbax.MonteCarloEStep(model), elbax.GradientMStep(model, optax.adam(0.05)))
+    posterior = elbax.Importance(prior, elbax.Exact(model, params), 50)
+    state = update.init(params, posterior, key=jax.random.key(0))
+    state, _ = jax.jit(lambda s, x: jax.lax.scan(lambda s, _: update(s, x), s, length=300))(
+        state, x
+    )
+
+    points, weights = np.polynomial.hermite_e.hermegauss(40)
+
+    def log_likelihood(params):
+        """By quadrature over z."""
+        logits = params["slope"] * points[:, None] + params["bias"]
+        each = jax.scipy.stats.norm.logcdf((2 * x[:, None] - 1) * logits).sum(-1)
+        return float(
+            jnp.mean(jax.nn.logsumexp(each, b=jnp.asarray(weights / weights.sum()), axis=1))
+        )
+
+    best = scipy_best(log_likelihood, params)
+    gained = log_likelihood(state.params) - log_likelihood(params)
+    assert gained > 0.95 * (best - log_likelihood(params))
+
+
+def scipy_cdf(x):
+    import scipy.stats
+
+    return scipy.stats.norm.cdf(x)
+
+
+def scipy_best(function, params):
+    import scipy.optimize
+
+    flat, unflatten = jax.flatten_util.ravel_pytree(params)
+    return -scipy.optimize.minimize(
+        lambda flat: -function(unflatten(jnp.asarray(flat))), flat, method="Powell"
+    ).fun
+
+
+def test_steps_through_steps():
+    """The encoder's gradient goes through the local steps: against finite differences."""
+    system = MIXTURE
+    weights = encoder(system, 3)
+    arrays, rest = eqx.partition(weights, eqx.is_inexact_array)
+    flat, unflatten = jax.flatten_util.ravel_pytree(arrays)
+
+    @jax.jit
+    def bound(flat):
+        start = eqx.combine(unflatten(flat), rest)
+        posterior = elbax.SemiAmortized(start, exact(system), optax.sgd(0.4), 3)
+        return elbax.elbo(system.model, system.params, posterior, system.x)
+
+    slope = jax.grad(bound)(flat)
+    for i in (0, 7, len(flat) - 1):
+        step = jnp.zeros_like(flat).at[i].set(1e-5)
+        found = (bound(flat + step) - bound(flat - step)) / 2e-5
+        np.testing.assert_allclose(slope[i], found, rtol=1e-5, atol=1e-9)
+
+
+def test_local_steps_close_the_amortization_gap():
+    """More steps from the same encoder, a higher bound, up to the evidence."""
+    system = MIXTURE
+    bounds = []
+    for number in (1, 8, 1024):
+        posterior = elbax.SemiAmortized(encoder(system, 3), exact(system), optax.sgd(1.0), number)
+        bounds.append(float(elbax.elbo(system.model, system.params, posterior, system.x)))
+    highest = float(elbax.evidence(system.model, system.params, system.x))
+    assert bounds[0] < bounds[1] < bounds[2] <= highest + 1e-12
+    np.testing.assert_allclose(bounds[2], highest, atol=1e-3)
+
+
+def test_a_snapshot_is_kept_up_to_date_and_not_trained():
+    system = MIXTURE
+    posterior = elbax.SemiAmortized(encoder(system, 3), exact(system), optax.sgd(0.4), 2)
+    step = elbax.GradientEStep(system.model, optax.adam(0.1))
+    state = step.init(system.params, posterior, key=jax.random.key(0))
+    elsewhere = jax.tree.map(lambda leaf: leaf + 0.1, system.params)
+    moved, _ = step(state.replace(params=elsewhere), system.x)
+    for new, given in zip(*map(jax.tree.leaves, (moved.posterior.target.params, elsewhere))):
+        np.testing.assert_array_equal(new, given)
+    before, after = (
+        jax.tree.leaves(eqx.filter(p.encoder, eqx.is_inexact_array))
+        for p in (posterior, moved.posterior)
+    )
+    assert any(bool(jnp.any(a != b)) for a, b in zip(before, after))
+
+
+def test_local_steps_on_minibatches():
+    """Rows in the batch climb, each by itself; the others stay, to the bit."""
+    system = MIXTURE
+    step = elbax.LocalGradientEStep(system.model, optax.adam(0.3), num_steps=40)
+    table = elbax.Local(jnp.zeros((system.num_data, 3)), system.model.latent)
+    state = step.init(system.params, table, key=jax.random.key(0))
+    rows = jnp.array([5, 2, 11])
+    moved, _ = step(state, elbax.Batch(system.x[rows], index=rows))
+    rest = np.setdiff1d(np.arange(system.num_data), rows)
+    np.testing.assert_array_equal(moved.posterior.table[rest], 0)
+    for row in rows:
+        ours = moved.posterior(system.x[row], index=row).mean()
+        np.testing.assert_allclose(ours, exact(system)(system.x[row]).mean(), atol=2e-3)
+
+
+def test_a_place_beyond_the_table_is_nan():
+    table = elbax.Local(jnp.zeros((3, 2)), elbax.Categorical(2))
+    assert bool(jnp.all(jnp.isnan(table(None, index=3).mean())))
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (
+            lambda: elbax.SemiAmortized(exact(MIXTURE), exact(MIXTURE), optax.sgd(1.0), 2),
+            TypeError,
+            "encoder must be an elbax.Amortized",
+        ),
+        (
+            lambda: elbax.SemiAmortized(encoder(MIXTURE, 3), exact(MIXTURE), optax.sgd(1.0), 0),
+            ValueError,
+            "num_steps must be at least 1",
+        ),
+        (
+            lambda: elbax.LocalGradientEStep(MIXTURE.model, optax.sgd(1.0), num_steps=0),
+            ValueError,
+            "num_steps must be at least 1",
+        ),
+        (
+            lambda: elbax.Local(jnp.zeros((5, 3)), elbax.Categorical(2)),
+            ValueError,
+            "returns 2 logits",
+        ),
+        (
+            lambda: elbax.Importance(encoder(MIXTURE, 3), exact(MIXTURE), 0),
+            ValueError,
+            "Importance: num_samples",
+        ),
+    ],
+)
+def test_what_is_refused(as_users_run, make, error, message):
+    with pytest.raises(error, match=message):
+        make()

@@ -201,6 +201,119 @@ def test_a_place_beyond_the_table_is_nan():
     assert bool(jnp.all(jnp.isnan(table(None, index=3).mean())))
 
 
+QUADRATIC = next(s for s in SYSTEMS if s.name == "plain-gaussian")
+
+
+def test_laplace_is_bayes_rule_where_the_log_joint_is_quadratic():
+    x = QUADRATIC.x[0]
+    ours = elbax.Laplace(exact(QUADRATIC))(x).natural
+    for a, b in zip(ours, exact(QUADRATIC)(x).natural):
+        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+
+
+def logistic(params, x, z):
+    """Answers to three questions by one trait, z twice as wide as it looks from them."""
+    norm = jax.scipy.stats.norm
+    logits = params["slope"] @ z - params["level"]
+    return norm.logpdf(z).sum() + (x * logits - jax.nn.softplus(logits)).sum()
+
+
+def test_laplace_stands_on_the_mode():
+    """Flat there, with the curvature as precision; from far away too, where Newton's step alone would
+    overshoot."""
+    model = elbax.Model(logistic, elbax.Gaussian(2))
+    params = {
+        "slope": 4 * jnp.array([[1.0, 0.2], [-0.5, 1.0], [2.0, 1.0]]),
+        "level": jnp.zeros(3) - 9,
+    }
+    x = jnp.array([1.0, 0.0, 1.0])
+    q = elbax.Laplace(elbax.Exact(model, params))(x)
+    log_joint = lambda z: logistic(params, x, z)
+    mode = q.mode()
+    np.testing.assert_allclose(jax.grad(log_joint)(mode), 0, atol=1e-9)
+    np.testing.assert_allclose(q.natural[1], -jax.hessian(log_joint)(mode), rtol=1e-8)
+
+
+def metropolis(key, z, log_density):
+    key_move, key_accept = jax.random.split(key)
+    other = z + 0.8 * jax.random.normal(key_move, z.shape, z.dtype)
+    gain = log_density(other) - log_density(z)
+    return jnp.where(jnp.log(jax.random.uniform(key_accept)) < gain, other, z)
+
+
+def test_chains_reach_the_exact_posterior():
+    """And keep to it when their row is not in the batch: to the bit."""
+    model, params, x = FACTORS.model, FACTORS.params, FACTORS.x
+    step = elbax.MarkovChainMonteCarloEStep(model, metropolis, num_steps=300)
+    chains = elbax.Chains(jnp.zeros((len(x), 400, 2)), model.latent)
+    state = step.init(params, chains, key=jax.random.key(0))
+    rows = jnp.array([4, 9])
+    moved, _ = step(state, elbax.Batch(x[rows], index=rows))
+    for row in rows:
+        ours, theirs = moved.posterior(x[row], index=row).mean(), exact(FACTORS)(x[row]).mean()
+        for a, b in zip(ours, theirs):
+            np.testing.assert_allclose(a, b, atol=0.25)
+    rest = np.setdiff1d(np.arange(len(x)), rows)
+    np.testing.assert_array_equal(moved.posterior.table[rest], 0)
+
+
+@pytest.mark.slow
+def test_stochastic_approximation_em():
+    """One chain a row and remembered statistics: at least 95 % of EM's gain."""
+    model, params, x = FACTORS.model, FACTORS.params, FACTORS.x
+
+    def end(update, posterior, length):
+        state = update.init(params, posterior, key=jax.random.key(0))
+        run = lambda s, x: jax.lax.scan(lambda s, _: update(s, x), s, length=length)
+        return elbax.evidence(model, jax.jit(run)(state, x)[0].params, x)
+
+    start = elbax.evidence(model, params, x)
+    em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
+    best = end(em, exact(FACTORS), 500)
+    saem = elbax.Chain(
+        elbax.MarkovChainMonteCarloEStep(model, metropolis, num_steps=10),
+        elbax.OnlineMStep(model, lambda t: (t + 1.0) ** -0.8),
+    )
+    found = end(saem, elbax.Chains(jnp.zeros((len(x), 1, 2)), model.latent), 3000)
+    assert found - start > 0.95 * (best - start)
+
+
+@pytest.mark.slow
+def test_dreams_teach_bayes_rule():
+    """An affine encoder of a linear-Gaussian model: asleep it learns the exact posterior, whatever the data."""
+    model = elbax.Model(
+        linear_gaussian, elbax.DiagonalGaussian(1), estimator=elbax.estimators.Quadrature(20)
+    )
+    slope = jnp.array([1.0, -0.5])
+
+    def sample(slope, key):
+        key_z, key_x = jax.random.split(key)
+        z = jax.random.normal(key_z, (1,))
+        return slope * z + jax.random.normal(key_x, (2,)), z
+
+    affine = eqx.nn.MLP(2, 2, 1, 0, key=jax.random.key(0), dtype=float)
+    encoder = elbax.Amortized(affine, model.latent)
+    sleep = elbax.SleepEStep(
+        model, optax.adam(optax.cosine_decay_schedule(0.05, 1500)), sample, 400
+    )
+    state = sleep.init(slope, encoder, key=jax.random.key(1))
+    x = jnp.array([[1.0, -1.0], [0.3, 2.0]])
+    state, _ = jax.jit(lambda s, x: jax.lax.scan(lambda s, _: sleep(s, x), s, length=1500))(
+        state, x
+    )
+    precision = 1 + slope @ slope
+    for row in x:
+        q = state.posterior(row)
+        np.testing.assert_allclose(q.mode(), slope @ row / precision, atol=0.03)
+        np.testing.assert_allclose(q.natural[1], precision, rtol=0.05)
+    np.testing.assert_array_equal(state.params, slope)
+
+
+def linear_gaussian(slope, x, z):
+    norm = jax.scipy.stats.norm
+    return norm.logpdf(z).sum() + norm.logpdf(x, slope * z).sum()
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
@@ -223,6 +336,32 @@ def test_a_place_beyond_the_table_is_nan():
             lambda: elbax.Local(jnp.zeros((5, 3)), elbax.Categorical(2)),
             ValueError,
             "returns 2 logits",
+        ),
+        (lambda: elbax.Laplace(exact(MIXTURE)), TypeError, "the model has a Categorical"),
+        (lambda: elbax.Laplace(exact(QUADRATIC), 0), ValueError, "num_steps must be at least 1"),
+        (
+            lambda: elbax.MarkovChainMonteCarloEStep(FACTORS.model, metropolis, num_steps=0),
+            ValueError,
+            "num_steps must be at least 1",
+        ),
+        (
+            lambda: elbax.SleepEStep(MIXTURE.model, optax.sgd(1.0), None, 0),
+            ValueError,
+            "num_samples must be at least 1",
+        ),
+        (
+            lambda: elbax.SleepEStep(MIXTURE.model, optax.sgd(1.0), None).init(
+                MIXTURE.params, exact(MIXTURE), key=jax.random.key(0)
+            ),
+            TypeError,
+            "SleepEStep trains the posterior's weights",
+        ),
+        (
+            lambda: elbax.LaplaceEStep(QUADRATIC.model).init(
+                QUADRATIC.params, exact(QUADRATIC), key=jax.random.key(0)
+            ),
+            TypeError,
+            r"Laplace\(Exact\(model, params\)\)",
         ),
         (
             lambda: elbax.Importance(encoder(MIXTURE, 3), exact(MIXTURE), 0),

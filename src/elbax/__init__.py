@@ -41,9 +41,12 @@ from .e_steps import (
     ExactEStep as ExactEStep,
     GradientEStep as GradientEStep,
     HardEStep as HardEStep,
+    LaplaceEStep as LaplaceEStep,
     LocalGradientEStep as LocalGradientEStep,
+    MarkovChainMonteCarloEStep as MarkovChainMonteCarloEStep,
     MeanFieldEStep as MeanFieldEStep,
     MonteCarloEStep as MonteCarloEStep,
+    SleepEStep as SleepEStep,
 )
 from .families import (
     AbstractFamily as AbstractFamily,
@@ -84,9 +87,11 @@ from .models import (
 )
 from .posteriors import (
     Amortized as Amortized,
+    Chains as Chains,
     Exact as Exact,
     Hard as Hard,
     Importance as Importance,
+    Laplace as Laplace,
     Local as Local,
     MeanField as MeanField,
     MonteCarlo as MonteCarlo,

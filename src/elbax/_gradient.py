@@ -38,7 +38,7 @@ class AbstractGradientStep(AbstractUpdate):
 
     def init_memory(self, params: PyTree, posterior: PyTree) -> PyTree:
         if "posterior" in self.blocks:
-            _check_trainable(type(self).__name__, posterior)
+            check_trainable(type(self).__name__, posterior)
         everything = {"params": params, "posterior": posterior}
         return self.optimizer.init(self._trained({name: everything[name] for name in self.blocks}))
 
@@ -88,7 +88,7 @@ class AbstractGradientStep(AbstractUpdate):
         return state.replace(**moved, memory=memory, key=key), info
 
 
-def _check_trainable(name: str, posterior: PyTree) -> None:
+def check_trainable(name: str, posterior: PyTree) -> None:
     """Raises `TypeError` for a posterior that a gradient step cannot move."""
 
     if jax.tree.leaves(partition(posterior)[0]):

@@ -58,8 +58,7 @@ class AbstractLocalStep(AbstractUpdate):
         def one(x, place):
             key_elbo, key_step = jax.random.split(place.key)
             entry = table.entry(place.row)
-            q = table.family(table.natural(entry))
-            value = self.model.elbo(prepared, x, q, key_elbo)
+            value = self.model.elbo(prepared, x, table.at(entry), key_elbo)
             return value, self.improve(prepared, x, table, entry, key_step)
 
         x = without_padding(batch, jax.tree.map(jnp.asarray, batch.x), weight)

@@ -54,6 +54,6 @@ class LocalGradientEStep(AbstractLocalStep):
 
     def improve(self, natural, x, table, entry, key):
         def bound(entry, key):
-            return self.model.elbo(natural, x, table.family(table.natural(entry)), key)
+            return self.model.elbo(natural, x, table.at(entry), key)
 
         return climb(bound, entry, self.optimizer, self.num_steps, key)

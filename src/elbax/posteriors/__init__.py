@@ -1,8 +1,10 @@
 """Posteriors: functions from a datum to a distribution over its latent, one kind a file."""
 
 from ._amortized import Amortized as Amortized
+from ._chains import Chains as Chains
 from ._exact import Exact as Exact
 from ._hard import Hard as Hard
+from ._laplace import Laplace as Laplace
 from ._local import Local as Local
 from ._mean_field import MeanField as MeanField
 from ._monte_carlo import Importance as Importance, MonteCarlo as MonteCarlo

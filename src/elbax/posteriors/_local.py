@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from .._types import PyTree
+from ..families import Distribution
 from ._table import AbstractTable
 
 
@@ -31,5 +32,5 @@ class Local(AbstractTable):
         one = jax.eval_shape(lambda: jax.tree.map(lambda leaf: jnp.asarray(leaf)[0], self.table))
         jax.eval_shape(self.family.from_network, one)
 
-    def natural(self, entry: PyTree) -> PyTree:
-        return self.family.from_network(entry)
+    def at(self, entry: PyTree) -> Distribution:
+        return self.family(self.family.from_network(entry))

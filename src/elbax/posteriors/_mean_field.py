@@ -6,7 +6,7 @@ import jax
 from .._batch import rows
 from .._model import AbstractModel
 from .._types import Any, PyTree
-from ..families import AbstractFactored, AbstractFamily, factored
+from ..families import AbstractFactored, AbstractFamily, Distribution, factored
 from ._table import AbstractTable
 
 
@@ -38,8 +38,8 @@ class MeanField(AbstractTable):
                 f"{type(self.family).__name__}."
             )
 
-    def natural(self, entry: PyTree) -> PyTree:
-        return entry
+    def at(self, entry: PyTree) -> Distribution:
+        return self.family(entry)
 
     @classmethod
     def init(

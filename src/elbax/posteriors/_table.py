@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from .._types import Any, Array, Key, PyTree
-from ..families import AbstractFamily, Distribution
+from ..families import AbstractFamily
 
 
 class AbstractTable(eqx.Module):
@@ -21,8 +21,8 @@ class AbstractTable(eqx.Module):
     family: AbstractFamily
 
     @abc.abstractmethod
-    def natural(self, entry: PyTree) -> PyTree:
-        """The natural parameters that one entry of the table stands for."""
+    def at(self, entry: PyTree) -> Any:
+        """The q that one entry of the table stands for."""
 
     @property
     def num_rows(self) -> int:
@@ -38,14 +38,14 @@ class AbstractTable(eqx.Module):
 
         return jax.tree.map(one, self.table)
 
-    def __call__(self, x: PyTree, *, key: Key | None = None, index: Any = None) -> Distribution:
+    def __call__(self, x: PyTree, *, key: Key | None = None, index: Any = None) -> Any:
         if index is None:
             raise TypeError(
                 f"{type(self).__name__} has a q for each row of the data and cannot tell from x which row "
                 "this is: "
                 "call posterior(x, index=row)."
             )
-        return self.family(self.natural(self.entry(jnp.asarray(index))))
+        return self.at(self.entry(jnp.asarray(index)))
 
 
 class _Row(eqx.Module):
@@ -54,7 +54,7 @@ class _Row(eqx.Module):
     table: AbstractTable
     row: Array
 
-    def __call__(self, x: PyTree, *, key: Key | None = None) -> Distribution:
+    def __call__(self, x: PyTree, *, key: Key | None = None) -> Any:
         return self.table(x, key=key, index=self.row)
 
 

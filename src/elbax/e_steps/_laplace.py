@@ -1,0 +1,37 @@
+"""The E-step at a mode."""
+
+from typing import ClassVar
+
+from .._types import PyTree
+from ..posteriors import Exact, Laplace
+from ._bayes import AbstractBayesStep
+
+
+class LaplaceEStep(AbstractBayesStep):
+    r"""$q \leftarrow N(\hat z, J^{-1})$, the normal distribution of the log-joint's mode and curvature
+    there, for every datum (Tierney and Kadane 1986).
+
+    For a Gaussian latent whose log-joint is not quadratic: counts, choices, generalized linear mixed models. It
+    promises no ascent.
+
+    ```python
+    >>> import elbax, jax, jax.numpy as jnp, optax
+    >>> def log_joint(params, x, z):
+    ...     rate = params + z[0]
+    ...     return jax.scipy.stats.norm.logpdf(z).sum() + x * rate - jnp.exp(rate)
+    >>> model, x = elbax.Model(log_joint, elbax.Gaussian(1)), jnp.array([0.0, 2.0, 5.0])
+    >>> em = elbax.Chain(elbax.LaplaceEStep(model), elbax.GradientMStep(model, optax.adam(0.1)))
+    >>> start = elbax.Laplace(elbax.Exact(model, jnp.array(0.0)))
+    >>> state, info = em(em.init(jnp.array(0.0), start, key=jax.random.key(0)), x)
+
+    ```
+    """
+
+    form: ClassVar[str] = "elbax.Laplace(elbax.Exact(model, params))"
+
+    @property
+    def ascends(self) -> bool:
+        return False
+
+    def at(self, params: PyTree) -> PyTree:
+        return Laplace(Exact(self.model, params))

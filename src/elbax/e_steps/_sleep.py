@@ -1,0 +1,85 @@
+"""The sleep phase."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+
+from .._gradient import check_trainable
+from .._model import AbstractModel
+from .._state import ELBOState, Info
+from .._types import Any, Callable, PyTree
+from .._update import AbstractUpdate
+from ..posteriors._snapshot import partition
+
+
+class SleepEStep(AbstractUpdate):
+    r"""One optimizer step up $\nabla_\phi\, E_{p_\theta(x, z)}[\log q_\phi(z \mid x)]$: the encoder learns
+    from dreams.
+
+    It descends the other divergence, KL(p ‖ q), on data that the model itself makes; the batch is not looked
+    at. With `GradientMStep` it is wake-sleep (Hinton et al. 1995), which ascends no one objective.
+
+    **Arguments:**
+
+    - `model`: the model.
+    - `optimizer`: any optax optimizer.
+    - `sample`: `sample(params, key) -> (x, z)`, one draw of the model; x as the encoder takes it.
+    - `num_samples`: draws a step.
+
+    **Raises** `TypeError` at `init` for a posterior without weights.
+
+    ```python
+    >>> import elbax, equinox as eqx, jax, jax.numpy as jnp, optax
+    >>> norm = jax.scipy.stats.norm
+    >>> def log_joint(slope, x, z):
+    ...     return norm.logpdf(z).sum() + norm.logpdf(x, slope * z).sum()
+    >>> def sample(slope, key):
+    ...     z, noise = jax.random.normal(key, (2, 1))
+    ...     return slope * z + noise, z
+    >>> model = elbax.Model(log_joint, elbax.DiagonalGaussian(1))
+    >>> encoder = elbax.Amortized(eqx.nn.MLP(1, 2, 8, 1, key=jax.random.key(0)), model.latent)
+    >>> sleep = elbax.SleepEStep(model, optax.adam(1e-2), sample)
+    >>> wake_sleep = elbax.Chain(sleep, elbax.GradientMStep(model, optax.adam(1e-2)))
+    >>> state = wake_sleep.init(jnp.array(1.0), encoder, key=jax.random.key(1))
+    >>> state, info = wake_sleep(state, jnp.array([[0.3], [-2.0]]))
+
+    ```
+    """
+
+    model: AbstractModel
+    optimizer: optax.GradientTransformation
+    sample: Callable[[Any, Any], Any]
+    num_samples: int = eqx.field(static=True, default=100)
+
+    def __check_init__(self):
+        if self.num_samples < 1:
+            raise ValueError(f"SleepEStep: num_samples must be at least 1, got {self.num_samples}.")
+
+    @property
+    def ascends(self) -> bool:
+        return False
+
+    def init_memory(self, params: PyTree, posterior: PyTree) -> PyTree:
+        check_trainable("SleepEStep", posterior)
+        return self.optimizer.init(partition(posterior)[0])
+
+    def check(self, batch: PyTree) -> None:
+        self.model.check(batch)
+
+    def __call__(self, state: ELBOState, batch: PyTree) -> tuple[ELBOState, Info]:
+        key, now = jax.random.split(state.key)
+        keys = jax.random.split(now, (self.num_samples, 2))
+        x, z = jax.vmap(lambda key: self.sample(state.params, key))(keys[:, 0])
+        weights, rest = partition(state.posterior)
+
+        def surprise(weights):
+            posterior = eqx.combine(weights, rest)
+            each = jax.vmap(lambda x, z, key: posterior(x, key=key).log_prob(z))
+            return -jnp.mean(each(x, z, keys[:, 1]))
+
+        slope = jax.grad(surprise)(weights)
+        with jax.numpy_dtype_promotion("standard"):
+            steps, memory = self.optimizer.update(slope, state.memory, weights)
+            weights = optax.apply_updates(weights, steps)
+        return state.replace(posterior=eqx.combine(weights, rest), memory=memory, key=key), Info()

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from .._algebra import matmul
-from .._types import Key, PyTree
+from .._types import Any, Key, PyTree
 from ..families import Distribution, Gaussian
 from ._exact import Exact
 
@@ -67,8 +67,9 @@ class Laplace(eqx.Module):
                 jnp.argmax(jnp.where(jnp.isnan(values), -jnp.inf, values))
             ] * move, None
 
-        start = jnp.zeros(model.latent.dim, numbers[0].dtype if numbers else float)
+        family: Any = model.latent
+        start = jnp.zeros(family.dim, numbers[0].dtype if numbers else float)
         mode, _ = jax.lax.scan(step, start, length=self.num_steps)
         size, vectors = curvature(mode)
         precision = matmul(vectors * size, vectors.T)
-        return model.latent((matmul(precision, mode), precision))
+        return family((matmul(precision, mode), precision))

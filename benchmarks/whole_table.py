@@ -363,7 +363,7 @@ def report() -> Iterator[str]:
         "float32 where nothing else is said.",
     )
     yield "## A sweep of each row and column: 100k x 16, Gaussian mixture, K = 16, full"
-    yield "A sweep is one step of the chain, whatever it gains: only the exact rows ascend by as much as EM."
+    yield "A sweep is one step of the chain, whatever it gains."
     yield markdown(rows())
     yield "## Accelerate (SQUAREM), whole fits, float64"
     yield markdown(acceleration("Hasselblad") + acceleration("overlapping"))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.special
 
-from elbax import FactorGraph, Grid
+from elbax import factored, FactorGraph, Grid
 
 
 SHAPES = [(3, 3, 2), (1, 4, 3), (4, 1, 3), (2, 3, 3), (4, 2, 2), (1, 1, 2)]
@@ -137,9 +137,16 @@ def test_ising_in_closed_form():
     assert abs(column(9) - column(8) - onsager) < 3e-3
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"), [((0, 2, 2), "at least 1"), ((30, 30, 2), "cut the grid into strips")]
-)
-def test_what_is_no_grid_is_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        Grid(*arguments)
+def test_what_is_no_grid_is_refused():
+    with pytest.raises(ValueError, match="at least 1"):
+        Grid(0, 2, 2)
+
+
+def test_what_is_too_wide_is_left_to_mean_field():
+    family = Grid(30, 30, 2)
+    eta = jax.tree.map(jnp.asarray, potentials(30, 30, 2, impossible=False))
+    with pytest.raises(ValueError, match=r"2.1e\+09 entries.*use mean field"):
+        family.log_normalizer(eta)
+    inside = factored(family)
+    natural = inside.start(eta)
+    assert inside.bound(inside.ascend(natural, eta), eta) > inside.bound(natural, eta)

@@ -28,7 +28,8 @@ class Grid(AbstractStructured):
     - `height`, `width`, `num_values`: H, W and K.
     - `limit`: the most entries a table may have.
 
-    **Raises** `ValueError` if the table would need more; its message says how many.
+    **Raises** `ValueError`, when exact inference is asked for, if the table would need more; its message says how
+    many. Mean field, `factored(grid)`, needs no table.
 
     ```python
     >>> import elbax, jax.numpy as jnp
@@ -47,6 +48,7 @@ class Grid(AbstractStructured):
     height: int = eqx.field(static=True)
     width: int = eqx.field(static=True)
     num_values: int = eqx.field(static=True)
+    limit: int = eqx.field(static=True)
 
     def __init__(self, height: int, width: int, num_values: int, *, limit: int = 2**24):
         if min(height, width, num_values) < 1:
@@ -56,12 +58,7 @@ class Grid(AbstractStructured):
         self.height = height
         self.width = width
         self.num_values = num_values
-        if self.largest > limit:
-            raise ValueError(
-                f"Grid: {height} by {width} sites of {num_values} values need a table of {self.largest:.2g} "
-                f"entries, more than limit={limit:.2g}. Exact inference does not fit: cut the grid into strips, "
-                "raise the limit if the memory is there, or approximate (Amortized, which samples)."
-            )
+        self.limit = limit
 
     @property
     def largest(self) -> int:
@@ -69,6 +66,13 @@ class Grid(AbstractStructured):
         return self.num_values ** (min(self.height, self.width) + 1)
 
     def fold(self, natural: PyTree, semiring: AbstractSemiring) -> Scalar:
+        if self.largest > self.limit:
+            raise ValueError(
+                f"Grid: {self.height} by {self.width} sites of {self.num_values} values need a table of "
+                f"{self.largest:.2g} entries, more than limit={self.limit:.2g}. Exact inference does not fit: "
+                "use mean field (MeanFieldEStep, factored(grid)), cut the grid into strips, or raise the limit "
+                "if the memory is there."
+            )
         unary, below, beside = natural["unary"], natural["below"], natural["beside"]
         if self.width > self.height:
             unary, below, beside = (table.swapaxes(0, 1) for table in (unary, beside, below))

@@ -28,8 +28,9 @@ class Guard(AbstractRemembering):
     Astray is a step that measured an ELBO which is not finite, or by which a number in the params, the
     posterior or the memory ceased to be finite; with `falling=True` also one that lowered the ELBO of this
     very batch, which takes a second call of the update, at the place moved to and with the same draws.
-    Only the key goes on, so that a step that draws does not fail the same way again. `info` is that of the
-    step that was tried, `state.memory.skipped` the count.
+    Only the key goes on, so that a step that draws does not fail the same way again; one that draws nothing,
+    on the same batch, does, and stays where it is (`NumericalMStep` shortens such steps instead). `info` is
+    that of the step that was tried, `state.memory.skipped` the count.
 
     Guarded against falling, an update ascends whatever it is, given that its models' expectations are
     exact: what is compared is what the update measures (for an exact E-step and any M-step, the evidence),

@@ -91,6 +91,7 @@ def test_louis_is_the_hessian_and_the_missing_fraction_is_the_rate(model, x):
     assert np.median(gains[1:] / gains[:-1]) == pytest.approx(rate**2, abs=0.02)
 
 
+@pytest.mark.slow
 def test_standard_errors_of_one_component_are_the_textbooks():
     """sd/√n of a mean, √(2/n) σ² of a variance, √(p(1 − p)/n) of a proportion, √(λ/n) of a rate."""
     x = jnp.asarray(np.random.default_rng(0).normal(size=(40, 2)) * [1.0, 3.0])
@@ -138,6 +139,7 @@ def test_criteria_are_scikit_learns():
     assert found.icl == pytest.approx(peer.bic(x) - 2 * certain, rel=1e-10)
 
 
+@pytest.mark.slow
 def test_iris_icl_from_the_k_means_start():
     """mclust's VVV with 3 components: ICL −584.0522 in its sign."""
     x = load_iris().data

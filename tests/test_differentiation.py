@@ -10,6 +10,7 @@ from cases import find, gaussian_mixture
 import elbax
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["difference", "expanded"])
 def test_the_jacobian_of_a_sweep(form):
     """Forward, reverse and finite differences agree: nothing is cut from the graph."""

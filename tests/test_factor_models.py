@@ -62,6 +62,7 @@ def ability():
     return model, batch, model.init(jax.random.key(0), batch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ecme", "length"), [(True, 240), pytest.param(False, 20_000, marks=pytest.mark.slow)]
 )
@@ -118,6 +119,7 @@ def test_compress_keeps_the_moments():
     )
 
 
+@pytest.mark.slow
 def test_compress_keeps_the_precision():
     """float32 in, float32 out; whole numbers are numbers."""
     x = np.random.default_rng(0).normal(size=(30, 3))
@@ -139,6 +141,7 @@ def test_moment_errors(as_users_run):
         elbax.compress(np.array([[1.0, 2.0], [np.nan, 1.0]]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ecme", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_compressed_and_full_data_fit_alike(ecme):
     """300 sweeps."""
@@ -374,6 +377,7 @@ def test_iris_from_another_programs_fit(num_factors, golden):
     assert end >= start
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ecme", [False, True])
 def test_a_floor_keeps_noise_from_vanishing(ecme):
     """λ₀² would be 0.8² / 0.5 > 1: ψ₀ goes to 0 without a floor, to the penalty's optimum with one."""

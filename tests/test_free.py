@@ -321,6 +321,7 @@ def test_statistics_do_not_depend_on_what_is_free():
     np.testing.assert_allclose(found["logits"], responsibilities().sum(0), rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_tied_params_reach_the_closed_forms_optimum():
     """One covariance tied by a function of fewer params, and by the model that has a closed form for it."""
     x = elbax.datasets.old_faithful().astype(float)[::4, 1:]

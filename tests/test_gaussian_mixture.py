@@ -31,6 +31,7 @@ def test_evidence_is_scipys(covariance, form):
     np.testing.assert_allclose(ours, theirs, rtol=1e-12)
 
 
+@pytest.mark.slow
 @settings(max_examples=5, deadline=None)
 @given(dim=st.integers(1, 7), num_components=st.integers(1, 4), seed=st.integers(0, 99))
 def test_forms_agree(dim, num_components, seed):
@@ -88,6 +89,7 @@ def start_state(model, x, key):
     return em.init(params, elbax.Exact(model, params), key=key)
 
 
+@pytest.mark.slow
 def test_iris_from_the_k_means_start():
     x = jnp.asarray(load_iris().data)
     result = elbax.fit(*start(elbax.GaussianMixture(3, floor=0.0), x), x, tolerance=1e-10)
@@ -195,6 +197,7 @@ def test_precision_is_highest(covariance):
         assert equation.params["precision"] in (highest, (highest, highest))
 
 
+@pytest.mark.slow
 def test_nothing_is_stored_per_datum_and_component():
     """The compiled sweep's memory does not grow with the data when it is chunked."""
     model = elbax.GaussianMixture(4)

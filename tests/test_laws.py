@@ -11,8 +11,6 @@ QUICK = {
     "mixture-full-auto:exact/closed",
     "mixture-full-auto:joint",
     "plain-categorical:exact/gradient",
-    "plain-gaussian",
-    "mixture-poisson",
     "hidden-markov:exact/closed",
 }
 

@@ -35,7 +35,7 @@ def stream(update, state, batches):
 
 
 LINEAR = [system for system in SYSTEMS if system.model.is_linear() and system.model.exact]
-QUICK = {"mixture-full-auto", "hidden-markov"}
+QUICK = {"mixture-full-auto"}
 
 
 @pytest.mark.parametrize(
@@ -80,6 +80,7 @@ def fisher(params, complete):
     return jnp.sum(jax.vmap(one)(RANGE), 0)
 
 
+@pytest.mark.slow
 def test_online_steps_are_natural_gradients():
     """dθ/dρ at ρ = 0 is F⁻¹∇Q with F the information of complete data, in whatever coordinates.
 
@@ -147,6 +148,7 @@ def test_averaged_online_em_is_efficient():
     np.testing.assert_allclose(plain, described(params), rtol=0.02)
 
 
+@pytest.mark.slow
 def test_incremental_em_ends_where_em_does():
     """And each round of batches takes it further than a sweep of EM."""
     system = find("mixture-full-auto:exact/closed").system
@@ -178,6 +180,7 @@ def test_incremental_steps_ascend_once_all_batches_are_seen():
 
 
 @pytest.mark.parametrize("optimizer", ["lbfgs", "backtracking"])
+@pytest.mark.slow
 def test_numerical_steps_reach_newtons_point(optimizer):
     """Where there is no closed form: Poisson regressions."""
     system = next(s for s in SYSTEMS if s.name == "mixture-poisson-regression")
@@ -199,6 +202,7 @@ def test_numerical_steps_reach_newtons_point(optimizer):
     np.testing.assert_allclose(*values, rtol=1e-9 if optimizer == "lbfgs" else 1e-6)
 
 
+@pytest.mark.slow
 def test_one_numerical_step_ascends_from_anywhere():
     """Generalized EM proper, from params at which plain gradient steps of any size explode."""
     system = find("mixture-full-auto:exact/closed").system
@@ -210,6 +214,7 @@ def test_one_numerical_step_ascends_from_anywhere():
     assert bool(jnp.all(jnp.diff(info.elbo) >= 0)) and info.elbo[-1] > info.elbo[0] + 0.5
 
 
+@pytest.mark.slow
 def test_what_is_free_moves_alone():
     system = find("mixture-full-auto:exact/closed").system
     model, x, params = system.model, system.x, system.params

@@ -12,7 +12,7 @@ from cases import find, SYSTEMS
 import elbax
 
 
-QUICK = {("mixture", "mean field", "closed form"), ("chain", "exact", "online")}
+QUICK = {("mixture", "mean field", "closed form")}
 
 
 @pytest.mark.parametrize(

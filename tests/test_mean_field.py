@@ -74,7 +74,14 @@ def ascended(family, natural, potentials, rounds):
     return jax.lax.scan(step, natural, length=rounds)
 
 
-@pytest.mark.parametrize("name", CASES)
+SLOW = {"varying chain", "graph", "graph of pairs", "one block", "grid"}
+
+
+def quick(names):
+    return [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in names]
+
+
+@pytest.mark.parametrize("name", quick(CASES))
 def test_ascends_to_a_stationary_bound_below_the_evidence(name):
     whole, potentials, family = made(name)
     natural, trace = ascended(family, family.start(potentials), potentials, 200)
@@ -94,7 +101,9 @@ def everywhere(whole, family, natural, z):
     return jax.vmap(lambda z: (family.log_prob(natural, z), whole.statistics(z)))(jnp.asarray(z))
 
 
-@pytest.mark.parametrize("name", ["chain", "ragged chain", "grid", "graph", "graph of pairs"])
+@pytest.mark.parametrize(
+    "name", quick(["chain", "ragged chain", "grid", "graph", "graph of pairs"])
+)
 def test_what_q_says_of_itself(name):
     """Density, entropy, means and bound by enumeration; samples where there is mass."""
     whole, potentials, family = made(name)
@@ -146,6 +155,7 @@ def test_larger_blocks_are_tighter():
     assert bounds[0] < bounds[1] < bounds[2] + 1e-12
 
 
+@pytest.mark.slow
 def test_ising_at_its_fixed_point():
     """m = tanh(h + J Σ m) on every site of a ring-free grid."""
     rng = np.random.default_rng(5)
@@ -197,6 +207,7 @@ def test_minibatches_move_their_own_rows():
         np.testing.assert_array_equal(new[rest], old[rest])
 
 
+@pytest.mark.slow
 def test_chunks_are_the_whole():
     x = elbax.datasets.old_faithful()[:30]
     model = elbax.GaussianMixture(2)

@@ -125,6 +125,7 @@ QUICK = ["student"]
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in NAMES if name not in QUICK]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*QUICK, *SLOW])
 def test_em_ascends(name):
     """From the start that `init` makes of incomplete rows, and for long."""

@@ -20,7 +20,11 @@ def exact(system):
     return elbax.Exact(system.model, system.params)
 
 
-@pytest.mark.parametrize("system", [MIXTURE, FACTORS, CHAIN], ids=lambda s: s.name)
+@pytest.mark.parametrize(
+    "system",
+    [MIXTURE, *(pytest.param(s, marks=pytest.mark.slow) for s in (FACTORS, CHAIN))],
+    ids=lambda s: s.name,
+)
 def test_draws_of_the_exact_posterior_measure_the_evidence(system):
     """log p(x, z) − log p(z | x) is log p(x) at every z, and means of many draws are the exact ones."""
     posterior = elbax.MonteCarlo(exact(system), 2)
@@ -40,6 +44,7 @@ def test_draws_of_the_exact_posterior_measure_the_evidence(system):
         np.testing.assert_allclose(a, b, atol=0.1)
 
 
+@pytest.mark.slow
 def test_importance_weighted_bound_by_hand():
     """log mean p(x, z)/r(z), and its gradient in the proposal is that of the plain formula."""
     model, params, x = FACTORS.model, FACTORS.params, FACTORS.x[0]
@@ -79,6 +84,7 @@ def test_more_draws_weigh_up_a_poor_proposal():
     assert errors[2] < errors[1] / 3 < errors[0] / 9
 
 
+@pytest.mark.slow
 def test_monte_carlo_em_learns_an_unknown_conditional():
     """A probit observation of a Gaussian latent: no conjugacy, so draws of a proposal are weighted."""
 
@@ -165,6 +171,7 @@ def test_local_steps_close_the_amortization_gap():
     np.testing.assert_allclose(bounds[2], highest, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_a_snapshot_is_kept_up_to_date_and_not_trained():
     system = MIXTURE
     posterior = elbax.SemiAmortized(encoder(system, 3), exact(system), optax.sgd(0.4), 2)
@@ -241,6 +248,7 @@ def metropolis(key, z, log_density):
     return jnp.where(jnp.log(jax.random.uniform(key_accept)) < gain, other, z)
 
 
+@pytest.mark.slow
 def test_chains_reach_the_exact_posterior():
     """And keep to it when their row is not in the batch: to the bit."""
     model, params, x = FACTORS.model, FACTORS.params, FACTORS.x

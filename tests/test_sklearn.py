@@ -157,6 +157,7 @@ def test_nan_leaves_complete_rows_as_they_are(estimator):
     np.testing.assert_allclose(scores, fitted.score_samples(x[complete]), atol=1e-9)
 
 
+@pytest.mark.slow
 def test_weight_two_is_the_row_twice():
     x = counts()
     weight = np.arange(len(x)) % 3
@@ -191,6 +192,7 @@ def test_update_is_exchanged_in_a_word_and_all_travels():
     np.testing.assert_allclose(float(evidence), em.score(x), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_restarts_and_warm_start():
     x = counts()
     best = PoissonMixture(2, n_init=4, random_state=0).fit(x)

@@ -95,6 +95,18 @@ def test_categorical_allows_what_only_the_posterior_excludes():
     assert q.log_prob(jnp.array(1)) == -jnp.inf
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_categorical_draws_come_as_often_as_they_should(dtype):
+    """Values without a share, first, last and between, never come."""
+    share = jnp.array([0.0, 0.1, 0.0, 0.6, 0.05, 0.25, 0.0], dtype)
+    q = elbax.Categorical(7)(jnp.log(share) + 3)
+    draws = jax.vmap(q.sample)(jax.random.split(jax.random.key(0), 20000))
+    count = np.bincount(np.asarray(draws), minlength=8)
+    assert count[[0, 2, 6, 7]].sum() == 0
+    expected = 20000 * np.array([0.1, 0.6, 0.05, 0.25])
+    assert scipy.stats.chisquare(count[[1, 3, 4, 5]], expected).pvalue > 1e-3
+
+
 @pytest.mark.parametrize("make", [gaussian, diagonal])
 def test_read_finds_the_natural_parameters(make):
     q, *_ = make(3)

@@ -245,7 +245,7 @@ def _gradient_pass(model, params, posterior, source, lift, wrt, batch, key, chun
             (gradient["params"],) = pull_back(gradient["params"])
         return total, gradient, weight
 
-    return _with_shortcut(run, model, params, posterior)
+    return with_shortcut(run, model, params, posterior)
 
 
 def _sum_over_data(datum, model, params, posterior, batch, key, chunk_size):
@@ -260,7 +260,7 @@ def _sum_over_data(datum, model, params, posterior, batch, key, chunk_size):
 
         return reduce_data(chunk, batch, key, chunk_size)
 
-    return _with_shortcut(run, model, params, posterior)
+    return with_shortcut(run, model, params, posterior)
 
 
 def _bound(model, natural, x, q, key):
@@ -303,7 +303,7 @@ class _Tight(Distribution):
         return self.family.log_normalizer(potentials)
 
 
-def _with_shortcut(run: Callable, model: AbstractModel, params: PyTree, posterior: PyTree) -> Any:
+def with_shortcut(run: Callable, model: AbstractModel, params: PyTree, posterior: PyTree) -> Any:
     """run(form, prepare), by the model's shortcut where it may be taken: decided once a pass.
 
     `prepare(natural)(posterior)` is the posterior with every exact one of this model prepared: it

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from .._batch import as_batch, effective_weight, over_rows, places, row_numbers, without_padding
-from .._elbo import per_datum
+from .._elbo import per_datum, with_shortcut
 from .._model import AbstractModel
 from .._state import ELBOState, Info
 from .._types import Any, Key, PyTree
@@ -29,8 +29,10 @@ class AbstractLocalStep(AbstractUpdate):
     """How a user makes one."""
 
     @abc.abstractmethod
-    def improve(self, natural: PyTree, x: PyTree, table: Any, entry: PyTree, key: Key) -> PyTree:
-        """The entry of one datum after the step, at the model's prepared natural parameters."""
+    def improve(
+        self, form: AbstractModel, natural: PyTree, x: PyTree, table: Any, entry: PyTree, key: Key
+    ) -> PyTree:
+        """The entry of one datum after the step, under the model's form at its prepared natural parameters."""
 
     def init_memory(self, params: PyTree, posterior: PyTree) -> PyTree:
         if not isinstance(posterior, self.kind):
@@ -53,22 +55,23 @@ class AbstractLocalStep(AbstractUpdate):
                 "table for "
                 "all data, and say which rows a minibatch has: Batch(x, index=...)."
             )
-        prepared = self.model.prepare(self.model.natural(state.params))
-
-        def one(x, place):
-            key_elbo, key_step = jax.random.split(place.key)
-            entry = table.entry(place.row)
-            value = self.model.elbo(prepared, x, table.at(entry), key_elbo)
-            return value, self.improve(prepared, x, table, entry, key_step)
-
         x = without_padding(batch, jax.tree.map(jnp.asarray, batch.x), weight)
         each = places(rows, now)
-        if self.chunk_size is None or batch.blocked:
-            values, entries = over_rows(one, x, each)
-        else:
-            values, entries = jax.lax.map(
-                lambda row: one(*row), (x, each), batch_size=self.chunk_size
-            )
+
+        def run(form, _):
+            prepared = form.prepare(form.natural(state.params))
+
+            def one(x, place):
+                key_elbo, key_step = jax.random.split(place.key)
+                entry = table.entry(place.row)
+                value = form.elbo(prepared, x, table.at(entry), key_elbo)
+                return value, self.improve(form, prepared, x, table, entry, key_step)
+
+            if self.chunk_size is None or batch.blocked:
+                return over_rows(one, x, each)
+            return jax.lax.map(lambda row: one(*row), (x, each), batch_size=self.chunk_size)
+
+        values, entries = with_shortcut(run, self.model, state.params, table)
         # Padding has no row of its own: it is written past the end, that is nowhere.
         target = jnp.where(weight > 0, rows, table.num_rows).reshape(-1)
 

@@ -52,8 +52,8 @@ class LocalGradientEStep(AbstractLocalStep):
     def ascends(self) -> bool:
         return False
 
-    def improve(self, natural, x, table, entry, key):
+    def improve(self, form, natural, x, table, entry, key):
         def bound(entry, key):
-            return self.model.elbo(natural, x, table.at(entry), key)
+            return form.elbo(natural, x, table.at(entry), key)
 
         return climb(bound, entry, self.optimizer, self.num_steps, key)

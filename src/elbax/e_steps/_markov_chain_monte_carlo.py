@@ -61,9 +61,9 @@ class MarkovChainMonteCarloEStep(AbstractLocalStep):
     def ascends(self) -> bool:
         return False
 
-    def improve(self, natural, x, table, entry, key):
+    def improve(self, form, natural, x, table, entry, key):
         def log_density(z):
-            return self.model.log_joint_at(natural, x, z)
+            return form.log_joint_at(natural, x, z)
 
         def step(z, key):
             keys = jax.random.split(key, len(jax.tree.leaves(z)[0]))

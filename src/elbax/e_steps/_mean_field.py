@@ -51,8 +51,8 @@ class MeanFieldEStep(AbstractLocalStep):
     def ascends(self) -> bool:
         return True
 
-    def improve(self, natural, x, table, entry, key):
-        whole = self.model.conditional(natural, x).natural
+    def improve(self, form, natural, x, table, entry, key):
+        whole = form.conditional(natural, x).natural
         step = lambda entry, _: (table.family.ascend(entry, whole), None)
         return jax.lax.scan(step, entry, length=self.num_sweeps)[0]
 

@@ -52,7 +52,11 @@ class Categorical(AbstractFamily):
         return jax.nn.one_hot(z, self.num_values)
 
     def sample(self, natural: Float[Array, " K"], key: Key) -> Int[Array, ""]:
-        return jax.random.categorical(key, natural)
+        # One uniform number, where Gumbel's way draws one for every value. The level lies in (0, last], so
+        # that a value without a share is never the first to reach it.
+        cumulative = jnp.cumsum(self.mean(natural))
+        level = (1 - jax.random.uniform(key, dtype=cumulative.dtype)) * cumulative[-1]
+        return jnp.sum(cumulative < level, dtype=int)
 
     def mode(self, natural: Float[Array, " K"]) -> Int[Array, ""]:
         return jnp.argmax(natural)

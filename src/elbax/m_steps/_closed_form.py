@@ -2,6 +2,7 @@
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 
 from .._elbo import expected_statistics, per_datum
 from .._free import choose, spread
@@ -43,14 +44,7 @@ class ClosedFormMStep(AbstractUpdate):
         return True
 
     def init_memory(self, params: PyTree, posterior: PyTree) -> PyTree:
-        # A model that has no closed form for what is free says so here.
-        free = spread(self.free, params)
-        coordinates, _ = split_coordinates(self.model.natural(params))
-        eqx.filter_eval_shape(
-            lambda statistics, params: self.model.maximize(statistics, params, free),
-            coordinates,
-            params,
-        )
+        statistics_of(self.model, params, self.free)
         return ()
 
     def check(self, batch: PyTree) -> None:
@@ -66,3 +60,14 @@ class ClosedFormMStep(AbstractUpdate):
         moved = self.model.maximize(statistics, state.params, free)
         params = choose(free, moved, state.params)
         return state.replace(params=params, key=key), Info(elbo)
+
+
+def statistics_of(model: AbstractModel, params: PyTree, free: PyTree) -> PyTree:
+    """The expected statistics that a closed form takes, as zeros.
+
+    **Raises** `TypeError`, the model's own, where it has no closed form for what is free.
+    """
+    coordinates, _ = split_coordinates(model.natural(params))
+    maximize = lambda statistics, params: model.maximize(statistics, params, spread(free, params))
+    eqx.filter_eval_shape(maximize, coordinates, params)
+    return jax.tree.map(jnp.zeros_like, coordinates)

@@ -5,15 +5,12 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from .._elbo import elbo
-from .._free import choose, moving, spread
 from .._model import AbstractModel
-from .._state import ELBOState, Info
-from .._types import PyTree
-from .._update import AbstractUpdate
+from .._types import Callable, PyTree, Scalar
+from ._search import AbstractSearchStep
 
 
-class NewtonMStep(AbstractUpdate):
+class NewtonMStep(AbstractSearchStep):
     r"""$\theta \leftarrow \theta + t\, |H|^{-1} g$ with gradient g and Hessian H of
     $\mathrm{ELBO}(q, \theta) + \log p(\theta)$ in the free params.
 
@@ -45,36 +42,12 @@ class NewtonMStep(AbstractUpdate):
     free: PyTree = True
     num_halvings: int = eqx.field(static=True, default=20)
 
-    @property
-    def ascends(self) -> bool:
-        # Where expectations are sampled, the two values that a step compares are estimates.
-        return self.model.exact
-
-    def init_memory(self, params: PyTree, posterior: PyTree) -> PyTree:
-        spread(self.free, params)
-        return ()
-
-    def check(self, batch: PyTree) -> None:
-        self.model.check(batch)
-
-    def __call__(self, state: ELBOState, batch: PyTree) -> tuple[ELBOState, Info]:
-        key, now = jax.random.split(state.key)
-        free = spread(self.free, state.params)
-        start, unflatten = ravel_pytree(moving(free, state.params))
-
-        def put(vector):
-            return choose(free, eqx.combine(unflatten(vector), state.params), state.params)
-
-        def objective(vector):
-            return elbo(
-                self.model, put(vector), state.posterior, batch, key=now, chunk_size=self.chunk_size
-            )
-
-        if start.size == 0:
-            return state.replace(key=key), Info(objective(start))
+    def search(self, objective: Callable[[PyTree], Scalar], start: PyTree) -> tuple[PyTree, Scalar]:
+        start, unflatten = ravel_pytree(start)
+        ascent = lambda vector: objective(unflatten(vector))
 
         def slope(vector):
-            value, gradient = jax.value_and_grad(objective)(vector)
+            value, gradient = jax.value_and_grad(ascent)(vector)
             return gradient, (value, gradient)
 
         hessian, (value, gradient) = jax.jacfwd(slope, has_aux=True)(start)
@@ -97,12 +70,11 @@ class NewtonMStep(AbstractUpdate):
 
         def halve(carry):
             t, _, tries = carry
-            return 0.5 * t, objective(start + 0.5 * t * direction), tries + 1
+            return 0.5 * t, ascent(start + 0.5 * t * direction), tries + 1
 
         whole = jnp.ones((), start.dtype)
-        first = whole, objective(start + direction), jnp.zeros((), int)
+        first = whole, ascent(start + direction), jnp.zeros((), int)
         t, reached, _ = jax.lax.while_loop(falls, halve, first)
         moved = jnp.where(reached >= enough, start + t * direction, start)
         # Where the Hessian is not finite no step was made, which must not pass for an end.
-        found = jnp.where(jnp.all(jnp.isfinite(hessian)), value, jnp.nan)
-        return state.replace(params=put(moved), key=key), Info(found)
+        return unflatten(moved), jnp.where(jnp.all(jnp.isfinite(hessian)), value, jnp.nan)

@@ -7,15 +7,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from .._elbo import elbo
-from .._free import choose, moving, spread
 from .._model import AbstractModel
-from .._state import ELBOState, Info
-from .._types import PyTree
-from .._update import AbstractUpdate
+from .._types import Callable, PyTree, Scalar
+from ._search import AbstractSearchStep
 
 
-class NumericalMStep(AbstractUpdate):
+class NumericalMStep(AbstractSearchStep):
     r"""$\theta$ up $\mathrm{ELBO}(q, \theta) + \log p(\theta)$ by L-BFGS, to its maximum or by `max_steps` steps.
 
     Each step is as long as a line search allows, and none that falls is kept, hence it promises to ascend: with
@@ -53,37 +50,9 @@ class NumericalMStep(AbstractUpdate):
         if self.max_steps < 1:
             raise ValueError(f"NumericalMStep: max_steps must be at least 1, got {self.max_steps}.")
 
-    @property
-    def ascends(self) -> bool:
-        # Where expectations are sampled, the values that it compares are estimates.
-        return self.model.exact
-
-    def init_memory(self, params: PyTree, posterior: PyTree) -> PyTree:
-        spread(self.free, params)
-        return ()
-
-    def check(self, batch: PyTree) -> None:
-        self.model.check(batch)
-
-    def __call__(self, state: ELBOState, batch: PyTree) -> tuple[ELBOState, Info]:
-        key, now = jax.random.split(state.key)
-        free = spread(self.free, state.params)
+    def search(self, objective: Callable[[PyTree], Scalar], start: PyTree) -> tuple[PyTree, Scalar]:
         optimizer = optax.lbfgs() if self.optimizer is None else self.optimizer
-
-        def put(trained):
-            return choose(free, eqx.combine(trained, state.params), state.params)
-
-        # The same draws at every point: what the search compares differs by θ alone.
-        def descent(trained):
-            return -elbo(
-                self.model,
-                put(trained),
-                state.posterior,
-                batch,
-                key=now,
-                chunk_size=self.chunk_size,
-            )
-
+        descent = lambda trained: -objective(trained)
         value_and_slope = jax.value_and_grad(descent)
 
         def step(carry):
@@ -105,15 +74,12 @@ class NumericalMStep(AbstractUpdate):
             going = (steepest > self.tolerance) & jnp.isfinite(value)
             return going & (count < self.max_steps)
 
-        start = moving(free, state.params)
-        if not jax.tree.leaves(start):
-            return state.replace(key=key), Info(-descent(start))
         first = value_and_slope(start)
         with jax.numpy_dtype_promotion("standard"):
             memory = jax.tree.map(jnp.asarray, optimizer.init(start))
         carry = start, memory, first, (start, first[0]), jnp.zeros((), int)
         _, _, _, (best, _), _ = jax.lax.while_loop(goes_on, step, carry)
-        return state.replace(params=put(best), key=key), Info(-first[0])
+        return best, -first[0]
 
 
 def _lower(best, other):

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 from .._batch import as_batch
 from .._elbo import elbo, expected_statistics
 from .._free import choose, spread
-from .._model import AbstractModel, split_coordinates
+from .._model import AbstractModel
 from .._state import ELBOState, Info
 from .._types import Array, PyTree
 from .._update import AbstractUpdate
+from ._closed_form import statistics_of
 
 
 class Remembered(eqx.Module):
@@ -59,14 +60,7 @@ class AbstractStatisticsStep(AbstractUpdate):
                 "belong to the params that they were taken at (a latent of its components is eliminated, or its "
                 "log-joint is not linear in statistics at all). Use GradientMStep on minibatches."
             )
-        free = spread(self.free, params)
-        coordinates, _ = split_coordinates(self.model.natural(params))
-        eqx.filter_eval_shape(
-            lambda statistics, params: self.model.maximize(statistics, params, free),
-            coordinates,
-            params,
-        )
-        zeros = jax.tree.map(jnp.zeros_like, coordinates)
+        zeros = statistics_of(self.model, params, self.free)
         return Remembered(self.start(zeros), params, jnp.zeros((), int))
 
     def check(self, batch: PyTree) -> None:

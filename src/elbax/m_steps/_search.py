@@ -1,0 +1,63 @@
+"""Searching for the best params at a given q: what Newton's method and line searches have in common."""
+
+import abc
+
+import equinox as eqx
+import jax
+
+from .._elbo import elbo
+from .._free import choose, moving, spread
+from .._model import AbstractModel
+from .._state import ELBOState, Info
+from .._types import Callable, PyTree, Scalar
+from .._update import AbstractUpdate
+
+
+class AbstractSearchStep(AbstractUpdate):
+    r"""$\theta \leftarrow$ a point at which $\mathrm{ELBO}(q, \theta) + \log p(\theta)$ is no lower.
+
+    All points of a search see the same draws, so that what it compares differs by θ alone.
+    """
+
+    model: eqx.AbstractVar[AbstractModel]
+    chunk_size: eqx.AbstractVar[int | None]
+    free: eqx.AbstractVar[PyTree]
+
+    @abc.abstractmethod
+    def search(self, objective: Callable[[PyTree], Scalar], start: PyTree) -> tuple[PyTree, Scalar]:
+        """(where the search ends, the objective at the start), in nats per datum."""
+
+    @property
+    def ascends(self) -> bool:
+        # Where expectations are sampled, the values that a search compares are estimates.
+        return self.model.exact
+
+    def init_memory(self, params: PyTree, posterior: PyTree) -> PyTree:
+        spread(self.free, params)
+        return ()
+
+    def check(self, batch: PyTree) -> None:
+        self.model.check(batch)
+
+    def __call__(self, state: ELBOState, batch: PyTree) -> tuple[ELBOState, Info]:
+        key, now = jax.random.split(state.key)
+        free = spread(self.free, state.params)
+
+        def put(trained):
+            return choose(free, eqx.combine(trained, state.params), state.params)
+
+        def objective(trained):
+            return elbo(
+                self.model,
+                put(trained),
+                state.posterior,
+                batch,
+                key=now,
+                chunk_size=self.chunk_size,
+            )
+
+        start = moving(free, state.params)
+        if not any(leaf.size for leaf in jax.tree.leaves(start)):
+            return state.replace(key=key), Info(objective(start))
+        best, value = self.search(objective, start)
+        return state.replace(params=put(best), key=key), Info(value)

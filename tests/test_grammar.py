@@ -10,9 +10,11 @@ import numpy as np
 import optax
 import pytest
 import scipy.special
+from hypothesis import example, given, settings, strategies as st
 
 import elbax
 from elbax import ContextFreeGrammar, ParseTree
+from elbax.families._inside_outside import inside_outside
 
 
 def all_trees(allowed, number, start, width, symbol):
@@ -173,6 +175,71 @@ def test_long_sentences():
         np.testing.assert_allclose(value, np.log(float(catalan)), rtol=1e-12)
         np.testing.assert_allclose(mean["unary"][:, 0], np.arange(30) < length, atol=1e-12)
         np.testing.assert_allclose(jnp.sum(mean["binary"]), length - 1, rtol=1e-12)
+
+
+@jax.jit
+def checked(eta):
+    return inside_outside(*(eta[name] for name in ("root", "binary", "unary", "length")))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def value_and_slope(family, eta):
+    rest = {"length": eta["length"]}
+    potentials = {name: eta[name] for name in ("root", "binary", "unary")}
+    return jax.value_and_grad(lambda p: family.log_normalizer(p | rest))(potentials)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([1.0, 15.0, 40.0, 90.0, 300.0]),
+    st.sampled_from([0.0, 0.3, 0.7]),
+    st.sampled_from([5, 4, 2]),
+)
+@example(0, 90.0, 0.0, 5)
+@example(1, 40.0, 0.7, 5)
+def test_what_is_certified_is_right(seed, spread, missing, length):
+    """Weights that lie apart by more than float32 holds, rules that are missing: whatever inside and outside
+    lose between them, what they call right agrees with logarithms in float64."""
+    rng = np.random.default_rng(seed)
+    numbers = {
+        "root": spread * rng.uniform(-1, 0, 2),
+        "binary": spread * rng.uniform(-1, 0, (2, 4, 4)),
+        "unary": spread * rng.uniform(-1, 0, (5, 2)),
+    }
+    numbers["binary"][rng.random((2, 4, 4)) < missing] = -np.inf
+    narrow = {name: jnp.asarray(leaf, jnp.float32) for name, leaf in numbers.items()}
+    eta = {name: leaf.astype(float) for name, leaf in narrow.items()}
+    narrow["length"] = eta["length"] = jnp.array(length)
+    certain, value, marginals = checked(narrow)
+    expected, slope = value_and_slope(ParseTree(2, 2, form="log"), eta)
+    possible = bool(jnp.isfinite(expected))
+    if spread == 1.0 and possible:
+        assert bool(certain)
+    if bool(certain):
+        np.testing.assert_allclose(value, expected, rtol=1e-6, atol=1e-4)
+        for name, leaf in marginals.items():
+            np.testing.assert_allclose(leaf, slope[name], atol=1e-3, err_msg=name)
+    ours, found = value_and_slope(ParseTree(2, 2), narrow)
+    np.testing.assert_allclose(ours, expected, rtol=1e-6, atol=1e-4)
+    if possible:
+        for name in marginals:
+            np.testing.assert_allclose(found[name], slope[name], atol=1e-3, err_msg=name)
+
+
+def test_the_only_parse_leads_through_what_float32_cannot_hold():
+    """Of two symbols over the first two words the unlikely one alone, by e^-120, fits the third."""
+    rules = np.full((3, 5, 5), -np.inf)
+    rules[1, 3, 3], rules[2, 3, 3], rules[0, 2, 4] = 0.0, -120.0, 0.0
+    unary = np.array([[0.0, -np.inf], [0.0, -np.inf], [-np.inf, 0.0]])
+    eta = {"root": jnp.zeros(3), "binary": jnp.asarray(rules), "unary": jnp.asarray(unary)}
+    narrow = {name: leaf.astype(jnp.float32) for name, leaf in eta.items()}
+    narrow["length"] = jnp.array(3)
+    assert not bool(checked(narrow)[0])
+    value, slope = value_and_slope(ParseTree(3, 2), narrow)
+    np.testing.assert_allclose(value, -120.0, rtol=1e-6)
+    np.testing.assert_allclose(slope["binary"][2, 3, 3], 1.0, rtol=1e-6)
+    assert slope["binary"][1, 3, 3] == 0
 
 
 # --- grammars --------------------------------------------------------------------------------------
@@ -339,6 +406,8 @@ def test_arguments_are_checked(as_users_run):
         ParseTree(0, 1)
     with pytest.raises(ValueError, match=r"allowed must be truth values of shape \(1, 2, 2\)"):
         ParseTree(1, 1, allowed=np.ones((2, 2), bool))
+    with pytest.raises(ValueError, match="form must be 'auto' or 'log', got 'scaled'"):
+        ParseTree(1, 1, form="scaled")
     with pytest.raises(ValueError, match="num_words must be at least 1"):
         ContextFreeGrammar(1, 1, 0)
     with pytest.raises(TypeError, match="Dirichlet"):

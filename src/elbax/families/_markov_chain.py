@@ -1,6 +1,5 @@
 """A path through finitely many states."""
 
-import functools
 from typing import Literal
 
 import equinox as eqx
@@ -8,12 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._algebra import in_every_lane, matmul
+from .._algebra import matmul
 from .._types import Any, Array, Int, PyTree, Scalar
+from ._certified import AbstractCertified, certified
 from ._forward_backward import forward_backward
 from ._recursion import check_order, forward, Order, pairwise, runs_pairwise, steps
 from ._semiring import AbstractSemiring, LOG
-from ._structured import AbstractStructured, possible_dot, truth
+from ._structured import possible_dot, truth
 
 
 # The scaled form loses a weight below e^-87 (float32; e^-708 in float64). With log-potentials of transitions
@@ -23,7 +23,7 @@ from ._structured import AbstractStructured, possible_dot, truth
 _WIDEST_SCALED = {4: 20.0, 8: 200.0}
 
 
-class MarkovChain(AbstractStructured):
+class MarkovChain(AbstractCertified):
     r"""$z \in \{0, \dots, K-1\}^T$ with $\langle \eta, t(z) \rangle = \iota_{z_1} + \sum_t P_{z_t z_{t+1}} +
     \sum_t u_{t z_t}$.
 
@@ -103,8 +103,12 @@ class MarkovChain(AbstractStructured):
         if self.form == "scaled" and semiring is LOG:
             return self._scaled(natural)
         if semiring is LOG and self._is_checked(unary):
-            return _checked(self, natural)
-        return self._in_logs(natural, semiring)
+            return certified(self, natural)
+        return self.by_logarithms(natural, semiring)
+
+    def by_products(self, natural):
+        initial, transition = self._masked(natural)
+        return forward_backward(initial, transition, natural["unary"], natural["length"])
 
     def _is_checked(self, unary):
         whole = self.segment is None and not runs_pairwise(self.order)
@@ -116,7 +120,7 @@ class MarkovChain(AbstractStructured):
         initial = jnp.where(starts, natural["initial"], -jnp.inf)
         return initial, jnp.where(allowed, natural["transition"], -jnp.inf)
 
-    def _in_logs(self, natural, semiring):
+    def by_logarithms(self, natural, semiring):
         unary = natural["unary"]
         initial, transition = self._masked(natural)
         first = initial + unary[0]
@@ -257,26 +261,3 @@ def _multiply(left: tuple, right: tuple) -> tuple:
     joined = matmul(a, b)
     norm = jnp.sum(joined)
     return joined / norm, scale_a + scale_b + jnp.log(norm)
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _checked(chain, natural):
-    return _value_and_marginals(chain, natural)[0]
-
-
-@_checked.defjvp
-def _(chain, primals, tangents):
-    (natural,), (slope,) = primals, tangents
-    value, marginals = _value_and_marginals(chain, natural)
-    return value, sum(jnp.sum(marginals[name] * slope[name]) for name in marginals)
-
-
-def _value_and_marginals(chain, natural):
-    potentials = {name: natural[name] for name in ("initial", "transition", "unary")}
-    initial, transition = chain._masked(natural)
-    certain, *found = forward_backward(initial, transition, natural["unary"], natural["length"])
-
-    def in_logs():
-        return jax.value_and_grad(lambda p: chain._in_logs(natural | p, LOG))(potentials)
-
-    return jax.lax.cond(in_every_lane(certain), lambda: tuple(found), in_logs)

@@ -1,6 +1,7 @@
 """Binary trees over a sentence, by a grammar in Chomsky normal form."""
 
 import functools
+from typing import Literal
 
 import equinox as eqx
 import jax
@@ -9,11 +10,17 @@ import numpy as np
 
 from .._algebra import matmul
 from .._types import Any, Array, Key, PyTree, Scalar
+from ._certified import AbstractCertified, certified
+from ._inside_outside import bands, inside_outside
 from ._semiring import AbstractSemiring, LOG, MAX, Sampling
-from ._structured import AbstractStructured, named, truth
+from ._structured import named, truth
 
 
-class ParseTree(AbstractStructured):
+# An exponential costs about so many multiplications.
+_SPARSE = 16
+
+
+class ParseTree(AbstractCertified):
     r"""Trees with $\langle \eta, t(z) \rangle$ = root's + Σ over binary nodes A → B C of $w_{ABC}$ + Σ over
     words of $u_{i P_i}$.
 
@@ -31,6 +38,9 @@ class ParseTree(AbstractStructured):
     - `allowed`: which rules there are, truth values (N, S, S). Time goes with the number of different pairs of
         children, and with the cube of the sentence's length.
     - `roots`: which nonterminals may be the root, (N,).
+    - `form`: `"log"` adds up logarithms, an exponential for every pair of children at every split. `"auto"`
+        multiplies matrices, inside and outside, which shows whether anything was lost that could matter, and
+        adds up logarithms if so (always, where few of the pairs occur).
 
     ```python
     >>> import elbax, jax.numpy as jnp
@@ -47,6 +57,7 @@ class ParseTree(AbstractStructured):
     num_preterminals: int = eqx.field(static=True)
     allowed: tuple | None = eqx.field(static=True)
     roots: tuple | None = eqx.field(static=True)
+    form: Literal["auto", "log"] = eqx.field(static=True)
 
     def __init__(
         self,
@@ -55,6 +66,7 @@ class ParseTree(AbstractStructured):
         *,
         allowed: Any = None,
         roots: Any = None,
+        form: Literal["auto", "log"] = "auto",
     ):
         if num_nonterminals < 1 or num_preterminals < 1:
             raise ValueError(
@@ -66,6 +78,9 @@ class ParseTree(AbstractStructured):
         size = self.num_symbols
         self.allowed = truth("ParseTree: allowed", allowed, (num_nonterminals, size, size))
         self.roots = truth("ParseTree: roots", roots, (num_nonterminals,))
+        if form not in ("auto", "log"):
+            raise ValueError(f"ParseTree: form must be 'auto' or 'log', got {form!r}.")
+        self.form = form
 
     @property
     def num_symbols(self) -> int:
@@ -80,6 +95,19 @@ class ParseTree(AbstractStructured):
         return roots, np.ones(shape, bool) if self.allowed is None else np.array(self.allowed)
 
     def fold(self, natural: PyTree, semiring: AbstractSemiring) -> Scalar:
+        pairs = self.possible()[1].any(0)
+        dense = _SPARSE * pairs.sum() >= pairs.size
+        if self.form == "auto" and semiring is LOG and dense and len(natural["unary"]) > 1:
+            return certified(self, natural)
+        return self.by_logarithms(natural, semiring)
+
+    def by_products(self, natural):
+        roots, allowed = self.possible()
+        root = jnp.where(roots, natural["root"], -jnp.inf)
+        binary = jnp.where(allowed, natural["binary"], -jnp.inf)
+        return inside_outside(root, binary, natural["unary"], natural["length"])
+
+    def by_logarithms(self, natural, semiring):
         return self._fold(natural, semiring, jnp.zeros(()))
 
     def _fold(self, natural, semiring, constituents):
@@ -155,13 +183,6 @@ class _Plan(eqx.Module):
         return np.array(self.pairs)[:, 1]
 
 
-def _bands(count: int) -> list[tuple[int, int]]:
-    """Widths from a to b − 1 that are run with arrays of one shape: as few shapes as waste little."""
-    number = 1 if count <= 12 else 4
-    edges = np.unique(np.linspace(2, count + 1, number + 1).round().astype(int))
-    return list(zip(edges[:-1].tolist(), edges[1:].tolist()))
-
-
 def _next(ahead, fresh, empty):
     """For the next width w + 1: Q'[i, 0] = fresh[i + 1], Q'[i, u] = Q[i + 1, u − 1]."""
     below = jnp.full((1, *fresh.shape[1:]), empty, fresh.dtype)
@@ -182,7 +203,7 @@ def _inside(plan, semiring, keys, weights, unary, extra):
     chart = jnp.full((count, count, size), -jnp.inf, unary.dtype).at[:, 0].set(words)
     ahead = _next(jnp.full((count, count, size), -jnp.inf, unary.dtype), words, -jnp.inf)
 
-    for start, end in _bands(count):
+    for start, end in bands(count):
         rows, splits = count - start + 1, end - 2
 
         def step(carry, row, rows=rows, splits=splits):
@@ -233,7 +254,7 @@ def _(plan, primals, tangents):
             semiring.shares(terms, nodes, 2, of_rule),
         )
 
-    for start, end in _bands(count):
+    for start, end in bands(count):
         rows, splits = count - start + 1, end - 2
 
         @jax.checkpoint

@@ -19,7 +19,7 @@ from .._types import Array, PyTree, Scalar
 
 def bands(count: int) -> list[tuple[int, int]]:
     """Widths from a to b − 1 that are run with arrays of one shape: as few shapes as waste little."""
-    number = 1 if count <= 12 else 3
+    number = 1 if count <= 12 else 2
     edges = np.unique(np.linspace(2, count + 1, number + 1).round().astype(int))
     return list(zip(edges[:-1].tolist(), edges[1:].tolist()))
 

@@ -11,6 +11,7 @@ import scipy.special
 
 import elbax
 from elbax import Categorical, DiagonalGaussian, factored, FactorGraph, Gaussian, Grid, MarkovChain
+from elbax.families._factored import AbstractFactored
 from elbax.families._structured import possible_dot
 
 
@@ -95,6 +96,60 @@ def test_ascends_to_a_stationary_bound_below_the_evidence(name):
     means = family.parts.mean(natural), family.parts.mean(best)
     for ours, theirs in zip(*map(jax.tree.leaves, means)):
         np.testing.assert_allclose(ours, theirs, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    "name", ["gaussian", pytest.param("graph of pairs", marks=pytest.mark.slow)]
+)
+def test_a_round_of_its_own_is_the_gradients(name):
+    """Families that know a faster round make the same one."""
+    _, potentials, family = made(name)
+    ours = theirs = family.start(potentials)
+    for _ in range(3):
+        ours = family.ascend(ours, potentials)
+        theirs = AbstractFactored.ascend(family, theirs, potentials)
+        for a, b in zip(
+            *map(jax.tree.leaves, (family.parts.mean(ours), family.parts.mean(theirs)))
+        ):
+            np.testing.assert_allclose(a, b, atol=1e-14)
+
+
+def impossible(name):
+    """Some value of the first variable, and some pair besides, cannot be."""
+    whole, potentials, family = made(name)
+    if name == "graph":
+        tables = list(potentials)
+        tables[4], tables[0] = tables[4].at[0].set(-jnp.inf), tables[0].at[0].set(-jnp.inf)
+        return whole, tuple(tables), family
+    unary = potentials["unary"].at[(0,) * potentials["unary"].ndim].set(-jnp.inf)
+    potentials = potentials | {"unary": unary}
+    if name == "grid":
+        potentials["below"] = potentials["below"].at[0, 1, 1].set(-jnp.inf)
+    return whole, potentials, family
+
+
+@pytest.mark.parametrize("name", quick(["chain", "grid", "graph"]))
+def test_what_is_impossible_stays_so(name):
+    """−∞ among the potentials: a block that gives it probability 0 must not make the next one forget it."""
+    whole, potentials, family = impossible(name)
+    natural = family.start(potentials)
+    _, trace = ascended(family, natural, potentials, 30)
+    assert bool(jnp.all(jnp.isfinite(trace[1:])))
+    assert bool(jnp.all(jnp.diff(trace[1:]) > -1e-12))
+    assert trace[-1] <= whole.log_normalizer(potentials) + 1e-10
+
+
+def test_one_categorical_is_exact_where_a_value_is_impossible():
+    def log_joint(params, x, z):
+        density = jax.scipy.stats.norm.logpdf(x, params[z])
+        return jnp.where((z == 0) & (x > 0), -jnp.inf, jnp.log(0.5) + density)
+
+    model, params = elbax.Model(log_joint, Categorical(2)), jnp.array([-1.0, 1.0])
+    x = jnp.array([-1.0, 2.0, 3.0])
+    step = elbax.MeanFieldEStep(model)
+    state = step.init(params, elbax.MeanField.init(model, params, x), key=jax.random.key(0))
+    _, info = jax.lax.scan(lambda state, _: step(state, x), state, length=4)
+    np.testing.assert_allclose(info.elbo, elbax.evidence(model, params, x), rtol=1e-12)
 
 
 def everywhere(whole, family, natural, z):

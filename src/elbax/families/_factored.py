@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._algebra import matmul, vdot
+from .._algebra import is_label, matmul, vdot
 from .._types import Any, Array, Callable, Key, PyTree, Scalar
 from ._categorical import Categorical
 from ._diagonal_gaussian import DiagonalGaussian
@@ -55,6 +55,7 @@ class AbstractFactored(AbstractFamily):
 
     def potentials(self, whole: PyTree, means: PyTree) -> PyTree:
         """What each block sees of the whole's potentials while the others are at these means."""
+        whole = _finite(whole)
         return gradient(lambda means: possible_dot(self.join(means), whole), means)
 
     def start(self, whole: PyTree) -> PyTree:
@@ -166,6 +167,12 @@ class FactoredOnce(AbstractFactored):
     def colors(self, natural):
         return jax.tree.map(lambda _: 0, natural), 1
 
+    def start(self, whole):
+        return whole
+
+    def ascend(self, natural, whole):
+        return whole
+
     def bound(self, natural, potentials):
         return self.whole.bound(natural, potentials)
 
@@ -197,6 +204,20 @@ class FactoredGaussian(AbstractFactored):
     def colors(self, natural):
         place = jnp.arange(self.whole.dim)
         return (place, place), self.whole.dim
+
+    def ascend(self, natural, whole):
+        # Precisions are the same in every round, and means move as Gauss and Seidel move them: one row of the
+        # matrix a coordinate, where the gradient would take it whole.
+        linear, precision = whole
+        own = jnp.diagonal(precision)
+
+        def step(mean, row):
+            i, linear, across, own = row
+            return mean.at[i].add((linear - vdot(across, mean)) / own), None
+
+        rows = jnp.arange(self.whole.dim), linear, precision, own
+        mean, _ = jax.lax.scan(step, natural[0] / natural[1], rows)
+        return own * mean, own
 
 
 @factored.register(Gaussian)
@@ -390,6 +411,34 @@ class FactoredGraph(AbstractFactored):
             taken = {color[other] for other in near[b] if other in color}
             color[b] = next(c for c in itertools.count() if c not in taken)
         return tuple(color[block_of[s[0]]] for s in self.parts.scopes), max(color.values()) + 1
+
+    def ascend(self, natural, whole):
+        # Colors are known before anything runs: what the others see of the whole is not worked out.
+        colors, number = self.colors(natural)
+        whole, means = _finite(whole), self.parts.mean(natural)
+        for color in range(number):
+            pick = lambda of_scope, color=color: tuple(
+                part if own == color else None for part, own in zip(of_scope, colors)
+            )
+            score = lambda mine, means=means: possible_dot(
+                self.join(eqx.combine(mine, means)), whole
+            )
+            best = gradient(score, pick(means))
+            scopes = filter(None, pick(self.parts.scopes))
+            block = FactorGraph(self.whole.sizes, scopes, limit=self.whole.limit)
+            found = iter(block.mean(tuple(jax.tree.leaves(best))))
+            moved = tuple(None if table is None else next(found) for table in best)
+            natural, means = eqx.combine(best, natural), eqx.combine(moved, means)
+        return natural
+
+
+def _finite(potentials: PyTree) -> PyTree:
+    """The smallest number in place of −∞: where a mean is 0 it counts nothing and is still known to be there."""
+
+    def one(leaf):
+        return leaf if is_label(leaf) else jnp.maximum(leaf, jnp.finfo(leaf.dtype).min)
+
+    return jax.tree.map(one, potentials)
 
 
 def _outer(a: Array, b: Array) -> Array:

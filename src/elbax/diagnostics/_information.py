@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from .._algebra import matmul
-from .._batch import as_batch, effective_weight, over_rows, reduce_data
+from .._batch import as_batch, effective_weight
 from .._check import is_concrete
 from .._elbo import elbo, evidence
 from .._model import AbstractModel
@@ -19,19 +19,24 @@ from ..posteriors import Exact
 class Information(eqx.Module):
     r"""Fisher informations about the params at hand, `(P, P)`, in nats over all data.
 
-    Rows follow `jax.flatten_util.ravel_pytree(params)`. With the prior's curvature in both of the first,
-    `observed = complete − missing` (Louis 1982).
+    Rows follow `jax.flatten_util.ravel_pytree(params)`.
 
     **Fields:**
 
     - `observed`: $-\partial^2 \{\log p_\theta(x) + \log p(\theta)\}$, by differentiating the evidence.
     - `complete`: $-\partial^2 \{E_q[\log p_\theta(x, z)] + \log p(\theta)\}$ at q = p(z | x), held fixed.
-    - `missing`: $\mathrm{Cov}_q(\partial \log p_\theta(x, z))$, summed over data: what not seeing z costs.
     """
 
     observed: Float[Array, "P P"]
     complete: Float[Array, "P P"]
-    missing: Float[Array, "P P"]
+
+    @property
+    def missing(self) -> Float[Array, "P P"]:
+        r"""What not seeing z costs, `complete − observed`.
+
+        It is $\mathrm{Cov}_q(\partial \log p_\theta(x, z))$, summed over data (Louis 1982).
+        """
+        return self.complete - self.observed
 
     @property
     def missing_fractions(self) -> Float[Array, " P"]:
@@ -58,8 +63,8 @@ def information(
 ) -> Information:
     """Observed, complete and missing information: see `Information`.
 
-    It takes the Hessian in all params, and per datum the Jacobian of the posterior's natural parameters:
-    for models of up to some thousand params. `chunk_size` is about how many rows to see at a time.
+    It takes two Hessians in all params: for models of up to some thousand of these. `chunk_size` is about
+    how many rows to see at a time.
 
     ```python
     >>> import elbax, jax, jax.numpy as jnp
@@ -89,26 +94,8 @@ def _information(model, params, batch, chunk_size):
     def complete(vector):
         return -total_weight * elbo(model, unflatten(vector), exact, batch, chunk_size=chunk_size)
 
-    def natural(vector, x):
-        theta = unflatten(vector)
-        return ravel_pytree(model.conditional(model.prepare(model.natural(theta)), x).natural)
-
-    def missing(x, weight, places):
-        def one(x, weight):
-            at, unravel = natural(start, x)
-            slope = jax.jacfwd(lambda vector: natural(vector, x)[0])(start)
-            # An impossible value has no natural parameter to speak of: it stays impossible.
-            slope = jnp.where(jnp.isfinite(slope), slope, 0)
-            spread = jax.hessian(lambda vector: model.latent.log_normalizer(unravel(vector)))(at)
-            spread = jnp.where(jnp.isfinite(spread), spread, 0)
-            return weight.astype(start.dtype) * matmul(slope.T, matmul(spread, slope))
-
-        each = over_rows(one, x, weight)
-        return jnp.sum(each, tuple(range(each.ndim - 2)))
-
-    lost, _ = reduce_data(missing, batch, jax.random.key(0), chunk_size)
     observed = _observed(model, params, batch, chunk_size)
-    return Information(observed, jax.hessian(complete)(start), lost)
+    return Information(observed, jax.hessian(complete)(start))
 
 
 def standard_errors(

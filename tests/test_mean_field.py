@@ -262,6 +262,31 @@ def test_minibatches_move_their_own_rows():
         np.testing.assert_array_equal(new[rest], old[rest])
 
 
+def test_a_table_stands_at_the_batchs_index():
+    """Blocks of one pattern of gaps change the order of rows, and pad; the table has the data's own."""
+    x = jnp.array([[jnp.nan, 1.0], [2.0, 1.0], [jnp.nan, 5.0], [2.0, 5.0], [2.0, 1.1]])
+    model = elbax.GaussianMixture(2)
+    params = model.from_description(
+        weights=[0.5, 0.5], means=[[2.0, 1.0], [2.0, 5.0]], covariances=[np.eye(2)] * 2
+    )
+    table = elbax.MeanField.init(model, params, elbax.incomplete(x, block_size=2))
+    assert table.num_rows == 5
+    exact = elbax.Exact(model, params)
+    for row in range(5):
+        datum = elbax.Incomplete(jnp.nan_to_num(x[row]), ~jnp.isnan(x[row]))
+        ours = table(None, index=row).mean()
+        np.testing.assert_allclose(ours, exact(datum).mean(), rtol=1e-12)
+    mask = jnp.array([True, False, True])
+    part = elbax.Batch(x[1:4], mask=mask, index=jnp.array([1, 99, 3]))
+    few = elbax.MeanField.init(model, params, part)
+    assert few.num_rows == 4
+    np.testing.assert_allclose(few(None, index=3).mean(), exact(x[3]).mean(), rtol=1e-12)
+    with pytest.raises(TypeError, match="must be known; got traced ones"):
+        jax.jit(lambda index: elbax.MeanField.init(model, params, elbax.Batch(x, index=index)))(
+            jnp.arange(5)
+        )
+
+
 @pytest.mark.slow
 def test_chunks_are_the_whole():
     x = elbax.datasets.old_faithful()[:30]

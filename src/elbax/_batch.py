@@ -124,12 +124,15 @@ def places(rows: Array, key: Key) -> Places:
 
 
 def row_numbers(batch: PyTree) -> Array:
-    """`index` of every row, as it is or counted from 0."""
+    """`index` of every row, as it is or counted from 0; padding has that of a row that counts."""
     batch = as_batch(batch)
     weight = effective_weight(batch)
-    if batch.index is None:
-        return jnp.arange(weight.size).reshape(weight.shape)
-    return batch.index
+    number = batch.index
+    if number is None:
+        number = jnp.arange(weight.size).reshape(weight.shape)
+    if batch.weight is None and batch.mask is None:
+        return number
+    return jnp.where(weight > 0, number, number.reshape(-1)[jnp.argmax(weight > 0)])
 
 
 def effective_weight(batch: Batch) -> Array:
@@ -141,7 +144,8 @@ def effective_weight(batch: Batch) -> Array:
         shape = batch.weight.shape
     for name in ("weight", "mask", "index"):
         leaf = getattr(batch, name)
-        if leaf is not None and leaf.shape not in ((), shape):
+        one = () if name != "index" else shape
+        if leaf is not None and leaf.shape not in (one, shape):
             raise ValueError(f"Batch: {name} has shape {leaf.shape}, the data have rows {shape}.")
     weight = jnp.full(shape, batch.scale, jnp.result_type(float))
     if batch.weight is not None:

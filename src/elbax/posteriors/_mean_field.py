@@ -2,8 +2,10 @@
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 
-from .._batch import rows
+from .._batch import as_batch, effective_weight, row_numbers, rows
+from .._check import is_concrete
 from .._model import AbstractModel
 from .._types import Any, PyTree
 from ..families import AbstractFactored, AbstractFamily, Distribution, factored
@@ -50,16 +52,46 @@ class MeanField(AbstractTable):
         *,
         family: AbstractFamily | None = None,
     ) -> "MeanField":
-        """A row for each row of `batch`, whose blocks know nothing of one another yet.
+        """A row for each datum, whose blocks know nothing of one another yet.
 
-        `family` is `factored(model.latent)` unless given, such as `factored(model.latent, blocks)`.
+        Where the batch has an `index` rows stand at it, and places that it leaves out are NaN; so let the batch
+        hold all data. `family` is `factored(model.latent)` unless given, such as `factored(model.latent,
+        blocks)`.
+
+        **Raises** `TypeError` for a batch whose index is traced, as the table's size is its largest place.
         """
         family = factored(model.latent) if family is None else family
-        return cls(_start(model, params, batch, family), family)
+        batch = as_batch(batch)
+        weight, number = effective_weight(batch), row_numbers(batch)
+        if batch.index is None and batch.mask is None and batch.weight is None:
+            num_rows = weight.size
+        elif is_concrete(number):
+            num_rows = int(jnp.max(number)) + 1
+        else:
+            raise TypeError(
+                "MeanField.init: the table has as many rows as the largest index says, so the batch's index, "
+                "weight and mask must be known; got traced ones. Call it outside of jit."
+            )
+        return cls(_start(model, params, batch, family, num_rows), family)
 
 
 @eqx.filter_jit
-def _start(model: AbstractModel, params: PyTree, batch: PyTree, family: Any) -> PyTree:
+def _start(
+    model: AbstractModel, params: PyTree, batch: PyTree, family: Any, num_rows: int
+) -> PyTree:
     prepared = model.prepare(model.natural(params))
-    x, _ = rows(batch)
-    return jax.vmap(lambda x: family.start(model.conditional(prepared, x).natural))(x)
+    batch = as_batch(batch)
+    x, weight = rows(batch)
+    entries = jax.vmap(lambda x: family.start(model.conditional(prepared, x).natural))(x)
+    # Padding has no row of its own: it is written past the end, that is nowhere.
+    place = jnp.where(weight > 0, row_numbers(batch).reshape(-1), num_rows)
+
+    def put(leaf):
+        empty = jnp.nan if jnp.issubdtype(leaf.dtype, jnp.inexact) else 0
+        return (
+            jnp.full((num_rows, *leaf.shape[1:]), empty, leaf.dtype)
+            .at[place]
+            .set(leaf, mode="drop")
+        )
+
+    return jax.tree.map(put, entries)

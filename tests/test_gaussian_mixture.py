@@ -1,5 +1,7 @@
 """The Gaussian mixture: against SciPy and published fits, and in float32 against float64."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -158,6 +160,40 @@ def test_float32_against_float64(name, covariance):
     scale = jnp.sqrt(jax.vmap(jnp.diagonal)(truth["covariances"]))
     error = (ours["covariances"] - truth["covariances"]) / (scale[:, :, None] * scale[:, None, :])
     assert float(jnp.abs(error).max()) < 1e-3
+
+
+def clusters(name):
+    """Ordinary data with a cluster that is far too narrow for the first sweep's units, as float64."""
+    x = elbax.datasets.old_faithful().astype(float)
+    noise = np.random.default_rng(0).normal(size=(40, 2))
+    if name == "duplicates":
+        return jnp.concatenate([x, jnp.tile(jnp.array([[10.0, 120.0]]), (40, 1))])
+    if name == "narrow":
+        return jnp.concatenate([x, jnp.array([10.0, 120.0]) + 1e-3 * noise])
+    return x[:1]
+
+
+@pytest.mark.parametrize("covariance", COVARIANCES)
+@pytest.mark.parametrize(
+    "name",
+    ["duplicates", *(pytest.param(n, marks=pytest.mark.slow) for n in ("narrow", "one row"))],
+)
+def test_float32_shrinks_as_far_as_it_sees(name, covariance):
+    """A variance that falls below the rounding of its own squares at once: no NaN, no fall, EM's end."""
+    x = clusters(name)
+    model = elbax.GaussianMixture(3 if len(x) > 1 else 2, covariance)
+    start = model.init(jax.random.key(0), x if len(x) > 1 else elbax.datasets.old_faithful())
+    em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def run(dtype):
+        params = jax.tree.map(lambda leaf: leaf.astype(dtype), start)
+        state = em.init(params, elbax.Exact(model, params), key=jax.random.key(0))
+        return jax.lax.scan(lambda s, _: em(s, x.astype(dtype)), state, length=150)[1].elbo
+
+    narrow, wide = np.asarray(run(jnp.float32), float), np.asarray(run(float))
+    assert (np.diff(narrow) > -1e-5 * (1 + np.abs(narrow[:-1]))).all()
+    np.testing.assert_allclose(narrow[-1], wide[-1], atol=2e-3)
 
 
 def test_the_form_follows_the_data():

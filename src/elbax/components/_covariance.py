@@ -81,8 +81,13 @@ class AbstractCovariance(eqx.Module):
         return jnp.sum(jax.vmap(lambda column: self.square(self.apply(inverse, column)))(root.T), 0)
 
     @abc.abstractmethod
-    def rescale(self, raw: Array, moment: Array, dim: int) -> Array:
-        """The array of the structure's covariance C M Cᵀ of highest likelihood, M being a mean of S(z)."""
+    def rescale(self, raw: Array, moment: Array, dim: int, rounding: Array | float = 0.0) -> Array:
+        """The array of the structure's covariance C M Cᵀ of highest likelihood, M being a mean of S(z).
+
+        M is near I but where a covariance shrinks a lot at once. What of it is below `rounding`, the error of the
+        squares that it is a difference of, nobody knows: such a direction shrinks by as much as is sure, which
+        ascends too, and the next sweep, in the new units, sees further.
+        """
 
     @abc.abstractmethod
     def matrix(self, factor: Array, dim: int) -> Float[Array, "D D"]:
@@ -154,12 +159,14 @@ class Full(AbstractCovariance):
     def log_determinant(self, factor, dim):
         return jnp.sum(jnp.log(jnp.diagonal(factor)))
 
-    def rescale(self, raw, moment, dim):
-        # A moment of fewer points than dimensions is singular, and its rounded Cholesky factor NaN:
-        # the ridge is of the size of that rounding.
-        ridge = 4 * dim * jnp.finfo(moment.dtype).eps * jnp.max(jnp.diagonal(moment))
-        root = jnp.linalg.cholesky(moment + ridge * jnp.eye(dim, dtype=moment.dtype))
-        return self.pack(matmul(self.factor(raw, dim), root))
+    def rescale(self, raw, moment, dim, rounding=0.0):
+        own = 4 * dim * jnp.finfo(moment.dtype).eps * jnp.max(jnp.diagonal(moment))
+        least = jax.lax.stop_gradient(jnp.maximum(own, rounding))
+        # A pivot that is lost in rounding, or NaN.
+        pivots = jnp.diagonal(jnp.linalg.cholesky(jax.lax.stop_gradient(moment)))
+        lost = ~(jnp.min(pivots) ** 2 >= least)
+        ridge = jnp.where(lost, 2 * least, 0) * jnp.eye(dim, dtype=moment.dtype)
+        return self.pack(matmul(self.factor(raw, dim), jnp.linalg.cholesky(moment + ridge)))
 
     def matrix(self, factor, dim):
         return matmul(factor, factor.T)
@@ -208,9 +215,9 @@ class Diagonal(AbstractScaling):
     def log_determinant(self, factor, dim):
         return jnp.sum(jnp.log(factor))
 
-    def rescale(self, raw, moment, dim):
-        tiny = jnp.finfo(moment.dtype).tiny
-        return raw + 0.5 * jnp.log(jnp.maximum(moment, tiny))
+    def rescale(self, raw, moment, dim, rounding=0.0):
+        least = jnp.maximum(jnp.finfo(moment.dtype).tiny, rounding)
+        return raw + 0.5 * jnp.log(jnp.maximum(moment, least))
 
     def matrix(self, factor, dim):
         return jnp.diag(factor**2)
@@ -237,9 +244,9 @@ class Spherical(AbstractScaling):
     def log_determinant(self, factor, dim):
         return dim * jnp.log(factor)
 
-    def rescale(self, raw, moment, dim):
-        tiny = jnp.finfo(moment.dtype).tiny
-        return raw + 0.5 * jnp.log(jnp.maximum(moment / dim, tiny))
+    def rescale(self, raw, moment, dim, rounding=0.0):
+        least = jnp.maximum(jnp.finfo(moment.dtype).tiny, rounding)
+        return raw + 0.5 * jnp.log(jnp.maximum(moment / dim, least))
 
     def matrix(self, factor, dim):
         return factor**2 * jnp.eye(dim, dtype=factor.dtype)

@@ -223,15 +223,22 @@ class Normal(AbstractComponent):
         about = jax.vmap(lambda n, d, t: n * structure.square(d) - 2 * structure.outer(d, t))(
             mean_count, shift, linear
         )
+        # The scatter about the new mean is a difference of squares about the old one, each with its rounding.
+        eps = jnp.finfo(mean.dtype).eps
+        squares = 0.0 if self.form == "difference" else eps * _LARGEST_EXPANDED
         if self.shared:
+            total = jnp.sum(count) + pseudo_count
             moment = scatter + jnp.sum(about, 0) + pseudo_scatter
-            scale = structure.rescale(scale, moment / (jnp.sum(count) + pseudo_count), dim)
+            rounding = squares + 4 * dim * eps * jnp.max(scatter) / total
+            scale = structure.rescale(scale, moment / total, dim, rounding)
         else:
             total = count + pseudo_count
             nothing = total <= tiny
             safe = jnp.where(nothing, 1, total).reshape((-1,) + (1,) * (scatter.ndim - 1))
             moment = (scatter + about + pseudo_scatter) / safe
-            fresh = jax.vmap(lambda raw, moment: structure.rescale(raw, moment, dim))(scale, moment)
+            size = jnp.max((scatter / safe).reshape(len(scatter), -1), -1)
+            rescale = lambda raw, moment, rounding: structure.rescale(raw, moment, dim, rounding)
+            fresh = jax.vmap(rescale)(scale, moment, squares + 4 * dim * eps * size)
             scale = jnp.where(nothing.reshape((-1,) + (1,) * (scale.ndim - 1)), scale, fresh)
         return {"mean": mean + moved, "scale": scale}
 

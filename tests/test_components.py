@@ -628,3 +628,13 @@ def test_a_constant_column_has_a_spherical_deviation(as_users_run):
     state, _ = em(em.init(params, elbax.Exact(model, params), key=jax.random.key(1)), x)
     variance = model.describe(state.params)["covariances"][0, 0, 0]
     np.testing.assert_allclose(variance, np.asarray(x).var(0).mean(), rtol=1e-10)
+
+
+def test_a_rates_prior_without_a_mode_does_not_lower_the_bound():
+    """A Gamma of shape < 1 pulls a rate without events to 0, as far as a float goes, whatever its exposure."""
+    prior = elbax.priors.Gamma(0.5, 0.5)
+    model, x = elbax.Mixture(elbax.components.Poisson(prior), 2), jnp.array([[0.0], [0.0], [4.0]])
+    params = model.init(jax.random.key(0), x)
+    em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
+    state = em.init(params, elbax.Exact(model, params), key=jax.random.key(0))
+    assert elbax.fit(em, state, x).code == "converged"

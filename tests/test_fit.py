@@ -197,7 +197,7 @@ def test_the_posterior_is_of_the_same_model():
 
 def test_an_encoder_is_no_carry_of_an_exact_e_step():
     encoder = find("mixture-full-auto:joint").posterior
-    with pytest.raises(TypeError, match="would start with Amortized"):
+    with pytest.raises(TypeError, match="would start with an Amortized"):
         CASE.update.init(CASE.system.params, encoder, key=jax.random.key(0))
 
 

@@ -305,6 +305,22 @@ def test_a_gradient_steps_memory_is_of_what_moves():
     assert sizes == 2 * PARAMS["components"]["mean"].size
 
 
+def test_an_optimizer_sees_nothing_of_what_stays():
+    """A norm to clip is that of the free entries, whether a block or a mask says which they are."""
+    x, model = elbax.datasets.old_faithful().astype(float), elbax.GaussianMixture(2)
+    params = model.init(jax.random.key(0), x)
+    optimizer = optax.chain(optax.clip_by_global_norm(1e-3), optax.sgd(1.0))
+    none = jax.tree.map(lambda leaf: jnp.zeros((2, 1), bool), params["components"])
+    moved = []
+    for components in (False, none):
+        free = {"logits": True, "components": components}
+        step = elbax.GradientMStep(model, optimizer, free=free)
+        state, _ = step(step.init(params, elbax.Exact(model, params), key=jax.random.key(0)), x)
+        moved.append(state.params["logits"] - params["logits"])
+    np.testing.assert_allclose(*moved, rtol=1e-10)
+    np.testing.assert_allclose(jnp.linalg.norm(moved[0]), 1e-3, rtol=1e-6)
+
+
 def test_everything_frozen_changes_nothing():
     """No step, no error, for any update."""
     for make in (makers()[name] for name in ("closed", "newton", "gradient")):

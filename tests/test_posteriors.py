@@ -322,6 +322,56 @@ def linear_gaussian(slope, x, z):
     return norm.logpdf(z).sum() + norm.logpdf(x, slope * z).sum()
 
 
+def test_an_exact_posterior_inside_of_another_is_not_the_bounds_own():
+    """A posterior may ask Bayes' rule at another x than the bound is of: the evidence is then no bound."""
+    x = elbax.datasets.old_faithful().astype(float)
+    model = elbax.GaussianMixture(2)
+    params = model.init(jax.random.key(0), x)
+
+    class Shifted(eqx.Module):
+        exact: elbax.Exact
+
+        def __call__(self, x, *, key=None):
+            return self.exact(x + jnp.array([3.0, 30.0]))
+
+    same = elbax.elbo(model, params, Shifted(elbax.Exact(model, params)), x)
+    copy = jax.tree.map(lambda leaf: leaf + 0, params)
+    other = elbax.elbo(model, params, Shifted(elbax.Exact(model, copy)), x)
+    np.testing.assert_allclose(same, other, rtol=1e-12)
+    assert same < elbax.evidence(model, params, x) - 1
+
+
+def test_sleep_keeps_a_snapshot_up_to_date():
+    norm = jax.scipy.stats.norm
+
+    def log_joint(slope, x, z):
+        return norm.logpdf(z).sum() + norm.logpdf(x, slope * z).sum()
+
+    def sample(slope, key):
+        z, noise = jax.random.normal(key, (2, 1))
+        return slope * z + noise, z
+
+    model, slope = elbax.Model(log_joint, elbax.DiagonalGaussian(1)), jnp.array(1.0)
+    network = eqx.nn.MLP(1, 2, 8, 1, key=jax.random.key(0))
+    posterior = elbax.SemiAmortized(
+        elbax.Amortized(network, model.latent), elbax.Exact(model, slope), optax.sgd(0.1), 3
+    )
+    sleep = elbax.SleepEStep(model, optax.adam(1e-2), sample)
+    chain = elbax.Chain(sleep, elbax.GradientMStep(model, optax.sgd(0.1)))
+    x = jnp.array([[0.3], [-2.0]])
+    first = chain.init(slope, posterior, key=jax.random.key(1))
+    state, _ = chain(chain(first, x)[0], x)
+    assert state.posterior.target.params == chain(first, x)[0].params != slope
+    assert chain.settle(state, x).posterior.target.params == state.params
+
+
+def test_laplace_takes_as_many_steps_as_it_is_told():
+    step, params = elbax.LaplaceEStep(QUADRATIC.model), QUADRATIC.params
+    posterior = elbax.Laplace(exact(QUADRATIC), num_steps=3)
+    state, _ = step(step.init(params, posterior, key=jax.random.key(0)), QUADRATIC.x)
+    assert state.posterior.num_steps == 3
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [

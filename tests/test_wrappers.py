@@ -816,3 +816,26 @@ def test_models_that_cannot_be_tempered():
     with pytest.raises(TypeError, match="EvidenceMStep climbs the evidence"):
         state = start(update, params, elbax.Exact(factors, params))
         jax.eval_shape(update, state, jnp.ones((3, 2)))
+
+
+@pytest.mark.slow
+def test_accelerated_steps_have_a_slope():
+    """At rest, as before the first step, the length of a step is 0 / 0: its derivative must not be."""
+    days = elbax.Batch(
+        jnp.arange(10)[:, None], weight=jnp.array([162.0, 267, 271, 185, 111, 61, 27, 8, 3, 1])
+    )
+    model = elbax.Mixture(elbax.components.Poisson(), 2)
+    chain = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
+    fast = elbax.Accelerate(chain)
+
+    @jax.jit
+    def end(rate):
+        params = model.from_description(weights=[0.5, 0.5], rates=[[1.0], [3.0]])
+        params["components"]["log_rates"] = params["components"]["log_rates"].at[0, 0].set(rate)
+        state = fast.init(params, elbax.Exact(model, params), key=jax.random.key(1))
+        state, _ = jax.lax.scan(lambda s, _: fast(s, days), state, length=5)
+        return jnp.sum(state.params["components"]["log_rates"])
+
+    slope, step = jax.jit(jax.grad(end))(0.1), 1e-6
+    expected = (end(0.1 + step) - end(0.1 - step)) / (2 * step)
+    np.testing.assert_allclose(slope, expected, rtol=1e-5)

@@ -307,8 +307,8 @@ def with_shortcut(run: Callable, model: AbstractModel, params: PyTree, posterior
     """run(form, prepare), by the model's shortcut where it may be taken: decided once a pass.
 
     `prepare(natural)(posterior)` is the posterior with every exact one of this model prepared: it
-    takes the same form as the model does, and one at the same θ is `tight`, if the pass asks for nothing
-    but bounds.
+    takes the same form as the model does, and is `tight` if it is the posterior itself, at the same θ, and the
+    pass asks for nothing but bounds.
     """
 
     def is_exact(node):
@@ -325,13 +325,19 @@ def with_shortcut(run: Callable, model: AbstractModel, params: PyTree, posterior
             ours = [natural] + [form.prepare(form.natural(snapshot)) for snapshot in snapshots]
             at = [params, *snapshots]
 
-            def exchange(node):
+            def exchange(node, tight=False):
                 if not is_exact(node):
                     return node
                 index = next(i for i, theta in enumerate(at) if _same_arrays(theta, node.params))
                 return _Prepared(form, ours[index], tight and form.tight and index == 0)
 
-            return lambda q: jax.tree.map(exchange, q, is_leaf=is_exact)
+            def exchange_all(q):
+                # Inside of another posterior it may be asked at another x than the bound is.
+                if is_exact(q):
+                    return exchange(q, tight)
+                return jax.tree.map(exchange, q, is_leaf=is_exact)
+
+            return exchange_all
 
         return prepare
 

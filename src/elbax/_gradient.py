@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ._algebra import add
+from ._algebra import add, zeros_like
 from ._elbo import elbo_and_gradient, per_datum
 from ._free import choose, moving, spread
 from ._model import AbstractModel
@@ -74,6 +74,12 @@ class AbstractGradientStep(AbstractUpdate):
         if "params" in self.blocks:
             gradient["params"] = add(gradient["params"], slope)
         descent = jax.tree.map(lambda leaf: -leaf / weight.astype(leaf.dtype), gradient)
+
+        if "params" in self.blocks and self.free is not True:
+            # An optimizer that looks at all entries at once (a norm to clip) must not see those that stay.
+            free = spread(self.free, descent["params"])
+            nothing = zeros_like(descent["params"])
+            descent["params"] = choose(free, descent["params"], nothing)
 
         blocks = {name: getattr(state, name) for name in self.blocks}
         trained, descent = self._trained(blocks), self._trained(descent)

@@ -158,7 +158,14 @@ class Normal(AbstractComponent):
             "count": jnp.broadcast_to(counts, mean.shape[:1]),
             "linear": jnp.zeros_like(mean),
             "precision": identity(factor),
-            "about": Reference({"mean": mean, "inverse": inverse, "center": mean.mean(0)}),
+            # The density does not depend on the center: no derivative need be taken there.
+            "about": Reference(
+                {
+                    "mean": mean,
+                    "inverse": inverse,
+                    "center": jax.lax.stop_gradient(mean.mean(0)),
+                }
+            ),
         }
 
     def prepare(self, natural):

@@ -74,7 +74,7 @@ class Poisson(AbstractComponent):
         if self.prior is not None:
             events, exposure = events + (self.prior.shape - 1), exposure + self.prior.rate
         seen = exposure > jnp.finfo(events.dtype).tiny
-        log_rates = log(events) - log(exposure)
+        log_rates = log(events / jnp.where(seen, exposure, 1))
         return {"log_rates": jnp.where(seen, log_rates, params["log_rates"])}
 
     def log_prior(self, params):

@@ -44,7 +44,7 @@ def expand(structure: AbstractCovariance, axis: int | None, natural: PyTree) -> 
     With m = μ − c and A = WᵀJW:
     log p = [count − h·Wm − ½ mᵀAm] + (Wᵀh + Am)·(x − c) − ½ (x − c)ᵀA(x − c).
     """
-    center = natural["about"].value["center"]
+    center = jax.lax.stop_gradient(natural["about"].value["center"])
 
     def one(count, linear, precision, mean, inverse):
         from_center = mean - center
@@ -63,7 +63,7 @@ def expanded(
     structure: AbstractCovariance, coefficients: PyTree, x: Float[Array, " D"]
 ) -> Float[Array, " K"]:
     """From `expand`: over many rows a matrix product, which cancels far from the center."""
-    offset = x - coefficients["about"].value
+    offset = x - jax.lax.stop_gradient(coefficients["about"].value)
     squares = jnp.atleast_1d(structure.monomials(offset))
     features = jnp.concatenate([offset, squares])
     return coefficients["constant"] + matmul(features, coefficients["coefficients"].T)

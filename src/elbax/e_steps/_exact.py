@@ -2,7 +2,6 @@
 
 from typing import ClassVar
 
-from .._types import PyTree
 from ..posteriors import Exact
 from ._bayes import AbstractBayesStep
 
@@ -26,7 +25,13 @@ class ExactEStep(AbstractBayesStep):
     ```
     """
 
+    kind: ClassVar[type] = Exact
     form: ClassVar[str] = "elbax.Exact(model, params)"
 
-    def at(self, params: PyTree) -> PyTree:
-        return Exact(self.model, params)
+    @property
+    def ascends(self) -> bool:
+        return True
+
+    @property
+    def fixed_point(self) -> bool:
+        return True

@@ -2,8 +2,7 @@
 
 from typing import ClassVar
 
-from .._types import PyTree
-from ..posteriors import Exact, Hard
+from ..posteriors import Hard
 from ._bayes import AbstractBayesStep
 
 
@@ -26,7 +25,13 @@ class HardEStep(AbstractBayesStep):
     ```
     """
 
+    kind: ClassVar[type] = Hard
     form: ClassVar[str] = "elbax.Hard(elbax.Exact(model, params))"
 
-    def at(self, params: PyTree) -> PyTree:
-        return Hard(Exact(self.model, params))
+    @property
+    def ascends(self) -> bool:
+        return True
+
+    @property
+    def fixed_point(self) -> bool:
+        return True

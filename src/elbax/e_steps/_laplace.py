@@ -2,8 +2,7 @@
 
 from typing import ClassVar
 
-from .._types import PyTree
-from ..posteriors import Exact, Laplace
+from ..posteriors import Laplace
 from ._bayes import AbstractBayesStep
 
 
@@ -27,11 +26,13 @@ class LaplaceEStep(AbstractBayesStep):
     ```
     """
 
+    kind: ClassVar[type] = Laplace
     form: ClassVar[str] = "elbax.Laplace(elbax.Exact(model, params))"
 
     @property
     def ascends(self) -> bool:
         return False
 
-    def at(self, params: PyTree) -> PyTree:
-        return Laplace(Exact(self.model, params))
+    @property
+    def fixed_point(self) -> bool:
+        return True

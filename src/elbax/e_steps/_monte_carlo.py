@@ -1,14 +1,13 @@
 """The E-step of Monte Carlo EM: draws."""
 
-from .._model import AbstractModel
-from .._state import ELBOState, Info
-from .._types import PyTree
-from .._update import AbstractUpdate
+from typing import ClassVar
+
+from .._types import Any
 from ..posteriors import Importance, MonteCarlo
-from ..posteriors._snapshot import has_snapshot, refresh
+from ._bayes import AbstractBayesStep
 
 
-class MonteCarloEStep(AbstractUpdate):
+class MonteCarloEStep(AbstractBayesStep):
     r"""Sets the params that draws are made from or weighted by: $z_s \sim p_\theta(z \mid x)$.
 
     With `MonteCarlo(Exact(model, params), S)` and a closed-form M-step it is Monte Carlo EM (Wei and Tanner
@@ -27,28 +26,9 @@ class MonteCarloEStep(AbstractUpdate):
     ```
     """
 
-    model: AbstractModel
+    kind: ClassVar[Any] = MonteCarlo | Importance
+    form: ClassVar[str] = "elbax.MonteCarlo(elbax.Exact(model, params), num_samples)"
 
     @property
     def ascends(self) -> bool:
         return False
-
-    def init_memory(self, params: PyTree, posterior: PyTree) -> PyTree:
-        if not isinstance(posterior, MonteCarlo | Importance) or not has_snapshot(posterior):
-            raise TypeError(
-                "MonteCarloEStep sets the params of elbax.MonteCarlo(elbax.Exact(model, params), num_samples) "
-                "or of "
-                "elbax.Importance(proposal, elbax.Exact(model, params), num_samples); the state would start with "
-                f"{type(posterior).__name__}."
-            )
-        return ()
-
-    def check(self, batch: PyTree) -> None:
-        self.model.check(batch)
-
-    def __call__(self, state: ELBOState, batch: PyTree) -> tuple[ELBOState, Info]:
-        posterior = refresh(state.posterior, self.model, state.params)
-        return state.replace(posterior=posterior), Info()
-
-    def settle(self, state: ELBOState, batch: PyTree) -> ELBOState:
-        return self(state, batch)[0]

@@ -10,7 +10,7 @@ from .._model import AbstractModel
 from .._state import ELBOState, Info
 from .._types import Any, Callable, PyTree
 from .._update import AbstractUpdate
-from ..posteriors._snapshot import partition
+from ..posteriors._snapshot import partition, refresh
 
 
 class SleepEStep(AbstractUpdate):
@@ -67,7 +67,11 @@ class SleepEStep(AbstractUpdate):
     def check(self, batch: PyTree) -> None:
         self.model.check(batch)
 
+    def settle(self, state: ELBOState, batch: PyTree) -> ELBOState:
+        return state.replace(posterior=refresh(state.posterior, self.model, state.params))
+
     def __call__(self, state: ELBOState, batch: PyTree) -> tuple[ELBOState, Info]:
+        state = self.settle(state, batch)
         key, now = jax.random.split(state.key)
         keys = jax.random.split(now, (self.num_samples, 2))
         x, z = jax.vmap(lambda key: self.sample(state.params, key))(keys[:, 0])

@@ -12,8 +12,10 @@ def is_snapshot(node: PyTree) -> bool:
     return isinstance(node, Exact)
 
 
-def has_snapshot(posterior: PyTree) -> bool:
-    return any(map(is_snapshot, jax.tree.leaves(posterior, is_leaf=is_snapshot)))
+def has_snapshot(posterior: PyTree, model: AbstractModel | None = None) -> bool:
+    """Whether there is an `Exact` in it, of this model if one is given."""
+    nodes = filter(is_snapshot, jax.tree.leaves(posterior, is_leaf=is_snapshot))
+    return any(model is None or node.model == model for node in nodes)
 
 
 def refresh(posterior: PyTree, model: AbstractModel, params: PyTree) -> PyTree:

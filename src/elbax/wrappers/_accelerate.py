@@ -103,9 +103,10 @@ class Accelerate(AbstractRemembering):
         here = self._coordinates(start.params)
         r = subtract(here, memory.last)
         v = subtract(subtract(self._coordinates(second.params), here), r)
-        size, bend = jnp.sqrt(dot(r, r)), jnp.sqrt(dot(v, v))
-        # At rest, as before the first step, there is nothing to extrapolate.
-        whole = jnp.where(bend > 0, size / jnp.where(bend > 0, bend, 1), 0)
+        size, bend = dot(r, r), dot(v, v)
+        # At rest, as before the first step, there is nothing to extrapolate (and a root has no slope).
+        moving = (size > 0) & (bend > 0)
+        whole = jnp.where(moving, jnp.sqrt(jnp.where(moving, size / bend, 1)), 0)
         length = jnp.clip(whole, 1, memory.longest)
         further = length > 1.01
 

@@ -1,7 +1,6 @@
 """The evidence lower bound of a batch: its value, its terms, its gradients."""
 
 import functools
-import operator
 
 import equinox as eqx
 import jax
@@ -13,7 +12,7 @@ from ._model import AbstractModel, split_coordinates
 from ._types import Any, Array, Callable, Key, PyTree, Scalar
 from .families import Distribution
 from .posteriors import Exact
-from .posteriors._snapshot import partition
+from .posteriors._snapshot import partition, same_arrays, with_params, without_params
 from .posteriors._table import at_row
 
 
@@ -48,6 +47,13 @@ def elbo(
 
     ```
     """
+    apart = without_params(posterior, model, params)
+    return _elbo(model, params, apart, batch, key, chunk_size)
+
+
+@eqx.filter_jit
+def _elbo(model, params, posterior, batch, key, chunk_size):
+    posterior = with_params(posterior, params)
     total, weight = _sum_over_data(_bound, model, params, posterior, batch, key, chunk_size)
     return per_datum(total, model.log_prior(params), weight)
 
@@ -137,7 +143,14 @@ def elbo_terms(
 
     ```
     """
-    prior = model.latent_prior(params)
+    apart = without_params(posterior, model, params)
+    log_evidence = evidence(model, params, batch, chunk_size=chunk_size) if model.exact else None
+    return _terms(model, params, apart, batch, key, chunk_size, log_evidence)
+
+
+@eqx.filter_jit
+def _terms(model, params, posterior, batch, key, chunk_size, log_evidence):
+    posterior, prior = with_params(posterior, params), model.latent_prior(params)
 
     def datum(model, natural, x, q, key):
         bound, entropy = model.elbo(natural, x, q, key), q.entropy()
@@ -150,7 +163,6 @@ def elbo_terms(
     total, weight = _sum_over_data(datum, model, params, posterior, batch, key, chunk_size)
     bound, entropy, kl = total / weight.astype(total.dtype)
     global_term = jnp.asarray(model.log_prior(params), bound.dtype) / weight.astype(bound.dtype)
-    log_evidence = evidence(model, params, batch, chunk_size=chunk_size) if model.exact else None
     return ELBOTerms(
         elbo=bound + global_term,
         expected_log_joint=bound - entropy,
@@ -317,7 +329,7 @@ def with_shortcut(run: Callable, model: AbstractModel, params: PyTree, posterior
     snapshots = [
         node.params
         for node in jax.tree.leaves(posterior, is_leaf=is_exact)
-        if is_exact(node) and not _same_arrays(node.params, params)
+        if is_exact(node) and not same_arrays(node.params, params)
     ]
 
     def prepare_with(form):
@@ -328,7 +340,7 @@ def with_shortcut(run: Callable, model: AbstractModel, params: PyTree, posterior
             def exchange(node, tight=False):
                 if not is_exact(node):
                     return node
-                index = next(i for i, theta in enumerate(at) if _same_arrays(theta, node.params))
+                index = next(i for i, theta in enumerate(at) if same_arrays(theta, node.params))
                 return _Prepared(form, ours[index], tight and form.tight and index == 0)
 
             def exchange_all(q):
@@ -353,8 +365,3 @@ def with_shortcut(run: Callable, model: AbstractModel, params: PyTree, posterior
         lambda: run(fast, prepare_with(fast)),
         lambda: run(model, prepare_with(model)),
     )
-
-
-def _same_arrays(a: PyTree, b: PyTree) -> bool:
-    left, right = jax.tree.leaves(a), jax.tree.leaves(b)
-    return len(left) == len(right) and all(map(operator.is_, left, right))

@@ -81,8 +81,9 @@ def fit(
 
     A full batch is given again at every step, in one `lax.while_loop` on the device. Then the fit
     has converged once the last gain, and all gains to come by Aitken's extrapolation of their
-    geometric series, stay below `tolerance` · (1 + |ELBO|) (ten times in a row for an update that does
-    not promise to ascend). An iterator of batches is run to its end or to `max_steps`; no test of
+    geometric series, stay below `tolerance` · (1 + |ELBO|) (as often in a row as `update.patience` says: ten
+    times for an update that does not promise to ascend). What rounding hides ends it too, and the message then
+    says so. An iterator of batches is run to its end or to `max_steps`; no test of
     convergence or descent is armed there, since successive ELBOs are of different data.
 
     **Arguments:**
@@ -123,7 +124,7 @@ def fit(
                 bar.set_postfix_str(f"ELBO {float(carry.trace[carry.step - 1]):.6g}")
     else:
         carry = _advance(update, carry, batch, *limits)
-    return _conclude(update, carry, batch)
+    return _conclude(update, carry, batch, tolerance)
 
 
 def fit_restarts(
@@ -172,7 +173,7 @@ def fit_restarts(
         )
     winner = int(jnp.argmax(jnp.where(usable, elbos, -jnp.inf)))
     lane, final = jax.tree.map(lambda leaf: leaf[winner], (carry, finals))
-    best = _result(update, lane, final, elbos[winner], names[winner])
+    best = _result(update, lane, final, elbos[winner], names[winner], tolerance)
     return Restarts(best, elbos, carry.step, names, rejected)
 
 
@@ -201,7 +202,8 @@ def _start(update, state, batch, max_steps: int) -> _Carry:
             f"fit watches the ELBO, but {_name(update)} measures none. Chain it with a step that makes "
             "a pass over the data, such as an M-step."
         )
-    trace = jnp.full(max_steps, jnp.nan, info.elbo.dtype)
+    # One program for all numbers of steps between two powers of two: how many to make is no constant in it.
+    trace = jnp.full(1 << (max_steps - 1).bit_length(), jnp.nan, info.elbo.dtype)
     return _Carry(
         state, state, unmeasured(info), trace, jnp.array(0), jnp.array(0), jnp.array(_RUNNING)
     )
@@ -210,8 +212,8 @@ def _start(update, state, batch, max_steps: int) -> _Carry:
 def _loop(update, carry: _Carry, batch, until, tolerance) -> _Carry:
     eps = float(jnp.finfo(carry.trace.dtype).eps)
     # A sum over the data rounds by some eps of its size; what falls by less has not fallen.
-    slack, resolution = max(1e-10, 64 * eps), 4 * eps
-    patience = 1 if update.ascends else 10
+    slack, resolution = max(1e-10, 64 * eps), _resolution(carry.trace.dtype)
+    patience = update.patience
 
     def body(carry):
         moved, info = update(carry.state, batch)
@@ -247,6 +249,11 @@ def _loop(update, carry: _Carry, batch, until, tolerance) -> _Carry:
     return jax.lax.while_loop(lambda carry: carry.running & (carry.step < until), body, carry)
 
 
+def _resolution(dtype: Any) -> float:
+    """The relative gain that rounding hides."""
+    return 4 * float(jnp.finfo(dtype).eps)
+
+
 _advance = eqx.filter_jit(_loop)
 
 
@@ -272,27 +279,36 @@ def _settle_lanes(update, states, batch):
     return jax.vmap(lambda state: _settle(update, state, batch))(states)
 
 
-def _conclude(update, carry: _Carry, batch) -> Result:
+def _conclude(update, carry: _Carry, batch, tolerance: float) -> Result:
     state, elbo = _settle(update, carry.state, batch)
     code = _CODES[int(carry.code)]
     if not bool(jnp.isfinite(elbo)):
         # The last move, which no step had measured yet, went astray: one back.
         code = "nonfinite"
         state, elbo = _settle(update, carry.before, batch)
-    return _result(update, carry, state, elbo, code)
+    return _result(update, carry, state, elbo, code, tolerance)
 
 
-def _result(update, carry: _Carry, state: ELBOState, elbo: Scalar, code: Code) -> Result:
+def _result(
+    update, carry: _Carry, state: ELBOState, elbo: Scalar, code: Code, tolerance: float
+) -> Result:
     num_steps = int(carry.step)
     # Cut on the host: on the device every length would compile a program of its own.
     trace = np.asarray(carry.trace)[:num_steps]
-    return Result(state, elbo, trace, num_steps, code, _message(code, update, carry.info, trace))
+    message = _message(code, update, carry.info, trace, tolerance)
+    return Result(state, elbo, trace, num_steps, code, message)
 
 
-def _message(code: Code, update, info: Info, trace: np.ndarray) -> str:
+def _message(code: Code, update, info: Info, trace: np.ndarray, tolerance: float) -> str:
     steps = len(trace)
     if code == "converged":
-        return f"Converged after {steps} steps: the ELBO has no more to gain."
+        hidden = _resolution(trace.dtype)
+        if tolerance >= hidden:
+            return f"Converged after {steps} steps: the ELBO has no more to gain."
+        return (
+            f"Converged after {steps} steps, as far as {trace.dtype} can tell: it rounds away what a step gains "
+            f"below {hidden * (1 + abs(float(trace[-1]))):.1g}, which many steps may add up. float64 sees further."
+        )
     if code == "max_steps":
         return f"Stopped after {steps} steps, the most allowed; the ELBO may still rise."
     if code == "decreased":
@@ -340,7 +356,7 @@ def _fit_stream(update, state, batches, max_steps: int, progress: bool) -> Resul
                 break
     if carry is None:
         raise ValueError("fit: the iterator of batches gave none.")
-    return _conclude(update, carry, batch)
+    return _conclude(update, carry, batch, tolerance=0.0)
 
 
 @eqx.filter_jit

@@ -49,9 +49,6 @@ class AbstractGradientStep(AbstractUpdate):
             blocks = blocks | {"params": moving(free, blocks["params"])}
         return partition(blocks)[0]
 
-    def check(self, batch: PyTree) -> None:
-        self.model.check(batch)
-
     def settle(self, state: ELBOState, batch: PyTree) -> ELBOState:
         if "posterior" not in self.blocks:
             return state

@@ -258,7 +258,13 @@ class Model(AbstractModel):
         return known and (self.estimator is None or self.estimator.exact)
 
     def log_joint(self, params: PyTree, x: PyTree, z: PyTree) -> Scalar:
-        return self.function(params, x, z)
+        value = self.function(params, x, z)
+        if jnp.shape(value) != ():
+            raise ValueError(
+                f"log_joint must return one number, log p(x, z) of one datum; got shape {jnp.shape(value)}. Sum "
+                "over what the datum and its latent consist of."
+            )
+        return value
 
     def log_prior(self, params: PyTree) -> Scalar | float:
         return 0.0 if self.prior is None else self.prior(params)
@@ -269,10 +275,10 @@ class Model(AbstractModel):
     def _read(self, params: PyTree, x: PyTree) -> tuple[PyTree, Scalar]:
         numbers = [leaf for leaf in jax.tree.leaves((params, x)) if eqx.is_inexact_array(leaf)]
         dtype = numbers[0].dtype if numbers else float
-        return self.latent.read(lambda z: self.function(params, x, z), dtype)
+        return self.latent.read(lambda z: self.log_joint(params, x, z), dtype)
 
     def elbo(self, natural: PyTree, x: PyTree, q: Any, key: Key) -> Scalar:
-        log_joint = lambda z: self.function(natural, x, z)
+        log_joint = lambda z: self.log_joint(natural, x, z)
         if self.estimator is not None and isinstance(q, Distribution):
             return self.estimator(log_joint, q, key)
         if self.exact:
@@ -289,6 +295,12 @@ class Model(AbstractModel):
                     f"Model(..., estimator={type(self.estimator).__name__}(...)) draws, so Bayes' rule counts "
                     "as unknown. "
                     "Leave the estimator out for exact expectations."
+                )
+            if self.latent.discrete:
+                raise TypeError(
+                    f"Bayes' rule is not known for a plain log_joint over a {family} latent: its potentials cannot "
+                    "be read off. Use Amortized(network, model.latent) with GradientEStep, or a model that says "
+                    "its potentials, as BayesianNetwork and HiddenMarkovModel do."
                 )
             raise TypeError(
                 f"Bayes' rule is not known for a plain log_joint over a {family} latent. Use "

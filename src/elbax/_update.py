@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 import equinox as eqx
 
 from ._batch import rows
-from ._check import check_rows
+from ._check import check_key, check_rows
+from ._model import AbstractModel, models_of
 from ._state import carry, ELBOState, Info
 from ._types import Any, Key, PyTree
 
@@ -22,6 +23,11 @@ class AbstractUpdate(eqx.Module):
     @abc.abstractmethod
     def ascends(self) -> bool:
         """The promise never to lower the ELBO of the batch it is given (given the same again)."""
+
+    @property
+    def patience(self) -> int:
+        """After how many steps in a row that gain nothing `fit` takes it that nothing is left to gain."""
+        return 1 if self.ascends else 10
 
     @property
     def fixed_point(self) -> bool:
@@ -45,6 +51,7 @@ class AbstractUpdate(eqx.Module):
         **Raises** `TypeError` for a leaf that is no array (it names the path), or for a posterior
         that this update cannot move.
         """
+        check_key(key, "init")
         params, posterior = carry(params, "params"), carry(posterior, "posterior")
         memory = carry(self.init_memory(params, posterior), "memory")
         return ELBOState(params, posterior, memory, key)
@@ -59,7 +66,13 @@ class AbstractUpdate(eqx.Module):
 
     def check(self, batch: PyTree) -> None:
         """Raises `ValueError` for data that no step could use; `fit` calls it before it begins."""
-        check_rows(*rows(batch), "fit")
+        seen: list[AbstractModel] = []
+        for model in models_of(self):
+            if model not in seen:
+                model.check(batch)
+                seen.append(model)
+        if not seen:
+            check_rows(*rows(batch), "fit")
 
     # A scan hashes its body. By value, an update that holds an array (a traced rate) could not be.
     def __hash__(self) -> int:
@@ -107,6 +120,11 @@ class Chain(AbstractUpdate):
         return tuple(update.init_memory(params, posterior) for update in self.updates)
 
     def __call__(self, state: ELBOState, batch: PyTree) -> tuple[ELBOState, Info]:
+        if not isinstance(state, ELBOState):
+            raise TypeError(
+                f"An update takes (state, batch) with state = update.init(params, posterior, key=key); got a "
+                f"{type(state).__name__} for the state."
+            )
         *_, last = steps = list(self.walk(state, batch))
         return last[0], self.summary([info for _, info in steps])
 
@@ -123,10 +141,6 @@ class Chain(AbstractUpdate):
         """The info of a chain from those of its parts."""
         measured = [info.elbo for info in parts if info.elbo is not None]
         return Info(measured[-1] if measured else None, tuple(parts))
-
-    def check(self, batch: PyTree) -> None:
-        for update in self.updates:
-            update.check(batch)
 
     def settle(self, state: ELBOState, batch: PyTree) -> ELBOState:
         for i, update in enumerate(self.updates):

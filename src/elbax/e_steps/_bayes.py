@@ -46,8 +46,5 @@ class AbstractBayesStep(AbstractUpdate):
     def __call__(self, state: ELBOState, batch: PyTree) -> tuple[ELBOState, Info]:
         return state.replace(posterior=refresh(state.posterior, self.model, state.params)), Info()
 
-    def check(self, batch: PyTree) -> None:
-        self.model.check(batch)
-
     def settle(self, state: ELBOState, batch: PyTree) -> ELBOState:
         return self(state, batch)[0]

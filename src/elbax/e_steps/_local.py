@@ -42,9 +42,6 @@ class AbstractLocalStep(AbstractUpdate):
             )
         return ()
 
-    def check(self, batch: PyTree) -> None:
-        self.model.check(batch)
-
     def __call__(self, state: ELBOState, batch: PyTree) -> tuple[ELBOState, Info]:
         key, now = jax.random.split(state.key)
         batch, table = as_batch(batch), state.posterior

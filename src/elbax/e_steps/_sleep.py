@@ -64,9 +64,6 @@ class SleepEStep(AbstractUpdate):
         check_trainable("SleepEStep", posterior)
         return self.optimizer.init(partition(posterior)[0])
 
-    def check(self, batch: PyTree) -> None:
-        self.model.check(batch)
-
     def settle(self, state: ELBOState, batch: PyTree) -> ELBOState:
         return state.replace(posterior=refresh(state.posterior, self.model, state.params))
 

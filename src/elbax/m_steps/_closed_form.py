@@ -47,9 +47,6 @@ class ClosedFormMStep(AbstractUpdate):
         statistics_of(self.model, params, self.free)
         return ()
 
-    def check(self, batch: PyTree) -> None:
-        self.model.check(batch)
-
     def __call__(self, state: ELBOState, batch: PyTree) -> tuple[ELBOState, Info]:
         key, now = jax.random.split(state.key)
         total, statistics, weight = expected_statistics(

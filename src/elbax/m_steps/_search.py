@@ -36,9 +36,6 @@ class AbstractSearchStep(AbstractUpdate):
         spread(self.free, params)
         return ()
 
-    def check(self, batch: PyTree) -> None:
-        self.model.check(batch)
-
     def __call__(self, state: ELBOState, batch: PyTree) -> tuple[ELBOState, Info]:
         key, now = jax.random.split(state.key)
         free = spread(self.free, state.params)

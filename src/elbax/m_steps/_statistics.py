@@ -63,9 +63,6 @@ class AbstractStatisticsStep(AbstractUpdate):
         zeros = statistics_of(self.model, params, self.free)
         return Remembered(self.start(zeros), params, jnp.zeros((), int))
 
-    def check(self, batch: PyTree) -> None:
-        self.model.check(batch)
-
     def __call__(self, state: ELBOState, batch: PyTree) -> tuple[ELBOState, Info]:
         if not self.model.is_linear(as_batch(batch).x):
             raise TypeError(

@@ -1,5 +1,7 @@
 """What of a posterior is Bayes' rule at some params, and what is trained."""
 
+import operator
+
 import equinox as eqx
 import jax
 
@@ -36,3 +38,35 @@ def partition(posterior: PyTree) -> tuple[PyTree, PyTree]:
         return eqx.is_inexact_array(node)
 
     return eqx.partition(posterior, jax.tree.map(which, posterior, is_leaf=is_snapshot))
+
+
+class _Here(eqx.Module):
+    """The params of the moment, where a posterior crosses into a jitted function beside them."""
+
+
+def without_params(posterior: PyTree, model: AbstractModel, params: PyTree) -> PyTree:
+    """The posterior with `_Here` in every `Exact` of this model that is at these very arrays.
+
+    That it is so a pass sees by their identity, which two arguments of a jitted function do not keep.
+    """
+
+    def exchange(node):
+        ours = is_snapshot(node) and node.model == model and same_arrays(node.params, params)
+        return Exact(node.model, _Here()) if ours else node
+
+    return jax.tree.map(exchange, posterior, is_leaf=is_snapshot)
+
+
+def with_params(posterior: PyTree, params: PyTree) -> PyTree:
+    """What `without_params` took out, back in."""
+
+    def exchange(node):
+        here = is_snapshot(node) and isinstance(node.params, _Here)
+        return Exact(node.model, params) if here else node
+
+    return jax.tree.map(exchange, posterior, is_leaf=is_snapshot)
+
+
+def same_arrays(a: PyTree, b: PyTree) -> bool:
+    left, right = jax.tree.leaves(a), jax.tree.leaves(b)
+    return len(left) == len(right) and all(map(operator.is_, left, right))

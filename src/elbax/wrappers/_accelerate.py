@@ -78,6 +78,11 @@ class Accelerate(AbstractRemembering):
         if not self.growth > 1:
             raise ValueError(f"Accelerate: growth must be above 1, got {self.growth}.")
 
+    @property
+    def patience(self) -> int:
+        # Its gains come by fits and starts: a small one says little of the next.
+        return 3 * self.update.patience
+
     def init_memory(self, params: PyTree, posterior: PyTree) -> Extrapolation:
         inner = self.update.init_memory(params, posterior)
         if not self.update.fixed_point or jax.tree.leaves(inner):

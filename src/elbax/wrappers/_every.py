@@ -25,9 +25,8 @@ class Every(AbstractRemembering):
     For what is dear or rare: a `ReseedStep` every 50 sweeps, a Newton step after every tenth gradient step.
     A skipped step costs nothing, except under `vmap` over states that are not in step with each other.
 
-    The `info.elbo` of a skipped step is the last one measured (NaN before any), and its parts are blank. So
-    `fit` takes a skipped step for one that gains nothing: in a chain, put a part that measures at every step
-    behind it.
+    The `info.elbo` of a skipped step is the last one measured (NaN before any), and its parts are blank. `fit`
+    waits for a whole turn without gain.
 
     **Arguments:**
 
@@ -58,6 +57,10 @@ class Every(AbstractRemembering):
             raise ValueError(f"Every: period must be at least 1, got {self.period}.")
         if self.offset < 0:
             raise ValueError(f"Every: offset must be at least 0, got {self.offset}.")
+
+    @property
+    def patience(self) -> int:
+        return self.period * self.update.patience
 
     def init_memory(self, params: PyTree, posterior: PyTree) -> Turns:
         inner = self.update.init_memory(params, posterior)

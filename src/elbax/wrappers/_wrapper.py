@@ -22,6 +22,10 @@ class AbstractWrapper(AbstractUpdate):
     def ascends(self) -> bool:
         return self.update.ascends
 
+    @property
+    def patience(self) -> int:
+        return self.update.patience
+
     def init_memory(self, params: PyTree, posterior: PyTree) -> PyTree:
         return self.update.init_memory(params, posterior)
 
@@ -31,9 +35,6 @@ class AbstractWrapper(AbstractUpdate):
 
     def settle(self, state: ELBOState, batch: PyTree) -> ELBOState:
         return self.update.settle(self.inside(state), batch).replace(memory=state.memory)
-
-    def check(self, batch: PyTree) -> None:
-        self.update.check(batch)
 
 
 class AbstractRemembering(AbstractWrapper):

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from ._algebra import add, num_rows
+from ._arguments import check_count
 from ._incomplete import has_blocks, Incomplete, is_incomplete, row_axes
 from ._types import Any, Array, Callable, Key, PyTree
 
@@ -75,6 +76,8 @@ def reduce_data(
 
     A datum's key is folded from its row, hence chunks, shards and padding draw the same samples.
     """
+    if chunk_size is not None:
+        check_count("A pass over data", chunk_size=chunk_size)
     batch = as_batch(batch)
     n = num_rows(batch.x)
     if n == 0:
@@ -91,9 +94,6 @@ def reduce_data(
     total_weight = jnp.sum(weight)
     if chunk_size is None or chunk_size >= n:
         return run(x, weight, rows), total_weight
-    if chunk_size < 1:
-        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}.")
-
     take, num_chunks = _chunks(n, chunk_size)
 
     def step(total, j):

@@ -14,12 +14,14 @@ def is_concrete(tree: PyTree) -> bool:
     return not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
 
 
-def check_key(key: Any, who: str) -> None:
-    """Raises `TypeError` for what is no random key."""
-    dtype = getattr(key, "dtype", None)
-    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
-    if not (typed or (dtype == jnp.uint32 and jnp.shape(key)[-1:] == (2,))):
-        raise TypeError(f"{who}: key must be a random key such as jax.random.key(0); got {key!r}.")
+def check_row(x: Any, dim: int, who: str) -> None:
+    """Raises `ValueError` for a datum that has other columns than the params are for."""
+    shape = jnp.shape(known(x)[0])
+    if shape != (dim,):
+        raise ValueError(
+            f"{who}: at these params one datum has shape {(dim,)}, got {shape}. Data have a leading axis, the "
+            "rows; a posterior takes one of them."
+        )
 
 
 def check_rows(x: PyTree, weight: Array, who: str) -> None:

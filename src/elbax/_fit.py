@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._algebra import num_rows, where
+from ._arguments import check_count
 from ._batch import as_batch
 from ._check import is_concrete
 from ._state import ELBOState, Info, unmeasured
@@ -112,7 +113,7 @@ def fit(
     if isinstance(batch, Iterator):
         return _fit_stream(update, state, batch, max_steps, progress)
     _check_batch(update, batch)
-    carry = _start(update, state, batch, max_steps)
+    carry = _start(update, state, batch, _capacity(max_steps))
     limits = jnp.asarray(max_steps), jnp.asarray(tolerance, carry.trace.dtype)
     if progress:
         with _bar(max_steps) as bar:
@@ -152,7 +153,7 @@ def fit_restarts(
     """
     _check(update, jax.tree.map(lambda leaf: leaf[0], states), max_steps)
     _check_batch(update, batch)
-    carry = _start_lanes(update, states, batch, max_steps)
+    carry = _start_lanes(update, states, batch, _capacity(max_steps))
     tolerances = jnp.asarray(tolerance, carry.trace.dtype)
     carry = _advance_lanes(update, carry, batch, jnp.asarray(max_steps), tolerances)
     finals, elbos = _settle_lanes(update, carry.state, batch)
@@ -193,17 +194,21 @@ class _Carry(eqx.Module):
         return self.code == _RUNNING
 
 
+def _capacity(max_steps: int) -> int:
+    """How long a trace is kept: one program for all numbers of steps between two powers of two."""
+    return 1 << (max_steps - 1).bit_length()
+
+
 # Jitted for the sake of its cache: tracing an update again takes longer than a small fit.
 @eqx.filter_jit
-def _start(update, state, batch, max_steps: int) -> _Carry:
+def _start(update, state, batch, capacity: int) -> _Carry:
     info = eqx.filter_eval_shape(update, state, batch)[1]
     if info.elbo is None:
         raise TypeError(
             f"fit watches the ELBO, but {_name(update)} measures none. Chain it with a step that makes "
             "a pass over the data, such as an M-step."
         )
-    # One program for all numbers of steps between two powers of two: how many to make is no constant in it.
-    trace = jnp.full(1 << (max_steps - 1).bit_length(), jnp.nan, info.elbo.dtype)
+    trace = jnp.full(capacity, jnp.nan, info.elbo.dtype)
     return _Carry(
         state, state, unmeasured(info), trace, jnp.array(0), jnp.array(0), jnp.array(_RUNNING)
     )
@@ -258,8 +263,8 @@ _advance = eqx.filter_jit(_loop)
 
 
 @eqx.filter_jit
-def _start_lanes(update, states, batch, max_steps):
-    return jax.vmap(lambda state: _start(update, state, batch, max_steps))(states)
+def _start_lanes(update, states, batch, capacity):
+    return jax.vmap(lambda state: _start(update, state, batch, capacity))(states)
 
 
 @eqx.filter_jit
@@ -349,7 +354,7 @@ def _fit_stream(update, state, batches, max_steps: int, progress: bool) -> Resul
         for _, batch in zip(range(max_steps), batches, strict=False):
             _check_batch(update, batch)
             if carry is None:
-                carry = _start(update, state, batch, max_steps)
+                carry = _start(update, state, batch, _capacity(max_steps))
             carry = _stream_step(update, carry, batch)
             bar.update(1)
             if not bool(carry.running):
@@ -382,8 +387,7 @@ def _check(update, state, max_steps) -> None:
             f"fit: expected the state that update.init(params, posterior, key=key) makes, got a "
             f"{type(state).__name__}."
         )
-    if max_steps < 1:
-        raise ValueError(f"fit: max_steps must be at least 1, got {max_steps}.")
+    check_count("fit", max_steps=max_steps)
 
 
 def _check_batch(update: AbstractUpdate, batch: PyTree) -> None:

@@ -32,6 +32,13 @@ class AbstractGradientStep(AbstractUpdate):
 
     blocks: ClassVar[tuple[str, ...]]
 
+    def __check_init__(self):
+        if not (hasattr(self.optimizer, "init") and hasattr(self.optimizer, "update")):
+            raise TypeError(
+                f"{type(self).__name__}: expected an optax optimizer such as optax.adam(1e-3), got "
+                f"{self.optimizer!r}."
+            )
+
     @property
     def ascends(self) -> bool:
         return False

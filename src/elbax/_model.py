@@ -298,9 +298,9 @@ class Model(AbstractModel):
                 )
             if self.latent.discrete:
                 raise TypeError(
-                    f"Bayes' rule is not known for a plain log_joint over a {family} latent: its potentials cannot "
-                    "be read off. Use Amortized(network, model.latent) with GradientEStep, or a model that says "
-                    "its potentials, as BayesianNetwork and HiddenMarkovModel do."
+                    f"Bayes' rule is not known for a plain log_joint over a {family} latent, whose potentials "
+                    "cannot be read off it. Use Amortized(network, model.latent) with GradientEStep, or say the "
+                    "potentials in a model of your own, an elbax.AbstractExponentialFamilyModel."
                 )
             raise TypeError(
                 f"Bayes' rule is not known for a plain log_joint over a {family} latent. Use "
@@ -334,6 +334,7 @@ class Model(AbstractModel):
             )
         if self.latent.finite:
             return self
+        x, _ = rows(x)
         keys = jax.random.split(jax.random.key(0) if key is None else key, num_rows(x))
         family = type(self.latent).__name__
 

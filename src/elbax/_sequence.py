@@ -80,6 +80,8 @@ def sequences(data: Any, *, lengths: Any = None) -> Sequence:
     data = list(data)
     if not data:
         raise ValueError("sequences: expected a list of at least one sequence.")
+    # Lists of numbers are arrays that are not made yet.
+    data = [np.asarray(one) if isinstance(one, list) else one for one in data]
     data = [jax.tree.map(_columns, one) for one in data]
     counts = [num_rows(one) for one in data]
     if min(counts) < 1:
@@ -119,8 +121,9 @@ def all_steps(x: Any, weight: Array) -> tuple[PyTree, Array]:
     return flat, jnp.where(inside, weight[:, None], 0).reshape(-1)
 
 
-def check_sequences(x: Any, who: str, least: int = 2) -> None:
-    """Raises `ValueError` unless `x` is a batch of sequences of at least one step each, of `least` axes."""
+def check_sequences(x: Any, weight: Array, who: str, least: int = 2) -> None:
+    """Raises `ValueError` unless `x` is a batch of sequences of at least one step each, of `least` axes, and all
+    numbers of those that count are finite."""
     values = values_of(x)
     for leaf in jax.tree.leaves(values):
         if leaf.ndim < least or leaf.shape[1] < 1:
@@ -135,4 +138,27 @@ def check_sequences(x: Any, who: str, least: int = 2) -> None:
         if bad.size:
             raise ValueError(
                 f"{who}: a length is between 1 and {steps}; sequence {bad[0]} has {length[bad[0]]}."
+            )
+    _check_finite(x, weight, who)
+
+
+def _check_finite(x: Any, weight: Array, who: str) -> None:
+    table, counts = all_steps(x, jnp.asarray(weight))
+    steps = jax.tree.leaves(values_of(x))[0].shape[1]
+    for leaf in jax.tree.leaves(table):
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            continue
+        bad = ~np.isfinite(np.asarray(leaf)).reshape(len(leaf), -1)
+        bad &= np.asarray(counts)[:, None] > 0
+        if bad.any():
+            row, column = (int(i) for i in np.argwhere(bad)[0])
+            value = np.asarray(leaf).reshape(len(leaf), -1)[row, column]
+            advice = (
+                "If it means missing, make the batch with elbax.sequences([...]), where NaN means that"
+                if np.isnan(value)
+                else "Drop such a sequence"
+            )
+            raise ValueError(
+                f"{who}: sequence {row // steps}, step {row % steps}, column {column} is {value}. {advice}, or "
+                "give the sequence weight 0 or mask False in an elbax.Batch."
             )

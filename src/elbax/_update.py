@@ -5,8 +5,9 @@ from collections.abc import Iterator, Sequence
 
 import equinox as eqx
 
+from ._arguments import check_key
 from ._batch import rows
-from ._check import check_key, check_rows
+from ._check import check_rows
 from ._model import AbstractModel, models_of
 from ._state import carry, ELBOState, Info
 from ._types import Any, Key, PyTree

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._algebra import log, matmul
-from .._check import check_table, check_values
+from .._check import check_row, check_table, check_values
 from .._incomplete import known, known_numbers
 from ..priors import Beta
 from ._component import AbstractComponent
@@ -59,6 +59,7 @@ class Bernoulli(AbstractComponent):
         return {"on": jax.nn.log_sigmoid(logits), "off": jax.nn.log_sigmoid(-logits)}
 
     def log_densities(self, natural, x):
+        check_row(x, natural["on"].shape[-1], "Bernoulli")
         values, observed = known(x)
         seen = observed.astype(natural["on"].dtype)
         on = seen * values.astype(seen.dtype)

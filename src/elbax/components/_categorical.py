@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._algebra import matmul
-from .._check import check_table, check_values
+from .._check import check_row, check_table, check_values
 from .._incomplete import known
 from .._shares import log_prior_of_shares, log_shares_of, maximize_shares
 from ..priors import Dirichlet
@@ -104,6 +104,7 @@ class Categorical(AbstractComponent):
         return {"logits": log_shares_of(logits, self._possible(logits.shape[-2]))}
 
     def log_densities(self, natural, x):
+        check_row(x, natural["logits"].shape[-2], "Categorical")
         values, observed = known(x)
         logits = natural["logits"]
         one_hot = self._one_hot(values, observed, logits.dtype)

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from .._algebra import matmul, vdot
+from .._arguments import check_count
+from .._check import check_row
 from .._incomplete import known, known_numbers
 from .._model import Reference
 from .._types import Any, Array, PyTree, Scalar
@@ -50,10 +52,7 @@ class FactorAnalyzer(AbstractComponent):
     floor: float = eqx.field(static=True, default=1e-6)
 
     def __check_init__(self):
-        if self.num_factors < 1:
-            raise ValueError(
-                f"FactorAnalyzer: num_factors must be at least 1, got {self.num_factors}."
-            )
+        check_count("FactorAnalyzer", num_factors=self.num_factors)
         if self.noise not in ("diagonal", "isotropic"):
             raise ValueError(
                 f"FactorAnalyzer: noise must be 'diagonal' or 'isotropic', got {self.noise!r}."
@@ -98,6 +97,7 @@ class FactorAnalyzer(AbstractComponent):
         """(h, J) of the factors and the constant, of one row; missing columns count for nothing."""
         values, observed = known(x)
         about = natural["about"].value
+        check_row(x, about["mean"].shape[-1], "FactorAnalyzer")
         seen = observed.astype(about["mean"].dtype)
         z = jnp.where(observed, (values - about["mean"]) / about["deviation"], 0)
         weights, precision, cross = about["weights"], natural["precision"], natural["cross"]

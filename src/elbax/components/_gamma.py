@@ -7,7 +7,7 @@ import numpy as np
 from jax.scipy.special import gammaln
 
 from .._algebra import matmul
-from .._check import check_table, check_values
+from .._check import check_row, check_table, check_values
 from .._free import choose
 from .._incomplete import known, known_numbers
 from .._model import Reference
@@ -76,6 +76,7 @@ class Gamma(AbstractComponent):
         }
 
     def log_densities(self, natural, x):
+        check_row(x, natural["shape"].shape[-1], "Gamma")
         values, observed = known(x)
         log_mean = natural["about"].value
         value = jnp.where(observed, values, 1)

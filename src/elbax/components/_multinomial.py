@@ -6,7 +6,7 @@ import numpy as np
 from jax.scipy.special import gammaln
 
 from .._algebra import log, matmul
-from .._check import check_table, check_values
+from .._check import check_row, check_table, check_values
 from .._free import log_shares
 from .._incomplete import is_incomplete
 from ..priors import Dirichlet
@@ -68,6 +68,7 @@ class Multinomial(AbstractComponent):
         return {"logits": jax.nn.log_softmax(params["logits"])}
 
     def log_densities(self, natural, x):
+        check_row(x, natural["logits"].shape[-1], "Multinomial")
         counts = x.astype(natural["logits"].dtype)
         coefficient = gammaln(jnp.sum(counts) + 1) - jnp.sum(gammaln(counts + 1))
         return matmul(natural["logits"], counts) + coefficient

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._algebra import vdot
-from .._check import is_concrete
+from .._check import check_row, is_concrete
 from .._free import choose
 from .._incomplete import is_incomplete, known_numbers
 from .._model import Reference
@@ -182,6 +182,7 @@ class Normal(AbstractComponent):
         """The log-densities as (what a precision multiplies, what is left by columns integrated over)."""
         coefficients = natural.get("expanded")
         natural = natural.get("natural", natural)
+        check_row(x, natural["linear"].shape[-1], "Normal")
         if is_incomplete(x):
             return marginal(self.structure, self._axis, natural, x)
         if coefficients is None:

@@ -6,7 +6,7 @@ import numpy as np
 from jax.scipy.special import gammaln
 
 from .._algebra import log, matmul
-from .._check import check_table, check_values
+from .._check import check_row, check_table, check_values
 from .._incomplete import known, known_numbers
 from ..priors import Gamma
 from ._component import AbstractComponent
@@ -63,6 +63,7 @@ class Poisson(AbstractComponent):
         return {"log_rate": params["log_rates"], "rate": jnp.exp(params["log_rates"])}
 
     def log_densities(self, natural, x):
+        check_row(x, natural["rate"].shape[-1], "Poisson")
         values, observed = known(x)
         seen = observed.astype(natural["rate"].dtype)
         count = seen * values.astype(seen.dtype)

@@ -47,11 +47,10 @@ class AbstractLocalStep(AbstractUpdate):
         batch, table = as_batch(batch), state.posterior
         weight, rows = effective_weight(batch), row_numbers(batch)
         padded = batch.weight is not None or batch.mask is not None
-        if batch.index is None and not padded and weight.size > table.num_rows:
+        if batch.index is None and not padded and weight.size != table.num_rows:
             raise ValueError(
                 f"{type(self).__name__}: the batch has {weight.size} rows, the table {table.num_rows}. Make a "
-                "table for "
-                "all data, and say which rows a minibatch has: Batch(x, index=...)."
+                "table for all data, and say which rows a minibatch has: Batch(x, index=...)."
             )
         x = without_padding(batch, jax.tree.map(jnp.asarray, batch.x), weight)
         each = places(rows, now)

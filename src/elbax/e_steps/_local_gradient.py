@@ -5,6 +5,7 @@ from typing import ClassVar
 import equinox as eqx
 import optax
 
+from .._arguments import check_count
 from ..posteriors import Local
 from ..posteriors._semi_amortized import climb
 from ._local import AbstractLocalStep
@@ -43,10 +44,7 @@ class LocalGradientEStep(AbstractLocalStep):
     form: ClassVar[str] = "elbax.Local(table, model.latent)"
 
     def __check_init__(self):
-        if self.num_steps < 1:
-            raise ValueError(
-                f"LocalGradientEStep: num_steps must be at least 1, got {self.num_steps}."
-            )
+        check_count("LocalGradientEStep", num_steps=self.num_steps)
 
     @property
     def ascends(self) -> bool:

@@ -5,6 +5,7 @@ from typing import ClassVar
 import equinox as eqx
 import jax
 
+from .._arguments import check_count
 from .._types import Any, Callable
 from ..posteriors import Chains
 from ._local import AbstractLocalStep
@@ -52,10 +53,7 @@ class MarkovChainMonteCarloEStep(AbstractLocalStep):
     form: ClassVar[str] = "elbax.Chains(table, model.latent)"
 
     def __check_init__(self):
-        if self.num_steps < 1:
-            raise ValueError(
-                f"MarkovChainMonteCarloEStep: num_steps must be at least 1, got {self.num_steps}."
-            )
+        check_count("MarkovChainMonteCarloEStep", num_steps=self.num_steps)
 
     @property
     def ascends(self) -> bool:

@@ -5,6 +5,7 @@ from typing import ClassVar
 import equinox as eqx
 import jax
 
+from .._arguments import check_count
 from .._state import ELBOState
 from .._types import PyTree
 from ..posteriors import MeanField
@@ -42,10 +43,7 @@ class MeanFieldEStep(AbstractLocalStep):
     form: ClassVar[str] = "elbax.MeanField.init(model, params, x)"
 
     def __check_init__(self):
-        if self.num_sweeps < 1:
-            raise ValueError(
-                f"MeanFieldEStep: num_sweeps must be at least 1, got {self.num_sweeps}."
-            )
+        check_count("MeanFieldEStep", num_sweeps=self.num_sweeps)
 
     @property
     def ascends(self) -> bool:

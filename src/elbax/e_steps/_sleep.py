@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from .._arguments import check_count
 from .._gradient import check_trainable
 from .._model import AbstractModel
 from .._state import ELBOState, Info
@@ -53,8 +54,7 @@ class SleepEStep(AbstractUpdate):
     num_samples: int = eqx.field(static=True, default=100)
 
     def __check_init__(self):
-        if self.num_samples < 1:
-            raise ValueError(f"SleepEStep: num_samples must be at least 1, got {self.num_samples}.")
+        check_count("SleepEStep", num_samples=self.num_samples)
 
     @property
     def ascends(self) -> bool:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._algebra import matmul
+from .._arguments import check_count
 from ..families import DiagonalGaussian, Gaussian
 from ._estimator import AbstractEstimator
 
@@ -26,8 +27,7 @@ class Quadrature(AbstractEstimator):
     num_points: int = eqx.field(static=True, default=20)
 
     def __check_init__(self):
-        if self.num_points < 1:
-            raise ValueError(f"Quadrature: num_points must be at least 1, got {self.num_points}.")
+        check_count("Quadrature", num_points=self.num_points)
 
     @property
     def exact(self) -> bool:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from .._algebra import vdot
+from .._arguments import check_count
 from .._types import Any, Array, Callable, Float, Int, Key, Scalar
 from ._family import AbstractFamily
 
@@ -32,8 +33,7 @@ class Categorical(AbstractFamily):
     finite: ClassVar[bool] = True
 
     def __check_init__(self):
-        if self.num_values < 1:
-            raise ValueError(f"Categorical: num_values must be at least 1, got {self.num_values}.")
+        check_count("Categorical", num_values=self.num_values)
 
     def _normalize(self, natural: Float[Array, " K"]) -> tuple[Scalar, Float[Array, " K"]]:
         """(A(η), ∇A(η)) from one set of exponentials."""

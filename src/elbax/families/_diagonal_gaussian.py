@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._arguments import check_count
 from .._types import Any, Array, Callable, Float, Key, Scalar
 from ._family import AbstractFamily
 
@@ -28,8 +29,7 @@ class DiagonalGaussian(AbstractFamily):
     dim: int = eqx.field(static=True)
 
     def __check_init__(self):
-        if self.dim < 1:
-            raise ValueError(f"DiagonalGaussian: dim must be at least 1, got {self.dim}.")
+        check_count("DiagonalGaussian", dim=self.dim)
 
     def log_normalizer(self, natural: tuple) -> Scalar:
         linear, precision = natural

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from .._algebra import matmul, vdot
+from .._arguments import check_count
 from .._types import Any, Array, Callable, Float, Key, Scalar
 from ._family import AbstractFamily
 
@@ -34,8 +35,7 @@ class Gaussian(AbstractFamily):
     dim: int = eqx.field(static=True)
 
     def __check_init__(self):
-        if self.dim < 1:
-            raise ValueError(f"Gaussian: dim must be at least 1, got {self.dim}.")
+        check_count("Gaussian", dim=self.dim)
 
     def log_normalizer(self, natural: tuple) -> Scalar:
         linear, precision = natural

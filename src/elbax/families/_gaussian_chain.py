@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from .._algebra import apply
+from .._arguments import check_count
 from .._types import Any, Array, Callable, Float, Key, PyTree, Scalar
 from . import _gaussian_links as links, _kalman as kalman
 from ._family import AbstractFamily
@@ -53,8 +54,7 @@ class GaussianChain(AbstractFamily):
     order: Order = eqx.field(static=True, default="auto")
 
     def __check_init__(self):
-        if self.dim < 1:
-            raise ValueError(f"GaussianChain: dim must be at least 1, got {self.dim}.")
+        check_count("GaussianChain", dim=self.dim)
         check_order("GaussianChain", self.order)
 
     def log_normalizer(self, natural: PyTree) -> Scalar:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._algebra import matmul
+from .._arguments import check_count
 from .._types import Any, Array, Int, PyTree, Scalar
 from ._certified import AbstractCertified, certified
 from ._forward_backward import forward_backward
@@ -75,8 +76,7 @@ class MarkovChain(AbstractCertified):
         order: Order = "auto",
         segment: int | None = None,
     ):
-        if num_states < 1:
-            raise ValueError(f"MarkovChain: num_states must be at least 1, got {num_states}.")
+        check_count("MarkovChain", num_states=num_states)
         if form not in ("auto", "log", "scaled"):
             raise ValueError(f"MarkovChain: form must be 'auto', 'log' or 'scaled', got {form!r}.")
         check_order("MarkovChain", order, segment)

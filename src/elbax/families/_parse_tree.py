@@ -150,17 +150,22 @@ class ParseTree(AbstractCertified):
         nodes = z.astype(jnp.result_type(float))
         words = nodes[:, 0, number:]
         length = jnp.sum(jnp.any(z[:, 0], -1))
-        binary = jnp.zeros((number, self.num_symbols, self.num_symbols), nodes.dtype)
-        place = jnp.arange(count)
-        for split in range(1, count):
-            # A node over w + 1 words with a left child of `split` words.
-            right_start = jnp.minimum(place + split, count - 1)
-            for width in range(split, count):
-                left = nodes[:, split - 1]
-                right = jnp.where(
-                    (place + split < count)[:, None], nodes[right_start, width - split], 0
-                )
-                binary += jnp.einsum("ia,ib,ic->abc", nodes[:, width, :number], left, right)
+        start, split = np.arange(count)[:, None], np.arange(count)
+
+        def of_width(binary, width):
+            # A node over the words i, …, i + w has a left child to i + u and a right one from there on.
+            inside = (split < width) & (start + split + 1 < count)
+            right = nodes[
+                np.minimum(start + split + 1, count - 1), jnp.maximum(width - split - 1, 0)
+            ]
+            right = jnp.where(inside[:, :, None], right, 0)
+            parents = jax.lax.dynamic_index_in_dim(nodes, width, 1, keepdims=False)[:, :number]
+            return binary + jnp.einsum(
+                "ia,iub,iuc->abc", parents, nodes, right, precision="highest"
+            ), None
+
+        zeros = jnp.zeros((number, self.num_symbols, self.num_symbols), nodes.dtype)
+        binary, _ = jax.lax.scan(of_width, zeros, jnp.arange(1, count))
         root = nodes[0, length - 1, :number]
         return {"root": root, "binary": binary, "unary": words, "length": length}
 

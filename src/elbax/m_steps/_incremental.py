@@ -4,6 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._arguments import check_count
 from .._model import AbstractModel
 from .._types import PyTree
 from ._statistics import AbstractStatisticsStep
@@ -45,10 +46,7 @@ class IncrementalMStep(AbstractStatisticsStep):
     free: PyTree = True
 
     def __check_init__(self):
-        if self.num_batches < 1:
-            raise ValueError(
-                f"IncrementalMStep: num_batches must be at least 1, got {self.num_batches}."
-            )
+        check_count("IncrementalMStep", num_batches=self.num_batches)
 
     def start(self, zeros):
         return jax.tree.map(

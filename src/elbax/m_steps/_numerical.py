@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from .._arguments import check_count
 from .._model import AbstractModel
 from .._types import Callable, PyTree, Scalar
 from ._search import AbstractSearchStep
@@ -47,8 +48,7 @@ class NumericalMStep(AbstractSearchStep):
     free: PyTree = True
 
     def __check_init__(self):
-        if self.max_steps < 1:
-            raise ValueError(f"NumericalMStep: max_steps must be at least 1, got {self.max_steps}.")
+        check_count("NumericalMStep", max_steps=self.max_steps)
 
     def search(self, objective: Callable[[PyTree], Scalar], start: PyTree) -> tuple[PyTree, Scalar]:
         optimizer = optax.lbfgs() if self.optimizer is None else self.optimizer

@@ -8,6 +8,7 @@ import numpy as np
 from .._algebra import matmul
 from .._batch import rows
 from .._check import check_weights
+from .._incomplete import has_incomplete
 from .._model import AbstractExponentialFamilyModel
 from .._sequence import as_sequence, check_sequences, Sequence, values_of
 from .._types import Any, Array, Bool, Int, Key, PyTree, Scalar
@@ -81,7 +82,12 @@ class ConnectionistTemporalClassification(AbstractExponentialFamilyModel):
     def check(self, batch: PyTree, who: str = "fit") -> None:
         (inputs, labels), weight = rows(batch)
         check_weights(weight, who)
-        check_sequences(inputs, who)
+        check_sequences(inputs, weight, who)
+        if has_incomplete(inputs):
+            raise TypeError(
+                f"{who}: the inputs of a network cannot be missing, but NaN stands among them and "
+                "elbax.sequences takes it for that; fill the gaps first."
+            )
         values = _of_labels(values_of(labels))
         if not jnp.issubdtype(values.dtype, jnp.integer) or values.ndim != 2:
             raise ValueError(
@@ -90,7 +96,15 @@ class ConnectionistTemporalClassification(AbstractExponentialFamilyModel):
             )
         number = labels.length if isinstance(labels, Sequence) else values.shape[1]
         inside = np.arange(values.shape[1]) < np.reshape(number, (-1, 1))
-        wrong = (np.asarray(values) == self.blank) & inside & (np.asarray(weight) > 0)[:, None]
+        inside = inside & (np.asarray(weight) > 0)[:, None]
+        negative = (np.asarray(values) < 0) & inside
+        if negative.any():
+            row, place = np.argwhere(negative)[0]
+            raise ValueError(
+                f"{who}: label {place} of sequence {row} is {values[row, place]}; labels are the network's "
+                "outputs, numbered from 0."
+            )
+        wrong = (np.asarray(values) == self.blank) & inside
         if wrong.any():
             raise ValueError(
                 f"{who}: sequence {int(np.argwhere(wrong)[0][0])} has the blank, {self.blank}, among its labels."
@@ -121,8 +135,10 @@ class ConnectionistTemporalClassification(AbstractExponentialFamilyModel):
         chosen = jax.nn.one_hot(extended, logits.shape[1], dtype=logits.dtype)
         place = jnp.arange(size)
         differs = extended != jnp.roll(extended, 2)
+        # A label that the network has no output for is impossible, and not free of cost.
+        known = (extended >= 0) & (extended < logits.shape[1])
         potentials = {
-            "unary": matmul(log_probabilities, chosen.T),
+            "unary": jnp.where(known, matmul(log_probabilities, chosen.T), -jnp.inf),
             "skip": (place % 2 == 1) & (place > 2) & differs,
             "length": steps,
             "positions": 2 * number + 1,

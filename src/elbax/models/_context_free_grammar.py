@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._algebra import log
+from .._arguments import check_count
 from .._batch import rows
 from .._check import check_weights
 from .._model import AbstractExponentialFamilyModel
@@ -63,8 +64,7 @@ class ContextFreeGrammar(AbstractExponentialFamilyModel):
         prior: Dirichlet | None = None,
     ):
         self.family = ParseTree(num_nonterminals, num_preterminals, allowed=allowed, roots=roots)
-        if num_words < 1:
-            raise ValueError(f"ContextFreeGrammar: num_words must be at least 1, got {num_words}.")
+        check_count("ContextFreeGrammar", num_words=num_words)
         if prior is not None and not isinstance(prior, Dirichlet):
             raise TypeError(
                 f"ContextFreeGrammar: prior must be an elbax.priors.Dirichlet, got {prior!r}."

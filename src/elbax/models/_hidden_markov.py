@@ -30,8 +30,8 @@ class HiddenMarkovModel(AbstractExponentialFamilyModel):
     A datum is an array `(T, dim)`, or whatever else the component takes with a leading axis of steps; sequences
     of different lengths, or with gaps, come as `elbax.sequences(...)`. Params: `{"initial": (K,), "transition":
     (K, K) logits, "components": the component's own}`. `Chain(ExactEStep(model), ClosedFormMStep(model))` is
-    Baum and Welch's algorithm, with `HardEStep(model)` it is Viterbi training. The ELBO is in nats per
-    sequence.
+    Baum and Welch's algorithm, with `HardEStep(model)` it is Viterbi training. The best path is
+    `posterior(sequence).mode()`, under `jax.jit` where it is asked often. The ELBO is in nats per sequence.
 
     **Arguments:**
 
@@ -113,13 +113,13 @@ class HiddenMarkovModel(AbstractExponentialFamilyModel):
 
     def check(self, batch: PyTree, who: str = "fit") -> None:
         x, weight = rows(batch)
-        self._check_shape(x, who)
+        self._check_sequences(x, weight, who)
         values, weight = all_steps(x, weight)
         self.component.check(values[1] if self.driven else values, weight, who)
 
-    def _check_shape(self, x: PyTree, who: str) -> None:
+    def _check_sequences(self, x: PyTree, weight: Array, who: str) -> None:
         # A step of one array is a row; of several, some may be single numbers.
-        check_sequences(x, who, 3 if len(jax.tree.leaves(values_of(x))) == 1 else 2)
+        check_sequences(x, weight, who, 3 if len(jax.tree.leaves(values_of(x))) == 1 else 2)
 
     def init(self, key: Key, x: PyTree) -> PyTree:
         """Params from a k-means++ start on the steps, in whatever order they come, and transitions that stay
@@ -130,7 +130,7 @@ class HiddenMarkovModel(AbstractExponentialFamilyModel):
         x, weight = rows(x)
         who = "HiddenMarkovModel.init"
         if is_concrete((x, weight)):
-            self._check_shape(x, who)
+            self._check_sequences(x, weight, who)
         values, weight = all_steps(x, weight)
         inputs, values = values if self.driven else (values, values)
         if is_concrete((values, weight)):

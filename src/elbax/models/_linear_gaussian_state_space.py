@@ -123,7 +123,7 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
 
     def check(self, batch: PyTree, who: str = "fit") -> None:
         x, weight = rows(batch)
-        check_sequences(x, who, 3)
+        check_sequences(x, weight, who, 3)
         check_table(*all_steps(x, weight), who, varied=False)
 
     def init(self, key: Key, x: PyTree) -> PyTree:
@@ -134,7 +134,7 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
         x, weight = rows(x)
         who = "LinearGaussianStateSpace.init"
         if is_concrete((x, weight)):
-            check_sequences(x, who, 3)
+            check_sequences(x, weight, who, 3)
         steps, weight = all_steps(x, weight)
         if is_concrete((steps, weight)):
             check_table(steps, weight, who)

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from .._algebra import log
+from .._arguments import check_count
 from .._batch import rows
 from .._check import check_enough, is_concrete
 from .._free import log_shares
@@ -192,8 +193,7 @@ def check_components(who: str, component: Any, number: int) -> None:
         raise TypeError(
             f"{who}: expected a component such as elbax.components.Normal('full'), got {component!r}."
         )
-    if number < 1:
-        raise ValueError(f"{who}: there must be at least 1 component, got {number}.")
+    check_count(who, num_components=number)
 
 
 def start_data(

@@ -2,12 +2,12 @@
 
 import equinox as eqx
 
+from .._around import AbstractAround
 from .._model import AbstractModel
-from .._types import Any, Array, Bool, Callable, Key, PyTree, Scalar
-from ..families import AbstractFamily, Distribution
+from .._types import Array, Bool, Callable, PyTree
 
 
-class Tied(AbstractModel):
+class Tied(AbstractAround):
     r"""The model at $\theta = f(\varphi)$: φ are its params, and what f uses twice is tied.
 
     There is no closed M-step for φ in general: `NewtonMStep(tied)` after an exact E-step is EM and
@@ -45,47 +45,9 @@ class Tied(AbstractModel):
         self.model = model
         self.expand = expand
 
-    @property
-    def latent(self) -> AbstractFamily:
-        return self.model.latent
-
-    @property
-    def exact(self) -> bool:
-        return self.model.exact
-
-    def log_joint(self, params: PyTree, x: PyTree, z: PyTree) -> Scalar:
-        return self.model.log_joint(self.expand(params), x, z)
-
-    def log_joint_at(self, natural: PyTree, x: PyTree, z: PyTree) -> Scalar:
-        return self.model.log_joint_at(natural, x, z)
-
-    def natural(self, params: PyTree) -> PyTree:
-        return self.model.natural(self.expand(params))
-
-    def prepare(self, natural: PyTree) -> PyTree:
-        return self.model.prepare(natural)
-
-    def elbo(self, natural: PyTree, x: PyTree, q: Any, key: Key) -> Scalar:
-        return self.model.elbo(natural, x, q, key)
-
-    def conditional(self, natural: PyTree, x: PyTree) -> Distribution:
-        return self.model.conditional(natural, x)
-
-    def log_prior(self, params: PyTree) -> Scalar | float:
-        return self.model.log_prior(self.expand(params))
-
-    def latent_prior(self, params: PyTree) -> PyTree | None:
-        return self.model.latent_prior(self.expand(params))
+    def inside(self, params: PyTree) -> PyTree:
+        return self.expand(params)
 
     def shortcut(self, params: PyTree) -> "tuple[Bool[Array, ''], Tied] | None":
         found = self.model.shortcut(self.expand(params))
         return None if found is None else (found[0], Tied(found[1], self.expand))
-
-    def describe(self, params: PyTree) -> Any:
-        return self.model.describe(self.expand(params))
-
-    def collapsed(self, params: PyTree) -> Array:
-        return self.model.collapsed(self.expand(params))
-
-    def check(self, batch: PyTree, who: str = "fit") -> None:
-        self.model.check(batch, who)

@@ -17,7 +17,8 @@ class Chains(AbstractTable):
 
     **Arguments:**
 
-    - `table`: latents, each array of shape `(num_data, num_chains, ...)`.
+    - `table`: latents, each array of shape `(num_data, num_chains, ...)`, as the family has them: paths of
+        a `MarkovChain` are integers, and −1 in the padding of a shorter sequence.
     - `family`: the family of the latent, usually `model.latent`.
 
     ```python

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from .._algebra import matmul
+from .._arguments import check_count
 from .._types import Any, Key, PyTree
 from ..families import Distribution, Gaussian
 from ._exact import Exact
@@ -39,8 +40,7 @@ class Laplace(eqx.Module):
     num_steps: int = eqx.field(static=True, default=20)
 
     def __check_init__(self):
-        if self.num_steps < 1:
-            raise ValueError(f"Laplace: num_steps must be at least 1, got {self.num_steps}.")
+        check_count("Laplace", num_steps=self.num_steps)
         model = getattr(self.target, "model", None)
         if model is not None and not isinstance(model.latent, Gaussian):
             raise TypeError(

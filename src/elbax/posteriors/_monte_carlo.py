@@ -4,6 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._arguments import check_count
 from .._types import Callable, Key, PyTree
 from ..families import Distribution
 from ._exact import Exact
@@ -27,7 +28,7 @@ class MonteCarlo(eqx.Module):
     num_samples: int = eqx.field(static=True)
 
     def __check_init__(self):
-        check_num_samples("MonteCarlo", self.num_samples)
+        check_count("MonteCarlo", num_samples=self.num_samples)
 
     def __call__(self, x: PyTree, *, key: Key | None = None) -> Particles:
         q, z = draw("MonteCarlo", self.posterior, x, self.num_samples, key)
@@ -67,7 +68,7 @@ class Importance(eqx.Module):
     num_samples: int = eqx.field(static=True)
 
     def __check_init__(self):
-        check_num_samples("Importance", self.num_samples)
+        check_count("Importance", num_samples=self.num_samples)
 
     def __call__(self, x: PyTree, *, key: Key | None = None) -> Particles:
         r, z = draw("Importance", self.proposal, x, self.num_samples, key)
@@ -76,11 +77,6 @@ class Importance(eqx.Module):
         log_joint = jax.vmap(lambda z: model.log_joint_at(natural, x, z))(z)
         log_weights = jax.nn.log_softmax(log_joint - log_density.astype(log_joint.dtype))
         return Particles(z, log_weights, log_density, r.family)
-
-
-def check_num_samples(who: str, num_samples: int) -> None:
-    if num_samples < 1:
-        raise ValueError(f"{who}: num_samples must be at least 1, got {num_samples}.")
 
 
 def draw(who: str, posterior: Callable, x: PyTree, number: int, key: Key | None) -> tuple:

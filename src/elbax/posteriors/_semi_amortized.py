@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from .._arguments import check_count
 from .._types import Key, PyTree
 from ..families import Distribution
 from ._amortized import Amortized
@@ -50,8 +51,7 @@ class SemiAmortized(eqx.Module):
                 "SemiAmortized: encoder must be an elbax.Amortized(network, family), got "
                 f"{type(self.encoder).__name__}."
             )
-        if self.num_steps < 1:
-            raise ValueError(f"SemiAmortized: num_steps must be at least 1, got {self.num_steps}.")
+        check_count("SemiAmortized", num_steps=self.num_steps)
 
     def __call__(self, x: PyTree, *, key: Key | None = None) -> Distribution:
         family, key = self.encoder.family, jax.random.key(0) if key is None else key

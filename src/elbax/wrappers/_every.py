@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from .._algebra import where
+from .._arguments import check_count
 from .._state import ELBOState, Info, unmeasured
 from .._types import Int, PyTree, Scalar
 from .._update import AbstractUpdate
@@ -53,8 +54,7 @@ class Every(AbstractRemembering):
     offset: int = eqx.field(static=True, default=0)
 
     def __check_init__(self):
-        if self.period < 1:
-            raise ValueError(f"Every: period must be at least 1, got {self.period}.")
+        check_count("Every", period=self.period)
         if self.offset < 0:
             raise ValueError(f"Every: offset must be at least 0, got {self.offset}.")
 

@@ -26,8 +26,9 @@ class Guard(AbstractRemembering):
     """The update, of which a step that goes astray is skipped and counted: the state stays as it was.
 
     Astray is a step that measured an ELBO which is not finite, or by which a number in the params, the
-    posterior or the memory ceased to be finite; with `falling=True` also one that lowered the ELBO of this
-    very batch, which takes a second call of the update, at the place moved to and with the same draws.
+    posterior or the memory ceased to be finite. A step that only falls, however far, is made; with
+    `falling=True` one that lowered the ELBO of this very batch is astray too, which takes a second call of the
+    update, at the place moved to and with the same draws.
     Only the key goes on, so that a step that draws does not fail the same way again; one that draws nothing,
     on the same batch, does, and stays where it is (`NumericalMStep` shortens such steps instead). `info` is
     that of the step that was tried, `state.memory.skipped` the count.

@@ -3,6 +3,7 @@
 import equinox as eqx
 import jax
 
+from .._arguments import check_count
 from .._state import ELBOState, Info
 from .._types import PyTree
 from .._update import AbstractUpdate
@@ -35,8 +36,7 @@ class Repeat(AbstractWrapper):
     num_times: int = eqx.field(static=True)
 
     def __check_init__(self):
-        if self.num_times < 1:
-            raise ValueError(f"Repeat: num_times must be at least 1, got {self.num_times}.")
+        check_count("Repeat", num_times=self.num_times)
 
     @property
     def fixed_point(self) -> bool:

@@ -7,15 +7,16 @@ import jax
 import jax.numpy as jnp
 
 from .._algebra import is_label
+from .._around import AbstractAround
 from .._model import AbstractModel, Reference
 from .._types import Any, Array, Bool, Key, PyTree, Scalar
-from ..families import AbstractFamily, Distribution
+from ..families import Distribution
 
 
 Target = Literal["entropy", "divergence"]
 
 
-class Tempered(AbstractModel):
+class Tempered(AbstractAround):
     r"""A model for the length of one step, of which one term of the ELBO counts by β.
 
     Its `elbo` is $E_q[\log p(x, z)] + H(q) / \beta$ (`"entropy"`), or $E_q[\log p(x \mid z)] - \beta\,
@@ -31,14 +32,6 @@ class Tempered(AbstractModel):
         self.model = model
         self.beta = beta
         self.target = target
-
-    @property
-    def latent(self) -> AbstractFamily:
-        return self.model.latent
-
-    @property
-    def exact(self) -> bool:
-        return self.model.exact
 
     @property
     def tight(self) -> bool:
@@ -71,9 +64,6 @@ class Tempered(AbstractModel):
             return q.family(_mix(self.beta, q.natural))
         return q.family(_mix(1 / self.beta, q.natural, natural["prior"].value))
 
-    def log_joint(self, params: PyTree, x: PyTree, z: PyTree) -> Scalar:
-        return self.model.log_joint(params, x, z)
-
     def log_joint_at(self, natural: PyTree, x: PyTree, z: PyTree) -> Scalar:
         return self.model.log_joint_at(natural["model"], x, z)
 
@@ -89,18 +79,6 @@ class Tempered(AbstractModel):
     def shortcut(self, params: PyTree) -> "tuple[Bool[Array, ''], Tempered] | None":
         found = self.model.shortcut(params)
         return None if found is None else (found[0], Tempered(found[1], self.beta, self.target))
-
-    def log_prior(self, params: PyTree) -> Scalar | float:
-        return self.model.log_prior(params)
-
-    def latent_prior(self, params: PyTree) -> PyTree | None:
-        return self.model.latent_prior(params)
-
-    def collapsed(self, params: PyTree) -> Array:
-        return self.model.collapsed(params)
-
-    def emptied(self, params: PyTree) -> Array:
-        return self.model.emptied(params)
 
     def restart_components(
         self, params: PyTree, which: Array, x: PyTree, weight: Array, assignment: Array

@@ -1,0 +1,65 @@
+"""A model made of another, to which it hands on what is not its own."""
+
+import equinox as eqx
+
+from ._model import AbstractModel
+from ._types import Any, Array, Key, PyTree, Scalar
+from .families import AbstractFamily, Distribution
+
+
+class AbstractAround(AbstractModel):
+    """`model` at `inside(params)`, with its natural parameters."""
+
+    model: eqx.AbstractVar[AbstractModel]
+
+    def inside(self, params: PyTree) -> PyTree:
+        """The model's params."""
+        return params
+
+    @property
+    def latent(self) -> AbstractFamily:
+        return self.model.latent
+
+    @property
+    def exact(self) -> bool:
+        return self.model.exact
+
+    @property
+    def tight(self) -> bool:
+        return self.model.tight
+
+    def log_joint(self, params: PyTree, x: PyTree, z: PyTree) -> Scalar:
+        return self.model.log_joint(self.inside(params), x, z)
+
+    def log_joint_at(self, natural: PyTree, x: PyTree, z: PyTree) -> Scalar:
+        return self.model.log_joint_at(natural, x, z)
+
+    def natural(self, params: PyTree) -> PyTree:
+        return self.model.natural(self.inside(params))
+
+    def prepare(self, natural: PyTree) -> PyTree:
+        return self.model.prepare(natural)
+
+    def elbo(self, natural: PyTree, x: PyTree, q: Any, key: Key) -> Scalar:
+        return self.model.elbo(natural, x, q, key)
+
+    def conditional(self, natural: PyTree, x: PyTree) -> Distribution:
+        return self.model.conditional(natural, x)
+
+    def log_prior(self, params: PyTree) -> Scalar | float:
+        return self.model.log_prior(self.inside(params))
+
+    def latent_prior(self, params: PyTree) -> PyTree | None:
+        return self.model.latent_prior(self.inside(params))
+
+    def describe(self, params: PyTree) -> Any:
+        return self.model.describe(self.inside(params))
+
+    def collapsed(self, params: PyTree) -> Array:
+        return self.model.collapsed(self.inside(params))
+
+    def emptied(self, params: PyTree) -> Array:
+        return self.model.emptied(self.inside(params))
+
+    def check(self, batch: PyTree, who: str = "fit") -> None:
+        self.model.check(batch, who)

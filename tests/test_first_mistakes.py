@@ -1,0 +1,137 @@
+"""What a newcomer gets wrong first: each is refused, in words that say what to do."""
+
+import jax
+import jax.numpy as jnp
+import laws
+import numpy as np
+import optax
+import pytest
+
+import elbax
+from elbax import components
+
+
+X = elbax.datasets.old_faithful()[:40]
+MODEL = elbax.GaussianMixture(2)
+PARAMS = MODEL.from_description(
+    weights=[0.5, 0.5], means=[[2.0, 55.0], [4.0, 80.0]], covariances=[np.diag([0.1, 30.0])] * 2
+)
+EM = elbax.Chain(elbax.ExactEStep(MODEL), elbax.ClosedFormMStep(MODEL))
+GAPS = jnp.zeros((3, 5, 2)).at[1, 3, 0].set(jnp.nan)
+NORMAL_LOGPDF = jax.scipy.stats.norm.logpdf
+
+
+def start(params=PARAMS, update=EM, key=None):
+    key = jax.random.key(0) if key is None else key
+    return update.init(params, elbax.Exact(MODEL, params), key=key)
+
+
+def plain(log_joint, latent):
+    model = elbax.Model(log_joint, latent)
+    return elbax.evidence(model, jnp.zeros((2, 2)), X)
+
+
+def frames(labels, inputs=None):
+    inputs = jnp.zeros((2, 6, 4)) if inputs is None else inputs
+    model = elbax.ConnectionistTemporalClassification()
+    chain = elbax.Chain(elbax.ExactEStep(model), elbax.GradientMStep(model, optax.sgd(1.0)))
+    network = elbax.Network(lambda w, x: x @ w, jnp.zeros((4, 4)))
+    state = chain.init(network, elbax.Exact(model, network), key=jax.random.key(0))
+    return elbax.fit(chain, state, (inputs, labels))
+
+
+def table_without_index():
+    step = elbax.MeanFieldEStep(MODEL)
+    posterior = elbax.MeanField.init(MODEL, PARAMS, X)
+    return step(step.init(PARAMS, posterior, key=jax.random.key(0)), X[30:])
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: EM(PARAMS, X), TypeError, r"takes \(state, batch\) with state = update.init"),
+        (lambda: start(key=0), TypeError, "must be a random key such as jax.random.key"),
+        (lambda: elbax.GradientMStep(MODEL, 1e-3), TypeError, "an optax optimizer .* got 0.001"),
+        (lambda: elbax.evidence(MODEL, PARAMS, X[:, :1]), ValueError, r"shape \(2,\), got \(1,\)"),
+        (lambda: elbax.Exact(MODEL, PARAMS)(X), ValueError, "a posterior takes one of them"),
+        (
+            lambda: plain(lambda m, x, z: NORMAL_LOGPDF(x, m[z]), elbax.Categorical(2)),
+            ValueError,
+            r"must return one number, .* got shape \(2,\)",
+        ),
+        (
+            lambda: plain(lambda m, x, z: 0.0, elbax.Grid(2, 2, 2)),
+            TypeError,
+            "an elbax.AbstractExponentialFamilyModel",
+        ),
+        (lambda: elbax.GaussianMixture(2.0), TypeError, "must be a whole number, got 2.0"),
+        (lambda: elbax.Repeat(EM, 2.5), TypeError, "must be a whole number, got 2.5"),
+        (table_without_index, ValueError, "say which rows a minibatch has"),
+        (
+            lambda: elbax.HiddenMarkovModel(components.Normal(), 2).check(GAPS),
+            ValueError,
+            r"sequence 1, step 3, column 0 is nan. .*elbax.sequences",
+        ),
+        (lambda: frames(jnp.array([[1], [-3]])), ValueError, "label 0 of sequence 1 is -3"),
+        (
+            lambda: frames(jnp.array([[1], [2]]), jnp.full((2, 6, 4), jnp.nan)),
+            ValueError,
+            "sequence 0, step 0, column 0 is nan",
+        ),
+        (
+            lambda: frames(jnp.array([[1]]), elbax.sequences([np.full((6, 4), np.nan)])),
+            TypeError,
+            "fill the gaps first",
+        ),
+        (lambda: EM(start(), elbax.Batch(X, index=3)), ValueError, r"index has shape \(\)"),
+    ],
+)
+def test_is_refused(as_users_run, make, error, message):
+    with pytest.raises(error, match=message):
+        make()
+
+
+def test_a_label_without_an_output_is_impossible():
+    """Not free of cost, as it would be if nothing were added up for it."""
+    result = frames(jnp.array([[3], [7]]))
+    assert result.code == "nonfinite"
+
+
+def test_sequences_of_lists():
+    batch = elbax.sequences([[0, 1, 2], [1, 2]])
+    np.testing.assert_array_equal(batch.values[:, :, 0], [[0, 1, 2], [1, 2, 2]])
+    np.testing.assert_array_equal(batch.length, [3, 2])
+
+
+def test_fit_says_what_rounding_hides():
+    """In float32 slow gains are below what the ELBO resolves: it ends, and says why."""
+    small = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), PARAMS)
+    narrow = elbax.fit(EM, start(small), X.astype(jnp.float32))
+    assert narrow.converged
+    assert "as far as float32 can tell" in narrow.message
+    wide = jax.tree.map(lambda leaf: leaf.astype(float), PARAMS)
+    assert "no more to gain" in elbax.fit(EM, start(wide), X.astype(float)).message
+
+
+def test_fit_waits_for_an_update_that_moves_now_and_then():
+    x = X.astype(float)
+    params = jax.tree.map(lambda leaf: leaf.astype(float), PARAMS)
+    often = elbax.fit(EM, start(params), x)
+    rarely = elbax.Every(EM, 4)
+    result = elbax.fit(rarely, start(params, rarely), x)
+    assert result.converged
+    np.testing.assert_allclose(result.elbo, often.elbo, atol=1e-6)
+
+
+def test_a_second_evaluation_compiles_nothing():
+    params = jax.tree.map(lambda leaf: leaf + 0, PARAMS)
+    for evaluate in (elbax.elbo, elbax.elbo_terms):
+        evaluate(MODEL, PARAMS, elbax.Exact(MODEL, PARAMS), X)
+        with laws.count_compilations() as compiled:
+            evaluate(MODEL, params, elbax.Exact(MODEL, params), X)
+        assert not compiled
+    state = start()
+    elbax.fit(EM, state, X, max_steps=100)
+    with laws.count_compilations() as compiled:
+        elbax.fit(EM, state, X, max_steps=101)
+    assert not compiled

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 
 Scalar: TypeAlias = Float[Array, ""]
@@ -20,8 +20,6 @@ __all__ = [
     "Float",
     "Int",
     "Key",
-    "PRNGKeyArray",
     "PyTree",
     "Scalar",
-    "Shaped",
 ]

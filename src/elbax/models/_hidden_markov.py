@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from .._algebra import log
 from .._batch import rows
 from .._check import check_enough, is_concrete
+from .._free import is_frozen
 from .._incomplete import has_incomplete
 from .._model import AbstractExponentialFamilyModel
 from .._sequence import all_steps, as_sequence, check_sequences, values_of
@@ -67,7 +68,6 @@ class HiddenMarkovModel(AbstractExponentialFamilyModel):
     transition_prior: Dirichlet | None
     chain: MarkovChain
     driven: bool = eqx.field(static=True)
-    form: Literal["auto", "log", "scaled"] = eqx.field(static=True)
 
     def __init__(
         self,
@@ -94,7 +94,6 @@ class HiddenMarkovModel(AbstractExponentialFamilyModel):
         self.prior = prior
         self.transition_prior = transition_prior
         self.driven = driven
-        self.form = form
         self.chain = MarkovChain(
             num_states,
             allowed=allowed,
@@ -187,7 +186,7 @@ class HiddenMarkovModel(AbstractExponentialFamilyModel):
                 allowed,
                 self.transition_prior,
             )
-        elif any(flag is not False for flag in jax.tree.leaves(free["transition"])):
+        elif not is_frozen(free["transition"]):
             raise TypeError(
                 "HiddenMarkovModel: transitions that depend on inputs have no closed M-step. Use "
                 "ClosedFormMStep(model, free={'initial': True, 'transition': False, 'components': True}) beside "
@@ -214,26 +213,18 @@ class HiddenMarkovModel(AbstractExponentialFamilyModel):
     def shortcut(self, params: PyTree) -> "tuple[Bool[Array, ''], HiddenMarkovModel] | None":
         found = self.component.shortcut(params["components"])
         # One step after the other the chain finds out by itself.
-        scalable = self.form == "auto" and runs_pairwise(self.chain.order) and not self.driven
-        scalable = scalable and self.chain.allowed is None and self.chain.starts is None
+        chain = self.chain
+        scalable = chain.form == "auto" and runs_pairwise(chain.order) and not self.driven
+        scalable = scalable and chain.allowed is None and chain.starts is None
         if found is None and not scalable:
             return None
         allowed, component = (jnp.array(True), self.component) if found is None else found
         if scalable:
-            table = self.natural(params)["transition"]
-            allowed &= MarkovChain.in_scaled_range(table)
-        return allowed, HiddenMarkovModel(
-            component,
-            self.num_states,
-            allowed=self.chain.allowed,
-            starts=self.chain.starts,
-            prior=self.prior,
-            transition_prior=self.transition_prior,
-            driven=self.driven,
-            form="scaled" if scalable else self.form,
-            order=self.chain.order,
-            segment=self.chain.segment,
-        )
+            allowed &= MarkovChain.in_scaled_range(self.natural(params)["transition"])
+            chain = MarkovChain(
+                self.num_states, form="scaled", order=chain.order, segment=chain.segment
+            )
+        return allowed, eqx.tree_at(lambda m: (m.component, m.chain), self, (component, chain))
 
     def describe(self, params: PyTree) -> dict[str, Any]:
         """Initial probabilities (K,), the transition matrix (K, K), and what the components say of themselves."""

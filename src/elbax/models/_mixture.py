@@ -122,7 +122,7 @@ class Mixture(AbstractExponentialFamilyModel):
         if found is None:
             return None
         allowed, component = found
-        return allowed, Mixture(component, self.num_components, prior=self.prior)
+        return allowed, eqx.tree_at(lambda model: model.component, self, component)
 
     def describe(self, params: PyTree) -> dict[str, Any]:
         """Weights `(K,)`, and what the components say of themselves (means, covariances, rates, …)."""

@@ -128,7 +128,7 @@ class MixtureOfExperts(AbstractExponentialFamilyModel):
         if found is None:
             return None
         allowed, expert = found
-        return allowed, MixtureOfExperts(expert, self.num_experts, ridge=self.ridge)
+        return allowed, eqx.tree_at(lambda model: model.expert, self, expert)
 
     def describe(self, params: PyTree) -> dict[str, Any]:
         """The gate's coefficients `(K, num_inputs + 1)`, the last row 0, and what the experts say."""

@@ -66,6 +66,38 @@ def table_without_index():
         ),
         (lambda: elbax.GaussianMixture(2.0), TypeError, "must be a whole number, got 2.0"),
         (lambda: elbax.Repeat(EM, 2.5), TypeError, "must be a whole number, got 2.5"),
+        (
+            lambda: elbax.Grid(2, 2, 2).log_normalizer({"unary": jnp.zeros((2, 2, 2))}),
+            ValueError,
+            r"Grid: .*'below': \(1, 2, 2, 2\).*got {'unary': \(2, 2, 2\)}",
+        ),
+        (
+            lambda: elbax.ContextFreeGrammar(2, 3, 4).from_description(
+                root=np.ones(2), binary=np.ones((2, 4, 4)), emission=np.ones((3, 4))
+            ),
+            ValueError,
+            r"binary must have shape \(2, 5, 5\), got \(2, 4, 4\)",
+        ),
+        (
+            lambda: elbax.LinearGaussianStateSpace(2).from_description(
+                initial_mean=[0.0],
+                initial_covariance=[[1.0]],
+                transition=[[1.0]],
+                transition_covariance=[[1.0]],
+                emission=[[1.0]],
+                emission_covariance=[[1.0]],
+            ),
+            ValueError,
+            r"initial_mean must have shape \(2,\), got \(1,\)",
+        ),
+        (
+            lambda: MODEL.from_description(
+                weights=[1.5, -0.5], means=np.zeros((2, 2)), covariances=[np.eye(2)] * 2
+            ),
+            ValueError,
+            "weights must not be negative",
+        ),
+        (lambda: elbax.Chain([EM, EM]), TypeError, r"Chain\(e_step, m_step\)"),
         (table_without_index, ValueError, "say which rows a minibatch has"),
         (
             lambda: elbax.HiddenMarkovModel(components.Normal(), 2).check(GAPS),

@@ -153,10 +153,24 @@ def test_planning_leaves_pythons_random_numbers_alone():
 
 
 def test_what_is_too_wide_is_refused():
-    with pytest.raises(ValueError, match=r"over \d+ variables.*approximate \(Amortized"):
-        FactorGraph((2,) * 6, list(itertools.combinations(range(6), 2)), limit=16)
-    with pytest.raises(ValueError, match="raise the limit"):
-        FactorGraph((10,) * 8, [(i, j) for i in range(8) for j in range(i)], limit=10**6)
+    """Before it runs; mean field needs no such table."""
+    complete = FactorGraph((2,) * 6, list(itertools.combinations(range(6), 2)), limit=16)
+    tables = tuple(jnp.zeros((2, 2)) for _ in complete.scopes)
+    assert complete.largest == 64
+    with pytest.raises(ValueError, match=r"over 6 variables.*use mean field.*raise the limit"):
+        jax.eval_shape(complete.log_normalizer, tables)
+    family = elbax.factored(complete)
+    np.testing.assert_allclose(family.bound(family.start(tables), tables), 6 * np.log(2))
+
+
+def test_tables_have_their_scopes_shapes():
+    family = FactorGraph((2, 3), ((0, 1), (1,)))
+    with pytest.raises(
+        ValueError, match=r"of shapes \[\(2, 3\), \(3,\)\].*got \[\(3, 2\), \(3,\)\]"
+    ):
+        family.log_normalizer((jnp.zeros((3, 2)), jnp.zeros(3)))
+    with pytest.raises(ValueError, match="one for each scope"):
+        family.log_normalizer((jnp.zeros((2, 3)),))
 
 
 @pytest.mark.parametrize(

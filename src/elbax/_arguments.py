@@ -22,3 +22,10 @@ def check_key(key: Any, who: str) -> None:
     typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
     if not (typed or (dtype == jnp.uint32 and jnp.shape(key)[-1:] == (2,))):
         raise TypeError(f"{who}: key must be a random key such as jax.random.key(0); got {key!r}.")
+
+
+def check_shapes(who: str, **arrays: tuple[Any, tuple[int, ...]]) -> None:
+    """Raises `ValueError` for the first `name=(array, shape)` that has another shape."""
+    for name, (array, shape) in arrays.items():
+        if jnp.shape(array) != shape:
+            raise ValueError(f"{who}: {name} must have shape {shape}, got {jnp.shape(array)}.")

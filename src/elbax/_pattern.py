@@ -51,7 +51,8 @@ def incomplete(x: PyTree, *, block_size: int | None = None) -> Batch:
     if not all(leaf.ndim == 2 for leaf, wrap in zip(leaves, wrapped) if wrap):
         raise ValueError(
             "incomplete: expected tables of shape (num_data, dim); got shapes "
-            f"{[leaf.shape for leaf in leaves]}. One column is x[:, None]."
+            f"{[leaf.shape for leaf in leaves]}. One column is x[:, None]; sequences with gaps are "
+            "elbax.sequences([...])."
         )
     weight = np.asarray(effective_weight(batch))
     check_weights(weight, "incomplete")

@@ -104,7 +104,10 @@ class Chain(AbstractUpdate):
     def __init__(self, *updates: AbstractUpdate):
         for i, update in enumerate(updates):
             if not isinstance(update, AbstractUpdate):
-                raise TypeError(f"Chain: argument {i} must be an update, got {update!r}.")
+                raise TypeError(
+                    f"Chain: argument {i} must be an update, got {update!r}. Several are several arguments: "
+                    "Chain(e_step, m_step)."
+                )
         if not updates:
             raise TypeError("Chain: expected at least one update.")
         self.updates = updates

@@ -5,6 +5,10 @@ from ._ctc_lattice import CTCLattice as CTCLattice
 from ._diagonal_gaussian import DiagonalGaussian as DiagonalGaussian
 from ._factor_graph import FactorGraph as FactorGraph
 from ._factored import AbstractFactored as AbstractFactored, factored as factored
+from ._factored_chain import FactoredChain as FactoredChain
+from ._factored_gaussian import FactoredGaussian as FactoredGaussian
+from ._factored_graph import FactoredGraph as FactoredGraph
+from ._factored_grid import FactoredGrid as FactoredGrid
 from ._family import AbstractFamily as AbstractFamily, Distribution as Distribution
 from ._gaussian import Gaussian as Gaussian
 from ._gaussian_chain import GaussianChain as GaussianChain

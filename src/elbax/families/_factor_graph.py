@@ -20,7 +20,7 @@ class FactorGraph(AbstractStructured):
 
     Natural parameters: a tuple of tables of log-potentials, one for each scope, with an axis for each of its
     variables; −∞ says that a configuration is impossible. The log-normalizer eliminates variables in turn,
-    in an order found when the family is made (by `opt_einsum`, or smallest table first): exact on a tree in
+    in an order found before it runs (by `opt_einsum`, or smallest table first): exact on a tree in
     time linear in its size, and exponential in the width of the clique tree elsewhere. `width` says how many
     variables the largest table that arises has, and `largest` how many entries, before anything runs.
 
@@ -28,9 +28,8 @@ class FactorGraph(AbstractStructured):
 
     - `sizes`: how many values each variable has.
     - `scopes`: for each table the variables it is over, as indices into `sizes`.
-    - `limit`: the most entries a table may have.
-
-    **Raises** `ValueError` if elimination needs a larger table; its message says how large.
+    - `limit`: the most entries a table may have. Exact inference that needs a larger one is refused before it
+        runs, by a `ValueError` that says how large; mean field works at any width.
 
     ```python
     >>> import elbax, jax.numpy as jnp
@@ -60,13 +59,6 @@ class FactorGraph(AbstractStructured):
                 raise ValueError(
                     f"FactorGraph: a scope names different variables 0, ..., {len(self.sizes) - 1}; got {scope}."
                 )
-        if self.largest > limit:
-            raise ValueError(
-                f"FactorGraph: the best elimination order found needs a table over {self.width} variables, of "
-                f"{self.largest:.2g} entries, more than limit={limit:.2g}. Exact inference does not fit: "
-                "leave out edges or variables, raise the limit if the memory is there, or approximate "
-                "(Amortized, which samples)."
-            )
 
     @property
     def width(self) -> int:
@@ -79,6 +71,7 @@ class FactorGraph(AbstractStructured):
         return _plan(self.sizes, self.scopes)[2]
 
     def fold(self, natural: PyTree, semiring: AbstractSemiring) -> Scalar:
+        self._check(natural)
         order, _, _ = _plan(self.sizes, self.scopes)
         tables = list(zip(self.scopes, natural, strict=True))
         dtype = jnp.result_type(*natural) if tables else float
@@ -93,6 +86,22 @@ class FactorGraph(AbstractStructured):
             table = semiring.sum(table, scope.index(variable), None if keys is None else keys[step])
             tables.append((tuple(i for i in scope if i != variable), table))
         return jnp.asarray(sum(table for _, table in tables))
+
+    def _check(self, natural):
+        shapes = [tuple(self.sizes[i] for i in scope) for scope in self.scopes]
+        given = [jnp.shape(table) for table in natural]
+        if given != shapes:
+            raise ValueError(
+                f"FactorGraph: natural parameters are a tuple of tables of shapes {shapes}, one for each scope; "
+                f"got {given}."
+            )
+        if self.largest > self.limit:
+            raise ValueError(
+                f"FactorGraph: the best elimination order found needs a table over {self.width} variables, of "
+                f"{self.largest:.2g} entries, more than limit={self.limit:.2g}. Exact inference does not fit: "
+                "use mean field (MeanFieldEStep, factored(graph)), leave out edges or variables, or raise the "
+                "limit if the memory is there."
+            )
 
     def statistics(self, z: Int[Array, " n"]) -> tuple[Array, ...]:
         """One table for each scope, 1 at the values that z has and 0 elsewhere."""

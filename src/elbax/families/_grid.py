@@ -73,6 +73,7 @@ class Grid(AbstractStructured):
                 "use mean field (MeanFieldEStep, factored(grid)), cut the grid into strips, or raise the limit "
                 "if the memory is there."
             )
+        self._check(natural)
         unary, below, beside = natural["unary"], natural["below"], natural["beside"]
         if self.width > self.height:
             unary, below, beside = (table.swapaxes(0, 1) for table in (unary, beside, below))
@@ -106,6 +107,19 @@ class Grid(AbstractStructured):
         begin = alone, jnp.zeros((), unary.dtype)
         (table, level), _ = jax.lax.scan(step, begin, (sites, each))
         return level + semiring.sum(table, 0, last)
+
+    def _check(self, natural):
+        height, width, pair = self.height, self.width, (self.num_values, self.num_values)
+        shapes = {
+            "unary": (height, width, self.num_values),
+            "below": (height - 1, width, *pair),
+            "beside": (height, width - 1, *pair),
+        }
+        given = jax.tree.map(jnp.shape, natural)
+        if given != shapes:
+            raise ValueError(
+                f"Grid: natural parameters are a dictionary of arrays of shapes {shapes}; got {given}."
+            )
 
     def statistics(self, z: Int[Array, "height width"]) -> PyTree:
         """Indicators of the sites' values and of the neighbors'."""

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._algebra import log
-from .._arguments import check_count
+from .._arguments import check_count, check_shapes
 from .._batch import rows
 from .._check import check_weights
 from .._model import AbstractExponentialFamilyModel
@@ -104,9 +104,8 @@ class ContextFreeGrammar(AbstractExponentialFamilyModel):
         if np.any(counts & ((length < 2) | (length > steps))):
             row = int(np.flatnonzero(counts & ((length < 2) | (length > steps)))[0])
             raise ValueError(
-                f"{who}: a sentence has between 2 and {steps} words, as a root has two children; "
-                f"sentence {row} has "
-                f"{length[row]}. Leave such sentences out."
+                f"{who}: a sentence has at least 2 words, as a root has two children, and here at most {steps}; "
+                f"sentence {row} has {length[row]}. Leave such sentences out."
             )
         inside = (np.arange(steps) < length[:, None]) & counts[:, None]
         if np.any(inside & ((words < 0) | (words >= self.num_words))):
@@ -198,6 +197,13 @@ class ContextFreeGrammar(AbstractExponentialFamilyModel):
     def from_description(self, *, root: Any, binary: Any, emission: Any) -> PyTree:
         """The params that `describe` so, also from counts of a treebank: rows need not be normalized."""
         given = dict(root=root, binary=binary, emission=emission)
+        number, size = self.family.num_nonterminals, self.family.num_symbols
+        check_shapes(
+            "ContextFreeGrammar",
+            root=(root, (number,)),
+            binary=(binary, (number, size, size)),
+            emission=(emission, (size - number, self.num_words)),
+        )
         return {name: log(jnp.asarray(shares, float)) for name, shares in given.items()}
 
     def num_free_params(self, params: PyTree) -> int:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from .._algebra import matmul
+from .._arguments import check_shapes
 from .._batch import rows
 from .._check import check_table, is_concrete
 from .._incomplete import is_incomplete, known, known_numbers
@@ -266,6 +267,16 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
                 )
             return self._parts[name].noise.pack(root)
 
+        square, outputs = (self.dim, self.dim), jnp.shape(emission)[:1]
+        check_shapes(
+            "LinearGaussianStateSpace",
+            initial_mean=(initial_mean, (self.dim,)),
+            initial_covariance=(initial_covariance, square),
+            transition=(transition, square),
+            transition_covariance=(transition_covariance, square),
+            emission=(emission, (*outputs, self.dim)),
+            emission_covariance=(emission_covariance, outputs * 2),
+        )
         matrices = dict(transition=transition, emission=emission)
         offsets = dict(transition=transition_offset, emission=emission_offset)
         params = {

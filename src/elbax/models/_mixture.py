@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from .._algebra import log
-from .._arguments import check_count
+from .._arguments import check_count, check_shapes
 from .._batch import rows
 from .._check import check_enough, is_concrete
 from .._free import log_shares
@@ -139,8 +139,12 @@ class Mixture(AbstractExponentialFamilyModel):
 
         ```
         """
+        weights = jnp.asarray(weights, float)
+        check_shapes("Mixture", weights=(weights, (self.num_components,)))
+        if is_concrete(weights) and bool(jnp.any(weights < 0)):
+            raise ValueError(f"Mixture: weights must not be negative, got {weights}.")
         return {
-            "logits": log(jnp.asarray(weights, float)),
+            "logits": log(weights),
             "components": self.component.from_description(**described),
         }
 

@@ -27,5 +27,5 @@ def check_key(key: Any, who: str) -> None:
 def check_shapes(who: str, **arrays: tuple[Any, tuple[int, ...]]) -> None:
     """Raises `ValueError` for the first `name=(array, shape)` that has another shape."""
     for name, (array, shape) in arrays.items():
-        if jnp.shape(array) != shape:
-            raise ValueError(f"{who}: {name} must have shape {shape}, got {jnp.shape(array)}.")
+        if np.shape(array) != shape:
+            raise ValueError(f"{who}: {name} must have shape {shape}, got {np.shape(array)}.")

@@ -6,6 +6,7 @@ from typing import Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .._algebra import matmul
 from .._arguments import check_shapes
@@ -267,7 +268,7 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
                 )
             return self._parts[name].noise.pack(root)
 
-        square, outputs = (self.dim, self.dim), jnp.shape(emission)[:1]
+        square, outputs = (self.dim, self.dim), np.shape(emission)[:1]
         check_shapes(
             "LinearGaussianStateSpace",
             initial_mean=(initial_mean, (self.dim,)),

@@ -158,6 +158,21 @@ def test_all_trees(number, preterminals, count, lengths, mask):
         assert (np.abs(found - p) <= 6 * np.sqrt(p * (1 - p) / 1000) + 6 / 1000).all()
 
 
+@pytest.mark.parametrize("length", [2, 3, 4])
+def test_brackets_say_the_tree(length):
+    """Every tree of its own, and as many brackets as nodes."""
+    family, seen = ParseTree(2, 1), set()
+    trees = parses(2, 1, length, False)
+    for tree in trees:
+        z = counts_of([tree], [1], 2, 1, 4)[1] > 0
+        written = family.bracketed(jnp.asarray(z), "abcd", "STw")
+        assert written.count("(") == written.count(")") == 2 * length - 1
+        assert [c for c in written if c in "abcd"] == list("abcd"[:length])
+        assert written[1] == "ST"[tree[0][0][2]]
+        seen.add(written)
+    assert len(seen) == len(trees)
+
+
 @pytest.mark.slow
 def test_long_sentences():
     """30 words, where widths come in bands: Catalan numbers, and each of the words once."""

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from ._algebra import dot, num_rows
 from ._batch import rows
 from ._check import check_rows
-from ._types import Any, Array, Bool, Callable, Key, PyTree, Scalar
+from ._types import Any, Array, Bool, Callable, Float, Key, PyTree, Scalar
 from .estimators import AbstractEstimator, Reparameterized, ScoreFunction
 from .families import AbstractFamily, Distribution
 
@@ -84,8 +84,12 @@ class AbstractModel(eqx.Module):
             f"{type(self).__name__} has no closed-form M-step; use GradientMStep(model, optimizer)."
         )
 
+    def moments_about(self, params: PyTree) -> Float[Array, " dim"]:
+        """The point about which `maximize_evidence` takes the data's moments."""
+        return jnp.zeros(1)
+
     def maximize_evidence(self, moments: PyTree, params: PyTree, free: PyTree) -> PyTree:
-        """argmax of the evidence itself over a block of θ, from the data's moments about `params["mean"]`."""
+        """argmax of the evidence itself over a block of θ, from the data's moments about that point."""
         raise TypeError(
             f"{type(self).__name__} knows no closed-form maximum of its evidence in any block of params; "
             "FactorAnalysis and ProbabilisticPCA do. Use ClosedFormMStep or GradientMStep."

@@ -169,6 +169,36 @@ class ParseTree(AbstractCertified):
         root = nodes[0, length - 1, :number]
         return {"root": root, "binary": binary, "unary": words, "length": length}
 
+    def bracketed(self, z: Array, words: Any = None, symbols: Any = None) -> str:
+        """The tree in brackets, `(0 (1 the) (2 dog))`; `words` and `symbols` are names for their numbers.
+
+        ```python
+        >>> import elbax, jax.numpy as jnp
+        >>> family = elbax.ParseTree(1, 1)
+        >>> q = family({"root": jnp.zeros(1), "binary": jnp.zeros((1, 2, 2)).at[0, 0, 1].set(1.0),
+        ...     "unary": jnp.zeros((3, 1)), "length": jnp.array(3)})
+        >>> print(family.bracketed(q.mode(), ["the", "old", "man"], "SW"))
+        (S (S (W the) (W old)) (W man))
+
+        ```
+        """
+        nodes = {(int(i), int(w)): int(s) for i, w, s in np.argwhere(np.asarray(z))}
+        words = range(len(z)) if words is None else words
+        symbols = range(self.num_symbols) if symbols is None else symbols
+
+        def write(start, width):
+            name = symbols[nodes[start, width]]
+            if width == 0:
+                return f"({name} {words[start]})"
+            split = next(
+                u
+                for u in range(width)
+                if {(start, u), (start + u + 1, width - u - 1)} <= nodes.keys()
+            )
+            return f"({name} {write(start, split)} {write(start + split + 1, width - split - 1)})"
+
+        return write(0, max(width for start, width in nodes if start == 0))
+
     def from_network(self, output: PyTree) -> PyTree:
         return named("ParseTree", output, {"root", "binary", "unary", "length"})
 

@@ -52,8 +52,8 @@ class EvidenceMStep(AbstractUpdate):
                 "EvidenceMStep leaves the posterior out, so only an exact one keeps the ELBO from falling; got "
                 f"{type(posterior).__name__}. Use ClosedFormMStep or GradientMStep."
             )
-        # A model that knows no such maximum for what is free says so here.
-        about = params["mean"] if isinstance(params, dict) and "mean" in params else jnp.zeros(1)
+        # A model that knows no such maximum, or not for what is free, says so here.
+        about = self.model.moments_about(params)
         moments = {"first": about, "second": jnp.outer(about, about), "count": about[0]}
         free = spread(self.free, params)
         eqx.filter_eval_shape(self.model.maximize_evidence, moments, params, free)
@@ -65,7 +65,7 @@ class EvidenceMStep(AbstractUpdate):
 
     def __call__(self, state: ELBOState, batch: PyTree) -> tuple[ELBOState, Info]:
         _refuse_incomplete(batch)
-        about = state.params["mean"]
+        about = self.model.moments_about(state.params)
 
         def moments(x, weight, places):
             weight, residual = weight.astype(about.dtype), x.astype(about.dtype) - about

@@ -57,7 +57,6 @@ class ReseedStep(AbstractUpdate):
 
         def reseed():
             x, weight = rows(batch)
-            weight = weight.astype(jnp.result_type(params["logits"]))
             posterior = Exact(model, params)
 
             def explain(x):
@@ -69,6 +68,7 @@ class ReseedStep(AbstractUpdate):
             # Block by block where rows come so: a pattern of what is missing is worked out once.
             found = over_rows(explain, as_batch(batch).x if as_batch(batch).blocked else x)
             assignment, log_evidence = (leaf.reshape(-1) for leaf in found)
+            weight = weight.astype(log_evidence.dtype)
             # Ranks from the worst explained; rows that do not count come last.
             log_evidence = jnp.where(jnp.isnan(log_evidence), -jnp.inf, log_evidence)
             order = jnp.argsort(jnp.where(weight > 0, log_evidence, jnp.inf))

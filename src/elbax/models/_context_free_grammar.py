@@ -25,7 +25,8 @@ class ContextFreeGrammar(AbstractExponentialFamilyModel):
     `elbax.sequences([...])`'s (or an `elbax.Sequence` of integers). Params: `{"root": (N,), "binary": (N, S, S),
     "emission": (P, num_words)}` logits, S = N + P symbols, nonterminals first. `Chain(ExactEStep(model),
     ClosedFormMStep(model))` is the inside-outside algorithm (Baker 1979; Lari and Young 1990); `Exact(model,
-    params)(sentence).mode()` the best parse. For a neural grammar see `Tied`.
+    params)(sentence).mode()` the best parse, which `model.latent.bracketed` writes. For a neural grammar
+    see `Tied`.
 
     **Arguments:**
 

@@ -117,6 +117,9 @@ class FactorAnalysis(AbstractExponentialFamilyModel):
             free = free | {"loadings": loadings}
         return self.analyzer.one_maximize(statistics, self._masked(params), free)
 
+    def moments_about(self, params: PyTree) -> Float[Array, " dim"]:
+        return params["mean"]
+
     def maximize_evidence(self, moments: PyTree, params: PyTree, free: PyTree) -> PyTree:
         """The best noise variances given the loadings, and the best mean: the "either" step of ECME.
 

@@ -9,6 +9,7 @@ additions e, hence too large by at most $\sum e\, \partial Z / \partial e$: the 
 before a node is scaled, is a certificate.
 """
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,127 +32,160 @@ def inside_outside(
 
     They are (N,), (N, S, S) and (T, P), −∞ where there is no way; the gradient has their names and shapes.
     """
-    count, number = len(unary), len(root)
-    size = binary.shape[-1]
-    dtype = unary.dtype
-    tiny = jnp.finfo(dtype).tiny
-    # As much as all the products that one node adds up could lose together.
-    least = tiny * size * size * count
-
+    number, size = binary.shape[:2]
+    tiny = jnp.finfo(unary.dtype).tiny
     top_rule, rules = _shares(binary, None)
     rules = rules.reshape(number, size * size)
     top_root, roots = _shares(root, None)
     top_word, words = _shares(unary, -1)
     words = jnp.where(unary > -jnp.inf, jnp.maximum(words, tiny), 0)
-    words = jnp.concatenate([jnp.zeros((count, number), dtype), words], 1)
+    words = jnp.pad(words, ((0, 0), (number, 0)))
 
-    # Two charts of the same shares: spans by their first word and width, and by their last word and T − width. A
-    # span's left parts are then a row of the one, its right parts a row of the other; past the end both are
-    # empty, of level −∞.
-    whole = 2 * count
-    by_first = jnp.zeros((count, count, size), dtype).at[:, 0].set(words)
-    by_last = jnp.zeros((whole, whole, size), dtype).at[:count, count - 1].set(words)
-    first_level = jnp.full((count, count), -jnp.inf, dtype).at[:, 0].set(top_word[:, 0])
-    last_level = jnp.full((whole, whole), -jnp.inf, dtype).at[:count, count - 1].set(top_word[:, 0])
+    charts, norms = _inside(rules, top_rule, words, top_word[:, 0])
+    top_node = charts.by_first[0, length - 1, :number]
+    total = jnp.sum(roots * top_node)
+    value = charts.first_level[0, length - 1] + top_root + jnp.log(total)
 
-    def parts(charts, width, rows, splits):
-        """The shares of left parts, weighted by the levels of both, those of right parts, and the top level."""
-        by_first, by_last, first_level, last_level = charts
-        place = width - 1, count + 1 - width
-        left = by_first[:rows, :splits]
-        right = jax.lax.dynamic_slice(by_last, (*place, 0), (rows, splits, size))
-        levels = first_level[:rows, :splits]
-        levels += jax.lax.dynamic_slice(last_level, place, (rows, splits))
+    outside_root = jnp.zeros_like(charts.by_first).at[0, length - 1, :number].set(roots / total)
+    outside_word, used, need = _outside(rules, charts, norms, outside_root)
+    marginals = {
+        "root": roots * top_node / total,
+        "binary": (rules * used).reshape(binary.shape),
+        "unary": (outside_word * words)[:, number:],
+    }
+    return jnp.maximum(need, 1 / total) <= tiny**-0.5, value, marginals
+
+
+class _Charts(eqx.Module):
+    """The same spans twice: by their first word and width, and by their last word and T − width.
+
+    The left parts of a span are then a row of the one, its right parts a row of the other. Past the end
+    both are empty, of level −∞.
+    """
+
+    by_first: Array
+    by_last: Array
+    first_level: Array
+    last_level: Array
+
+    @classmethod
+    def of_words(cls, words: Array, level: Array) -> "_Charts":
+        count, size = words.shape
+        shares, nothing = (
+            jnp.zeros((count, count, size), words.dtype),
+            jnp.full_like(level, -jnp.inf),
+        )
+        nothing = jnp.broadcast_to(nothing, (count, count))
+        more = ((0, count), (0, count))
+        empty = cls(
+            shares,
+            jnp.pad(shares, (*more, (0, 0))),
+            nothing,
+            jnp.pad(nothing, more, constant_values=-jnp.inf),
+        )
+        return empty.put(1, words, level)
+
+    @property
+    def count(self) -> int:
+        return len(self.by_first)
+
+    def put(self, width: Array | int, shares: Array, level: Array) -> "_Charts":
+        """With the spans of a width, whose first words are 0, 1, …"""
+        put = jax.lax.dynamic_update_slice
+        place = width - 1, self.count - width
+        return _Charts(
+            put(self.by_first, shares[:, None], (0, width - 1, 0)),
+            put(self.by_last, shares[:, None], (*place, 0)),
+            put(self.first_level, level[:, None], (0, width - 1)),
+            put(self.last_level, level[:, None], place),
+        )
+
+    def parts(self, width: Array, rows: int, splits: int) -> tuple[Array, Array, Array, Array]:
+        """(left shares, right shares, the weight of each split, the top level) of the spans of a width."""
+        place = width - 1, self.count + 1 - width
+        left = self.by_first[:rows, :splits]
+        right = jax.lax.dynamic_slice(self.by_last, (*place, 0), left.shape)
+        levels = self.first_level[:rows, :splits]
+        levels += jax.lax.dynamic_slice(self.last_level, place, (rows, splits))
         top = jnp.max(levels, -1)
         top = jnp.where(jnp.isfinite(top), top, 0)
         return left, right, jnp.exp(levels - top[:, None]), top
 
-    def join(left, right, weight):
-        joined = jnp.einsum("iua,iub->iab", weight[..., None] * left, right, precision="highest")
-        return joined.reshape(len(left), size * size)
 
-    norms = [jnp.ones((0, count), dtype)]
-    charts = by_first, by_last, first_level, last_level
+def _pairs(left: Array, right: Array, weight: Array) -> Array:
+    """The weight of every pair of children, summed over splits."""
+    joined = jnp.einsum("iua,iub->iab", weight[..., None] * left, right, precision="highest")
+    return joined.reshape(len(left), -1)
+
+
+def _inside(rules: Array, top_rule: Array, words: Array, level: Array) -> tuple[_Charts, Array]:
+    """(the charts, what every span's shares were divided by, at [width − 2, first word])."""
+    (count, size), number = words.shape, len(rules)
+    tiny = jnp.finfo(words.dtype).tiny
+    # As much as all the products that one node adds up could lose together.
+    least = tiny * size * size * count
+    charts, norms = _Charts.of_words(words, level), [jnp.ones((0, count), words.dtype)]
     for start, end in bands(count):
         rows, splits = count - start + 1, end - 2
 
-        def inside(charts, width, rows=rows, splits=splits):
-            left, right, weight, top = parts(charts, width, rows, splits)
-            nodes = jnp.maximum(matmul(join(left, right, weight), rules.T), least)
+        def step(charts, width, rows=rows, splits=splits):
+            left, right, weight, top = charts.parts(width, rows, splits)
+            nodes = jnp.maximum(matmul(_pairs(left, right, weight), rules.T), least)
             norm = jax.lax.stop_gradient(jnp.max(nodes, -1))
             nodes = jnp.maximum(nodes / norm[:, None], tiny)
-            fresh = jnp.pad(nodes, ((0, count - rows), (0, size - number)))
-            level = jnp.pad(
-                top + jnp.log(norm) + top_rule, (0, count - rows), constant_values=-jnp.inf
-            )
-            by_first, by_last, first_level, last_level = charts
-            place = width - 1, count - width
-            put = jax.lax.dynamic_update_slice
-            charts = (
-                put(by_first, fresh[:, None], (0, width - 1, 0)),
-                put(by_last, fresh[:, None], (*place, 0)),
-                put(first_level, level[:, None], (0, width - 1)),
-                put(last_level, level[:, None], place),
-            )
-            return charts, jnp.pad(norm, (0, count - rows), constant_values=1)
+            more = 0, count - rows
+            shares = jnp.pad(nodes, (more, (0, size - number)))
+            level = jnp.pad(top + jnp.log(norm) + top_rule, more, constant_values=-jnp.inf)
+            return charts.put(width, shares, level), jnp.pad(norm, more, constant_values=1)
 
-        charts, of_band = jax.lax.scan(inside, charts, jnp.arange(start, end))
+        charts, of_band = jax.lax.scan(step, charts, jnp.arange(start, end))
         norms.append(of_band)
-    norms = jnp.concatenate(norms)
+    return charts, jnp.concatenate(norms)
 
-    by_first, _, first_level, _ = charts
-    top_node = by_first[0, length - 1, :number]
-    total = jnp.sum(roots * top_node)
-    value = first_level[0, length - 1] + top_root + jnp.log(total)
 
-    outside_first = jnp.zeros_like(by_first).at[0, length - 1, :number].set(roots / total)
-    outside_last = jnp.zeros_like(by_last)
-    used = jnp.zeros_like(rules)
-    need = 1 / total
-    carry = outside_first, outside_last, used, need
+def _outside(
+    rules: Array, charts: _Charts, norms: Array, outside_root: Array
+) -> tuple[Array, Array, Array]:
+    """(outside weights of the words, of the rules, the largest there was)."""
+    count, number = charts.count, len(rules)
+    size = charts.by_first.shape[-1]
+    put = jax.lax.dynamic_update_slice
 
-    def of_node(outside_first, outside_last, width, rows):
-        """The outside weights of the spans of a width, which their uses as left and as right parts add up to."""
+    def of_width(outside_first, outside_last, width, rows):
+        """What the uses of spans of a width as left and as right parts add up to."""
         place = width - 1, count - width, 0
         return (
             jax.lax.dynamic_slice(outside_first, (0, width - 1, 0), (rows, 1, size))[:, 0]
             + jax.lax.dynamic_slice(outside_last, place, (rows, 1, size))[:, 0]
         )
 
+    need = jnp.max(outside_root)
+    carry = outside_root, jnp.zeros_like(charts.by_last), jnp.zeros_like(rules), need
     for start, end in reversed(bands(count)):
         rows, splits = count - start + 1, end - 2
 
-        def outside(carry, row, rows=rows, splits=splits):
+        def step(carry, row, rows=rows, splits=splits):
             outside_first, outside_last, used, need = carry
             width, norm = row
-            left, right, weight, _ = parts(charts, width, rows, splits)
-            node = of_node(outside_first, outside_last, width, rows)[:, :number] / norm[:rows, None]
-            used += matmul(node.T, join(left, right, weight))
+            left, right, weight, _ = charts.parts(width, rows, splits)
+            whole = of_width(outside_first, outside_last, width, rows)
+            node = whole[:, :number] / norm[:rows, None]
+            used += matmul(node.T, _pairs(left, right, weight))
             pairs = matmul(node, rules).reshape(rows, size, size)
             by_right = jnp.einsum("iab,iub->iua", pairs, right, precision="highest")
             by_left = jnp.einsum("iab,iua->iub", pairs, left, precision="highest")
             place = width - 1, count + 1 - width, 0
             before = jax.lax.dynamic_slice(outside_last, place, right.shape)
-            outside_last = jax.lax.dynamic_update_slice(
-                outside_last, before + weight[..., None] * by_left, place
-            )
+            outside_last = put(outside_last, before + weight[..., None] * by_left, place)
             outside_first = outside_first.at[:rows, :splits].add(weight[..., None] * by_right)
-            need = jnp.maximum(need, jnp.max(node))
+            need = jnp.maximum(need, jnp.maximum(jnp.max(node), jnp.max(whole)))
             return (outside_first, outside_last, used, need), None
 
         of_band = norms[start - 2 : end - 2]
-        carry, _ = jax.lax.scan(outside, carry, (jnp.arange(start, end), of_band), reverse=True)
-
+        carry, _ = jax.lax.scan(step, carry, (jnp.arange(start, end), of_band), reverse=True)
     outside_first, outside_last, used, need = carry
-    outside_word = of_node(outside_first, outside_last, jnp.ones((), int), count)
-    # β of a node is at most its parents' before they are scaled, times the pairs that it is in.
-    largest = jnp.maximum(need, jnp.maximum(jnp.max(outside_first), jnp.max(outside_last)))
-    marginals = {
-        "root": roots * top_node / total,
-        "binary": (rules * used).reshape(binary.shape),
-        "unary": (outside_word * words)[:, number:],
-    }
-    return largest <= tiny**-0.5, value, marginals
+    words = of_width(outside_first, outside_last, jnp.ones((), int), count)
+    return words, used, jnp.maximum(need, jnp.max(words))
 
 
 def _shares(logarithms: Array, axis: int | None) -> tuple[Array, Array]:

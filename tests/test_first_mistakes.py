@@ -1,5 +1,7 @@
 """What a newcomer gets wrong first: each is refused, in words that say what to do."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import laws
@@ -153,6 +155,14 @@ def test_fit_waits_for_an_update_that_moves_now_and_then():
     result = elbax.fit(rarely, start(params, rarely), x)
     assert result.converged
     np.testing.assert_allclose(result.elbo, often.elbo, atol=1e-6)
+
+
+def test_fit_says_that_steps_were_skipped():
+    """A step refused again and again gains nothing: that is no maximum."""
+    ascent = elbax.Chain(elbax.ExactEStep(MODEL), elbax.GradientMStep(MODEL, optax.sgd(1e6)))
+    guarded = elbax.Guard(ascent, falling=True)
+    result = elbax.fit(guarded, start(update=guarded), X)
+    assert re.search(r"skipped \d+ of them", result.message)
 
 
 def test_a_second_evaluation_compiles_nothing():

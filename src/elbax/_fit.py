@@ -301,6 +301,9 @@ def _result(
     # Cut on the host: on the device every length would compile a program of its own.
     trace = np.asarray(carry.trace)[:num_steps]
     message = _message(code, update, carry.info, trace, tolerance)
+    skipped = int(getattr(state.memory, "skipped", 0))
+    if skipped:
+        message += f" {_name(update)} skipped {skipped} of them."
     return Result(state, elbo, trace, num_steps, code, message)
 
 

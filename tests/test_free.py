@@ -305,6 +305,7 @@ def test_a_gradient_steps_memory_is_of_what_moves():
     assert sizes == 2 * PARAMS["components"]["mean"].size
 
 
+@pytest.mark.slow
 def test_an_optimizer_sees_nothing_of_what_stays():
     """A norm to clip is that of the free entries, whether a block or a mask says which they are."""
     x, model = elbax.datasets.old_faithful().astype(float), elbax.GaussianMixture(2)

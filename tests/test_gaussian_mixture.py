@@ -133,7 +133,7 @@ def hard_data(name, num_data=3000, dim=3):
 
 
 @pytest.mark.parametrize("covariance", COVARIANCES)
-@pytest.mark.parametrize("name", ["offset", "apart"])
+@pytest.mark.parametrize("name", [pytest.param("offset", marks=pytest.mark.slow), "apart"])
 def test_float32_against_float64(name, covariance):
     """Evidence within 1e-4, means and covariances within 1e-3 relative, from the same start."""
     model = elbax.GaussianMixture(3, covariance)

@@ -241,6 +241,7 @@ def test_one_variable_is_exact(family):
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_minibatches_move_their_own_rows():
     """Rows that are not in the batch stay, to the bit; those in it move as on the whole data."""
     x = elbax.datasets.old_faithful()[:40]

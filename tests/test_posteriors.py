@@ -341,6 +341,7 @@ def test_an_exact_posterior_inside_of_another_is_not_the_bounds_own():
     assert same < elbax.evidence(model, params, x) - 1
 
 
+@pytest.mark.slow
 def test_sleep_keeps_a_snapshot_up_to_date():
     norm = jax.scipy.stats.norm
 

@@ -9,7 +9,7 @@ to be the only way on. β has `tiny` for a floor, which makes it an upper bound:
 import jax
 import jax.numpy as jnp
 
-from .._algebra import matmul
+from .._algebra import apply, matmul, product
 from .._types import Array, PyTree, Scalar
 
 
@@ -35,7 +35,7 @@ def forward_backward(
 
     def ahead(alpha, row):
         emitted, inside, mine = row
-        moved = matmul(alpha, own(mine)) * emitted
+        moved = product(alpha[None], own(mine))[0] * emitted
         total = jnp.where(inside, jnp.sum(moved), 1)
         alpha = jnp.where(inside, moved / total, alpha)
         return alpha, (alpha, total)
@@ -45,17 +45,19 @@ def forward_backward(
     _, (later, totals) = jax.lax.scan(ahead, first, (emitted, inside[1:], varying))
     alphas = jnp.concatenate([first[None], later])
 
+    # Divided first: a product of two small numbers would be lost.
+    scaled = jnp.where(inside[1:, None], emitted / totals[:, None], 0)
+
     def back(beta, row):
-        emitted, inside, total, mine = row
-        # Divided first: a product of two small numbers would be lost.
-        ahead = jnp.where(inside, emitted * (beta / total), 0)
-        beta = jnp.where(inside, jnp.maximum(matmul(own(mine), ahead), tiny), beta)
-        return beta, (beta, ahead)
+        scaled, inside, mine = row
+        moved = jnp.maximum(apply(own(mine), scaled * beta), tiny)
+        beta = jnp.where(inside, moved, beta)
+        return beta, beta
 
     last = jnp.ones_like(first)
-    rows = emitted, inside[1:], totals, varying
-    _, (earlier, aheads) = jax.lax.scan(back, last, rows, reverse=True)
+    _, earlier = jax.lax.scan(back, last, (scaled, inside[1:], varying), reverse=True)
     betas = jnp.concatenate([earlier, last[None]])
+    aheads = scaled * betas[1:]
 
     # Shares add up to one but for rounding, which a long chain's product would add up.
     both = alphas * betas

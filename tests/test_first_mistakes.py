@@ -157,6 +157,7 @@ def test_fit_waits_for_an_update_that_moves_now_and_then():
     np.testing.assert_allclose(result.elbo, often.elbo, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_fit_says_that_steps_were_skipped():
     """A step refused again and again gains nothing: that is no maximum."""
     ascent = elbax.Chain(elbax.ExactEStep(MODEL), elbax.GradientMStep(MODEL, optax.sgd(1e6)))

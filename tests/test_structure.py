@@ -20,7 +20,7 @@ SOURCE = ROOT / "src" / "elbax"
 
 # A file imports from files before it, never after.
 ORDER = """
-_types _arguments _algebra _special families estimators _incomplete _sequence _state _batch _check
+_types _arguments _algebra _special families estimators _incomplete _check _sequence _state _batch
 _pattern _compress _free _model _around posteriors priors _shares _update _elbo _gradient _fit e_steps
 m_steps _joint_gradient wrappers components models diagnostics datasets plot sklearn __init__ __main__
 """.split()

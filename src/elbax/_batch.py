@@ -55,6 +55,11 @@ class Batch(eqx.Module):
         self.index = None if index is None else jnp.asarray(index)
         self.blocked = blocked
 
+    @property
+    def padded(self) -> bool:
+        """Whether some rows may count for nothing."""
+        return self.weight is not None or self.mask is not None
+
 
 def as_batch(batch: PyTree) -> Batch:
     return batch if isinstance(batch, Batch) else Batch(batch)
@@ -130,7 +135,7 @@ def row_numbers(batch: PyTree) -> Array:
     number = batch.index
     if number is None:
         number = jnp.arange(weight.size).reshape(weight.shape)
-    if batch.weight is None and batch.mask is None:
+    if not batch.padded:
         return number
     return jnp.where(weight > 0, number, number.reshape(-1)[jnp.argmax(weight > 0)])
 
@@ -183,7 +188,7 @@ def without_padding(batch: Batch, x: PyTree, weight: Array) -> PyTree:
 
     0 · NaN is NaN, and so is its gradient. A blocked batch is finite everywhere as it was made.
     """
-    if (batch.weight is None and batch.mask is None) or batch.blocked:
+    if not batch.padded or batch.blocked:
         return x
     counts, first = weight > 0, jnp.argmax(weight > 0)
 

@@ -27,6 +27,23 @@ def check_row(x: Any, dim: int, who: str) -> None:
 def check_rows(x: PyTree, weight: Array, who: str) -> None:
     """Raises `ValueError` for NaN or infinity in a row that counts, or for weights that cannot be."""
     check_weights(weight, who)
+    found = first_not_finite(x, weight)
+    if found is not None:
+        row, column, value = found
+        advice = (
+            "If it means missing, and the model integrates over what is missing, pass "
+            "elbax.incomplete(x). Otherwise drop such rows"
+            if np.isnan(value)
+            else "Drop such rows"
+        )
+        raise ValueError(
+            f"{who}: row {row}, column {column} is {value}. {advice}, or give them weight 0 or mask "
+            "False in an elbax.Batch."
+        )
+
+
+def first_not_finite(x: PyTree, weight: Array) -> tuple[int, int, Any] | None:
+    """(row, column, value) of the first number of a row that counts which is NaN or infinite."""
     for leaf in jax.tree.leaves(x):
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
             continue
@@ -35,17 +52,8 @@ def check_rows(x: PyTree, weight: Array, who: str) -> None:
         if bad.any():
             row = int(np.flatnonzero(bad)[0])
             column = int(np.flatnonzero(~np.asarray(finite[row]))[0])
-            value = np.asarray(leaf[row]).reshape(-1)[column]
-            advice = (
-                "If it means missing, and the model integrates over what is missing, pass "
-                "elbax.incomplete(x). Otherwise drop such rows"
-                if np.isnan(value)
-                else "Drop such rows"
-            )
-            raise ValueError(
-                f"{who}: row {row}, column {column} is {value}. {advice}, or give them weight 0 or mask "
-                "False in an elbax.Batch."
-            )
+            return row, column, np.asarray(leaf[row]).reshape(-1)[column]
+    return None
 
 
 def check_weights(weight: Any, who: str) -> None:

@@ -337,7 +337,7 @@ def with_shortcut(run: Callable, model: AbstractModel, params: PyTree, posterior
             ours = [natural] + [form.prepare(form.natural(snapshot)) for snapshot in snapshots]
             at = [params, *snapshots]
 
-            def exchange(node, tight=False):
+            def exchange(node, tight):
                 if not is_exact(node):
                     return node
                 index = next(i for i, theta in enumerate(at) if same_arrays(theta, node.params))
@@ -345,9 +345,8 @@ def with_shortcut(run: Callable, model: AbstractModel, params: PyTree, posterior
 
             def exchange_all(q):
                 # Inside of another posterior it may be asked at another x than the bound is.
-                if is_exact(q):
-                    return exchange(q, tight)
-                return jax.tree.map(exchange, q, is_leaf=is_exact)
+                one = functools.partial(exchange, tight=tight and is_exact(q))
+                return jax.tree.map(one, q, is_leaf=is_exact)
 
             return exchange_all
 

@@ -63,8 +63,7 @@ class AbstractGradientStep(AbstractUpdate):
 
     def __call__(self, state: ELBOState, batch: PyTree) -> tuple[ELBOState, Info]:
         key, now = jax.random.split(state.key)
-        if "posterior" in self.blocks:
-            state = state.replace(posterior=refresh(state.posterior, self.model, state.params))
+        state = self.settle(state, batch)
         total, gradient, weight = elbo_and_gradient(
             self.model,
             state.params,

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._algebra import num_rows
+from ._arguments import check_count
 from ._batch import as_batch, Batch, effective_weight
 from ._check import check_weights
 from ._incomplete import Incomplete
@@ -58,8 +59,8 @@ def incomplete(x: PyTree, *, block_size: int | None = None) -> Batch:
     check_weights(weight, "incomplete")
     index = np.arange(n) if batch.index is None else np.asarray(batch.index)
     together = np.concatenate([seen.reshape(n, -1) for seen in observed], axis=1)
-    if block_size is not None and block_size < 1:
-        raise ValueError(f"incomplete: block_size must be at least 1, got {block_size}.")
+    if block_size is not None:
+        check_count("incomplete", block_size=block_size)
     empty = ~together.any(1) & (weight > 0)
     if empty.any():
         raise ValueError(

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._algebra import num_rows
+from ._check import first_not_finite
 from ._incomplete import Incomplete
 from ._types import Any, Array, PyTree
 
@@ -139,26 +140,16 @@ def check_sequences(x: Any, weight: Array, who: str, least: int = 2) -> None:
             raise ValueError(
                 f"{who}: a length is between 1 and {steps}; sequence {bad[0]} has {length[bad[0]]}."
             )
-    _check_finite(x, weight, who)
-
-
-def _check_finite(x: Any, weight: Array, who: str) -> None:
-    table, counts = all_steps(x, jnp.asarray(weight))
-    steps = jax.tree.leaves(values_of(x))[0].shape[1]
-    for leaf in jax.tree.leaves(table):
-        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
-            continue
-        bad = ~np.isfinite(np.asarray(leaf)).reshape(len(leaf), -1)
-        bad &= np.asarray(counts)[:, None] > 0
-        if bad.any():
-            row, column = (int(i) for i in np.argwhere(bad)[0])
-            value = np.asarray(leaf).reshape(len(leaf), -1)[row, column]
-            advice = (
-                "If it means missing, make the batch with elbax.sequences([...]), where NaN means that"
-                if np.isnan(value)
-                else "Drop such a sequence"
-            )
-            raise ValueError(
-                f"{who}: sequence {row // steps}, step {row % steps}, column {column} is {value}. {advice}, or "
-                "give the sequence weight 0 or mask False in an elbax.Batch."
-            )
+    found = first_not_finite(*all_steps(x, jnp.asarray(weight)))
+    if found is not None:
+        row, column, value = found
+        sequence, step = divmod(row, jax.tree.leaves(values)[0].shape[1])
+        advice = (
+            "If it means missing, make the batch with elbax.sequences([...]), where NaN means that"
+            if np.isnan(value)
+            else "Drop such a sequence"
+        )
+        raise ValueError(
+            f"{who}: sequence {sequence}, step {step}, column {column} is {value}. {advice}, or give the sequence "
+            "weight 0 or mask False in an elbax.Batch."
+        )

@@ -158,14 +158,7 @@ class Normal(AbstractComponent):
             "count": jnp.broadcast_to(counts, mean.shape[:1]),
             "linear": jnp.zeros_like(mean),
             "precision": identity(factor),
-            # The density does not depend on the center: no derivative need be taken there.
-            "about": Reference(
-                {
-                    "mean": mean,
-                    "inverse": inverse,
-                    "center": jax.lax.stop_gradient(mean.mean(0)),
-                }
-            ),
+            "about": Reference({"mean": mean, "inverse": inverse, "center": mean.mean(0)}),
         }
 
     def prepare(self, natural):

@@ -44,6 +44,7 @@ def expand(structure: AbstractCovariance, axis: int | None, natural: PyTree) -> 
     With m = μ − c and A = WᵀJW:
     log p = [count − h·Wm − ½ mᵀAm] + (Wᵀh + Am)·(x − c) − ½ (x − c)ᵀA(x − c).
     """
+    # The density does not depend on the center: no derivative need be taken there.
     center = jax.lax.stop_gradient(natural["about"].value["center"])
 
     def one(count, linear, precision, mean, inverse):

@@ -25,6 +25,14 @@ class AbstractBayesStep(AbstractUpdate):
     form: ClassVar[str]
     """Such a posterior as a user writes it."""
 
+    @property
+    def ascends(self) -> bool:
+        return True
+
+    @property
+    def fixed_point(self) -> bool:
+        return True
+
     def init_memory(self, params: PyTree, posterior: PyTree) -> PyTree:
         given = type(posterior).__name__
         article = "an" if given[0] in "AEIOU" else "a"
@@ -44,7 +52,7 @@ class AbstractBayesStep(AbstractUpdate):
         )
 
     def __call__(self, state: ELBOState, batch: PyTree) -> tuple[ELBOState, Info]:
-        return state.replace(posterior=refresh(state.posterior, self.model, state.params)), Info()
+        return self.settle(state, batch), Info()
 
     def settle(self, state: ELBOState, batch: PyTree) -> ELBOState:
-        return self(state, batch)[0]
+        return state.replace(posterior=refresh(state.posterior, self.model, state.params))

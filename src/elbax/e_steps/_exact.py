@@ -27,11 +27,3 @@ class ExactEStep(AbstractBayesStep):
 
     kind: ClassVar[type] = Exact
     form: ClassVar[str] = "elbax.Exact(model, params)"
-
-    @property
-    def ascends(self) -> bool:
-        return True
-
-    @property
-    def fixed_point(self) -> bool:
-        return True

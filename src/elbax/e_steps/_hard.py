@@ -27,11 +27,3 @@ class HardEStep(AbstractBayesStep):
 
     kind: ClassVar[type] = Hard
     form: ClassVar[str] = "elbax.Hard(elbax.Exact(model, params))"
-
-    @property
-    def ascends(self) -> bool:
-        return True
-
-    @property
-    def fixed_point(self) -> bool:
-        return True

@@ -32,7 +32,3 @@ class LaplaceEStep(AbstractBayesStep):
     @property
     def ascends(self) -> bool:
         return False
-
-    @property
-    def fixed_point(self) -> bool:
-        return True

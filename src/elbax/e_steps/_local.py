@@ -46,8 +46,7 @@ class AbstractLocalStep(AbstractUpdate):
         key, now = jax.random.split(state.key)
         batch, table = as_batch(batch), state.posterior
         weight, rows = effective_weight(batch), row_numbers(batch)
-        padded = batch.weight is not None or batch.mask is not None
-        if batch.index is None and not padded and weight.size != table.num_rows:
+        if batch.index is None and not batch.padded and weight.size != table.num_rows:
             raise ValueError(
                 f"{type(self).__name__}: the batch has {weight.size} rows, the table {table.num_rows}. Make a "
                 "table for all data, and say which rows a minibatch has: Batch(x, index=...)."

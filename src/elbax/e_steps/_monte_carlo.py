@@ -32,3 +32,7 @@ class MonteCarloEStep(AbstractBayesStep):
     @property
     def ascends(self) -> bool:
         return False
+
+    @property
+    def fixed_point(self) -> bool:
+        return False

@@ -87,8 +87,12 @@ class FactorGraph(AbstractStructured):
             tables.append((tuple(i for i in scope if i != variable), table))
         return jnp.asarray(sum(table for _, table in tables))
 
+    @property
+    def _shapes(self) -> list[tuple[int, ...]]:
+        return [tuple(self.sizes[i] for i in scope) for scope in self.scopes]
+
     def _check(self, natural):
-        shapes = [tuple(self.sizes[i] for i in scope) for scope in self.scopes]
+        shapes = self._shapes
         given = [jnp.shape(table) for table in natural]
         if given != shapes:
             raise ValueError(
@@ -135,7 +139,7 @@ class FactorGraph(AbstractStructured):
 
     def from_network(self, output: PyTree) -> PyTree:
         """A tuple of tables, as they are."""
-        shapes = [tuple(self.sizes[i] for i in scope) for scope in self.scopes]
+        shapes = self._shapes
         given = [jnp.shape(table) for table in jax.tree.leaves(output)]
         if given != shapes:
             raise ValueError(

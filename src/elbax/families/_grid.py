@@ -4,6 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._arguments import check_count
 from .._types import Array, Int, PyTree, Scalar
 from ._semiring import AbstractSemiring
 from ._structured import AbstractStructured, named
@@ -51,10 +52,7 @@ class Grid(AbstractStructured):
     limit: int = eqx.field(static=True)
 
     def __init__(self, height: int, width: int, num_values: int, *, limit: int = 2**24):
-        if min(height, width, num_values) < 1:
-            raise ValueError(
-                f"Grid: height, width and num_values must be at least 1, got {height}, {width} and {num_values}."
-            )
+        check_count("Grid", height=height, width=width, num_values=num_values)
         self.height = height
         self.width = width
         self.num_values = num_values

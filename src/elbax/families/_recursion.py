@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from .._algebra import num_rows
+from .._arguments import check_count
 from .._types import Any, Array, Callable, PyTree, Scalar
 from ._semiring import AbstractSemiring
 
@@ -17,8 +18,8 @@ Order = Literal["auto", "sequential", "pairwise"]
 def check_order(who: str, order: str, segment: int | None = None) -> None:
     if order not in ("auto", "sequential", "pairwise"):
         raise ValueError(f"{who}: order must be 'auto', 'sequential' or 'pairwise', got {order!r}.")
-    if segment is not None and segment < 1:
-        raise ValueError(f"{who}: segment must be at least 1, got {segment}.")
+    if segment is not None:
+        check_count(who, segment=segment)
 
 
 def steps(

@@ -63,7 +63,7 @@ class MeanField(AbstractTable):
         family = factored(model.latent) if family is None else family
         batch = as_batch(batch)
         weight, number = effective_weight(batch), row_numbers(batch)
-        if batch.index is None and batch.mask is None and batch.weight is None:
+        if batch.index is None and not batch.padded:
             num_rows = weight.size
         elif is_concrete(number):
             num_rows = int(jnp.max(number)) + 1

@@ -8,6 +8,7 @@ from ._algebra import matmul
 from ._batch import as_batch, Batch, effective_weight, reduce_data
 from ._check import check_rows, check_table, is_concrete
 from ._incomplete import known_numbers
+from ._math.linear_algebra import eigh
 from ._types import Any, Array, PyTree
 
 
@@ -85,7 +86,10 @@ def from_moments(mean: Any, covariance: Any, num_data: float | Array) -> Batch:
     # The root of the correlations, so that columns of any scale keep their digits.
     variance = jnp.diagonal(covariance)
     deviation = jnp.sqrt(jnp.where(variance > 0, variance, 1))
-    values, vectors = jnp.linalg.eigh(covariance / jnp.outer(deviation, deviation))
+    correlation = covariance / jnp.outer(deviation, deviation)
+    # One matrix, of any size: LAPACK's on the host where its values are known.
+    decompose = np.linalg.eigh if is_concrete(correlation) else eigh
+    values, vectors = decompose(correlation)
     if is_concrete(covariance):
         check_rows(covariance, jnp.ones(dim), "from_moments, covariance")
         slack = 100 * dim * float(jnp.finfo(covariance.dtype).eps)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._algebra import matmul, vdot
+from .._math.linear_algebra import cholesky, invert_triangle
 from .._types import Array, Float, Scalar
 
 
@@ -111,8 +112,7 @@ class Full(AbstractCovariance):
         return jnp.tril(matrix, -1) + jnp.diag(jnp.exp(jnp.diagonal(matrix)))
 
     def inverse(self, factor):
-        eye = jnp.eye(factor.shape[-1], dtype=factor.dtype)
-        return jax.scipy.linalg.solve_triangular(factor, eye, lower=True)
+        return invert_triangle(factor)
 
     def apply(self, factor, vector):
         return matmul(factor, vector)
@@ -163,10 +163,10 @@ class Full(AbstractCovariance):
         own = 4 * dim * jnp.finfo(moment.dtype).eps * jnp.max(jnp.diagonal(moment))
         least = jax.lax.stop_gradient(jnp.maximum(own, rounding))
         # A pivot that is lost in rounding, or NaN.
-        pivots = jnp.diagonal(jnp.linalg.cholesky(jax.lax.stop_gradient(moment)))
+        pivots = jnp.diagonal(cholesky(jax.lax.stop_gradient(moment)))
         lost = ~(jnp.min(pivots) ** 2 >= least)
         ridge = jnp.where(lost, 2 * least, 0) * jnp.eye(dim, dtype=moment.dtype)
-        return self.pack(matmul(self.factor(raw, dim), jnp.linalg.cholesky(moment + ridge)))
+        return self.pack(matmul(self.factor(raw, dim), cholesky(moment + ridge)))
 
     def matrix(self, factor, dim):
         return matmul(factor, factor.T)

@@ -11,6 +11,7 @@ from .._algebra import matmul, vdot
 from .._arguments import check_count
 from .._check import check_row
 from .._incomplete import known, known_numbers
+from .._math.linear_algebra import eigh, solve_positive
 from .._model import Reference
 from .._types import Any, Array, PyTree, Scalar
 from ..families import Gaussian
@@ -135,9 +136,7 @@ class FactorAnalyzer(AbstractComponent):
         def correct(moving, gram, cross, count):
             both = moving[:, None] & moving
             system = jnp.where(both, gram / count, identity)
-            return jax.scipy.linalg.solve(
-                system, jnp.where(moving, cross / count, 0), assume_a="pos"
-            )
+            return solve_positive(system, jnp.where(moving, cross / count, 0))
 
         change = jax.vmap(correct)(moving, gram, cross, safe)
         # E (e − Δ·ỹ)²: at the optimum, what the correction explained is gone.
@@ -175,7 +174,7 @@ class FactorAnalyzer(AbstractComponent):
         covariance += jnp.diag(1e-5 * variance + jnp.where(variance > 0, 0, 1e-10))
         deviation = jnp.sqrt(jnp.diagonal(covariance))
         correlation = covariance / jnp.outer(deviation, deviation)
-        values, vectors = jnp.linalg.eigh(correlation)
+        values, vectors = eigh(correlation)
         rank = min(self.num_factors, mean.size)
         top, rest = values[::-1][:rank], values[: mean.size - rank]
         left = jnp.mean(rest) if rest.size else 0.1 * values[0]

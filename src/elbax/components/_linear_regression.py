@@ -10,6 +10,7 @@ import numpy as np
 from .._algebra import matmul
 from .._check import check_rows, check_table
 from .._incomplete import known_numbers
+from .._math.linear_algebra import solve_positive
 from .._model import Reference
 from .._types import Any, Array, Float, PyTree
 from ._component import AbstractComponent
@@ -206,7 +207,7 @@ def solve_masked(gram: Array, cross: Array, moving: Array) -> Array:
     system = gram / jnp.outer(scale, scale) + ridge * eye
     system = jnp.where(moving[:, None] & moving, system, eye)
     right = jnp.where(moving, cross / scale, 0)
-    return jax.scipy.linalg.solve(system, right, assume_a="pos") / scale
+    return solve_positive(system, right) / scale
 
 
 def least_squares(inputs, target, weight, assignment, num_components, pull: float = 0.1) -> Array:

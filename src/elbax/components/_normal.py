@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._algebra import vdot
+from .._algebra import matmul, vdot
 from .._check import check_row, is_concrete
 from .._free import choose
 from .._incomplete import is_incomplete, known_numbers
+from .._math.linear_algebra import cholesky, eigh, invert_triangle
 from .._model import Reference
 from .._types import Array, Float, PyTree
 from ..priors import NormalInverseWishart
@@ -133,7 +134,7 @@ class Normal(AbstractComponent):
         within, _ = pooled_covariance(residual, seen, weight)
         whole = jnp.where(whole > 0, whole, jnp.mean(whole))
         ridge = 1e-5 * whole + self.floor / x.shape[0]
-        scale = self.structure.pack(jnp.linalg.cholesky(within + jnp.diag(ridge)))
+        scale = self.structure.pack(cholesky(within + jnp.diag(ridge)))
         if not self.shared:
             scale = jnp.broadcast_to(scale, (num_components, *scale.shape))
         return {"mean": mean, "scale": scale}
@@ -330,7 +331,7 @@ class Normal(AbstractComponent):
                 f"Normal: covariances for means of shape {mean.shape} have shape "
                 f"{(num_components, dim, dim)}; got {covariance.shape}."
             )
-        root = jnp.linalg.cholesky(jnp.mean(covariance, 0) if self.shared else covariance)
+        root = cholesky(jnp.mean(covariance, 0) if self.shared else covariance)
         if is_concrete(root) and not bool(jnp.all(jnp.isfinite(root))):
             raise ValueError("Normal: covariances must be positive definite.")
         pack = self.structure.pack
@@ -362,14 +363,12 @@ class Normal(AbstractComponent):
         deviation = jnp.sqrt(jnp.diagonal(average))
         correlation = average / jnp.outer(deviation, deviation)
         ridge = dim * jnp.finfo(average.dtype).eps * jnp.eye(dim, dtype=average.dtype)
-        root = jnp.linalg.cholesky(correlation + ridge)
+        inverse = invert_triangle(cholesky(correlation + ridge))
 
         def narrowest(covariance):
             scaled = covariance / jnp.outer(deviation, deviation)
-            half = jax.scipy.linalg.solve_triangular(root, scaled, lower=True)
-            return jnp.linalg.eigvalsh(
-                jax.scipy.linalg.solve_triangular(root, half.T, lower=True)
-            ).min()
+            values, _ = eigh(matmul(inverse, matmul(scaled, inverse.T)))
+            return values[0]
 
         smallest = jax.vmap(narrowest)(covariance)
         return ~(smallest > ratio)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from .._algebra import matmul, vdot
 from .._incomplete import Incomplete
+from .._math.linear_algebra import cholesky, invert_triangle
 from .._model import Reference
 from .._types import Array, Callable, Float, PyTree
 from ._covariance import AbstractCovariance
@@ -92,12 +93,12 @@ def marginal(
         form = matmul(weights.T, matmul(structure.dense(precision, dim), weights))
         pull = matmul(linear, weights)
         v = jnp.where(x.observed, (x.values - mean) / unit, 0)
-        cholesky = jnp.linalg.cholesky(jnp.where(both, form, eye))
-        root = jax.scipy.linalg.solve_triangular(cholesky, eye, lower=True)
+        factor = cholesky(jnp.where(both, form, eye))
+        root = invert_triangle(factor)
         push = matmul(v, form)
         whitened = matmul(root, jnp.where(missing, pull - push, 0))
         exponent = count + vdot(pull, v) - 0.5 * vdot(push, v) + 0.5 * vdot(whitened, whitened)
         units = jnp.where(missing, jnp.log(unit) + 0.5 * math.log(2 * math.pi), 0)
-        return exponent, jnp.sum(units) - jnp.sum(jnp.log(jnp.diagonal(cholesky)))
+        return exponent, jnp.sum(units) - jnp.sum(jnp.log(jnp.diagonal(factor)))
 
     return over_components(one, axis, natural)

@@ -9,6 +9,7 @@ import numpy as np
 
 from .._algebra import matmul
 from .._arguments import check_count
+from .._math.linear_algebra import cholesky, invert_triangle
 from ..families import DiagonalGaussian, Gaussian
 from ._estimator import AbstractEstimator
 
@@ -56,9 +57,7 @@ class Quadrature(AbstractEstimator):
             z = linear / precision + points / jnp.sqrt(precision)
         else:
             # J = C Cᵀ, so that m + C⁻ᵀ u has covariance J⁻¹.
-            cholesky = jnp.linalg.cholesky(precision)
-            eye = jnp.eye(len(linear), dtype=linear.dtype)
-            inverse = jax.scipy.linalg.solve_triangular(cholesky, eye, lower=True)
+            inverse = invert_triangle(cholesky(precision))
             z = matmul(matmul(inverse, linear), inverse) + matmul(points, inverse)
         values = jax.vmap(log_joint)(z)
         return jnp.sum(jnp.asarray(weights, values.dtype) * values) + q.entropy()

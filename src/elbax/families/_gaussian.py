@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from .._algebra import matmul, vdot
 from .._arguments import check_count
+from .._math.linear_algebra import cholesky, invert_positive, invert_triangle
 from .._types import Any, Array, Callable, Float, Key, Scalar
 from ._family import AbstractFamily
 
@@ -39,42 +40,37 @@ class Gaussian(AbstractFamily):
 
     def log_normalizer(self, natural: tuple) -> Scalar:
         linear, precision = natural
-        cholesky = jnp.linalg.cholesky(precision)
+        factor = cholesky(precision)
         # Inverted, then multiplied: data often share J, and then the inverse is formed once for all.
-        eye = jnp.eye(self.dim, dtype=precision.dtype)
-        inverse = jax.scipy.linalg.solve_triangular(cholesky, eye, lower=True)
-        whitened = matmul(inverse, linear)
+        whitened = matmul(invert_triangle(factor), linear)
         return (
             0.5 * vdot(whitened, whitened)
-            - jnp.sum(jnp.log(jnp.diagonal(cholesky)))
+            - jnp.sum(jnp.log(jnp.diagonal(factor)))
             + 0.5 * self.dim * math.log(2 * math.pi)
         )
 
     def _moments(self, natural: tuple) -> tuple[Array, Array]:
         linear, precision = natural
-        factor = jax.scipy.linalg.cho_factor(precision, lower=True)
-        covariance = jax.scipy.linalg.cho_solve(factor, jnp.eye(self.dim, dtype=linear.dtype))
-        return jax.scipy.linalg.cho_solve(factor, linear), covariance
+        covariance = invert_positive(precision)
+        return matmul(covariance, linear), covariance
 
     def mean(self, natural: tuple) -> tuple[Float[Array, " d"], Float[Array, "d d"]]:
         mean, covariance = self._moments(natural)
         return mean, -0.5 * (covariance + jnp.outer(mean, mean))
 
     def entropy(self, natural: tuple) -> Scalar:
-        cholesky = jnp.linalg.cholesky(natural[1])
-        return 0.5 * self.dim * math.log(2 * math.pi * math.e) - jnp.sum(
-            jnp.log(jnp.diagonal(cholesky))
-        )
+        half = jnp.sum(jnp.log(jnp.diagonal(cholesky(natural[1]))))
+        return 0.5 * self.dim * math.log(2 * math.pi * math.e) - half
 
     def statistics(self, z: Float[Array, " d"]) -> tuple[Float[Array, " d"], Float[Array, "d d"]]:
         return z, -0.5 * jnp.outer(z, z)
 
     def sample(self, natural: tuple, key: Key) -> Float[Array, " d"]:
         linear, precision = natural
-        cholesky = jnp.linalg.cholesky(precision)
-        whitened = jax.scipy.linalg.solve_triangular(cholesky, linear, lower=True)
+        # J = C Cᵀ, so that C⁻ᵀ (C⁻¹ h + u) has mean J⁻¹ h and covariance J⁻¹.
+        inverse = invert_triangle(cholesky(precision))
         noise = jax.random.normal(key, (self.dim,), linear.dtype)
-        return jax.scipy.linalg.solve_triangular(cholesky.T, whitened + noise, lower=False)
+        return matmul(matmul(inverse, linear) + noise, inverse)
 
     def mode(self, natural: tuple) -> Float[Array, " d"]:
         return self._moments(natural)[0]

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from .._math.linear_algebra import eigh
 from .._model import AbstractModel
 from .._types import Callable, PyTree, Scalar
 from ._search import AbstractSearchStep
@@ -54,7 +55,7 @@ class NewtonMStep(AbstractSearchStep):
         # Params of any units are brought to one scale first: what is flat then is flat in them all.
         diagonal = jnp.abs(jnp.diagonal(hessian))
         unit = jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1))
-        values, vectors = jnp.linalg.eigh(hessian / jnp.outer(unit, unit))
+        values, vectors = eigh(hessian / jnp.outer(unit, unit))
         size = jnp.abs(values)
         curved = size > 10 * start.size * jnp.finfo(start.dtype).eps * jnp.max(size)
         along = jnp.matmul(gradient / unit, vectors, precision="highest")

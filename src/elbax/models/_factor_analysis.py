@@ -9,6 +9,7 @@ from .._algebra import matmul
 from .._batch import rows
 from .._check import check_table, is_concrete
 from .._incomplete import has_incomplete, known, known_numbers
+from .._math.linear_algebra import eigh, invert_positive
 from .._model import AbstractExponentialFamilyModel
 from .._types import Any, Array, Float, Key, PyTree, Scalar
 from ..components import FactorAnalyzer
@@ -153,7 +154,7 @@ class FactorAnalysis(AbstractExponentialFamilyModel):
         # One variance is left to the noise: with as many factors as columns it changes nothing.
         dim = len(covariance)
         rank = min(self.num_factors, dim - 1)
-        values, vectors = jnp.linalg.eigh(covariance)
+        values, vectors = eigh(covariance)
         top, rest = values[::-1][:rank], values[: dim - rank]
         # With the penalty −½ floor dim / σ² the best σ² is the mean of what is left plus floor · dim over
         # its number of residuals.
@@ -255,9 +256,7 @@ def _start(model: FactorAnalysis, key: Key, x: PyTree, weight: Array) -> PyTree:
 def _sweep_noise(params, covariance, count, floor):
     """log σ after every ψⱼ = σⱼ² has moved once to its conditional maximum, Σ⁻¹ being kept up."""
     loadings, variance = params["loadings"], jnp.exp(2 * params["log_noise"])
-    identity = jnp.eye(len(variance), dtype=variance.dtype)
-    sigma = matmul(loadings, loadings.T) + jnp.diag(variance)
-    inverse = jax.scipy.linalg.solve(sigma, identity, assume_a="pos")
+    inverse = invert_positive(matmul(loadings, loadings.T) + jnp.diag(variance))
 
     def move(carry, j):
         inverse, variance = carry

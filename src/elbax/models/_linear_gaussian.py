@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from .._algebra import matmul, vdot
+from .._math.linear_algebra import cholesky, invert_triangle
 from .._model import Reference
 from .._types import Any, Array, PyTree, Scalar
 from ..components._covariance import AbstractCovariance
@@ -50,10 +51,11 @@ class LinearGaussian(eqx.Module):
     def conditional(self, natural: PyTree) -> dict[str, Array]:
         """The conditional that these coordinates mean: matrix, offset, root, and the factor in u."""
         about = natural["about"].value
-        factor = jnp.linalg.cholesky(natural["precision"])
-        solve = lambda rhs: jax.scipy.linalg.cho_solve((factor, True), rhs)
-        shrunk = jnp.linalg.cholesky(solve(jnp.eye(len(factor), dtype=factor.dtype)))
-        cross, linear = solve(natural["cross"]), solve(natural["linear"])
+        factor = cholesky(natural["precision"])
+        whiten = invert_triangle(factor)
+        covariance = matmul(whiten.T, whiten)
+        shrunk = cholesky(covariance)
+        cross, linear = matmul(covariance, natural["cross"]), matmul(covariance, natural["linear"])
         return {
             "matrix": about["matrix"] + matmul(about["root"], cross),
             "offset": about["offset"] + matmul(about["root"], linear),
@@ -146,8 +148,7 @@ def _entries(flag: Any, shape: tuple[int, int]) -> Any:
 
 def _masked(normal: Array, target: Array, root: Array, mask: Array) -> Array:
     """The change L⁻¹ D, D zero outside the mask, of highest ⟨change, target⟩ − ½ tr(change N changeᵀ)."""
-    eye = jnp.eye(len(root), dtype=root.dtype)
-    inverse = jax.scipy.linalg.solve_triangular(root, eye, lower=True)
+    inverse = invert_triangle(root)
     precision = matmul(inverse.T, inverse)
     system = jnp.kron(precision, normal)
     right = matmul(inverse.T, target).reshape(-1)

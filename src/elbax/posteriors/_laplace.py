@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from .._algebra import matmul
 from .._arguments import check_count
+from .._math.linear_algebra import eigh
 from .._types import Any, Key, PyTree
 from ..families import Distribution, Gaussian
 from ._exact import Exact
@@ -53,7 +54,7 @@ class Laplace(eqx.Module):
         log_joint = lambda z: model.log_joint_at(natural, x, z)
 
         def curvature(z):
-            values, vectors = jnp.linalg.eigh(-jax.hessian(log_joint)(z))
+            values, vectors = eigh(-jax.hessian(log_joint)(z))
             size = jnp.maximum(jnp.abs(values), 1e-6 * jnp.max(jnp.abs(values)))
             return size, vectors
 

@@ -1,0 +1,208 @@
+r"""Factorizations of small matrices as plain array operations, over any leading axes.
+
+XLA's CPU backend passes each of these to LAPACK, one call for a whole batch. Such a call splits its batch over the
+thread pool that it runs on, so that two of them at a time can wait for each other for ever on two cores. These are
+loops over columns or rows instead, whose arithmetic is vectorized over the batch; up to some 64 columns they take
+about LAPACK's time. Every function reads a symmetric matrix as ½ (A + Aᵀ), so that gradients are symmetric.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._algebra import matmul
+from .._types import Array, Float
+
+
+_UNROLLED = 4
+# Outside of `jit` a loop whose body is a closure would be compiled at every call.
+_compiled = functools.partial(jax.jit, inline=True)
+_dot = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+
+
+@jax.custom_jvp
+@_compiled
+def cholesky(matrix: Float[Array, "*batch D D"]) -> Float[Array, "*batch D D"]:
+    """The lower triangular L with L Lᵀ = A; NaN from the first pivot that is not positive on.
+
+    By columns, each from all before it: L[:, j] = (A[:, j] − L L[j, :]ᵀ) / pivot.
+    """
+    matrix = _symmetric(matrix)
+    dim = matrix.shape[-1]
+    rows = np.arange(dim)
+
+    def column(j, factor):
+        row = jax.lax.dynamic_index_in_dim(factor, j, -2, keepdims=False)
+        left = jax.lax.dynamic_index_in_dim(matrix, j, -1, keepdims=False)
+        left = left - _dot("...ik,...k->...i", factor, row)
+        pivot = jnp.sqrt(jax.lax.dynamic_index_in_dim(left, j, -1))
+        # A pivot that is 0 leaves 0 / 0 below it, as NaN as a negative one.
+        left = jnp.where(rows >= j, left / pivot, 0)
+        return jax.lax.dynamic_update_index_in_dim(factor, left, j, -1)
+
+    return _loop(dim, column, jnp.zeros_like(matrix))
+
+
+@cholesky.defjvp
+def _(primals, tangents):
+    # L⁻¹ dA L⁻ᵀ = L⁻¹ dL + (L⁻¹ dL)ᵀ, of which the first summand is the lower triangle.
+    factor = cholesky(*primals)
+    inverse = invert_triangle(factor)
+    change = matmul(inverse, matmul(_symmetric(*tangents), inverse.mT))
+    half = jnp.tril(change) - 0.5 * _diagonal_matrix(change)
+    return factor, matmul(factor, half)
+
+
+@jax.custom_jvp
+@_compiled
+def invert_triangle(factor: Float[Array, "*batch D D"]) -> Float[Array, "*batch D D"]:
+    """X = L⁻¹ of a lower triangle, by forward substitution: X[j, :] = (I[j, :] − L[j, :] X) / L[j, j]."""
+    dim = factor.shape[-1]
+    identity = jnp.eye(dim, dtype=factor.dtype)
+
+    def row(j, inverse):
+        below = jax.lax.dynamic_index_in_dim(factor, j, -2, keepdims=False)
+        pivot = jax.lax.dynamic_index_in_dim(below, j, -1)
+        right = jax.lax.dynamic_index_in_dim(identity, j, 0, keepdims=False)
+        new = (right - _dot("...k,...kd->...d", below, inverse)) / pivot
+        return jax.lax.dynamic_update_index_in_dim(inverse, new, j, -2)
+
+    return _loop(dim, row, jnp.zeros_like(factor))
+
+
+@invert_triangle.defjvp
+def _(primals, tangents):
+    inverse = invert_triangle(*primals)
+    return inverse, -matmul(inverse, matmul(jnp.tril(*tangents), inverse))
+
+
+@_compiled
+def invert_positive(matrix: Float[Array, "*batch D D"]) -> Float[Array, "*batch D D"]:
+    """A⁻¹ of a positive definite matrix."""
+    inverse = invert_triangle(cholesky(matrix))
+    return matmul(inverse.mT, inverse)
+
+
+@_compiled
+def solve_positive(
+    matrix: Float[Array, "*batch D D"], right: Float[Array, "*batch D"]
+) -> Float[Array, "*batch D"]:
+    """A⁻¹ b of a positive definite matrix and a vector."""
+    inverse = invert_triangle(cholesky(matrix))
+    half = _dot("...ij,...j->...i", inverse, right)
+    return _dot("...ji,...j->...i", inverse, half)
+
+
+@jax.custom_jvp
+@_compiled
+def eigh(
+    matrix: Float[Array, "*batch D D"],
+) -> tuple[Float[Array, "*batch D"], Float[Array, "*batch D D"]]:
+    """(eigenvalues in ascending order, eigenvectors in columns) of a symmetric matrix, by Jacobi's rotations.
+
+    A round rotates D / 2 disjoint pairs of coordinates at once; a tournament meets every pair once in D − 1
+    rounds (Brent and Luk 1985). Small eigenvalues of a positive matrix keep their relative accuracy (Demmel and
+    Veselić 1992). A matrix with NaN has NaN for all.
+    """
+    matrix = _symmetric(matrix)
+    dim, dtype = matrix.shape[-1], matrix.dtype
+    if dim == 1:
+        return matrix[..., 0], jnp.ones_like(matrix)
+    # An odd number of players has a bye: a coordinate that nothing couples to.
+    half = (dim + 1) // 2
+    size = 2 * half
+    extra = [(0, 0)] * (matrix.ndim - 2) + [(0, size - dim)] * 2
+    order = _next_round(half)
+    eps = jnp.finfo(dtype).eps
+    identity = jnp.broadcast_to(jnp.eye(size, dtype=dtype), (*matrix.shape[:-2], size, size))
+
+    def rotate(_, carry):
+        form, vectors = carry
+        diagonal = jnp.diagonal(form, axis1=-2, axis2=-1)
+        a, b = diagonal[..., :half], diagonal[..., half:]
+        c = jnp.diagonal(form[..., :half, half:], axis1=-2, axis2=-1)
+        # tan of the smaller angle that makes the pair diagonal (Golub and Van Loan, section 8.5).
+        coupled = c != 0
+        ratio = (b - a) / jnp.where(coupled, 2 * c, 1)
+        tangent = jnp.where(ratio < 0, -1, 1) / (jnp.abs(ratio) + jnp.hypot(1, ratio))
+        tangent = jnp.where(coupled, tangent, 0).astype(dtype)
+        cosine = jax.lax.rsqrt(1 + tangent**2)
+        sine = tangent * cosine
+
+        def columns(m):
+            first, second = m[..., :half], m[..., half:]
+            cos, sin = cosine[..., None, :], sine[..., None, :]
+            return jnp.concatenate([cos * first - sin * second, sin * first + cos * second], -1)
+
+        form = columns(columns(form).mT)[..., order, :][..., order]
+        return form, columns(vectors)[..., order]
+
+    def off_diagonal(form):
+        return jnp.sum((form - _diagonal_matrix(form)) ** 2, (-2, -1))
+
+    def unfinished(carry):
+        form, _, sweep = carry
+        scale = jnp.sum(form**2, (-2, -1))
+        return jnp.any(off_diagonal(form) > eps**2 * scale) & (sweep < _MOST_SWEEPS)
+
+    def sweep(carry):
+        form, vectors, count = carry
+        form, vectors = jax.lax.fori_loop(0, size - 1, rotate, (form, vectors))
+        return form, vectors, count + 1
+
+    start = (jnp.pad(matrix, extra), identity, 0)
+    form, vectors, _ = jax.lax.while_loop(unfinished, sweep, start)
+    # A tournament of size − 1 rounds brings everybody back to where they began.
+    values = jnp.diagonal(form, axis1=-2, axis2=-1)[..., :dim]
+    vectors = vectors[..., :dim, :dim]
+    ascending = jnp.argsort(values, -1)
+    values = jnp.take_along_axis(values, ascending, -1)
+    vectors = jnp.take_along_axis(vectors, ascending[..., None, :], -1)
+    broken = jnp.isnan(jnp.sum(matrix, (-2, -1)))
+    return (
+        jnp.where(broken[..., None], jnp.nan, values),
+        jnp.where(broken[..., None, None], jnp.nan, vectors),
+    )
+
+
+_MOST_SWEEPS = 16
+
+
+@eigh.defjvp
+def _(primals, tangents):
+    # dλ = diag(Vᵀ dA V), and V turns by its off-diagonal over the gaps; equal values have no derivative.
+    values, vectors = eigh(*primals)
+    change = matmul(vectors.mT, matmul(_symmetric(*tangents), vectors))
+    gap = values[..., None, :] - values[..., :, None]
+    turn = jnp.where(gap == 0, 0, change / jnp.where(gap == 0, 1, gap))
+    return (values, vectors), (jnp.diagonal(change, axis1=-2, axis2=-1), matmul(vectors, turn))
+
+
+def _symmetric(matrix):
+    return 0.5 * (matrix + matrix.mT)
+
+
+def _diagonal_matrix(matrix):
+    return matrix * jnp.eye(matrix.shape[-1], dtype=matrix.dtype)
+
+
+def _loop(length, body, start):
+    """A loop on the device, written out where it is short."""
+    if length > _UNROLLED:
+        return jax.lax.fori_loop(0, length, body, start)
+    for j in range(length):
+        start = body(j, start)
+    return start
+
+
+def _next_round(half: int) -> np.ndarray:
+    """Who sits where in the next round: the first player stays, all others move one seat around the table.
+
+    Seats 0 to half − 1 face seats half to 2 half − 1.
+    """
+    around = [*range(1, half), *range(2 * half - 1, half - 1, -1)]
+    order = np.arange(2 * half)
+    order[around] = np.roll(around, 1)
+    return order

@@ -50,6 +50,19 @@ def count_compilations():
         jax.monitoring.unregister_event_duration_listener(listen)
 
 
+def equations(jaxpr):
+    """All equations of a program, those of programs inside it too."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for value in jax.tree.leaves(
+            list(equation.params.values()),
+            is_leaf=lambda v: hasattr(v, "eqns") or hasattr(v, "jaxpr"),
+        ):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from equations(inner)
+
+
 def points(state):
     """What a step moves: θ and q, without keys and memories."""
     return state.params, state.posterior
@@ -204,6 +217,28 @@ def dtype(case):
         assert leaf.dtype != jnp.float64
 
 
+LAPACK = {
+    *(
+        "cholesky",
+        "cholesky_update",
+        "triangular_solve",
+        "lu",
+        "geqrf",
+        "householder_product",
+        "qr",
+    ),
+    *("eigh", "eig", "svd", "schur", "hessenberg", "tridiagonal", "tridiagonal_solve"),
+}
+
+
+def array_operations(case):
+    """No lane of a `vmap` calls LAPACK: two batched calls at a time may wait for each other for ever."""
+    lanes = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), case.state)
+    program = jax.make_jaxpr(jax.vmap(lambda state: case.update(state, case.system.x)))(lanes)
+    called = {equation.primitive.name for equation in equations(program.jaxpr)} & LAPACK
+    assert not called, f"calls {called}"
+
+
 # --- laws of models --------------------------------------------------------------------------------
 
 
@@ -346,5 +381,6 @@ def chunks(system):
 
 
 OF_UPDATES = [scan, vmap, structure, ascent, one_trace, purity, claims, randomness, weights, dtype]
+OF_UPDATES += [array_operations]
 OF_MODELS = [tightness, chunks]
 OF_LINEAR_MIXTURES = [statistics, stationarity]

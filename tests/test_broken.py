@@ -107,6 +107,15 @@ class Reckless(Wrapped):
         return (moved if info.elbo > -1e9 else state), info
 
 
+class Factoring(Wrapped):
+    """Calls LAPACK, which under `vmap` takes a batch."""
+
+    def __call__(self, state, batch):
+        moved, info = self.m_step(state, batch)
+        one = jnp.linalg.cholesky(jnp.eye(2) + moved.params["logits"][0] ** 2)[0, 0]
+        return moved.replace(params=jax.tree.map(lambda p: p + 0 * one, moved.params)), info
+
+
 @pytest.mark.parametrize(
     ("law", "update", "error"),
     [
@@ -115,6 +124,7 @@ class Reckless(Wrapped):
         (laws.structure, Weak, AssertionError),
         (laws.purity, Impure, AssertionError),
         (laws.weights, Unweighted, AssertionError),
+        (laws.array_operations, Factoring, AssertionError),
         (laws.scan, Reckless, jax.errors.TracerBoolConversionError),
     ],
     ids=lambda item: getattr(item, "__name__", ""),

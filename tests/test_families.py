@@ -1,5 +1,7 @@
 """Families against SciPy: log-densities, entropies, means, bounds, reading a function's structure."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,14 +57,27 @@ def test_gaussian_from_network(size):
     family = elbax.Gaussian(2)
     mean = jnp.array([1.0, -2.0])
     if size == "diagonal":
-        q = family(family.from_network(jnp.concatenate([mean, jnp.log(jnp.array([0.5, 3.0]))])))
+        q = family.distribution(jnp.concatenate([mean, jnp.log(jnp.array([0.5, 3.0]))]))
         expected = jnp.diag(jnp.array([4.0, 1 / 9]))
     else:
-        q = family(family.from_network(jnp.concatenate([mean, jnp.array([0.1, 0.4, -0.2])])))
+        q = family.distribution(jnp.concatenate([mean, jnp.array([0.1, 0.4, -0.2])]))
         root = jnp.array([[jnp.exp(0.1), 0.0], [0.4, jnp.exp(-0.2)]])
-        expected = root @ root.T
+        expected = jnp.linalg.inv(root @ root.T)
     np.testing.assert_allclose(q.natural[1], expected, rtol=1e-12)
     np.testing.assert_allclose(q.mode(), mean, rtol=1e-12)
+    # What it says from mean and factor is what its natural parameters say.
+    plain, z = family(q.natural), jnp.array([0.3, 0.1])
+    potentials = jnp.array([0.2, -0.4]), jnp.array([[2.0, 0.3], [0.3, 1.0]])
+    key = jax.random.key(0)
+    assert_close = functools.partial(
+        jax.tree.map, functools.partial(np.testing.assert_allclose, rtol=1e-12)
+    )
+    assert_close(q.mean(), plain.mean())
+    assert_close(q.entropy(), plain.entropy())
+    assert_close(q.log_prob(z), plain.log_prob(z))
+    assert_close(q.bound(potentials), plain.bound(potentials))
+    draws = jax.vmap(q.sample)(jax.random.split(key, 4000))
+    np.testing.assert_allclose(jnp.cov(draws.T), jnp.linalg.inv(expected), rtol=0.1, atol=0.1)
 
 
 @settings(max_examples=10, deadline=None)

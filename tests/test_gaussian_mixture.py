@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from cases import gaussian_mixture
 from hypothesis import given, settings, strategies as st
+from laws import equations
 from oracles import gaussian_mixture_log_joint, log_sum
 from sklearn.datasets import load_iris
 
@@ -208,25 +209,13 @@ def test_the_form_follows_the_data():
     assert elbax.GaussianMixture(3, form="difference").shortcut(state.params) is None
 
 
-def dots(jaxpr):
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
-            yield equation
-        for value in jax.tree.leaves(
-            list(equation.params.values()),
-            is_leaf=lambda v: hasattr(v, "eqns") or hasattr(v, "jaxpr"),
-        ):
-            inner = getattr(value, "jaxpr", value)
-            if hasattr(inner, "eqns"):
-                yield from dots(inner)
-
-
 @pytest.mark.parametrize("covariance", COVARIANCES)
 def test_precision_is_highest(covariance):
     """Accelerators multiply float32 in fewer bits unless every product says otherwise."""
     system = gaussian_mixture(covariance)
     em, state = start(system.model, system.x)
-    found = list(dots(jax.make_jaxpr(em)(state, system.x).jaxpr))
+    program = jax.make_jaxpr(em)(state, system.x).jaxpr
+    found = [step for step in equations(program) if step.primitive.name == "dot_general"]
     highest = jax.lax.Precision.HIGHEST
     assert len(found) > 4
     for equation in found:

@@ -53,6 +53,10 @@ class AbstractFamily(eqx.Module):
     def from_network(self, output: PyTree) -> PyTree:
         """The natural parameters that an encoder's unconstrained output stands for."""
 
+    def distribution(self, output: PyTree) -> "Distribution":
+        """The member that an encoder's unconstrained output stands for."""
+        return self(self.from_network(output))
+
     @abc.abstractmethod
     def read(self, function: Callable[[Any], Scalar], dtype: Any = float) -> tuple[PyTree, Scalar]:
         """(λ, c) with function(z) = ⟨λ, t(z)⟩ + c, for a function in the family's span.

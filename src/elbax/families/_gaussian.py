@@ -5,12 +5,13 @@ import math
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .._algebra import matmul, vdot
 from .._arguments import check_count
 from .._math.linear_algebra import cholesky, invert_positive, invert_triangle
 from .._types import Any, Array, Callable, Float, Key, Scalar
-from ._family import AbstractFamily
+from ._family import AbstractFamily, Distribution
 
 
 class Gaussian(AbstractFamily):
@@ -20,9 +21,9 @@ class Gaussian(AbstractFamily):
     $A(h, J) = \tfrac12 h^\top J^{-1} h - \tfrac12 \log|J| + \tfrac d2 \log 2\pi$.
 
     As an encoder's family it takes either 2·dim outputs, mean and log standard deviations (a
-    diagonal covariance), or dim + dim (dim + 1) / 2, mean and the lower triangle of the precision's
-    Cholesky factor, its diagonal as logarithms. `DiagonalGaussian` is cheaper where the
-    diagonal is all one wants.
+    diagonal covariance), or dim + dim (dim + 1) / 2, mean and the lower triangle of the covariance's
+    Cholesky factor, its diagonal as logarithms. Such a q keeps mean and factor, so that to draw from it, its
+    entropy and its bound factor no matrix. `DiagonalGaussian` is cheaper where the diagonal is all one wants.
 
     ```python
     >>> import elbax, jax.numpy as jnp
@@ -76,22 +77,28 @@ class Gaussian(AbstractFamily):
         return self._moments(natural)[0]
 
     def from_network(self, output: Float[Array, " size"]) -> tuple[Array, Array]:
+        return self.distribution(output).natural
+
+    def distribution(self, output: Float[Array, " size"]) -> "FactoredGaussian":
         diagonal, full = 2 * self.dim, self.dim + self.dim * (self.dim + 1) // 2
         if output.shape not in ((diagonal,), (full,)):
             raise ValueError(
                 f"An encoder for Gaussian({self.dim}) returns {diagonal} numbers (mean, log standard "
-                f"deviations) or {full} (mean, lower triangle of the precision's Cholesky factor with "
+                f"deviations) or {full} (mean, lower triangle of the covariance's Cholesky factor with "
                 f"log diagonal); got shape {output.shape}."
             )
         mean, rest = output[: self.dim], output[self.dim :]
         if output.shape == (diagonal,):
-            precision = jnp.diag(jnp.exp(-2 * rest))
+            factor = jnp.diag(jnp.exp(rest))
+            inverse = jnp.diag(jnp.exp(-rest))
         else:
             raw = jnp.zeros((self.dim, self.dim), output.dtype)
-            raw = raw.at[jnp.tril_indices(self.dim)].set(rest)
-            cholesky = jnp.tril(raw, -1) + jnp.diag(jnp.exp(jnp.diagonal(raw)))
-            precision = matmul(cholesky, cholesky.T)
-        return matmul(precision, mean), precision
+            raw = raw.at[np.tril_indices(self.dim)].set(rest)
+            factor = jnp.tril(raw, -1) + jnp.diag(jnp.exp(jnp.diagonal(raw)))
+            inverse = invert_triangle(factor)
+        # What nobody asks for is never computed under `jit`.
+        precision = matmul(inverse.T, inverse)
+        return FactoredGaussian((matmul(precision, mean), precision), self, mean, factor)
 
     def read(
         self, function: Callable[[Any], Scalar], dtype: Any = float
@@ -100,3 +107,43 @@ class Gaussian(AbstractFamily):
         origin = jnp.zeros(self.dim, dtype)
         constant, linear = jax.value_and_grad(function)(origin)
         return (linear, -jax.hessian(function)(origin)), constant
+
+
+class FactoredGaussian(Distribution):
+    """N(m, L Lᵀ) of which mean m and factor L are at hand."""
+
+    location: Float[Array, " d"]
+    factor: Float[Array, "d d"]
+
+    def mean(self):
+        second = matmul(self.factor, self.factor.T) + jnp.outer(self.location, self.location)
+        return self.location, -0.5 * second
+
+    def mode(self):
+        return self.location
+
+    def sample(self, key):
+        noise = jax.random.normal(key, self.location.shape, self.location.dtype)
+        return self.location + matmul(self.factor, noise)
+
+    def entropy(self):
+        dim = self.location.size
+        return jnp.sum(jnp.log(jnp.diagonal(self.factor))) + 0.5 * dim * math.log(
+            2 * math.pi * math.e
+        )
+
+    def expect(self, function, key=None):
+        return function(self.sample(key))
+
+    def bound(self, potentials):
+        """E_q[⟨λ, t(z)⟩] + H(q), the quadratic of m and the trace apart."""
+        linear, form = potentials
+        pull = linear - 0.5 * matmul(form, self.location)
+        spread = vdot(self.factor, matmul(form, self.factor))
+        return vdot(pull, self.location) - 0.5 * spread + self.entropy()
+
+    def log_prob(self, z):
+        half = matmul(invert_triangle(self.factor), z - self.location)
+        dim = self.location.size
+        # log N = −½ |L⁻¹(z − m)|² + d/2 − H.
+        return 0.5 * (dim - vdot(half, half)) - self.entropy()

@@ -40,4 +40,4 @@ class Amortized(eqx.Module):
         self.family = family
 
     def __call__(self, x: PyTree, *, key: Key | None = None) -> Distribution:
-        return self.family(self.family.from_network(self.network(x)))
+        return self.family.distribution(self.network(x))

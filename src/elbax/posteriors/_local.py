@@ -33,4 +33,4 @@ class Local(AbstractTable):
         jax.eval_shape(self.family.from_network, one)
 
     def at(self, entry: PyTree) -> Distribution:
-        return self.family(self.family.from_network(entry))
+        return self.family.distribution(entry)

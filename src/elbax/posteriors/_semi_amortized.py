@@ -58,10 +58,10 @@ class SemiAmortized(eqx.Module):
         model, natural = self.target.model, self.target.prepared
 
         def bound(output, key):
-            return model.elbo(natural, x, family(family.from_network(output)), key)
+            return model.elbo(natural, x, family.distribution(output), key)
 
         start = self.encoder.network(x)
-        return family(family.from_network(climb(bound, start, self.optimizer, self.num_steps, key)))
+        return family.distribution(climb(bound, start, self.optimizer, self.num_steps, key))
 
 
 def climb(bound, start: PyTree, optimizer, num_steps: int, key: Key) -> PyTree:

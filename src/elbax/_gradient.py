@@ -14,6 +14,7 @@ from ._model import AbstractModel
 from ._state import ELBOState, Info
 from ._types import PyTree
 from ._update import AbstractUpdate
+from .posteriors import Hard
 from .posteriors._snapshot import has_snapshot, partition, refresh
 
 
@@ -99,7 +100,12 @@ class AbstractGradientStep(AbstractUpdate):
 
 def check_trainable(name: str, posterior: PyTree) -> None:
     """Raises `TypeError` for a posterior that a gradient step cannot move."""
-
+    is_hard = lambda node: isinstance(node, Hard)
+    if any(map(is_hard, jax.tree.leaves(posterior, is_leaf=is_hard))):
+        raise TypeError(
+            f"{name} trains the posterior's weights, but on the mode that Hard takes they have no derivative. Train "
+            "the posterior without Hard, then wrap it."
+        )
     if jax.tree.leaves(partition(posterior)[0]):
         return
     if has_snapshot(posterior):

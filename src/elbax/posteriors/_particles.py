@@ -1,8 +1,12 @@
 """A distribution that is known by weighted draws."""
 
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.custom_derivatives import SymbolicZero
 
 from .._algebra import is_label
 from .._types import Any, Array, Callable, Float, Key, PyTree, Scalar
@@ -15,6 +19,10 @@ class Particles(eqx.Module):
     Expectations are weighted means. As entropy counts $-\sum_s \tilde w_s \log(S\, \tilde w_s\, r(z_s))$:
     with it the bound is $\log \frac1S \sum_s p(x, z_s) / r(z_s)$ where $\tilde w_s \propto p(x, z_s) /
     r(z_s)$ (the importance weighted bound, Burda et al. 2016), and log p(x) where r is the exact posterior.
+
+    Every answer V has a derivative in r's parameters φ whose mean is that of V's mean. Continuous draws move with
+    φ; discrete ones do not, and their derivative has the score $\sum_s (V - V_{-s})\, \partial_\phi \log r(z_s)$
+    besides, $V_{-s}$ being what the other draws alone give (Mnih and Rezende 2016).
 
     **Fields:**
 
@@ -29,20 +37,21 @@ class Particles(eqx.Module):
     family: AbstractFamily
 
     def _average(self, values: PyTree) -> PyTree:
-        weights = jnp.exp(self.log_weights)
-
         def one(leaf):
             # What says which, such as a length, is the same in all draws.
             if is_label(leaf) and leaf.dtype != bool:
                 return leaf[0]
-            spread = weights.reshape(weights.shape + (1,) * (leaf.ndim - 1)).astype(
-                jnp.result_type(leaf.dtype, weights.dtype) if leaf.dtype != bool else weights.dtype
-            )
-            # A draw of no weight contributes 0, not 0 · ∞.
-            inside = jnp.where(spread > 0, leaf, 0)
-            return jnp.sum(jnp.where(spread > 0, spread * inside, 0), 0)
+            return self._estimate(_average, leaf)
 
         return jax.tree.map(one, values)
+
+    def _estimate(self, function: Callable[[Array, Array], Array], values: Array) -> Array:
+        """function(values, log weights), with the score in its derivative where draws do not move."""
+        value = function(values, self.log_weights)
+        if not self.family.discrete:
+            return value
+        draws = jax.lax.stop_gradient((values, self.log_weights))
+        return _scored(function, value, draws, self.log_density)
 
     def mean(self) -> PyTree:
         return self._average(jax.vmap(self.family.statistics)(self.z))
@@ -52,8 +61,7 @@ class Particles(eqx.Module):
         return self._average(scores) + self.entropy().astype(scores.dtype)
 
     def entropy(self) -> Scalar:
-        number = jnp.log(jnp.asarray(len(self.log_weights), self.log_density.dtype))
-        return -self._average(self.log_weights + number + self.log_density)
+        return self._estimate(_entropy, -self.log_density)
 
     def expect(self, function: Callable[[Any], Any], key: Key | None = None) -> Any:
         return self._average(jax.vmap(function)(self.z))
@@ -66,3 +74,45 @@ class Particles(eqx.Module):
         """The draw of largest weight; of equal weights, of highest density."""
         best = jnp.lexsort((self.log_density, self.log_weights))[-1]
         return jax.tree.map(lambda leaf: leaf[best], self.z)
+
+
+def _average(values: Array, log_weights: Array) -> Array:
+    """Σₛ wₛ vₛ for weights that are normalized here."""
+    weights = jnp.exp(log_weights - jax.nn.logsumexp(log_weights))
+    dtype = weights.dtype if values.dtype == bool else jnp.result_type(values, weights)
+    weights = weights.reshape(weights.shape + (1,) * (values.ndim - 1)).astype(dtype)
+    # A draw of no weight contributes 0, not 0 · ∞.
+    inside = jnp.where(weights > 0, values, 0)
+    return jnp.sum(jnp.where(weights > 0, weights * inside, 0), 0)
+
+
+def _entropy(surprise: Array, log_weights: Array) -> Array:
+    """Σₛ wₛ (−log r(zₛ) − log S wₛ)."""
+    even = jnp.log(jnp.asarray(len(log_weights), log_weights.dtype))
+    relative = even + log_weights - jax.nn.logsumexp(log_weights)
+    return _average(surprise - relative.astype(surprise.dtype), log_weights)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _scored(
+    function: Callable, value: Array, draws: tuple[Array, Array], log_density: Array
+) -> Array:
+    """The value, whose derivative has the score of the draws besides its own."""
+    return value
+
+
+@functools.partial(_scored.defjvp, symbolic_zeros=True)
+def _(function, primals, tangents):
+    value, draws, log_density = primals
+    own, _, slope = tangents
+    own = jnp.zeros_like(value) if isinstance(own, SymbolicZero) else own
+    if isinstance(slope, SymbolicZero):
+        return value, own
+    number = len(log_density)
+    if number == 1:
+        learned = value[None]
+    else:
+        others = (np.arange(number)[:, None] + np.arange(1, number)) % number
+        leave_one_out = lambda rows: function(*jax.tree.map(lambda leaf: leaf[rows], draws))
+        learned = value - jax.vmap(leave_one_out)(others)
+    return value, own + jnp.tensordot(slope.astype(learned.dtype), learned, 1)

@@ -296,3 +296,29 @@ def test_values_outside_are_refused():
         model.check(jnp.array([[0, 0, 0], [0, 3, 0]]))
     with pytest.raises(ValueError, match="rows of 3 values"):
         model.check(jnp.zeros((2, 2), int))
+
+
+def test_impossible_evidence_is_told():
+    """Two symptoms that copy one cause cannot differ; what is impossible stays so whatever the M-step."""
+    model = elbax.BayesianNetwork((2, 2, 2), ((), (0,), (0,)))
+    copy = [[1.0, 0.0], [0.0, 1.0]]
+    params = model.from_description(tables=([0.3, 0.7], copy, copy))
+    impossible = elbax.incomplete(jnp.array([[jnp.nan, 0.0, 1.0]]))
+    assert elbax.evidence(model, params, impossible) == -jnp.inf
+    datum = jax.tree.map(lambda leaf: leaf[0], impossible.x)
+    row = type(datum)(datum.values[0], datum.observed)
+    for shares in model.marginals(params, row):
+        assert np.isnan(shares).all()
+    em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
+    state = em.init(params, elbax.Exact(model, params), key=jax.random.key(0))
+    assert elbax.fit(em, state, impossible).code == "nonfinite"
+
+    possible = elbax.incomplete(jnp.array([[jnp.nan, 0, 0], [jnp.nan, 1, 1], [1, 1, jnp.nan]]))
+    for update in (em, elbax.Accelerate(em), elbax.Chain(em.updates[0], elbax.NewtonMStep(model))):
+        state = update.init(params, elbax.Exact(model, params), key=jax.random.key(0))
+        result = elbax.fit(update, state, possible)
+        np.testing.assert_allclose(result.elbo, (np.log(1 / 3) + 2 * np.log(2 / 3)) / 3, rtol=1e-6)
+        for table in model.describe(result.state.params)["tables"][1:]:
+            np.testing.assert_array_equal(table, copy)
+    slope = jax.grad(lambda p: elbax.evidence(model, p, possible))(params)
+    assert all(np.isfinite(leaf).all() for leaf in slope)

@@ -103,8 +103,8 @@ def check_trainable(name: str, posterior: PyTree) -> None:
     is_hard = lambda node: isinstance(node, Hard)
     if any(map(is_hard, jax.tree.leaves(posterior, is_leaf=is_hard))):
         raise TypeError(
-            f"{name} trains the posterior's weights, but on the mode that Hard takes they have no derivative. Train "
-            "the posterior without Hard, then wrap it."
+            f"{name} trains the posterior's weights, but the mode that Hard takes has no derivative in them. "
+            "Train the posterior without Hard, then wrap it."
         )
     if jax.tree.leaves(partition(posterior)[0]):
         return

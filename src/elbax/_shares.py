@@ -9,7 +9,7 @@ from ._types import Any, Array
 from .priors import Dirichlet
 
 
-def log_shares_of(logits: Array, possible: np.ndarray) -> Array:
+def log_shares_of(logits: Array, possible: np.ndarray | Array) -> Array:
     """log softmax of each row over what is possible, and 0 elsewhere (and in a row where nothing is)."""
     logits = jnp.where(possible, logits, -jnp.inf)
     some = possible.any(-1, keepdims=True)
@@ -18,7 +18,7 @@ def log_shares_of(logits: Array, possible: np.ndarray) -> Array:
 
 
 def maximize_shares(
-    count: Array, logits: Array, free: Any, possible: np.ndarray, prior: Dirichlet | None
+    count: Array, logits: Array, free: Any, possible: np.ndarray | Array, prior: Dirichlet | None
 ) -> Array:
     """Logits in proportion to the counts; a row without any keeps its own, and so does what is impossible."""
     if prior is not None:
@@ -30,7 +30,9 @@ def maximize_shares(
     return jnp.where(seen & possible, moved, logits)
 
 
-def log_prior_of_shares(logits: Array, possible: np.ndarray, prior: Dirichlet | None) -> Any:
+def log_prior_of_shares(
+    logits: Array, possible: np.ndarray | Array, prior: Dirichlet | None
+) -> Any:
     """The Dirichlet's log-density of every row, over what is possible in it."""
     if prior is None:
         return 0.0

@@ -5,7 +5,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._algebra import log
 from .._batch import rows
 from .._check import check_rows, check_values
 from .._incomplete import known
@@ -95,7 +94,11 @@ class BayesianNetwork(AbstractExponentialFamilyModel):
         )
 
     def natural(self, params: PyTree) -> PyTree:
-        return tuple(log_shares_of(table, np.ones(table.shape, bool)) for table in params)
+        def one(table):
+            possible = _possible(table)
+            return jnp.where(possible, log_shares_of(table, possible), -jnp.inf)
+
+        return tuple(map(one, params))
 
     def potentials(self, natural: PyTree, x: PyTree) -> tuple[PyTree, Scalar]:
         values, observed = known(x)
@@ -109,26 +112,28 @@ class BayesianNetwork(AbstractExponentialFamilyModel):
     def maximize(self, statistics: PyTree, params: PyTree, free: PyTree) -> PyTree:
         """Probabilities in proportion to the expected counts; a row without data keeps its own."""
         return tuple(
-            maximize_shares(count, table, flag, np.ones(table.shape, bool), self.prior)
+            maximize_shares(count, table, flag, _possible(table), self.prior)
             for count, table, flag in zip(statistics, params, free, strict=True)
         )
 
     def log_prior(self, params: PyTree) -> Scalar | float:
-        return sum(
-            log_prior_of_shares(table, np.ones(table.shape, bool), self.prior) for table in params
-        )
+        return sum(log_prior_of_shares(table, _possible(table), self.prior) for table in params)
 
     def describe(self, params: PyTree) -> dict[str, Any]:
         """Each variable's table of probabilities given its parents."""
         return {"tables": tuple(jnp.exp(table) for table in self.natural(params))}
 
     def from_description(self, *, tables: Any) -> PyTree:
-        """The params that `describe` so."""
-        return tuple(log(jnp.asarray(table, float)) for table in tables)
+        """The params that `describe` so. A probability of 0 says that the value is impossible: its logit is −∞ and
+        stays so."""
+        return tuple(jnp.log(jnp.asarray(table, float)) for table in tables)
 
     def marginals(self, params: PyTree, x: PyTree) -> tuple[Array, ...]:
-        """p(z_i | what is seen of x), one vector a variable."""
-        return self.latent.mean(self.potentials(self.natural(params), x)[0])[len(self.parents) :]
+        """p(z_i | what is seen of x), one vector a variable; NaN where what is seen is impossible."""
+        potentials, _ = self.potentials(self.natural(params), x)
+        impossible = jnp.isneginf(self.latent.log_normalizer(potentials))
+        found = self.latent.mean(potentials)[len(self.parents) :]
+        return tuple(jnp.where(impossible, jnp.nan, shares) for shares in found)
 
     def sample(
         self, params: PyTree, key: Key, num_data: int
@@ -141,6 +146,10 @@ class BayesianNetwork(AbstractExponentialFamilyModel):
     def num_free_params(self, params: PyTree) -> int:
         """How many numbers a fit estimates."""
         return sum(table.size // table.shape[-1] * (table.shape[-1] - 1) for table in params)
+
+
+def _possible(table: Array) -> Array:
+    return table > -jnp.inf
 
 
 def _check_acyclic(parents: tuple[tuple[int, ...], ...]) -> None:

@@ -24,6 +24,7 @@ from ._model import (
     Reference as Reference,
 )
 from ._pattern import incomplete as incomplete
+from ._program import cache_programs as cache_programs
 from ._sequence import Sequence as Sequence, sequences as sequences
 from ._state import ELBOState as ELBOState, Info as Info
 from ._update import AbstractUpdate as AbstractUpdate, Chain as Chain

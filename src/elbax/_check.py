@@ -3,15 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 
 from ._incomplete import known
+from ._program import is_concrete as is_concrete
 from ._types import Any, Array, Callable, PyTree
-
-
-def is_concrete(tree: PyTree) -> bool:
-    """Whether all values are known now, that is outside `jit` and `vmap`."""
-    return not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
 
 
 def check_row(x: Any, dim: int, who: str) -> None:

@@ -1,5 +1,6 @@
 """All that a model quadratic in x sees of the data: a mean and a covariance."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,7 +45,14 @@ def compress(x: PyTree, *, chunk_size: int | None = None) -> Batch:
     weight = effective_weight(batch)
     if is_concrete((table, weight)):
         check_table(table, weight, "compress", varied=False)
-    first = jax.lax.stop_gradient(table[jnp.argmax(weight > 0)])
+    return from_moments(*_moments(batch, chunk_size))
+
+
+@eqx.filter_jit
+def _moments(batch: Batch, chunk_size: int | None) -> tuple[Array, Array, Array]:
+    """(mean, covariance, Σ w), the covariance about the mean, in a pass of its own."""
+    table, _ = known_numbers(batch.x)
+    first = jax.lax.stop_gradient(table[jnp.argmax(effective_weight(batch) > 0)])
     key = jax.random.key(0)
 
     def total(x, weight, places):
@@ -59,7 +67,7 @@ def compress(x: PyTree, *, chunk_size: int | None = None) -> Batch:
         return matmul((weight.astype(table.dtype)[:, None] * residual).T, residual)
 
     covariance, _ = reduce_data(scatter, batch, key, chunk_size)
-    return from_moments(mean, covariance / count, count)
+    return mean, covariance / count, count
 
 
 def from_moments(mean: Any, covariance: Any, num_data: float | Array) -> Batch:

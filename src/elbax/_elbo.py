@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from ._algebra import in_every_lane
-from ._batch import over_rows, reduce_data, rows
+from ._batch import as_batch, over_rows, reduce_data, rows
 from ._model import AbstractModel, split_coordinates
 from ._types import Any, Array, Callable, Key, PyTree, Scalar
 from .families import Distribution
@@ -257,7 +257,7 @@ def _gradient_pass(model, params, posterior, source, lift, wrt, batch, key, chun
             (gradient["params"],) = pull_back(gradient["params"])
         return total, gradient, weight
 
-    return with_shortcut(run, model, params, posterior)
+    return with_shortcut(run, model, params, posterior, batch)
 
 
 def _sum_over_data(datum, model, params, posterior, batch, key, chunk_size):
@@ -272,7 +272,7 @@ def _sum_over_data(datum, model, params, posterior, batch, key, chunk_size):
 
         return reduce_data(chunk, batch, key, chunk_size)
 
-    return with_shortcut(run, model, params, posterior)
+    return with_shortcut(run, model, params, posterior, batch)
 
 
 def _bound(model, natural, x, q, key):
@@ -315,8 +315,15 @@ class _Tight(Distribution):
         return self.family.log_normalizer(potentials)
 
 
-def with_shortcut(run: Callable, model: AbstractModel, params: PyTree, posterior: PyTree) -> Any:
-    """run(form, prepare), by the model's shortcut where it may be taken: decided once a pass.
+# On so few numbers the form that is always right is as fast, and both together take twice as long to compile.
+_SMALL = 4096
+
+
+def with_shortcut(
+    run: Callable, model: AbstractModel, params: PyTree, posterior: PyTree, batch: PyTree
+) -> Any:
+    """run(form, prepare), by the model's shortcut where it may be taken: decided once a pass, and never on data
+    of a few thousand numbers.
 
     `prepare(natural)(posterior)` is the posterior with every exact one of this model prepared: it
     takes the same form as the model does, and is `tight` if it is the posterior itself, at the same θ, and the
@@ -352,7 +359,8 @@ def with_shortcut(run: Callable, model: AbstractModel, params: PyTree, posterior
 
         return prepare
 
-    found = model.shortcut(params)
+    small = sum(jnp.size(leaf) for leaf in jax.tree.leaves(as_batch(batch).x)) <= _SMALL
+    found = None if small else model.shortcut(params)
     if found is None:
         return run(model, prepare_with(model))
     allowed, fast = found

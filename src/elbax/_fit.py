@@ -12,6 +12,7 @@ from ._algebra import num_rows, where
 from ._arguments import check_count
 from ._batch import as_batch
 from ._check import is_concrete
+from ._program import by_value
 from ._state import ELBOState, Info, unmeasured
 from ._types import Any, Array, Bool, Callable, Float, Int, PyTree, Scalar
 from ._update import AbstractUpdate
@@ -113,19 +114,19 @@ def fit(
     if isinstance(batch, Iterator):
         return _fit_stream(update, state, batch, max_steps, progress)
     _check_batch(update, batch)
-    carry = _start(update, state, batch, _capacity(max_steps))
-    limits = jnp.asarray(max_steps), jnp.asarray(tolerance, carry.trace.dtype)
+    until, tolerance_now = _limits(max_steps, tolerance)
+    capacity = _capacity(max_steps)
     if progress:
         with _bar(max_steps) as bar:
-            block = max(1, max_steps // 100)
-            while bool(carry.running) and int(carry.step) < max_steps:
-                until = jnp.minimum(carry.step + block, max_steps)
-                carry = _advance(update, carry, batch, until, limits[1])
-                bar.update(int(carry.step) - bar.n)
-                bar.set_postfix_str(f"ELBO {float(carry.trace[carry.step - 1]):.6g}")
-    else:
-        carry = _advance(update, carry, batch, *limits)
-    return _conclude(update, carry, batch, tolerance)
+            block, now = max(1, max_steps // 100), state
+            while not isinstance(now, _Carry) or (bool(now.running) and int(now.step) < max_steps):
+                pause = np.minimum(bar.n + block, until)
+                now = _run(update, now, batch, pause, tolerance_now, np.asarray(False), capacity)[0]
+                bar.update(int(now.step) - bar.n)
+                bar.set_postfix_str(f"ELBO {float(now.trace[now.step - 1]):.6g}")
+        state = now
+    end = _run(update, state, batch, until, tolerance_now, np.asarray(True), capacity)
+    return _result(update, *end, tolerance)
 
 
 def fit_restarts(
@@ -151,31 +152,28 @@ def fit_restarts(
 
     **Raises** `RuntimeError` if every restart was rejected or ended nonfinite.
     """
-    _check(update, jax.tree.map(lambda leaf: leaf[0], states), max_steps)
+    _check(update, states, max_steps)
     _check_batch(update, batch)
-    carry = _start_lanes(update, states, batch, _capacity(max_steps))
-    tolerances = jnp.asarray(tolerance, carry.trace.dtype)
-    carry = _advance_lanes(update, carry, batch, jnp.asarray(max_steps), tolerances)
-    finals, elbos = _settle_lanes(update, carry.state, batch)
-    codes = jnp.where(jnp.isfinite(elbos), carry.code, _NONFINITE)
-    # A lane that went astray was taken back to a finite point, most often on its way to a collapse.
-    elbos = jnp.where(codes == _NONFINITE, jnp.nan, elbos)
-    if reject is None:
-        rejected = jnp.zeros(elbos.shape, bool)
-    else:
-        rejected = jax.vmap(lambda params: jnp.any(reject(params)))(finals.params)
-    usable = jnp.isfinite(elbos) & ~rejected
-    names = tuple(_CODES[code] for code in codes.tolist())
-    if not bool(usable.any()):
+    ends = _run_lanes(
+        update,
+        by_value(reject),
+        states,
+        batch,
+        *_limits(max_steps, tolerance),
+        _capacity(max_steps),
+    )
+    return _restarts(update, *ends, tolerance)
+
+
+def _restarts(update, best, elbos: Array, steps: Array, codes: Array, rejected: Array, tolerance):
+    names = tuple(_CODES[code] for code in np.asarray(codes).tolist())
+    if not np.any(np.isfinite(elbos) & ~np.asarray(rejected)):
         raise RuntimeError(
-            f"None of {len(names)} restarts can be returned: {int(rejected.sum())} were rejected "
+            f"None of {len(names)} restarts can be returned: {int(np.sum(rejected))} were rejected "
             f"(collapsed components), {names.count('nonfinite')} ended nonfinite. Ask for fewer "
             "components, or give the covariances a floor."
         )
-    winner = int(jnp.argmax(jnp.where(usable, elbos, -jnp.inf)))
-    lane, final = jax.tree.map(lambda leaf: leaf[winner], (carry, finals))
-    best = _result(update, lane, final, elbos[winner], names[winner], tolerance)
-    return Restarts(best, elbos, carry.step, names, rejected)
+    return Restarts(_result(update, *best, tolerance), elbos, steps, names, rejected)
 
 
 class _Carry(eqx.Module):
@@ -196,36 +194,40 @@ class _Carry(eqx.Module):
 
 def _capacity(max_steps: int) -> int:
     """How long a trace is kept: one program for all numbers of steps between two powers of two."""
-    return 1 << (max_steps - 1).bit_length()
+    return max(1024, 1 << (max_steps - 1).bit_length())
 
 
-# Jitted for the sake of its cache: tracing an update again takes longer than a small fit.
-@eqx.filter_jit
-def _start(update, state, batch, capacity: int) -> _Carry:
-    info = eqx.filter_eval_shape(update, state, batch)[1]
+def _limits(max_steps: int, tolerance: float) -> tuple[np.ndarray, np.ndarray]:
+    return np.asarray(max_steps), np.asarray(tolerance, float)
+
+
+def _start(update, state, batch, capacity: int) -> tuple[Callable, _Carry]:
+    """(the update, traced once for all places that it stands in, the carry of its loop)."""
+    step = eqx.filter_closure_convert(update, state, batch)
+    info = step.out_struct[1]
     if info.elbo is None:
         raise TypeError(
             f"fit watches the ELBO, but {_name(update)} measures none. Chain it with a step that makes "
             "a pass over the data, such as an M-step."
         )
     trace = jnp.full(capacity, jnp.nan, info.elbo.dtype)
-    return _Carry(
-        state, state, unmeasured(info), trace, jnp.array(0), jnp.array(0), jnp.array(_RUNNING)
-    )
+    nothing = jnp.zeros((), int)
+    running = jnp.full((), _RUNNING)
+    return step, _Carry(state, state, unmeasured(info), trace, nothing, nothing, running)
 
 
-def _loop(update, carry: _Carry, batch, until, tolerance) -> _Carry:
+def _loop(update, step, carry: _Carry, batch, until, tolerance) -> _Carry:
     eps = float(jnp.finfo(carry.trace.dtype).eps)
     # A sum over the data rounds by some eps of its size; what falls by less has not fallen.
     slack, resolution = max(1e-10, 64 * eps), _resolution(carry.trace.dtype)
     patience = update.patience
 
     def body(carry):
-        moved, info = update(carry.state, batch)
-        step, now = carry.step, info.elbo
-        last = jnp.where(step > 0, carry.trace[step - 1], jnp.nan)
+        moved, info = step(carry.state, batch)
+        count, now = carry.step, info.elbo
+        last = jnp.where(count > 0, carry.trace[count - 1], jnp.nan)
         gain = now - last
-        earlier = last - jnp.where(step > 1, carry.trace[step - 2], jnp.nan)
+        earlier = last - jnp.where(count > 1, carry.trace[count - 2], jnp.nan)
         # Aitken: gains that shrink by a ratio r have gain · r / (1 − r) still to come.
         ratio = gain / jnp.where(earlier == 0, 1, earlier)
         to_come = jnp.where(
@@ -233,7 +235,7 @@ def _loop(update, carry: _Carry, batch, until, tolerance) -> _Carry:
         )
         size = 1 + jnp.abs(now)
         still = jnp.maximum(jnp.abs(gain), to_come) <= tolerance * size
-        still = (still | (jnp.abs(gain) <= resolution * size)) & (step > 0)
+        still = (still | (jnp.abs(gain) <= resolution * size)) & (count > 0)
         quiet = jnp.where(still, carry.quiet + 1, 0)
         fell = (gain < -slack * size) & update.ascends
         code = jnp.where(quiet >= patience, _CONVERGED, _RUNNING)
@@ -245,8 +247,8 @@ def _loop(update, carry: _Carry, batch, until, tolerance) -> _Carry:
             state=where(back, carry.before, moved),
             before=carry.state,
             info=info,
-            trace=carry.trace.at[step].set(now),
-            step=step + 1,
+            trace=carry.trace.at[count].set(now),
+            step=count + 1,
             quiet=quiet,
             code=code,
         )
@@ -259,52 +261,86 @@ def _resolution(dtype: Any) -> float:
     return 4 * float(jnp.finfo(dtype).eps)
 
 
-_advance = eqx.filter_jit(_loop)
+class _Pass(eqx.Module):
+    """Where a fit stands as a whole: it moves, then is settled and measured, and once more if that went astray."""
+
+    carry: _Carry
+    end: ELBOState
+    elbo: Array
+    code: Array
+    number: Array
+
+
+def _fit(update, state, batch, until, tolerance, conclude, capacity: int):
+    """(the loop's carry, the settled state, its ELBO, the code).
+
+    The measurement of the end is a step whose move is dropped, made by the loop itself: so the update is compiled
+    once.
+    """
+    at = state.state if isinstance(state, _Carry) else state
+    step, start = _start(update, at, batch, capacity)
+    carry = state if isinstance(state, _Carry) else start
+    tolerance = tolerance.astype(carry.trace.dtype)
+
+    def body(now: _Pass) -> _Pass:
+        moving = now.number == 0
+        probe = eqx.tree_at(lambda probe: probe.state, start, now.end)
+        enter = where(moving, now.carry, probe)
+        left = _loop(update, step, enter, batch, jnp.where(moving, until, 1), tolerance)
+        carry = where(moving, left, now.carry)
+        elbo = jnp.where(moving, now.elbo, left.trace[0])
+        # The last move, which no step had measured, went astray: one back.
+        back = (now.number == 1) & ~jnp.isfinite(elbo)
+        code = jnp.where(moving, carry.code, jnp.where(back, _NONFINITE, now.code))
+        end = where(moving, carry.state, where(back, carry.before, now.end))
+        # Three is the end: after the second measurement, or a first that is finite.
+        number = jnp.where(moving | back, now.number + 1, 3)
+        return _Pass(carry, update.settle(end, batch), elbo, code, number)
+
+    number = jnp.zeros((), int)
+    begin = _Pass(carry, at, jnp.full((), jnp.nan, carry.trace.dtype), carry.code, number)
+    last = jnp.where(conclude, 3, 1)
+    done = jax.lax.while_loop(lambda now: now.number < last, body, begin)
+    return done.carry, done.end, done.elbo, done.code
+
+
+_run = eqx.filter_jit(_fit)
 
 
 @eqx.filter_jit
-def _start_lanes(update, states, batch, capacity):
-    return jax.vmap(lambda state: _start(update, state, batch, capacity))(states)
+def _run_lanes(update, reject, states, batch, until, tolerance, capacity: int):
+    return _best_of(update, reject, states, batch, until, tolerance, capacity)
 
 
-@eqx.filter_jit
-def _advance_lanes(update, carry, batch, until, tolerance):
-    return jax.vmap(lambda lane: _loop(update, lane, batch, until, tolerance))(carry)
+def _best_of(update, reject, states, batch, until, tolerance, capacity: int):
+    """(the best lane's end, as `_fit` returns it; every lane's ELBO, number of steps, code and rejection)."""
 
+    def one(state):
+        end = _fit(update, state, batch, until, tolerance, True, capacity)
+        rejected = jnp.zeros((), bool) if reject is None else jnp.any(reject(end[1].params))
+        return end, rejected
 
-@eqx.filter_jit
-def _settle(update, state, batch):
-    """The state after one E-step more, and its ELBO."""
-    settled = update.settle(state, batch)
-    return settled, update(settled, batch)[1].elbo
-
-
-@eqx.filter_jit
-def _settle_lanes(update, states, batch):
-    return jax.vmap(lambda state: _settle(update, state, batch))(states)
-
-
-def _conclude(update, carry: _Carry, batch, tolerance: float) -> Result:
-    state, elbo = _settle(update, carry.state, batch)
-    code = _CODES[int(carry.code)]
-    if not bool(jnp.isfinite(elbo)):
-        # The last move, which no step had measured yet, went astray: one back.
-        code = "nonfinite"
-        state, elbo = _settle(update, carry.before, batch)
-    return _result(update, carry, state, elbo, code, tolerance)
+    (carry, finals, elbos, codes), rejected = jax.vmap(one)(states)
+    codes = jnp.where(jnp.isfinite(elbos), codes, _NONFINITE)
+    # A lane that went astray was taken back to a finite point, most often on its way to a collapse.
+    elbos = jnp.where(codes == _NONFINITE, jnp.nan, elbos)
+    usable = jnp.isfinite(elbos) & ~rejected
+    winner = jnp.argmax(jnp.where(usable, elbos, -jnp.inf))
+    best = jax.tree.map(lambda leaf: leaf[winner], (carry, finals, elbos, codes))
+    return best, elbos, carry.step, codes, rejected
 
 
 def _result(
-    update, carry: _Carry, state: ELBOState, elbo: Scalar, code: Code, tolerance: float
+    update, carry: _Carry, state: ELBOState, elbo: Scalar, code: Array, tolerance: float
 ) -> Result:
-    num_steps = int(carry.step)
+    num_steps, name = int(carry.step), _CODES[int(code)]
     # Cut on the host: on the device every length would compile a program of its own.
     trace = np.asarray(carry.trace)[:num_steps]
-    message = _message(code, update, carry.info, trace, tolerance)
+    message = _message(name, update, carry.info, trace, tolerance)
     skipped = int(getattr(state.memory, "skipped", 0))
     if skipped:
         message += f" {_name(update)} skipped {skipped} of them."
-    return Result(state, elbo, trace, num_steps, code, message)
+    return Result(state, elbo, trace, num_steps, name, message)
 
 
 def _message(code: Code, update, info: Info, trace: np.ndarray, tolerance: float) -> str:
@@ -340,7 +376,7 @@ def _nonfinite_part(update, info: Info):
         return _nonfinite_part(update.update, info)
     parts = getattr(update, "updates", ())
     for part, seen in zip(parts, info.parts, strict=False):
-        if seen.elbo is not None and not bool(jnp.isfinite(seen.elbo)):
+        if seen.elbo is not None and not np.isfinite(seen.elbo):
             return _nonfinite_part(part, seen)
     return update
 
@@ -353,18 +389,25 @@ def _name(update) -> str:
 
 def _fit_stream(update, state, batches, max_steps: int, progress: bool) -> Result:
     carry = batch = None
+    capacity = _capacity(max_steps)
     with _bar(max_steps if progress else None) as bar:
         for _, batch in zip(range(max_steps), batches, strict=False):
             _check_batch(update, batch)
             if carry is None:
-                carry = _start(update, state, batch, _capacity(max_steps))
+                carry = _begin(update, state, batch, capacity)
             carry = _stream_step(update, carry, batch)
             bar.update(1)
             if not bool(carry.running):
                 break
     if carry is None:
         raise ValueError("fit: the iterator of batches gave none.")
-    return _conclude(update, carry, batch, tolerance=0.0)
+    end = _run(update, carry, batch, *_limits(0, 0.0), np.asarray(True), capacity)
+    return _result(update, *end, tolerance=0.0)
+
+
+@eqx.filter_jit
+def _begin(update, state, batch, capacity: int) -> _Carry:
+    return _start(update, state, batch, capacity)[1]
 
 
 @eqx.filter_jit

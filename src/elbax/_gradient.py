@@ -11,6 +11,7 @@ from ._algebra import add, zeros_like
 from ._elbo import elbo_and_gradient, per_datum
 from ._free import choose, moving, spread
 from ._model import AbstractModel
+from ._program import by_value
 from ._state import ELBOState, Info
 from ._types import PyTree
 from ._update import AbstractUpdate
@@ -27,7 +28,7 @@ class AbstractGradientStep(AbstractUpdate):
     """
 
     model: AbstractModel
-    optimizer: optax.GradientTransformation
+    optimizer: optax.GradientTransformation = eqx.field(converter=by_value)
     chunk_size: int | None = eqx.field(static=True, default=None)
     free: PyTree = True
 

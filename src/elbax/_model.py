@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from ._algebra import dot, num_rows
 from ._batch import rows
 from ._check import check_rows
+from ._program import program
 from ._types import Any, Array, Bool, Callable, Float, Key, PyTree, Scalar
 from .estimators import AbstractEstimator, Reparameterized, ScoreFunction
 from .families import AbstractFamily, Distribution
@@ -38,6 +39,12 @@ class AbstractModel(eqx.Module):
 
     latent: eqx.AbstractVar[AbstractFamily]
     """The family that posteriors over z come from."""
+
+    def __init_subclass__(cls, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        for name in ("describe", "collapsed", "emptied"):
+            if name in vars(cls):
+                setattr(cls, name, program(vars(cls)[name]))
 
     @property
     def exact(self) -> bool:

@@ -72,9 +72,9 @@ def carry(tree: PyTree, name: str) -> PyTree:
                 return value
             # A weak type (that of `jnp.asarray(0.0)`) would turn strong in the first step, and the
             # carry of a scan must keep its types.
-            return jax.lax.convert_element_type(value, value.dtype)
+            return jax.lax.convert_element_type(value, value.dtype) if value.weak_type else value
         if isinstance(value, np.ndarray | np.generic):
-            return jnp.asarray(value)
+            return jax.device_put(value)
         where = name + jax.tree_util.keystr(path)
         hint = (
             "wrap the network as elbax.Network(network), which keeps its functions out of the leaves"

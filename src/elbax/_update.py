@@ -9,6 +9,7 @@ from ._arguments import check_key
 from ._batch import rows
 from ._check import check_rows
 from ._model import AbstractModel, models_of
+from ._program import program
 from ._state import carry, ELBOState, Info
 from ._types import Any, Key, PyTree
 
@@ -37,7 +38,13 @@ class AbstractUpdate(eqx.Module):
 
     @abc.abstractmethod
     def __call__(self, state: ELBOState, batch: PyTree) -> tuple[ELBOState, Info]:
-        """One step."""
+        """One step; outside of `jit` it is one compiled program."""
+
+    def __init_subclass__(cls, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        for name in ("__call__", "settle"):
+            if name in vars(cls):
+                setattr(cls, name, program(vars(cls)[name]))
 
     def init_memory(self, params: PyTree, posterior: PyTree) -> PyTree:
         """What the update remembers at the start; raises `TypeError` for a posterior it cannot move."""
@@ -54,7 +61,7 @@ class AbstractUpdate(eqx.Module):
         """
         check_key(key, "init")
         params, posterior = carry(params, "params"), carry(posterior, "posterior")
-        memory = carry(self.init_memory(params, posterior), "memory")
+        memory = carry(_memory(self, params, posterior), "memory")
         return ELBOState(params, posterior, memory, key)
 
     def settle(self, state: ELBOState, batch: PyTree) -> ELBOState:
@@ -81,6 +88,11 @@ class AbstractUpdate(eqx.Module):
 
     def __eq__(self, other: Any) -> bool:
         return self is other
+
+
+@eqx.filter_jit
+def _memory(update: AbstractUpdate, params: PyTree, posterior: PyTree) -> PyTree:
+    return update.init_memory(params, posterior)
 
 
 class Chain(AbstractUpdate):

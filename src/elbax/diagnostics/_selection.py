@@ -12,6 +12,7 @@ from .._batch import as_batch, effective_weight, over_rows, reduce_data
 from .._elbo import evidence
 from .._fit import fit_restarts, Restarts
 from .._model import AbstractModel
+from .._padding import padded
 from .._types import Any, Callable, Key, PyTree, Scalar
 from .._update import AbstractUpdate, Chain
 from ..e_steps import ExactEStep
@@ -193,6 +194,8 @@ def select(
     for name, model in models.items():
         if by == "icl" and not model.latent.finite:
             raise ValueError(f"select: {name} has no ICL: its latent is not finite. Use by='bic'.")
+    # Tables of about as many rows share their programs.
+    batch, held_out = padded(batch), None if held_out is None else padded(held_out)
     table: dict[str, Criteria | None] = {}
     fits: dict[str, Restarts | None] = {}
     elsewhere: dict[str, Scalar] = {}

@@ -67,7 +67,7 @@ class AbstractLocalStep(AbstractUpdate):
                 return over_rows(one, x, each)
             return jax.lax.map(lambda row: one(*row), (x, each), batch_size=self.chunk_size)
 
-        values, entries = with_shortcut(run, self.model, state.params, table)
+        values, entries = with_shortcut(run, self.model, state.params, table, batch)
         # Padding has no row of its own: it is written past the end, that is nowhere.
         target = jnp.where(weight > 0, rows, table.num_rows).reshape(-1)
 

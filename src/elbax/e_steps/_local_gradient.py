@@ -6,6 +6,7 @@ import equinox as eqx
 import optax
 
 from .._arguments import check_count
+from .._program import by_value
 from ..posteriors import Local
 from ..posteriors._semi_amortized import climb
 from ._local import AbstractLocalStep
@@ -36,7 +37,7 @@ class LocalGradientEStep(AbstractLocalStep):
     ```
     """
 
-    optimizer: optax.GradientTransformation
+    optimizer: optax.GradientTransformation = eqx.field(converter=by_value)
     num_steps: int = eqx.field(static=True, default=1)
     chunk_size: int | None = eqx.field(static=True, default=None)
 

@@ -8,6 +8,7 @@ import optax
 from .._arguments import check_count
 from .._gradient import check_trainable
 from .._model import AbstractModel
+from .._program import by_value
 from .._state import ELBOState, Info
 from .._types import Any, Callable, PyTree
 from .._update import AbstractUpdate
@@ -49,7 +50,7 @@ class SleepEStep(AbstractUpdate):
     """
 
     model: AbstractModel
-    optimizer: optax.GradientTransformation
+    optimizer: optax.GradientTransformation = eqx.field(converter=by_value)
     sample: Callable[[Any, Any], Any]
     num_samples: int = eqx.field(static=True, default=100)
 

@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 
 from .._algebra import dot, subtract, zeros_like
+from .._program import program
 from .._types import Any, Callable, Key, PyTree, Scalar
 
 
@@ -105,14 +106,17 @@ class Distribution(eqx.Module):
     natural: PyTree
     family: AbstractFamily
 
+    @program
     def mean(self) -> PyTree:
         """E_q[t(z)], the mean parameters."""
         return self.family.mean(self.natural)
 
+    @program
     def bound(self, potentials: PyTree) -> Scalar:
         """E_q[⟨λ, t(z)⟩] + H(q), in nats."""
         return self.family.bound(self.natural, potentials)
 
+    @program
     def entropy(self) -> Scalar:
         """H(q), in nats."""
         return self.family.entropy(self.natural)
@@ -121,14 +125,17 @@ class Distribution(eqx.Module):
         """E_q[function(z)]: exact on a finite support, by one draw elsewhere."""
         return self.family.expect(self.natural, function, key)
 
+    @program
     def sample(self, key: Key) -> PyTree:
         """One draw of z."""
         return self.family.sample(self.natural, key)
 
+    @program
     def mode(self) -> PyTree:
         """The most probable z."""
         return self.family.mode(self.natural)
 
+    @program
     def log_prob(self, z: PyTree) -> Scalar:
         """log q(z), in nats."""
         return self.family.log_prob(self.natural, z)

@@ -9,6 +9,7 @@ import optax
 
 from .._arguments import check_count
 from .._model import AbstractModel
+from .._program import by_value
 from .._types import Callable, PyTree, Scalar
 from ._search import AbstractSearchStep
 
@@ -43,7 +44,9 @@ class NumericalMStep(AbstractSearchStep):
     model: AbstractModel
     max_steps: int = eqx.field(static=True, default=100)
     tolerance: float = eqx.field(static=True, default=1e-8)
-    optimizer: optax.GradientTransformationExtraArgs | None = None
+    optimizer: optax.GradientTransformationExtraArgs | None = eqx.field(
+        default=None, converter=by_value
+    )
     chunk_size: int | None = eqx.field(static=True, default=None)
     free: PyTree = True
 

@@ -2,6 +2,7 @@
 
 import equinox as eqx
 
+from .._program import program
 from .._types import Any, Callable, Key, PyTree
 from ..families import AbstractFamily, Distribution
 from ._network import Network
@@ -39,5 +40,6 @@ class Amortized(eqx.Module):
         self.network = network if isinstance(network, Network) else Network(network)
         self.family = family
 
+    @program
     def __call__(self, x: PyTree, *, key: Key | None = None) -> Distribution:
         return self.family.distribution(self.network(x))

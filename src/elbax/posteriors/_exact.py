@@ -3,6 +3,7 @@
 import equinox as eqx
 
 from .._model import AbstractModel
+from .._program import program
 from .._types import Key, PyTree
 from ..families import Distribution
 
@@ -25,4 +26,9 @@ class Exact(eqx.Module):
         return self.model.prepare(self.model.natural(self.params))
 
     def __call__(self, x: PyTree, *, key: Key | None = None) -> Distribution:
-        return self.model.conditional(self.prepared, x)
+        return _conditional(self, x)
+
+
+@program
+def _conditional(exact: Exact, x: PyTree) -> Distribution:
+    return exact.model.conditional(exact.prepared, x)

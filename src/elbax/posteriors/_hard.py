@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from .._algebra import is_label
+from .._program import program
 from .._types import Any, Callable, Key, PyTree, Scalar
 from ..families import AbstractFamily, Distribution
 from ..families._structured import possible_dot
@@ -27,6 +28,7 @@ class Hard(eqx.Module):
 
     posterior: Callable[..., Distribution]
 
+    @program
     def __call__(self, x: PyTree, *, key: Key | None = None) -> "Point":
         q = self.posterior(x, key=key)
         if not q.family.discrete:
@@ -43,6 +45,7 @@ class Point(eqx.Module):
     natural: PyTree
     family: AbstractFamily
 
+    @program
     def mean(self) -> PyTree:
         found = self.family.mode_statistics(self.natural)
         return jax.tree.map(
@@ -61,5 +64,6 @@ class Point(eqx.Module):
     def sample(self, key: Key) -> PyTree:
         return self.mode()
 
+    @program
     def mode(self) -> PyTree:
         return self.family.mode(self.natural)

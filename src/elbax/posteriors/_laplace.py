@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from .._algebra import matmul
 from .._arguments import check_count
 from .._math.linear_algebra import eigh
+from .._program import program
 from .._types import Any, Key, PyTree
 from ..families import Distribution, Gaussian
 from ._exact import Exact
@@ -48,6 +49,7 @@ class Laplace(eqx.Module):
                 f"Laplace is for a Gaussian(dim) latent, the model has a {type(model.latent).__name__}."
             )
 
+    @program
     def __call__(self, x: PyTree, *, key: Key | None = None) -> Distribution:
         model, natural = self.target.model, self.target.prepared
         numbers = [leaf for leaf in jax.tree.leaves((natural, x)) if eqx.is_inexact_array(leaf)]

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from .._arguments import check_count
+from .._program import program
 from .._types import Callable, Key, PyTree
 from ..families import Distribution
 from ._exact import Exact
@@ -30,6 +31,7 @@ class MonteCarlo(eqx.Module):
     def __check_init__(self):
         check_count("MonteCarlo", num_samples=self.num_samples)
 
+    @program
     def __call__(self, x: PyTree, *, key: Key | None = None) -> Particles:
         q, z = draw("MonteCarlo", self.posterior, x, self.num_samples, key)
         log_density = jax.vmap(q.log_prob)(z)
@@ -70,6 +72,7 @@ class Importance(eqx.Module):
     def __check_init__(self):
         check_count("Importance", num_samples=self.num_samples)
 
+    @program
     def __call__(self, x: PyTree, *, key: Key | None = None) -> Particles:
         r, z = draw("Importance", self.proposal, x, self.num_samples, key)
         log_density = jax.vmap(r.log_prob)(z)

@@ -9,6 +9,7 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
 from .._algebra import is_label
+from .._program import program
 from .._types import Any, Array, Callable, Float, Key, PyTree, Scalar
 from ..families import AbstractFamily
 
@@ -53,23 +54,28 @@ class Particles(eqx.Module):
         draws = jax.lax.stop_gradient((values, self.log_weights))
         return _scored(function, value, draws, self.log_density)
 
+    @program
     def mean(self) -> PyTree:
         return self._average(jax.vmap(self.family.statistics)(self.z))
 
+    @program
     def bound(self, potentials: PyTree) -> Scalar:
         scores = jax.vmap(lambda z: self.family.score(potentials, z))(self.z)
         return self._average(scores) + self.entropy().astype(scores.dtype)
 
+    @program
     def entropy(self) -> Scalar:
         return self._estimate(_entropy, -self.log_density)
 
     def expect(self, function: Callable[[Any], Any], key: Key | None = None) -> Any:
         return self._average(jax.vmap(function)(self.z))
 
+    @program
     def sample(self, key: Key) -> PyTree:
         which = jax.random.categorical(key, self.log_weights)
         return jax.tree.map(lambda leaf: leaf[which], self.z)
 
+    @program
     def mode(self) -> PyTree:
         """The draw of largest weight; of equal weights, of highest density."""
         best = jnp.lexsort((self.log_density, self.log_weights))[-1]

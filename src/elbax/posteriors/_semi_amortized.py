@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import optax
 
 from .._arguments import check_count
+from .._program import by_value, program
 from .._types import Key, PyTree
 from ..families import Distribution
 from ._amortized import Amortized
@@ -42,7 +43,7 @@ class SemiAmortized(eqx.Module):
 
     encoder: Amortized
     target: Exact
-    optimizer: optax.GradientTransformation = eqx.field(static=True)
+    optimizer: optax.GradientTransformation = eqx.field(static=True, converter=by_value)
     num_steps: int = eqx.field(static=True)
 
     def __check_init__(self):
@@ -53,6 +54,7 @@ class SemiAmortized(eqx.Module):
             )
         check_count("SemiAmortized", num_steps=self.num_steps)
 
+    @program
     def __call__(self, x: PyTree, *, key: Key | None = None) -> Distribution:
         family, key = self.encoder.family, jax.random.key(0) if key is None else key
         model, natural = self.target.model, self.target.prepared

@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._program import program
 from .._types import Any, Array, Key, PyTree
 from ..families import AbstractFamily
 
@@ -45,7 +46,12 @@ class AbstractTable(eqx.Module):
                 "this is: "
                 "call posterior(x, index=row)."
             )
-        return self.at(self.entry(jnp.asarray(index)))
+        return _look_up(self, jnp.asarray(index))
+
+
+@program
+def _look_up(table: AbstractTable, row: Array) -> Any:
+    return table.at(table.entry(row))
 
 
 class _Row(eqx.Module):

@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from .._batch import Batch, effective_weight, over_rows
 from .._fit import fit, fit_restarts, Result
 from .._model import AbstractModel
+from .._padding import padded
 from .._pattern import incomplete
 from .._types import Any, Callable, Key, PyTree
 from .._update import AbstractUpdate, Chain
@@ -172,7 +173,7 @@ class AbstractEstimator(BaseEstimator, abc.ABC):
 
     def _batch(self, X: np.ndarray, sample_weight: Any = None) -> Batch:
         batch = Batch(X, weight=sample_weight)
-        return self._put(incomplete(batch) if np.isnan(X).any() else batch)
+        return self._put(incomplete(batch) if np.isnan(X).any() else padded(batch))
 
     def _put(self, tree: PyTree) -> PyTree:
         device = self.device
@@ -199,7 +200,7 @@ class AbstractEstimator(BaseEstimator, abc.ABC):
         params = self._put(self.params_)
         found = _each_row(self._summary, self.model_, params, batch, self.chunk_size)
         if batch.index is None:
-            scores, summaries = map(np.asarray, found)
+            scores, summaries = (np.asarray(values)[: len(X)] for values in found)
             return scores, summaries
 
         def in_order(values):

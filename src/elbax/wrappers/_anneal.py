@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from .._model import AbstractModel, models_of
+from .._program import by_value
 from .._state import ELBOState, Info
 from .._types import Any, Array, Callable, Int, PyTree
 from .._update import AbstractUpdate
@@ -61,7 +62,7 @@ class Anneal(AbstractRemembering):
     """
 
     update: AbstractUpdate
-    schedule: Callable[[Any], Any]
+    schedule: Callable[[Any], Any] = eqx.field(converter=by_value)
     target: Target = eqx.field(static=True, default="entropy")
 
     def __check_init__(self):

@@ -289,7 +289,7 @@ def test_what_are_no_labels_is_refused(labels, message, as_users_run):
 
 
 def test_arguments_are_checked(as_users_run):
-    with pytest.raises(ValueError, match="stride at least 1"):
+    with pytest.raises(ValueError, match="stride must be at least 1"):
         ConnectionistTemporalClassification(stride=0)
     bad = elbax.Network(lambda weights, x: x[0], ())
     with pytest.raises(ValueError, match=r"returns logits \(steps, num_labels\)"):

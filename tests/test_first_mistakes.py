@@ -97,7 +97,7 @@ def table_without_index():
                 weights=[1.5, -0.5], means=np.zeros((2, 2)), covariances=[np.eye(2)] * 2
             ),
             ValueError,
-            "weights must not be negative",
+            r"weights must hold numbers that are not negative; weights\[1\] is -0.5",
         ),
         (lambda: elbax.Chain([EM, EM]), TypeError, r"Chain\(e_step, m_step\)"),
         (table_without_index, ValueError, "say which rows a minibatch has"),

@@ -417,7 +417,7 @@ def test_a_sentence_of_one_word_is_refused_by_its_number():
 
 
 def test_arguments_are_checked(as_users_run):
-    with pytest.raises(ValueError, match="at least one nonterminal"):
+    with pytest.raises(ValueError, match="num_nonterminals must be at least 1"):
         ParseTree(0, 1)
     with pytest.raises(ValueError, match=r"allowed must be truth values of shape \(1, 2, 2\)"):
         ParseTree(1, 1, allowed=np.ones((2, 2), bool))

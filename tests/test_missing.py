@@ -261,9 +261,13 @@ def test_errors(as_users_run):
     with pytest.raises(ValueError, match=r"column 1 is constant \(missing in every row\)"):
         batch = elbax.incomplete(np.delete(x, 5, 0)[~np.isnan(np.delete(x, 5, 0)).all(1)])
         elbax.GaussianMixture(2).init(jax.random.key(0), batch)
-    step = elbax.EvidenceMStep(elbax.FactorAnalysis(1))
+    model, table = elbax.FactorAnalysis(1), setting("full")[2]
+    complete = jnp.asarray(table)[~np.isnan(table).any(1)]
+    step = elbax.Chain(elbax.ExactEStep(model), elbax.EvidenceMStep(model))
+    params = model.init(jax.random.key(0), complete)
+    state = step.init(params, elbax.Exact(model, params), key=jax.random.key(0))
     with pytest.raises(TypeError, match="for incomplete ones use ClosedFormMStep"):
-        step.check(elbax.incomplete(setting("full")[2]))
+        elbax.fit(step, state, elbax.incomplete(table))
 
 
 # --- against the textbook ------------------------------------------------------------------------

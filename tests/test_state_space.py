@@ -426,7 +426,9 @@ def test_number_of_free_params():
 
 
 def test_arguments_are_checked(as_users_run):
-    with pytest.raises(ValueError, match="emission_noise must be one of"):
+    with pytest.raises(
+        ValueError, match="emission_noise must be 'full', 'diagonal' or 'isotropic'"
+    ):
         LinearGaussianStateSpace(2, emission_noise="other")
     with pytest.raises(ValueError, match="floor must be finite"):
         LinearGaussianStateSpace(2, floor=-1.0)

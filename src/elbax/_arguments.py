@@ -1,19 +1,115 @@
 """Arguments of which one sees at once that they cannot be."""
 
+import math
+import operator
+import re
+from collections.abc import Collection, Hashable, Iterable
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._types import Any
+from ._types import Any, PyTree
 
 
-def check_count(who: str, **numbers: Any) -> None:
-    """Raises `TypeError` for what is no whole number, `ValueError` for one below 1."""
+Shape = tuple[Any, ...]
+"""Sizes: a number, the name of a size that only the arrays know, or a function of those that are known by name."""
+
+
+class Apart(NamedTuple):
+    """Shapes whose named sizes are their own: a size of the same name elsewhere may be another."""
+
+    shapes: PyTree
+
+
+def check_count(who: str, *, least: int = 1, **numbers: Any) -> None:
+    """Raises `TypeError` for what is no whole number, `ValueError` for one below the least."""
     for name, number in numbers.items():
         if isinstance(number, bool) or not isinstance(number, int | np.integer):
             raise TypeError(f"{who}: {name} must be a whole number, got {number!r}.")
-        if number < 1:
-            raise ValueError(f"{who}: {name} must be at least 1, got {number}.")
+        if number < least:
+            raise ValueError(f"{who}: {name} must be at least {least}, got {number}.")
+
+
+def whole_numbers(what: str, given: Any) -> tuple[int, ...]:
+    """A tuple of them; raises `TypeError` for anything else."""
+    try:
+        return tuple(map(operator.index, given))
+    except TypeError:
+        raise TypeError(f"{what} must be whole numbers, such as (2, 3); got {given!r}.") from None
+
+
+def tables_of_whole_numbers(what: str, given: Any) -> tuple[tuple[int, ...], ...]:
+    """A tuple of tuples of them, likewise."""
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise TypeError(f"{what} must be a tuple of tuples of whole numbers, got {given!r}.")
+    return tuple(whole_numbers(what, those) for those in given)
+
+
+def check_not_negative(who: str, **numbers: Any) -> None:
+    """Raises `TypeError` for what is no number, `ValueError` for one that is negative or not finite."""
+    for name, number in numbers.items():
+        if not _is_number(number):
+            raise TypeError(f"{who}: {name} must be a number, got {number!r}.")
+        if not 0 <= number < math.inf:
+            raise ValueError(f"{who}: {name} must be finite and not negative, got {number}.")
+
+
+def check_positive(who: str, **numbers: Any) -> None:
+    """Raises `TypeError` for what is no number, `ValueError` for one that is not positive and finite."""
+    for name, number in numbers.items():
+        if not _is_number(number):
+            raise TypeError(f"{who}: {name} must be a number, got {number!r}.")
+        if not 0 < number < math.inf:
+            raise ValueError(f"{who}: {name} must be positive and finite, got {number}.")
+
+
+def _is_number(number: Any) -> bool:
+    return isinstance(number, int | float | np.number) and not isinstance(number, bool)
+
+
+def check_choice(who: str, choices: Collection[Any], **given: Any) -> None:
+    """Raises `ValueError` for what is none of the choices."""
+    for name, choice in given.items():
+        if not isinstance(choice, Hashable) or choice not in choices:
+            *most, last = map(repr, choices)
+            raise ValueError(f"{who}: {name} must be {', '.join(most)} or {last}; got {choice!r}.")
+
+
+def in_full(structure: Any) -> Any:
+    """The name of a covariance's structure, of which scikit-learn writes one in short."""
+    return "diagonal" if isinstance(structure, str) and structure == "diag" else structure
+
+
+def check_flag(who: str, **given: Any) -> None:
+    """Raises `TypeError` for what is neither true nor false."""
+    for name, flag in given.items():
+        if not isinstance(flag, bool | np.bool_):
+            raise TypeError(f"{who}: {name} must be True or False, got {flag!r}.")
+
+
+def check_kind(who: str, kind: type, **given: Any) -> None:
+    """Raises `TypeError` for what is neither `None` nor of the kind."""
+    for name, one in given.items():
+        if one is not None and not isinstance(one, kind):
+            public = re.sub(r"\._\w+", "", kind.__module__)
+            raise TypeError(f"{who}: {name} must be an {public}.{kind.__name__}, got {one!r}.")
+
+
+def check_optimizer(who: str, optimizer: Any) -> None:
+    """Raises `TypeError` for what is no optax optimizer."""
+    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+        raise TypeError(
+            f"{who}: optimizer must be an optax optimizer such as optax.adam(1e-3), got {optimizer!r}."
+        )
+
+
+def check_function(who: str, what: str, **given: Any) -> None:
+    """Raises `TypeError` for what cannot be called; `what` is how such a one is written."""
+    for name, one in given.items():
+        if not callable(one):
+            raise TypeError(f"{who}: {name} must be a function, such as {what}; got {one!r}.")
 
 
 def check_key(key: Any, who: str) -> None:
@@ -24,8 +120,79 @@ def check_key(key: Any, who: str) -> None:
         raise TypeError(f"{who}: key must be a random key such as jax.random.key(0); got {key!r}.")
 
 
-def check_shapes(who: str, **arrays: tuple[Any, tuple[int, ...]]) -> None:
-    """Raises `ValueError` for the first `name=(array, shape)` that has another shape."""
+def check_shapes(who: str, **arrays: tuple[Any, Shape]) -> dict[str, int]:
+    """Raises `ValueError` for the first `name=(array, shape)` that has another shape; returns the sizes that have
+    names.
+
+    A size that only the arrays know goes by a name, and is one number wherever that name stands.
+    """
+    sizes: dict[str, int] = {}
     for name, (array, shape) in arrays.items():
-        if np.shape(array) != shape:
-            raise ValueError(f"{who}: {name} must have shape {shape}, got {np.shape(array)}.")
+        check_shape(f"{who}: {name}", np.shape(array), shape, sizes)
+    return sizes
+
+
+def check_shape(what: str, found: tuple[int, ...], shape: Shape, sizes: dict[str, int]) -> None:
+    """Raises `ValueError` unless `found` is the shape, named sizes being as in `sizes`; new ones are put there."""
+    new = dict(sizes)
+    if len(found) == len(shape):
+        for size, seen in zip(shape, found):
+            if isinstance(size, str):
+                new.setdefault(size, seen)
+
+    def number(size: Any, known: dict[str, int]) -> Any:
+        return size(known) if callable(size) else known.get(size, size)
+
+    if found != tuple(number(size, new) for size in shape):
+        written = [str(number(size, sizes)) for size in shape]
+        raise ValueError(
+            f"{what} must have shape ({', '.join(written)}{',' * (len(written) == 1)}), got {found}."
+        )
+    sizes.update(new)
+
+
+def check_tree(params: PyTree, shapes: PyTree, who: str, advice: str) -> None:
+    """Raises `ValueError` or `TypeError` for params of another structure or other shapes than `shapes` says.
+
+    Its leaves are shapes as `check_shapes` takes them, `callable` for a function such as a network, and `None` for
+    what may be anything. Under a trace shapes are known, and values not; NaN is refused where they are.
+    """
+
+    def walk(expected: Any, found: Any, path: str, sizes: dict[str, int]) -> None:
+        if expected is None:
+            return
+        if isinstance(expected, Apart):
+            walk(expected.shapes, found, path, {})
+        elif expected is callable:
+            if not callable(found):
+                raise TypeError(
+                    f"{who}: params{path} must be a function, such as elbax.Network(network); got {_shown(found)}."
+                )
+        elif isinstance(expected, dict):
+            if not isinstance(found, dict) or set(found) != set(expected):
+                raise ValueError(
+                    f"{who}: params{path} must be a dictionary of {sorted(expected)}, got {_shown(found)}. "
+                    f"{advice}"
+                )
+            for name, inside in expected.items():
+                walk(inside, found[name], f"{path}[{name!r}]", sizes)
+        elif isinstance(expected, list):
+            if not isinstance(found, tuple | list) or len(found) != len(expected):
+                raise ValueError(
+                    f"{who}: params{path} must be a tuple of {len(expected)} arrays, got {_shown(found)}. {advice}"
+                )
+            for i, (inside, one) in enumerate(zip(expected, found, strict=True)):
+                walk(inside, one, f"{path}[{i}]", sizes)
+        elif not hasattr(found, "shape"):
+            raise TypeError(f"{who}: params{path} must be an array, got {_shown(found)}. {advice}")
+        else:
+            try:
+                check_shape(f"{who}: params{path}", found.shape, expected, sizes)
+            except ValueError as error:
+                raise ValueError(f"{error} {advice}") from None
+
+    walk(shapes, params, "", {})
+
+
+def _shown(found: Any) -> str:
+    return f"one of {sorted(map(str, found))}" if isinstance(found, dict) else type(found).__name__

@@ -2,6 +2,7 @@
 
 import equinox as eqx
 
+from ._check import check_no_nan
 from ._model import AbstractModel
 from ._types import Any, Array, Key, PyTree, Scalar
 from .families import AbstractFamily, Distribution
@@ -60,6 +61,11 @@ class AbstractAround(AbstractModel):
 
     def emptied(self, params: PyTree) -> Array:
         return self.model.emptied(self.inside(params))
+
+    def check_params(self, params: PyTree, who: str = "check_params") -> None:
+        check_no_nan(params, who)
+        # Of what they stand for the shapes are looked at: to know more would take running it.
+        self.model.check_params(eqx.filter_eval_shape(self.inside, params), who)
 
     def check(self, batch: PyTree, who: str = "fit") -> None:
         self.model.check(batch, who)

@@ -1,13 +1,17 @@
 """A batch of data, and the one reduction over it."""
 
+import math
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ._algebra import add, num_rows
 from ._arguments import check_count
 from ._incomplete import has_blocks, Incomplete, is_incomplete, row_axes
-from ._types import Any, Array, Callable, Key, PyTree
+from ._table import as_arrays
+from ._types import Any, AnyArray, Array, Callable, Key, PyTree
 
 
 class Batch(eqx.Module):
@@ -15,9 +19,9 @@ class Batch(eqx.Module):
 
     **Arguments:**
 
-    - `x`: a pytree of arrays with one leading axis, the data.
+    - `x`: a pytree of arrays with one leading axis, the data. Data frames and lists of numbers are made arrays.
     - `weight`: how often each row counts, shape `(num_data,)`, or one number for all rows: a
-        minibatch of B rows out of N is `Batch(x, weight=N / B)`.
+        minibatch of B rows out of N is `Batch(x, weight=N / B)`, and its `weight` that number.
     - `mask`: `False` marks padding; such a row may hold anything, NaN included. Weight 0 does the same.
     - `index`: the rows' places in the whole data, integers of shape `(num_data,)`; random draws
         follow it, so that a row gets the same draws in whichever batch it comes.
@@ -32,10 +36,10 @@ class Batch(eqx.Module):
     """
 
     x: PyTree
-    weight: Array | None = None
+    weights: Array | None = None
     mask: Array | None = None
     index: Array | None = None
-    scale: float = eqx.field(static=True, default=1.0)
+    scale: float | None = eqx.field(static=True, default=None)
     blocked: bool = eqx.field(static=True, default=False)
 
     def __init__(
@@ -46,23 +50,44 @@ class Batch(eqx.Module):
         index: Any = None,
         blocked: bool = False,
     ):
-        self.x = x
-        # A Python number is the same for every batch of a scan: it has no leading axis to scan over.
-        constant = isinstance(weight, int | float)
-        self.weight = None if constant or weight is None else jnp.asarray(weight)
-        self.scale = float(weight) if constant else 1.0
-        self.mask = None if mask is None else jnp.asarray(mask)
-        self.index = None if index is None else jnp.asarray(index)
+        self.x = as_arrays(x)
+        # A number is the same for every batch of a scan: it has no leading axis to scan over.
+        constant = isinstance(weight, int | float | np.number)
+        if constant and not 0 < weight < math.inf:
+            raise ValueError(f"Batch: weight must be positive and finite, got {weight}.")
+        self.scale = float(weight) if constant else None
+        self.weights = None if constant else _of_rows(weight, "weight", "numbers", "biuf")
+        self.mask = _of_rows(mask, "mask", "truth values", "b")
+        self.index = _of_rows(index, "index", "whole numbers", "iu")
         self.blocked = blocked
+
+    @property
+    def weight(self) -> Array | float | None:
+        """As it was given: an array, one number for all rows, or `None`."""
+        return self.scale if self.weights is None else self.weights
 
     @property
     def padded(self) -> bool:
         """Whether some rows may count for nothing."""
-        return self.weight is not None or self.mask is not None
+        return self.weights is not None or self.mask is not None
+
+
+def _of_rows(given: Any, name: str, expected: str, kinds: str) -> Array | None:
+    if given is None:
+        return None
+    array = jnp.asarray(as_arrays(given))
+    if array.dtype.kind not in kinds:
+        raise TypeError(f"Batch: {name} must hold {expected}, got {array.dtype}.")
+    return array
 
 
 def as_batch(batch: PyTree) -> Batch:
     return batch if isinstance(batch, Batch) else Batch(batch)
+
+
+def read(batch: PyTree) -> PyTree:
+    """The batch, of whatever kind it is, with every table in it made an array."""
+    return batch if isinstance(batch, Batch) else as_arrays(batch)
 
 
 def reduce_data(
@@ -140,23 +165,23 @@ def row_numbers(batch: PyTree) -> Array:
     return jnp.where(weight > 0, number, number.reshape(-1)[jnp.argmax(weight > 0)])
 
 
-def effective_weight(batch: Batch) -> Array:
+def effective_weight(batch: Batch, numpy: Any = jnp) -> AnyArray:
     """The weight of every row, shape `(num_data,)`, or `(num_blocks, rows)` of a blocked batch."""
     shape = (num_rows(batch.x),)
     if batch.blocked:
-        if batch.weight is None:
+        if batch.weights is None:
             raise ValueError("A blocked batch has weights; elbax.incomplete makes such batches.")
-        shape = batch.weight.shape
-    for name in ("weight", "mask", "index"):
-        leaf = getattr(batch, name)
+        shape = batch.weights.shape
+    for name, leaf in dict(weight=batch.weights, mask=batch.mask, index=batch.index).items():
         one = () if name != "index" else shape
         if leaf is not None and leaf.shape not in (one, shape):
             raise ValueError(f"Batch: {name} has shape {leaf.shape}, the data have rows {shape}.")
-    weight = jnp.full(shape, batch.scale, jnp.result_type(float))
-    if batch.weight is not None:
-        weight = weight * jnp.broadcast_to(batch.weight, shape).astype(weight.dtype)
+    scale = 1.0 if batch.scale is None else batch.scale
+    weight = numpy.full(shape, scale, jnp.result_type(float))
+    if batch.weights is not None:
+        weight = weight * numpy.broadcast_to(batch.weights, shape).astype(weight.dtype)
     if batch.mask is not None:
-        weight = jnp.where(batch.mask, weight, 0)
+        weight = numpy.where(batch.mask, weight, 0)
     return weight
 
 
@@ -169,13 +194,22 @@ def over_rows(function: Callable, x: PyTree, *others: PyTree) -> PyTree:
 def rows(batch: PyTree) -> tuple[PyTree, Array]:
     """(x, weight) with one leading axis, a blocked batch laid out flat; padding holds copies of a real row."""
     batch = as_batch(batch)
-    weight, x = effective_weight(batch), jax.tree.map(jnp.asarray, batch.x)
+    return _rows(eqx.tree_at(lambda batch: batch.x, batch, jax.tree.map(jnp.asarray, batch.x)), jnp)
+
+
+def host_rows(batch: PyTree) -> tuple[PyTree, np.ndarray]:
+    """`rows` as NumPy has them, for checks: on the device each single operation is a program to compile."""
+    return _rows(jax.tree.map(np.asanyarray, as_batch(batch)), np)
+
+
+def _rows(batch: Batch, numpy: Any) -> tuple[PyTree, AnyArray]:
+    weight, x = effective_weight(batch, numpy), batch.x
     if not batch.blocked:
-        return without_padding(batch, x, weight), weight
+        return without_padding(batch, x, weight, numpy), weight
 
     def flat(leaf):
         if is_incomplete(leaf):
-            observed = jnp.broadcast_to(leaf.observed[:, None], leaf.values.shape)
+            observed = numpy.broadcast_to(leaf.observed[:, None], leaf.values.shape)
             dim = leaf.values.shape[-1]
             return Incomplete(leaf.values.reshape(-1, dim), observed.reshape(-1, dim))
         return leaf.reshape((-1, *leaf.shape[2:]))
@@ -183,18 +217,18 @@ def rows(batch: PyTree) -> tuple[PyTree, Array]:
     return jax.tree.map(flat, x, is_leaf=is_incomplete), weight.reshape(-1)
 
 
-def without_padding(batch: Batch, x: PyTree, weight: Array) -> PyTree:
+def without_padding(batch: Batch, x: PyTree, weight: AnyArray, numpy: Any = jnp) -> PyTree:
     """Rows that count for nothing replaced by one that counts, so that no arithmetic meets what they hold.
 
     0 · NaN is NaN, and so is its gradient. A blocked batch is finite everywhere as it was made.
     """
     if not batch.padded or batch.blocked:
         return x
-    counts, first = weight > 0, jnp.argmax(weight > 0)
+    counts, first = weight > 0, numpy.argmax(weight > 0)
 
     def replace(leaf):
         here = counts.reshape(counts.shape + (1,) * (leaf.ndim - 1))
-        return jnp.where(here, leaf, leaf[first])
+        return numpy.where(here, leaf, leaf[first])
 
     return jax.tree.map(replace, x)
 

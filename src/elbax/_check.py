@@ -1,12 +1,30 @@
-"""Data errors, found at the edge: before anything runs, and only where values can be looked at."""
+"""Data errors, found at the edge: before anything runs, and only where values can be looked at.
+
+All of it is NumPy on the host: on the device each single operation would be a program to compile.
+"""
+
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._incomplete import known
-from ._program import is_concrete as is_concrete
-from ._types import Any, Array, Callable, PyTree
+from ._arguments import check_shape, Shape
+from ._incomplete import host_known, known
+from ._program import is_concrete as outside_of_traces
+from ._table import as_arrays, column_name
+from ._types import Any, AnyArray, Callable, PyTree
+
+
+def is_concrete(tree: PyTree) -> bool:
+    """Whether all values are known here and now: outside `jit` and `vmap`, and on no other process's devices."""
+
+    def is_here(leaf):
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            return False
+        return not isinstance(leaf, jax.Array) or leaf.is_fully_addressable
+
+    return outside_of_traces(tree) and all(map(is_here, jax.tree.leaves(tree)))
 
 
 def check_row(x: Any, dim: int, who: str) -> None:
@@ -19,7 +37,7 @@ def check_row(x: Any, dim: int, who: str) -> None:
         )
 
 
-def check_rows(x: PyTree, weight: Array, who: str) -> None:
+def check_rows(x: PyTree, weight: AnyArray, who: str) -> None:
     """Raises `ValueError` for NaN or infinity in a row that counts, or for weights that cannot be."""
     check_weights(weight, who)
     found = first_not_finite(x, weight)
@@ -32,22 +50,26 @@ def check_rows(x: PyTree, weight: Array, who: str) -> None:
             else "Drop such rows"
         )
         raise ValueError(
-            f"{who}: row {row}, column {column} is {value}. {advice}, or give them weight 0 or mask "
+            f"{who}: row {row}, {column} is {value}. {advice}, or give them weight 0 or mask "
             "False in an elbax.Batch."
         )
 
 
-def first_not_finite(x: PyTree, weight: Array) -> tuple[int, int, Any] | None:
-    """(row, column, value) of the first number of a row that counts which is NaN or infinite."""
-    for leaf in jax.tree.leaves(x):
+def first_not_finite(x: PyTree, weight: AnyArray) -> tuple[int, str, Any] | None:
+    """(row, name of the column, value) of the first number of a row that counts which is NaN or infinite."""
+    for leaf in map(np.asanyarray, jax.tree.leaves(x)):
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
             continue
-        finite = jnp.isfinite(leaf).reshape(len(leaf), -1)
-        bad = np.asarray(~finite.all(1) & (weight > 0))
+        finite = np.isfinite(np.asarray(leaf))
+        if finite.all():
+            continue
+        finite = finite.reshape(len(leaf), -1)
+        bad = ~finite.all(1) & (np.asarray(weight) > 0)
         if bad.any():
             row = int(np.flatnonzero(bad)[0])
-            column = int(np.flatnonzero(~np.asarray(finite[row]))[0])
-            return row, column, np.asarray(leaf[row]).reshape(-1)[column]
+            column = int(np.flatnonzero(~finite[row])[0])
+            value = np.asarray(leaf[row]).reshape(-1)[column]
+            return row, column_name(leaf, column), value
     return None
 
 
@@ -61,46 +83,120 @@ def check_weights(weight: Any, who: str) -> None:
 
 
 def check_values(
-    x: PyTree, weight: Array, who: str, bad: Callable[[np.ndarray], np.ndarray], expected: str
+    x: PyTree, weight: AnyArray, who: str, bad: Callable[[np.ndarray], np.ndarray], expected: str
 ) -> None:
     """Raises `ValueError` for the first value of a table that counts and is `bad`."""
-    values, observed = known(x)
-    wrong = bad(np.asarray(values)) & np.asarray(observed)
+    values, observed = host_known(x)
+    wrong = np.asarray(bad(np.asarray(values))) & observed
     wrong &= (np.asarray(weight) > 0).reshape((-1,) + (1,) * (wrong.ndim - 1))
     if wrong.any():
         place = tuple(int(i) for i in np.argwhere(wrong)[0])
-        where = f"row {place[0]}" + (f", column {place[1]}" if len(place) > 1 else "")
+        where = f"row {place[0]}" + (f", {column_name(values, place[1])}" if len(place) > 1 else "")
         raise ValueError(f"{who}: expected {expected}; {where} is {np.asarray(values)[place]:g}.")
 
 
-def check_table(x: PyTree, weight: Array, who: str, *, varied: bool = True) -> None:
+def check_table(x: PyTree, weight: AnyArray, who: str, *, varied: bool = True) -> None:
     """Raises `ValueError` unless `x` is a table of finite numbers (of which no column is constant)."""
-    values, observed = known(x)
+    if isinstance(x, dict | tuple | list):
+        raise ValueError(
+            f"{who}: expected one table of shape (num_data, dim), got a {type(x).__name__} of {len(x)}. Columns "
+            "of several kinds are for elbax.components.Product, pairs (inputs, target) for regressions."
+        )
+    values, observed = host_known(x)
     if values.ndim != 2 or 0 in values.shape:
         raise ValueError(
             f"{who}: expected data of shape (num_data, dim), both at least 1; got {values.shape}"
             + (". One column is x[:, None]." if values.ndim == 1 else ".")
         )
     check_rows(values, weight, who)
-    seen = np.asarray(observed) & (np.asarray(weight) > 0)[:, None]
-    if not varied or (np.asarray(weight) > 0).sum() < 2:
+    counts = np.asarray(weight) > 0
+    if not varied or counts.sum() < 2:
         return
-    table = np.asarray(values)
+    table, seen = np.asarray(values), observed & counts[:, None]
     constant = np.where(seen, table, -np.inf).max(0) <= np.where(seen, table, np.inf).min(0)
     if constant.any():
         column = int(np.flatnonzero(constant)[0])
         number = table[np.flatnonzero(seen[:, column])[:1], column]
         raise ValueError(
-            f"{who}: column {column} is constant "
+            f"{who}: {column_name(values, column)} is constant "
             + (f"({number[0]:g} in every row)" if number.size else "(missing in every row)")
             + ", so its variance has no estimate but 0. Drop the column."
         )
 
 
-def check_enough(weight: Array, who: str, num_components: int) -> None:
+def check_no_nan(params: PyTree, who: str) -> None:
+    """Raises `ValueError` for params with NaN in them, where their values are known."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        number = jnp.issubdtype(getattr(leaf, "dtype", bool), jnp.inexact)
+        if number and is_concrete(leaf) and np.isnan(np.asarray(leaf)).any():
+            raise ValueError(
+                f"{who}: params{jax.tree_util.keystr(path)} holds NaN: no density is known there. Start anew, or "
+                "from the last good state, which elbax.fit returns."
+            )
+
+
+def check_enough(weight: AnyArray, who: str, num_components: int) -> None:
     """Raises `ValueError` for fewer rows than components."""
     used = int((np.asarray(weight) > 0).sum())
     if used < num_components:
         raise ValueError(
             f"{who}: {num_components} components need at least {num_components} rows, got {used}."
         )
+
+
+_RULES: dict[str, tuple[Callable[[np.ndarray], np.ndarray], str]] = {
+    "finite": (np.isfinite, "finite numbers"),
+    "positive": (lambda numbers: (numbers > 0) & np.isfinite(numbers), "positive numbers"),
+    "not negative": (
+        lambda numbers: (numbers >= 0) & np.isfinite(numbers),
+        "numbers that are not negative",
+    ),
+    "probabilities": (lambda numbers: (numbers >= 0) & (numbers <= 1), "numbers from 0 to 1"),
+}
+
+Rule = Literal[
+    "finite", "positive", "not negative", "probabilities", "shares", "symmetric", "covariances"
+]
+
+
+def check_described(who: str, **described: tuple[Any, Shape, Rule]) -> None:
+    """Raises `ValueError` for the first `name=(array, shape, rule)` of another shape, or whose values cannot be.
+
+    Shapes are as for `check_shapes`. Shares are not negative and leave something in each row, covariances are
+    symmetric and positive definite.
+    """
+    sizes: dict[str, int] = {}
+    for name, (given, shape, rule) in described.items():
+        if not is_concrete(given):
+            check_shape(f"{who}: {name}", jnp.shape(given), shape, sizes)
+            continue
+        array = np.asarray(as_arrays(given))
+        check_shape(f"{who}: {name}", array.shape, shape, sizes)
+        simple = "not negative" if rule == "shares" else rule if rule in _RULES else "finite"
+        allowed, expected = _RULES[simple]
+        bad = np.argwhere(~allowed(array))
+        if len(bad):
+            place = tuple(map(int, bad[0]))
+            where = f"{name}[{', '.join(map(str, place))}]" if place else "it"
+            raise ValueError(f"{who}: {name} must hold {expected}; {where} is {array[place]:g}.")
+        if rule == "shares" and not np.all(array.sum(-1) > 0):
+            raise ValueError(f"{who}: {name} must leave something possible; a row of it is all 0.")
+        if rule in ("symmetric", "covariances"):
+            if np.any(np.abs(array - array.mT) > 1e-4 * np.abs(array).max((-2, -1), keepdims=True)):
+                raise ValueError(f"{who}: {name} must be symmetric.")
+        if rule == "covariances":
+            try:
+                np.linalg.cholesky(array.astype(float))
+            except np.linalg.LinAlgError:
+                raise ValueError(f"{who}: {name} must be positive definite.") from None
+
+
+def check_each(who: str, number: int, described: PyTree) -> None:
+    """Raises `ValueError` unless all arrays of a description have that many entries, one a component."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(as_arrays(described)):
+        if jnp.shape(leaf)[:1] != (number,):
+            name = jax.tree_util.keystr(path, simple=True, separator=".")
+            raise ValueError(
+                f"{who}: {name} must have {number} entries on its first axis, one a component; got shape "
+                f"{jnp.shape(leaf)}."
+            )

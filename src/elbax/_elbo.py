@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from ._algebra import in_every_lane
 from ._batch import as_batch, over_rows, reduce_data, rows
+from ._door import enter
 from ._model import AbstractModel, split_coordinates
 from ._types import Any, Array, Callable, Key, PyTree, Scalar
 from .families import Distribution
@@ -47,6 +48,7 @@ def elbo(
 
     ```
     """
+    batch = enter("elbo", model, params, batch, posterior=posterior, key=key, chunk_size=chunk_size)
     apart = without_params(posterior, model, params)
     return _elbo(model, params, apart, batch, key, chunk_size)
 
@@ -75,6 +77,7 @@ def evidence(
 
     ```
     """
+    batch = enter("evidence", model, params, batch, chunk_size=chunk_size)
     if not model.exact:
         # Raises, and says why, before any work is done.
         jax.eval_shape(jax.vmap(Exact(model, params)), rows(batch)[0])
@@ -143,8 +146,11 @@ def elbo_terms(
 
     ```
     """
+    batch = enter(
+        "elbo_terms", model, params, batch, posterior=posterior, key=key, chunk_size=chunk_size
+    )
     apart = without_params(posterior, model, params)
-    log_evidence = evidence(model, params, batch, chunk_size=chunk_size) if model.exact else None
+    log_evidence = _evidence(model, params, batch, chunk_size) if model.exact else None
     return _terms(model, params, apart, batch, key, chunk_size, log_evidence)
 
 

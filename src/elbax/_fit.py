@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._algebra import num_rows, where
-from ._arguments import check_count
-from ._batch import as_batch
+from ._arguments import check_count, check_not_negative
+from ._batch import as_batch, read
 from ._check import is_concrete
 from ._program import by_value
 from ._state import ELBOState, Info, unmeasured
@@ -110,10 +110,10 @@ def fit(
 
     ```
     """
-    _check(update, state, max_steps)
+    _check(update, state, max_steps, tolerance)
     if isinstance(batch, Iterator):
         return _fit_stream(update, state, batch, max_steps, progress)
-    _check_batch(update, batch)
+    batch = _checked(update, batch)
     until, tolerance_now = _limits(max_steps, tolerance)
     capacity = _capacity(max_steps)
     if progress:
@@ -152,8 +152,8 @@ def fit_restarts(
 
     **Raises** `RuntimeError` if every restart was rejected or ended nonfinite.
     """
-    _check(update, states, max_steps)
-    _check_batch(update, batch)
+    _check(update, states, max_steps, tolerance)
+    batch = _checked(update, batch)
     ends = _run_lanes(
         update,
         by_value(reject),
@@ -391,8 +391,8 @@ def _fit_stream(update, state, batches, max_steps: int, progress: bool) -> Resul
     carry = batch = None
     capacity = _capacity(max_steps)
     with _bar(max_steps if progress else None) as bar:
-        for _, batch in zip(range(max_steps), batches, strict=False):
-            _check_batch(update, batch)
+        for _, given in zip(range(max_steps), batches, strict=False):
+            batch = _checked(update, given)
             if carry is None:
                 carry = _begin(update, state, batch, capacity)
             carry = _stream_step(update, carry, batch)
@@ -425,7 +425,7 @@ def _stream_step(update, carry: _Carry, batch) -> _Carry:
     )
 
 
-def _check(update, state, max_steps) -> None:
+def _check(update, state, max_steps, tolerance) -> None:
     if not isinstance(update, AbstractUpdate):
         raise TypeError(f"fit: expected an update such as Chain(...), got {update!r}.")
     if not isinstance(state, ELBOState):
@@ -434,13 +434,17 @@ def _check(update, state, max_steps) -> None:
             f"{type(state).__name__}."
         )
     check_count("fit", max_steps=max_steps)
+    check_not_negative("fit", tolerance=tolerance)
 
 
-def _check_batch(update: AbstractUpdate, batch: PyTree) -> None:
+def _checked(update: AbstractUpdate, batch: PyTree) -> PyTree:
+    """The batch, its tables made arrays, looked at where its values are known."""
+    batch = read(batch)
     if num_rows(as_batch(batch).x) == 0:
         raise ValueError("fit: the batch is empty.")
     if is_concrete(batch):
         update.check(batch)
+    return batch
 
 
 class _Silence:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from ._algebra import add, zeros_like
+from ._arguments import check_optimizer
 from ._elbo import elbo_and_gradient, per_datum
 from ._free import choose, moving, spread
 from ._model import AbstractModel
@@ -35,11 +36,7 @@ class AbstractGradientStep(AbstractUpdate):
     blocks: ClassVar[tuple[str, ...]]
 
     def __check_init__(self):
-        if not (hasattr(self.optimizer, "init") and hasattr(self.optimizer, "update")):
-            raise TypeError(
-                f"{type(self).__name__}: expected an optax optimizer such as optax.adam(1e-3), got "
-                f"{self.optimizer!r}."
-            )
+        check_optimizer(type(self).__name__, self.optimizer)
 
     @property
     def ascends(self) -> bool:

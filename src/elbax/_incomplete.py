@@ -3,6 +3,7 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ._types import Any, Array, PyTree
 
@@ -44,6 +45,14 @@ def known(x: Any) -> tuple[Array, Array]:
         return x.values, x.observed
     x = jnp.asarray(x)
     return x, jnp.ones(x.shape, bool)
+
+
+def host_known(x: Any) -> tuple[np.ndarray, np.ndarray]:
+    """`known` as NumPy has it, for checks."""
+    if is_incomplete(x):
+        return np.asanyarray(x.values), np.asarray(x.observed)
+    x = np.asanyarray(x)
+    return x, np.ones(x.shape, bool)
 
 
 def known_numbers(x: Any) -> tuple[Array, Array]:

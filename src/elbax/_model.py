@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from ._algebra import dot, num_rows
-from ._batch import rows
-from ._check import check_rows
+from ._arguments import check_flag, check_tree
+from ._batch import host_rows, rows
+from ._check import check_no_nan, check_rows
 from ._program import program
 from ._types import Any, Array, Bool, Callable, Float, Key, PyTree, Scalar
 from .estimators import AbstractEstimator, Reparameterized, ScoreFunction
@@ -136,9 +137,31 @@ class AbstractModel(eqx.Module):
             f"{type(self).__name__} has no components that could start anew; a Mixture has."
         )
 
+    @property
+    def shapes(self) -> PyTree | None:
+        """Shapes of the params, for `check_params`: a tree like theirs, dictionaries and lists, of shapes.
+
+        A size that the data give stands by its name, `(3, "dim")`; `callable` means a function, `None` what is
+        not looked at.
+        """
+        return None
+
+    def check_params(self, params: PyTree, who: str = "check_params") -> None:
+        """Raises `ValueError` or `TypeError` for params that are not this model's, or that hold NaN.
+
+        Shapes are looked at under a trace too, values where they are known.
+        """
+        check_tree(
+            params,
+            self.shapes,
+            who,
+            f"The params of this {type(self).__name__} come from its init(key, x) or from_description(...).",
+        )
+        check_no_nan(params, who)
+
     def check(self, batch: PyTree, who: str = "fit") -> None:
         """Raises `ValueError` for data that the model cannot be fitted to. Called where values are known."""
-        check_rows(*rows(batch), who)
+        check_rows(*host_rows(batch), who)
 
     def log_prior(self, params: PyTree) -> Scalar | float:
         """The global term of the objective: log p(θ), counted once for all data."""
@@ -253,6 +276,7 @@ class Model(AbstractModel):
                     f"{estimator!r}."
                 )
             estimator.check(latent)
+        check_flag("Model", conjugate=conjugate)
         self.function = log_joint
         self.latent = latent
         self.conjugate = conjugate

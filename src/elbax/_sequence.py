@@ -8,7 +8,8 @@ import numpy as np
 from ._algebra import num_rows
 from ._check import first_not_finite
 from ._incomplete import Incomplete
-from ._types import Any, Array, PyTree
+from ._table import as_arrays
+from ._types import Any, AnyArray, Array, PyTree
 
 
 class Sequence(eqx.Module):
@@ -68,6 +69,7 @@ def sequences(data: Any, *, lengths: Any = None) -> Sequence:
     ```
     """
     if lengths is not None:
+        data = as_arrays(data)
         lengths = np.asarray(lengths)
         total = num_rows(data)
         if lengths.ndim != 1 or lengths.sum() != total:
@@ -78,12 +80,14 @@ def sequences(data: Any, *, lengths: Any = None) -> Sequence:
         leaves, structure = jax.tree.flatten(data)
         parts = zip(*(np.split(np.asarray(leaf), ends) for leaf in leaves))
         data = [jax.tree.unflatten(structure, part) for part in parts]
+    elif hasattr(data, "columns"):
+        raise TypeError(
+            "sequences: a data frame is one table; say how many rows each sequence has, lengths=[...]."
+        )
     data = list(data)
     if not data:
         raise ValueError("sequences: expected a list of at least one sequence.")
-    # Lists of numbers are arrays that are not made yet.
-    data = [np.asarray(one) if isinstance(one, list) else one for one in data]
-    data = [jax.tree.map(_columns, one) for one in data]
+    data = [jax.tree.map(_columns, as_arrays(one)) for one in data]
     counts = [num_rows(one) for one in data]
     if min(counts) < 1:
         raise ValueError(f"sequences: sequence {counts.index(0)} has no steps.")
@@ -111,26 +115,42 @@ def _columns(leaf: Any) -> np.ndarray:
     return leaf[:, None] if leaf.ndim == 1 else leaf
 
 
-def all_steps(x: Any, weight: Array) -> tuple[PyTree, Array]:
-    """(steps, weights): the steps of all sequences of a batch as rows, padding with weight 0."""
+def all_steps(x: Any, weight: AnyArray) -> tuple[PyTree, AnyArray]:
+    """(steps, weights): the steps of all sequences of a batch as rows, padding with weight 0; on the host where
+    they are."""
+    numpy: Any = np if isinstance(weight, np.ndarray) else jnp
     values = values_of(x)
     leaf = jax.tree.leaves(values)[0]
     count, steps = leaf.shape[:2]
-    length = x.length if isinstance(x, Sequence) else jnp.full(count, steps)
-    inside = jnp.arange(steps) < length[:, None]
-    flat = jax.tree.map(lambda leaf: jnp.reshape(leaf, (count * steps, *leaf.shape[2:])), values)
-    return flat, jnp.where(inside, weight[:, None], 0).reshape(-1)
+    length = x.length if isinstance(x, Sequence) else numpy.full(count, steps)
+    inside = numpy.arange(steps) < length[:, None]
+    flat = jax.tree.map(lambda leaf: leaf.reshape((count * steps, *leaf.shape[2:])), values)
+    return flat, numpy.where(inside, weight[:, None], 0).reshape(-1)
 
 
-def check_sequences(x: Any, weight: Array, who: str, least: int = 2) -> None:
+def _advice(shape: tuple[int, ...], least: int) -> str:
+    """What to write for an array of too few axes."""
+    if 0 in shape or len(shape) not in (1, 2) or len(shape) >= least:
+        return ""
+    if len(shape) == 1:
+        return f"One sequence is x[None{', :, None' * (least > 2)}]; "
+    number, steps = shape
+    return (
+        f"Sequences of one column, here {number} of {steps} steps, are x[:, :, None]; one sequence of {number} "
+        f"steps and {steps} columns is x[None]; "
+    )
+
+
+def check_sequences(x: Any, weight: AnyArray, who: str, least: int = 2) -> None:
     """Raises `ValueError` unless `x` is a batch of sequences of at least one step each, of `least` axes, and all
     numbers of those that count are finite."""
     values = values_of(x)
     for leaf in jax.tree.leaves(values):
         if leaf.ndim < least or leaf.shape[1] < 1:
             raise ValueError(
-                f"{who}: expected sequences, of shape (num_sequences, num_steps, ...); got {leaf.shape}. One "
-                "sequence is x[None], and elbax.sequences([...]) makes a batch of different lengths."
+                f"{who}: expected sequences, of shape (num_sequences, num_steps{', dim' * (least > 2)}); got "
+                f"{leaf.shape}. {_advice(leaf.shape, least)}elbax.sequences([...]) makes a batch of different "
+                "lengths."
             )
     if isinstance(x, Sequence):
         steps = jax.tree.leaves(values)[0].shape[1]
@@ -140,7 +160,7 @@ def check_sequences(x: Any, weight: Array, who: str, least: int = 2) -> None:
             raise ValueError(
                 f"{who}: a length is between 1 and {steps}; sequence {bad[0]} has {length[bad[0]]}."
             )
-    found = first_not_finite(*all_steps(x, jnp.asarray(weight)))
+    found = first_not_finite(*all_steps(x, weight))
     if found is not None:
         row, column, value = found
         sequence, step = divmod(row, jax.tree.leaves(values)[0].shape[1])
@@ -150,6 +170,6 @@ def check_sequences(x: Any, weight: Array, who: str, least: int = 2) -> None:
             else "Drop such a sequence"
         )
         raise ValueError(
-            f"{who}: sequence {sequence}, step {step}, column {column} is {value}. {advice}, or give the sequence "
+            f"{who}: sequence {sequence}, step {step}, {column} is {value}. {advice}, or give the sequence "
             "weight 0 or mask False in an elbax.Batch."
         )

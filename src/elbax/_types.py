@@ -3,8 +3,12 @@
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+
+AnyArray: TypeAlias = Array | np.ndarray
+"""On the device or on the host."""
 
 Scalar: TypeAlias = Float[Array, ""]
 """A real number on the device."""
@@ -14,6 +18,7 @@ Key: TypeAlias = Any
 
 __all__ = [
     "Any",
+    "AnyArray",
     "Array",
     "Bool",
     "Callable",

@@ -4,10 +4,13 @@ import abc
 from collections.abc import Iterator, Sequence
 
 import equinox as eqx
+import jax
+import jax.numpy as jnp
 
-from ._arguments import check_key
-from ._batch import rows
+from ._arguments import check_count, check_key
+from ._batch import host_rows
 from ._check import check_rows
+from ._door import check_model
 from ._model import AbstractModel, models_of
 from ._program import program
 from ._state import carry, ELBOState, Info
@@ -20,6 +23,18 @@ class AbstractUpdate(eqx.Module):
     Hyperparameters are fields; what an update remembers from step to step is `state.memory`. It is
     pure: the same state and batch give the same answer.
     """
+
+    def __check_init__(self):
+        who = type(self).__name__
+        if hasattr(self, "model"):
+            check_model(self.model, who)
+        if getattr(self, "chunk_size", None) is not None:
+            check_count(who, chunk_size=self.chunk_size)
+        for flag in jax.tree.leaves(getattr(self, "free", True)):
+            if not (isinstance(flag, bool) or getattr(flag, "dtype", None) == jnp.dtype(bool)):
+                raise TypeError(
+                    f"{who}: free must be True, False or an array of them for each block, got {flag!r}."
+                )
 
     @property
     @abc.abstractmethod
@@ -60,6 +75,8 @@ class AbstractUpdate(eqx.Module):
         that this update cannot move.
         """
         check_key(key, "init")
+        for model in models_of(self):
+            model.check_params(params, f"{type(self).__name__}.init")
         params, posterior = carry(params, "params"), carry(posterior, "posterior")
         memory = carry(_memory(self, params, posterior), "memory")
         return ELBOState(params, posterior, memory, key)
@@ -80,7 +97,7 @@ class AbstractUpdate(eqx.Module):
                 model.check(batch)
                 seen.append(model)
         if not seen:
-            check_rows(*rows(batch), "fit")
+            check_rows(*host_rows(batch), "fit")
 
     # A scan hashes its body. By value, an update that holds an array (a traced rate) could not be.
     def __hash__(self) -> int:

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._algebra import log, matmul
-from .._check import check_row, check_table, check_values
+from .._arguments import check_kind
+from .._check import check_described, check_row, check_table, check_values
 from .._incomplete import known, known_numbers
 from ..priors import Beta
 from ._component import AbstractComponent
@@ -36,8 +37,7 @@ class Bernoulli(AbstractComponent):
     prior: Beta | None = None
 
     def __check_init__(self):
-        if self.prior is not None and not isinstance(self.prior, Beta):
-            raise TypeError(f"Bernoulli: prior must be an elbax.priors.Beta, got {self.prior!r}.")
+        check_kind("Bernoulli", Beta, prior=self.prior)
 
     def check(self, x, weight, who, *, varied=False):
         check_table(x, weight, who, varied=False)
@@ -53,6 +53,9 @@ class Bernoulli(AbstractComponent):
         n = jnp.sum(weight)
         mean = (whole * n + 0.5) / (n + 1) + 0.9 * offset * n / (n + 1)
         return {"logits": jnp.log(mean) - jnp.log1p(-mean)}
+
+    def shapes(self, num_components):
+        return {"logits": (num_components, "dim")}
 
     def natural(self, params):
         logits = params["logits"]
@@ -84,6 +87,7 @@ class Bernoulli(AbstractComponent):
         return {"probabilities": jax.nn.sigmoid(params["logits"])}
 
     def from_description(self, *, probabilities):
+        check_described("Bernoulli", probabilities=(probabilities, ("K", "dim"), "probabilities"))
         probabilities = jnp.asarray(probabilities, float)
         return {"logits": log(probabilities) - log(1 - probabilities)}
 

@@ -6,9 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._algebra import matmul
-from .._check import check_row, check_table, check_values
-from .._incomplete import known
+from .._arguments import check_count, check_kind
+from .._check import check_described, check_row, check_table, check_values
+from .._incomplete import host_known, known
 from .._shares import log_prior_of_shares, log_shares_of, maximize_shares
+from .._types import Any
 from ..priors import Dirichlet
 from ._component import AbstractComponent
 
@@ -35,18 +37,17 @@ class Categorical(AbstractComponent):
     """
 
     num_values: int | tuple[int, ...] = eqx.field(static=True)
-    prior: Dirichlet | None = None
+    prior: Dirichlet | None
 
-    def __check_init__(self):
-        numbers = (self.num_values,) if isinstance(self.num_values, int) else self.num_values
-        if not all(isinstance(number, int) and number >= 1 for number in numbers):
-            raise ValueError(
-                f"Categorical: num_values must be whole numbers of at least 1, got {self.num_values!r}."
-            )
-        if self.prior is not None and not isinstance(self.prior, Dirichlet):
-            raise TypeError(
-                f"Categorical: prior must be an elbax.priors.Dirichlet, got {self.prior!r}."
-            )
+    def __init__(self, num_values: Any, prior: Dirichlet | None = None):
+        if isinstance(num_values, tuple | list | np.ndarray) and np.ndim(num_values) == 1:
+            check_count("Categorical", **{f"num_values[{j}]": n for j, n in enumerate(num_values)})
+            self.num_values = tuple(map(int, num_values))
+        else:
+            check_count("Categorical", num_values=num_values)
+            self.num_values = int(num_values)
+        check_kind("Categorical", Dirichlet, prior=prior)
+        self.prior = prior
 
     @property
     def _most(self) -> int:
@@ -59,7 +60,7 @@ class Categorical(AbstractComponent):
 
     def check(self, x, weight, who, *, varied=False):
         check_table(x, weight, who, varied=False)
-        dim = known(x)[0].shape[1]
+        dim = host_known(x)[0].shape[1]
         if not isinstance(self.num_values, int) and len(self.num_values) != dim:
             raise ValueError(
                 f"{who}: Categorical has num_values for {len(self.num_values)} columns, the data {dim}."
@@ -99,6 +100,10 @@ class Categorical(AbstractComponent):
         logits = jnp.where(possible, jnp.log(jnp.maximum(counts, tiny)), 0)
         return self.natural({"logits": logits})
 
+    def shapes(self, num_components):
+        dim = "dim" if isinstance(self.num_values, int) else len(self.num_values)
+        return {"logits": (num_components, dim, self._most)}
+
     def natural(self, params):
         logits = params["logits"]
         return {"logits": log_shares_of(logits, self._possible(logits.shape[-2]))}
@@ -125,6 +130,8 @@ class Categorical(AbstractComponent):
         return {"probabilities": jnp.where(self._possible(logits.shape[-2]), jnp.exp(logits), 0)}
 
     def from_description(self, *, probabilities):
+        shape = self.shapes("K")["logits"]
+        check_described("Categorical", probabilities=(probabilities, shape, "shares"))
         return self._from_counts(jnp.asarray(probabilities, float))
 
     def sample(self, params, component, key, inputs=None):

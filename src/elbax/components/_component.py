@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from .._check import check_table
 from .._free import is_frozen
 from .._incomplete import known_numbers
-from .._types import Any, Array, Bool, Float, Int, Key, PyTree, Scalar
+from .._types import Any, AnyArray, Array, Bool, Float, Int, Key, PyTree, Scalar
 
 
 class AbstractComponent(eqx.Module):
@@ -29,7 +29,7 @@ class AbstractComponent(eqx.Module):
         inside."""
         return True
 
-    def check(self, x: PyTree, weight: Array, who: str, *, varied: bool = False) -> None:
+    def check(self, x: PyTree, weight: AnyArray, who: str, *, varied: bool = False) -> None:
         """Raises `ValueError` for rows that no params could have made; if `varied` for constant columns too.
 
         Called where values are known, at a start with `varied`: one batch of many may be constant.
@@ -50,6 +50,10 @@ class AbstractComponent(eqx.Module):
         num_components: int,
     ) -> PyTree:
         """Params from a partition of the weighted data."""
+
+    def shapes(self, num_components: int | str) -> PyTree | None:
+        """Shapes of the params, as `AbstractModel.shapes` has them; `None` where they are not looked at."""
+        return None
 
     def exchange(self, which: Bool[Array, " K"], fresh: PyTree, params: PyTree) -> PyTree:
         """`fresh` for the components in `which`, the others' own; what all share stays."""

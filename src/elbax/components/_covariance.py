@@ -14,12 +14,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._algebra import matmul, vdot
+from .._arguments import Shape
 from .._math.linear_algebra import cholesky, invert_triangle
 from .._types import Array, Float, Scalar
 
 
 class AbstractCovariance(eqx.Module):
     """How one covariance is kept, applied and estimated. `C` and `J` are arrays of its own shape."""
+
+    @abc.abstractmethod
+    def shape(self, dim: int | str) -> Shape:
+        """Of the unconstrained array."""
 
     @abc.abstractmethod
     def pack(self, factor: Float[Array, "D D"]) -> Array:
@@ -101,6 +106,10 @@ class AbstractCovariance(eqx.Module):
 
 class Full(AbstractCovariance):
     """Any covariance: C is lower triangular, kept packed, with log diagonal."""
+
+    def shape(self, dim):
+        number = lambda dim: dim * (dim + 1) // 2
+        return (number(dim) if isinstance(dim, int) else lambda sizes: number(sizes.get(dim, 1)),)
 
     def pack(self, factor):
         dim = factor.shape[-1]
@@ -200,6 +209,9 @@ class AbstractScaling(AbstractCovariance):
 class Diagonal(AbstractScaling):
     """Independent columns: C is a vector of standard deviations."""
 
+    def shape(self, dim):
+        return (dim,)
+
     def pack(self, factor):
         return jnp.log(jnp.linalg.norm(factor, axis=-1))
 
@@ -228,6 +240,9 @@ class Diagonal(AbstractScaling):
 
 class Spherical(AbstractScaling):
     """One standard deviation for all columns: C is a number."""
+
+    def shape(self, dim):
+        return ()
 
     def pack(self, factor):
         return 0.5 * jnp.log(jnp.mean(jnp.sum(factor**2, -1)))

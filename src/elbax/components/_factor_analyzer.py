@@ -1,15 +1,16 @@
 """Gaussian components whose covariance is low rank plus diagonal."""
 
 import math
-from typing import Literal
+from typing import get_args, Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .._algebra import matmul, vdot
-from .._arguments import check_count
-from .._check import check_row
+from .._arguments import check_choice, check_count, check_not_negative, in_full, Shape
+from .._check import check_described, check_row
 from .._incomplete import known, known_numbers
 from .._math.linear_algebra import eigh, solve_positive
 from .._model import Reference
@@ -19,7 +20,7 @@ from ._component import AbstractComponent
 from ._parts import part_means, pooled_covariance
 
 
-Noise = Literal["diagonal", "isotropic"]
+Noise = Literal["diagonal", "diag", "isotropic"]
 
 
 class FactorAnalyzer(AbstractComponent):
@@ -49,21 +50,20 @@ class FactorAnalyzer(AbstractComponent):
     """
 
     num_factors: int = eqx.field(static=True)
-    noise: Noise = eqx.field(static=True, default="diagonal")
+    noise: Noise = eqx.field(static=True, default="diagonal", converter=in_full)
     floor: float = eqx.field(static=True, default=1e-6)
 
     def __check_init__(self):
         check_count("FactorAnalyzer", num_factors=self.num_factors)
-        if self.noise not in ("diagonal", "isotropic"):
-            raise ValueError(
-                f"FactorAnalyzer: noise must be 'diagonal' or 'isotropic', got {self.noise!r}."
-            )
-        if not (math.isfinite(self.floor) and self.floor >= 0):
-            raise ValueError(
-                f"FactorAnalyzer: floor must be finite and not negative, got {self.floor}."
-            )
+        check_choice("FactorAnalyzer", get_args(Noise), noise=self.noise)
+        check_not_negative("FactorAnalyzer", floor=self.floor)
 
     # --- one analyzer, without the component axis -------------------------------------------------
+
+    def one_shapes(self, dim: int | str) -> dict[str, Shape]:
+        """Of the params."""
+        noise = () if self.noise == "isotropic" else (dim,)
+        return {"mean": (dim,), "loadings": (dim, self.num_factors), "log_noise": noise}
 
     def one_deviation(self, params: PyTree) -> Array:
         """σ of each column."""
@@ -220,6 +220,9 @@ class FactorAnalyzer(AbstractComponent):
         )
         return {"mean": mean, "loadings": loadings, "log_noise": log_noise}
 
+    def shapes(self, num_components):
+        return {name: (num_components, *shape) for name, shape in self.one_shapes("dim").items()}
+
     def natural(self, params):
         return jax.vmap(self.one_natural)(params)
 
@@ -252,6 +255,13 @@ class FactorAnalyzer(AbstractComponent):
         }
 
     def from_description(self, *, means, loadings, noise, covariances=None):
+        each = ("K",) if self.noise == "isotropic" and np.ndim(noise) == 1 else ("K", "dim")
+        check_described(
+            "FactorAnalyzer",
+            means=(means, ("K", "dim"), "finite"),
+            loadings=(loadings, ("K", "dim", self.num_factors), "finite"),
+            noise=(noise, each, "positive"),
+        )
         noise = jnp.asarray(noise, float)
         if self.noise == "isotropic" and noise.ndim == 2:
             noise = jnp.mean(noise, -1)

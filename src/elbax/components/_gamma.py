@@ -7,7 +7,8 @@ import numpy as np
 from jax.scipy.special import gammaln
 
 from .._algebra import matmul
-from .._check import check_row, check_table, check_values
+from .._arguments import check_positive
+from .._check import check_described, check_row, check_table, check_values
 from .._free import choose
 from .._incomplete import known, known_numbers
 from .._model import Reference
@@ -42,8 +43,7 @@ class Gamma(AbstractComponent):
     largest_shape: float = eqx.field(static=True, default=1e4)
 
     def __check_init__(self):
-        if not self.largest_shape > 0:
-            raise ValueError(f"Gamma: largest_shape must be positive, got {self.largest_shape}.")
+        check_positive("Gamma", largest_shape=self.largest_shape)
 
     def check(self, x, weight, who, *, varied=False):
         check_table(x, weight, who, varied=varied)
@@ -63,6 +63,9 @@ class Gamma(AbstractComponent):
         shape = jnp.clip(1 / jnp.maximum(relative, 1e-3), 1e-2, self.largest_shape)
         log_shapes = jnp.broadcast_to(jnp.log(shape), mean.shape)
         return {"log_shapes": log_shapes, "log_rates": log_shapes - jnp.log(mean)}
+
+    def shapes(self, num_components):
+        return dict.fromkeys(("log_shapes", "log_rates"), (num_components, "dim"))
 
     def natural(self, params):
         shape = jnp.exp(params["log_shapes"])
@@ -111,6 +114,8 @@ class Gamma(AbstractComponent):
         return {"shapes": jnp.exp(params["log_shapes"]), "rates": jnp.exp(params["log_rates"])}
 
     def from_description(self, *, shapes, rates):
+        size = ("K", "dim")
+        check_described("Gamma", shapes=(shapes, size, "positive"), rates=(rates, size, "positive"))
         return {
             "log_shapes": jnp.log(jnp.asarray(shapes, float)),
             "log_rates": jnp.log(jnp.asarray(rates, float)),

@@ -1,7 +1,7 @@
 """Regressions of any predictor: linear, or a network."""
 
 import math
-from typing import Literal
+from typing import get_args, Literal
 
 import equinox as eqx
 import jax
@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import gammaln
 
-from .._check import check_values
+from .._arguments import check_choice, check_not_negative
+from .._check import check_described, check_values
 from .._types import Any, Array, Float, PyTree
 from ._component import AbstractComponent
 from ._linear import described, linear
@@ -60,11 +61,8 @@ class GeneralizedLinear(AbstractComponent):
     floor: float = eqx.field(static=True, default=1e-6)
 
     def __check_init__(self):
-        if self.response not in ("normal", "poisson", "bernoulli"):
-            raise ValueError(
-                "GeneralizedLinear: response must be 'normal', 'poisson' or 'bernoulli', got "
-                f"{self.response!r}."
-            )
+        check_choice("GeneralizedLinear", get_args(Response), response=self.response)
+        check_not_negative("GeneralizedLinear", floor=self.floor)
 
     @property
     def linear(self) -> bool:
@@ -72,7 +70,7 @@ class GeneralizedLinear(AbstractComponent):
 
     def check(self, x, weight, who, *, varied=False):
         check_regression(x, weight, who, varied)
-        target = jnp.asarray(x[1])
+        target = x[1]
         if self.response == "normal" and varied:
             check_varied(target, weight, who)
         if self.response == "poisson":
@@ -103,6 +101,10 @@ class GeneralizedLinear(AbstractComponent):
             params["log_noise"] = jnp.full(num_components, 0.5 * jnp.log(0.5 * variance))
         return params
 
+    def shapes(self, num_components):
+        noise = {"log_noise": (num_components,)} if self.response == "normal" else {}
+        return {"predictor": callable} | noise
+
     def natural(self, params: PyTree) -> PyTree:
         """The params themselves: the log-density is linear in no finite set of coordinates of a network."""
         return params
@@ -124,6 +126,11 @@ class GeneralizedLinear(AbstractComponent):
         return described(params["predictor"]) | noise
 
     def from_description(self, *, coefficients, deviations=None):
+        check_described(
+            "GeneralizedLinear",
+            coefficients=(coefficients, ("K", "num_inputs + 1"), "finite"),
+            **({} if deviations is None else {"deviations": (deviations, ("K",), "positive")}),
+        )
         params: dict[str, Any] = {"predictor": linear(jnp.asarray(coefficients, float))}
         if self.response == "normal":
             if deviations is None:

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._algebra import matmul
-from .._check import check_rows, check_table
+from .._arguments import check_not_negative
+from .._check import check_described, check_rows, check_table
 from .._incomplete import known_numbers
 from .._math.linear_algebra import solve_positive
 from .._model import Reference
-from .._types import Any, Array, Float, PyTree
+from .._types import Any, AnyArray, Array, Float, PyTree
 from ._component import AbstractComponent
 from ._linear import design
 
@@ -44,15 +45,12 @@ class LinearRegression(AbstractComponent):
     floor: float = eqx.field(static=True, default=1e-6)
 
     def __check_init__(self):
-        if not (math.isfinite(self.floor) and self.floor >= 0):
-            raise ValueError(
-                f"LinearRegression: floor must be finite and not negative, got {self.floor}."
-            )
+        check_not_negative("LinearRegression", floor=self.floor)
 
     def check(self, x, weight, who, *, varied=False):
         check_regression(x, weight, who, varied)
         if varied:
-            check_varied(jnp.asarray(x[1]), weight, who)
+            check_varied(x[1], weight, who)
 
     def table(self, x):
         """Inputs and target side by side."""
@@ -71,6 +69,9 @@ class LinearRegression(AbstractComponent):
             "coefficients": coefficients,
             "log_noise": jnp.full(num_components, 0.5 * jnp.log(variance)),
         }
+
+    def shapes(self, num_components):
+        return {"coefficients": (num_components, "num_inputs + 1"), "log_noise": (num_components,)}
 
     def natural(self, params: PyTree) -> PyTree:
         """With e = (y − β·ũ)/σ at the β at hand and ũ = (1, u): count − ½ τ e² + e c·ũ − ½ ũᵀGũ at
@@ -125,6 +126,11 @@ class LinearRegression(AbstractComponent):
         }
 
     def from_description(self, *, coefficients, deviations):
+        check_described(
+            "LinearRegression",
+            coefficients=(coefficients, ("K", "num_inputs + 1"), "finite"),
+            deviations=(deviations, ("K",), "positive"),
+        )
         return {
             "coefficients": jnp.asarray(coefficients, float),
             "log_noise": jnp.log(jnp.asarray(deviations, float)),
@@ -159,18 +165,18 @@ def noise_collapsed(log_noise: Array, ratio: float) -> Array:
     return ~(deviation > ratio * jnp.sqrt(jnp.mean(deviation**2)))
 
 
-def check_varied(target: Array, weight: Array, who: str) -> None:
+def check_varied(target: AnyArray, weight: AnyArray, who: str) -> None:
     if np.ptp(np.asarray(target)[np.asarray(weight) > 0]) == 0:
         raise ValueError(f"{who}: the target is constant, so its variance has no estimate but 0.")
 
 
-def check_regression(x: Any, weight: Array, who: str, varied: bool) -> None:
+def check_regression(x: Any, weight: AnyArray, who: str, varied: bool) -> None:
     if not (isinstance(x, tuple) and len(x) == 2):
         raise ValueError(
             f"{who}: a regression's data are a pair (inputs, target) of shapes (num_data, num_inputs) and "
             f"(num_data,); got {type(x).__name__}."
         )
-    inputs, target = map(jnp.asarray, x)
+    inputs, target = map(np.asanyarray, x)
     if target.ndim != 1:
         raise ValueError(f"{who}: expected targets of shape (num_data,), got {target.shape}.")
     check_table(inputs, weight, f"{who}, inputs", varied=varied)

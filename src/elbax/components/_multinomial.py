@@ -6,7 +6,8 @@ import numpy as np
 from jax.scipy.special import gammaln
 
 from .._algebra import log, matmul
-from .._check import check_row, check_table, check_values
+from .._arguments import check_kind
+from .._check import check_described, check_row, check_table, check_values
 from .._free import log_shares
 from .._incomplete import is_incomplete
 from ..priors import Dirichlet
@@ -35,10 +36,7 @@ class Multinomial(AbstractComponent):
     prior: Dirichlet | None = None
 
     def __check_init__(self):
-        if self.prior is not None and not isinstance(self.prior, Dirichlet):
-            raise TypeError(
-                f"Multinomial: prior must be an elbax.priors.Dirichlet, got {self.prior!r}."
-            )
+        check_kind("Multinomial", Dirichlet, prior=self.prior)
 
     def check(self, x, weight, who, *, varied=False):
         if is_incomplete(x):
@@ -63,6 +61,9 @@ class Multinomial(AbstractComponent):
         whole = whole / jnp.sum(whole)
         mixed = parts + (1 + 0.1 * jnp.sum(parts, -1, keepdims=True)) * whole
         return {"logits": jax.nn.log_softmax(jnp.log(mixed))}
+
+    def shapes(self, num_components):
+        return {"logits": (num_components, "dim")}
 
     def natural(self, params):
         return {"logits": jax.nn.log_softmax(params["logits"])}
@@ -91,6 +92,7 @@ class Multinomial(AbstractComponent):
         return {"probabilities": jax.nn.softmax(params["logits"])}
 
     def from_description(self, *, probabilities):
+        check_described("Multinomial", probabilities=(probabilities, ("K", "dim"), "shares"))
         return {"logits": log(jnp.asarray(probabilities, float))}
 
     def sample(self, params, component, key, inputs=None):

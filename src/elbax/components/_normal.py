@@ -2,7 +2,7 @@
 
 import functools
 import math
-from typing import Literal
+from typing import get_args, Literal
 
 import equinox as eqx
 import jax
@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._algebra import matmul, vdot
-from .._check import check_row, is_concrete
+from .._arguments import check_choice, check_kind, check_not_negative, in_full
+from .._check import check_described, check_row, is_concrete
 from .._free import choose
 from .._incomplete import is_incomplete, known_numbers
 from .._math.linear_algebra import cholesky, eigh, invert_triangle
@@ -23,7 +24,7 @@ from ._parts import part_means, pooled_covariance
 from ._quadratic import differences, expand, expanded, marginal
 
 
-Covariance = Literal["full", "tied", "diagonal", "spherical"]
+Covariance = Literal["full", "tied", "diagonal", "diag", "spherical"]
 Form = Literal["auto", "difference", "expanded"]
 
 _STRUCTURES = {
@@ -73,22 +74,12 @@ class Normal(AbstractComponent):
         prior: NormalInverseWishart | None = None,
         form: Form = "auto",
     ):
-        if covariance not in _STRUCTURES:
-            raise ValueError(
-                f"Normal: covariance must be one of {', '.join(map(repr, _STRUCTURES))}; got "
-                f"{covariance!r}."
-            )
-        if form not in ("auto", "difference", "expanded"):
-            raise ValueError(
-                f"Normal: form must be 'auto', 'difference' or 'expanded'; got {form!r}."
-            )
-        if not (math.isfinite(floor) and floor >= 0):
-            raise ValueError(f"Normal: floor must be finite and not negative; got {floor}.")
+        covariance = in_full(covariance)
+        check_choice("Normal", _STRUCTURES, covariance=covariance)
+        check_choice("Normal", get_args(Form), form=form)
+        check_not_negative("Normal", floor=floor)
+        check_kind("Normal", NormalInverseWishart, prior=prior)
         self.covariance = covariance
-        if prior is not None and not isinstance(prior, NormalInverseWishart):
-            raise TypeError(
-                f"Normal: prior must be an elbax.priors.NormalInverseWishart, got {prior!r}."
-            )
         self.floor = float(floor)
         self.prior = prior
         self.form = form
@@ -117,6 +108,15 @@ class Normal(AbstractComponent):
 
         return one(params["scale"]) if self.shared else jax.vmap(one)(params["scale"])
 
+    def whitening(self, params: PyTree) -> Float[Array, "K D D"]:
+        """W of each component, lower triangular, with Σ⁻¹ = Wᵀ W."""
+        num_components, dim = params["mean"].shape
+        _, inverse = self._factors(params)
+        dense = lambda inverse: self.structure.dense(inverse, dim)
+        if self.shared:
+            return jnp.broadcast_to(dense(inverse), (num_components, dim, dim))
+        return jax.vmap(dense)(inverse)
+
     def check(self, x, weight, who, *, varied=False):
         # One deviation for all columns is positive though one of them be constant.
         super().check(x, weight, who, varied=varied and self.covariance != "spherical")
@@ -143,6 +143,13 @@ class Normal(AbstractComponent):
         fresh = fresh | {"scale": params["scale"]} if self.shared else fresh
         moved = super().exchange(which, fresh, params)
         return moved | {"scale": params["scale"]} if self.shared else moved
+
+    def shapes(self, num_components):
+        scale = self.structure.shape("dim")
+        return {
+            "mean": (num_components, "dim"),
+            "scale": scale if self.shared else (num_components, *scale),
+        }
 
     def natural(self, params):
         mean = params["mean"]
@@ -324,16 +331,13 @@ class Normal(AbstractComponent):
 
         **Raises** `ValueError` for a covariance that is not positive definite.
         """
+        check_described(
+            "Normal",
+            means=(means, ("K", "dim"), "finite"),
+            covariances=(covariances, ("K", "dim", "dim"), "covariances"),
+        )
         mean, covariance = jnp.asarray(means, float), jnp.asarray(covariances, float)
-        num_components, dim = mean.shape
-        if covariance.shape != (num_components, dim, dim):
-            raise ValueError(
-                f"Normal: covariances for means of shape {mean.shape} have shape "
-                f"{(num_components, dim, dim)}; got {covariance.shape}."
-            )
         root = cholesky(jnp.mean(covariance, 0) if self.shared else covariance)
-        if is_concrete(root) and not bool(jnp.all(jnp.isfinite(root))):
-            raise ValueError("Normal: covariances must be positive definite.")
         pack = self.structure.pack
         return {"mean": mean, "scale": pack(root) if self.shared else jax.vmap(pack)(root)}
 

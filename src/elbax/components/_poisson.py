@@ -6,7 +6,8 @@ import numpy as np
 from jax.scipy.special import gammaln
 
 from .._algebra import log, matmul
-from .._check import check_row, check_table, check_values
+from .._arguments import check_kind
+from .._check import check_described, check_row, check_table, check_values
 from .._incomplete import known, known_numbers
 from ..priors import Gamma
 from ._component import AbstractComponent
@@ -39,8 +40,7 @@ class Poisson(AbstractComponent):
     prior: Gamma | None = None
 
     def __check_init__(self):
-        if self.prior is not None and not isinstance(self.prior, Gamma):
-            raise TypeError(f"Poisson: prior must be an elbax.priors.Gamma, got {self.prior!r}.")
+        check_kind("Poisson", Gamma, prior=self.prior)
 
     def check(self, x, weight, who, *, varied=False):
         check_table(x, weight, who, varied=False)
@@ -58,6 +58,9 @@ class Poisson(AbstractComponent):
         )
         floor = 1e-3 * jnp.where(center > 0, center, 1)
         return {"log_rates": jnp.log(jnp.maximum(mean, floor))}
+
+    def shapes(self, num_components):
+        return {"log_rates": (num_components, "dim")}
 
     def natural(self, params):
         return {"log_rate": params["log_rates"], "rate": jnp.exp(params["log_rates"])}
@@ -86,6 +89,7 @@ class Poisson(AbstractComponent):
         return {"rates": jnp.exp(params["log_rates"])}
 
     def from_description(self, *, rates):
+        check_described("Poisson", rates=(rates, ("K", "dim"), "not negative"))
         return {"log_rates": log(jnp.asarray(rates, float))}
 
     def sample(self, params, component, key, inputs=None):

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from .._arguments import Apart
 from .._types import Any
 from ._component import AbstractComponent
 
@@ -70,6 +71,12 @@ class Product(AbstractComponent):
             for name, component in self.components.items()
         }
 
+    def shapes(self, num_components):
+        return {
+            name: Apart(component.shapes(num_components))
+            for name, component in self.components.items()
+        }
+
     def natural(self, params):
         return self._each("natural", params)
 
@@ -100,6 +107,12 @@ class Product(AbstractComponent):
         return self._each("describe", params)
 
     def from_description(self, **described):
+        names = list(self.components)
+        if sorted(described) != names or not all(isinstance(d, dict) for d in described.values()):
+            raise ValueError(
+                f"Product: expected a dictionary for each of {names}, as describe gives them; got "
+                f"{ {name: type(one).__name__ for name, one in described.items()} }."
+            )
         return {
             name: component.from_description(**described[name])
             for name, component in self.components.items()

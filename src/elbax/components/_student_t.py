@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import gammaln
 
+from .._arguments import check_positive
+from .._check import check_described
 from .._incomplete import known
 from .._special import solve_shape
-from .._types import Array
+from .._types import Array, Float, PyTree
 from ..priors import NormalInverseWishart
 from ._component import AbstractComponent
 from ._normal import Covariance, Form, Normal
@@ -54,8 +56,8 @@ class StudentT(AbstractComponent):
         prior: NormalInverseWishart | None = None,
         form: Form = "auto",
     ):
-        if dof is not None and not (math.isfinite(dof) and dof > 0):
-            raise ValueError(f"StudentT: dof must be positive and finite, got {dof}.")
+        if dof is not None:
+            check_positive("StudentT", dof=dof)
         self.normal = Normal(covariance, floor=floor, prior=prior, form=form)
         self.dof = None if dof is None else float(dof)
 
@@ -67,6 +69,10 @@ class StudentT(AbstractComponent):
     @property
     def linear(self) -> bool:
         return False
+
+    def whitening(self, params: PyTree) -> Float[Array, "K D D"]:
+        """W of each component, lower triangular, with Σ⁻¹ = Wᵀ W."""
+        return self.normal.whitening(params)
 
     def check(self, x, weight, who, *, varied=False):
         self.normal.check(x, weight, who, varied=varied)
@@ -84,6 +90,10 @@ class StudentT(AbstractComponent):
             log_dof = jnp.where(which, fresh["log_dof"], params["log_dof"])
             moved = moved | {"log_dof": log_dof}
         return moved
+
+    def shapes(self, num_components):
+        found = self.normal.shapes(num_components)
+        return found if self.dof is not None else found | {"log_dof": (num_components,)}
 
     def natural(self, params):
         normal = self.normal.natural(params)
@@ -140,6 +150,12 @@ class StudentT(AbstractComponent):
         }
 
     def from_description(self, *, means, scales, dofs=None):
+        check_described(
+            "StudentT",
+            means=(means, ("K", "dim"), "finite"),
+            scales=(scales, ("K", "dim", "dim"), "covariances"),
+            **({} if dofs is None else {"dofs": (dofs, ("K",), "positive")}),
+        )
         params = self.normal.from_description(means=means, covariances=scales)
         if self.dof is None:
             if dofs is None:

@@ -8,6 +8,7 @@ from jax.flatten_util import ravel_pytree
 from .._algebra import matmul
 from .._batch import as_batch, effective_weight
 from .._check import is_concrete
+from .._door import enter
 from .._elbo import elbo, evidence
 from .._model import AbstractModel
 from .._state import ELBOState
@@ -82,6 +83,7 @@ def information(
 
     ```
     """
+    batch = enter("information", model, params, batch, chunk_size=chunk_size)
     return _information(model, jax.tree.map(jnp.asarray, params), batch, chunk_size)
 
 
@@ -131,6 +133,7 @@ def standard_errors(
 
     ```
     """
+    batch = enter("standard_errors", model, params, batch, chunk_size=chunk_size)
     describe = model.describe if describe is None else describe
     params = jax.tree.map(jnp.asarray, params)
     errors, values = _standard_errors(model, params, batch, describe, chunk_size)

@@ -8,7 +8,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._batch import as_batch, effective_weight, over_rows, reduce_data
+from .._arguments import check_count, check_key
+from .._batch import as_batch, effective_weight, over_rows, read, reduce_data
+from .._door import check_model, enter
 from .._elbo import evidence
 from .._fit import fit_restarts, Restarts
 from .._model import AbstractModel
@@ -69,6 +71,7 @@ def criteria(
 
     ```
     """
+    batch = enter("criteria", model, params, batch, chunk_size=chunk_size)
     if num_free_params is None:
         num_free_params = model.num_free_params(params)
     n = jnp.sum(effective_weight(as_batch(batch)))
@@ -191,7 +194,15 @@ def select(
         raise ValueError('select: by="held_out" needs held_out data.')
     if by not in ("bic", "aic", "icl", "held_out"):
         raise ValueError(f"select: by must be 'bic', 'aic', 'icl' or 'held_out'; got {by!r}.")
+    if not isinstance(models, Mapping) or not models:
+        raise TypeError(
+            f"select: models must be a dictionary of at least one model by its name, got {models!r}."
+        )
+    check_key(key, "select")
+    check_count("select", num_restarts=num_restarts)
+    batch = read(batch)
     for name, model in models.items():
+        check_model(model, f"select, {name}")
         if by == "icl" and not model.latent.finite:
             raise ValueError(f"select: {name} has no ICL: its latent is not finite. Use by='bic'.")
     # Tables of about as many rows share their programs.

@@ -5,7 +5,7 @@ from typing import ClassVar
 import equinox as eqx
 import optax
 
-from .._arguments import check_count
+from .._arguments import check_count, check_optimizer
 from .._program import by_value
 from ..posteriors import Local
 from ..posteriors._semi_amortized import climb
@@ -45,6 +45,7 @@ class LocalGradientEStep(AbstractLocalStep):
     form: ClassVar[str] = "elbax.Local(table, model.latent)"
 
     def __check_init__(self):
+        check_optimizer("LocalGradientEStep", self.optimizer)
         check_count("LocalGradientEStep", num_steps=self.num_steps)
 
     @property

@@ -5,7 +5,7 @@ from typing import ClassVar
 import equinox as eqx
 import jax
 
-from .._arguments import check_count
+from .._arguments import check_count, check_function
 from .._types import Any, Callable
 from ..posteriors import Chains
 from ._local import AbstractLocalStep
@@ -53,6 +53,9 @@ class MarkovChainMonteCarloEStep(AbstractLocalStep):
     form: ClassVar[str] = "elbax.Chains(table, model.latent)"
 
     def __check_init__(self):
+        check_function(
+            "MarkovChainMonteCarloEStep", "kernel(key, z, log_density) -> z", kernel=self.kernel
+        )
         check_count("MarkovChainMonteCarloEStep", num_steps=self.num_steps)
 
     @property

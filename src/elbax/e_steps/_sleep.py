@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from .._arguments import check_count
+from .._arguments import check_count, check_function, check_optimizer
 from .._gradient import check_trainable
 from .._model import AbstractModel
 from .._program import by_value
@@ -55,6 +55,8 @@ class SleepEStep(AbstractUpdate):
     num_samples: int = eqx.field(static=True, default=100)
 
     def __check_init__(self):
+        check_optimizer("SleepEStep", self.optimizer)
+        check_function("SleepEStep", "sample(params, key) -> (x, z)", sample=self.sample)
         check_count("SleepEStep", num_samples=self.num_samples)
 
     @property

@@ -5,6 +5,7 @@ import abc
 import equinox as eqx
 import jax
 
+from .._arguments import check_count
 from .._types import Any, Callable, Key, Scalar
 from ..families import AbstractFamily, Distribution
 
@@ -44,5 +45,4 @@ def check_continuous(name: str, family: AbstractFamily) -> None:
 
 
 def check_number(name: str, number: int, least: int = 1) -> None:
-    if number < least:
-        raise ValueError(f"{name}: num_samples must be at least {least}, got {number}.")
+    check_count(name, least=least, num_samples=number)

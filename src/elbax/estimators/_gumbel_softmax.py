@@ -4,6 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._arguments import check_positive
 from ..families import Categorical
 from ._estimator import AbstractEstimator, check_number
 
@@ -21,10 +22,7 @@ class GumbelSoftmax(AbstractEstimator):
 
     def __check_init__(self):
         check_number("GumbelSoftmax", self.num_samples)
-        if not self.temperature > 0:
-            raise ValueError(
-                f"GumbelSoftmax: temperature must be positive, got {self.temperature}."
-            )
+        check_positive("GumbelSoftmax", temperature=self.temperature)
 
     def check(self, family):
         if not isinstance(family, Categorical):

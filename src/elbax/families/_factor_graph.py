@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import opt_einsum
 
+from .._arguments import check_count, tables_of_whole_numbers, whole_numbers
 from .._types import Any, Array, Int, PyTree, Scalar
 from ._semiring import AbstractSemiring
 from ._structured import AbstractStructured
@@ -47,8 +48,9 @@ class FactorGraph(AbstractStructured):
     limit: int = eqx.field(static=True)
 
     def __init__(self, sizes: Any, scopes: Any, *, limit: int = 2**24):
-        self.sizes = tuple(int(size) for size in sizes)
-        self.scopes = tuple(tuple(int(i) for i in scope) for scope in scopes)
+        check_count("FactorGraph", limit=limit)
+        self.sizes = whole_numbers("FactorGraph: sizes", sizes)
+        self.scopes = tables_of_whole_numbers("FactorGraph: scopes", scopes)
         self.limit = limit
         if any(size < 1 for size in self.sizes) or not self.sizes:
             raise ValueError(

@@ -52,7 +52,7 @@ class Grid(AbstractStructured):
     limit: int = eqx.field(static=True)
 
     def __init__(self, height: int, width: int, num_values: int, *, limit: int = 2**24):
-        check_count("Grid", height=height, width=width, num_values=num_values)
+        check_count("Grid", height=height, width=width, num_values=num_values, limit=limit)
         self.height = height
         self.width = width
         self.num_values = num_values

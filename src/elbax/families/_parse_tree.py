@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._algebra import matmul
+from .._arguments import check_count
 from .._types import Any, Array, Key, PyTree, Scalar
 from ._certified import AbstractCertified, certified
 from ._inside_outside import bands, inside_outside
@@ -68,11 +69,9 @@ class ParseTree(AbstractCertified):
         roots: Any = None,
         form: Literal["auto", "log"] = "auto",
     ):
-        if num_nonterminals < 1 or num_preterminals < 1:
-            raise ValueError(
-                "ParseTree: there must be at least one nonterminal and one preterminal, got "
-                f"{num_nonterminals} and {num_preterminals}."
-            )
+        check_count(
+            "ParseTree", num_nonterminals=num_nonterminals, num_preterminals=num_preterminals
+        )
         self.num_nonterminals = num_nonterminals
         self.num_preterminals = num_preterminals
         size = self.num_symbols

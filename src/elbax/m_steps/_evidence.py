@@ -59,10 +59,6 @@ class EvidenceMStep(AbstractUpdate):
         eqx.filter_eval_shape(self.model.maximize_evidence, moments, params, free)
         return ()
 
-    def check(self, batch: PyTree) -> None:
-        super().check(batch)
-        _refuse_incomplete(batch)
-
     def __call__(self, state: ELBOState, batch: PyTree) -> tuple[ELBOState, Info]:
         _refuse_incomplete(batch)
         about = self.model.moments_about(state.params)

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from .._arguments import check_count
 from .._math.linear_algebra import eigh
 from .._model import AbstractModel
 from .._types import Callable, PyTree, Scalar
@@ -42,6 +43,9 @@ class NewtonMStep(AbstractSearchStep):
     chunk_size: int | None = eqx.field(static=True, default=None)
     free: PyTree = True
     num_halvings: int = eqx.field(static=True, default=20)
+
+    def __check_init__(self):
+        check_count("NewtonMStep", least=0, num_halvings=self.num_halvings)
 
     def search(self, objective: Callable[[PyTree], Scalar], start: PyTree) -> tuple[PyTree, Scalar]:
         start, unflatten = ravel_pytree(start)

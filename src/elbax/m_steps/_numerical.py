@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from .._arguments import check_count
+from .._arguments import check_count, check_not_negative, check_optimizer
 from .._model import AbstractModel
 from .._program import by_value
 from .._types import Callable, PyTree, Scalar
@@ -52,6 +52,9 @@ class NumericalMStep(AbstractSearchStep):
 
     def __check_init__(self):
         check_count("NumericalMStep", max_steps=self.max_steps)
+        check_not_negative("NumericalMStep", tolerance=self.tolerance)
+        if self.optimizer is not None:
+            check_optimizer("NumericalMStep", self.optimizer)
 
     def search(self, objective: Callable[[PyTree], Scalar], start: PyTree) -> tuple[PyTree, Scalar]:
         optimizer = optax.lbfgs() if self.optimizer is None else self.optimizer

@@ -4,6 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._arguments import check_count
 from .._model import AbstractModel
 from .._types import Any, Array, Callable, PyTree, Scalar
 from ._statistics import AbstractStatisticsStep
@@ -54,8 +55,11 @@ class OnlineMStep(AbstractStatisticsStep):
     free: PyTree = True
 
     def __check_init__(self):
-        if self.delay < 0:
-            raise ValueError(f"OnlineMStep: delay must not be negative, got {self.delay}.")
+        check_count("OnlineMStep", least=0, delay=self.delay)
+        if not (callable(self.rate) or isinstance(self.rate, int | float | jax.Array)):
+            raise TypeError(
+                f"OnlineMStep: rate must be a number or a function of the step, got {self.rate!r}."
+            )
         if isinstance(self.rate, int | float) and not 0 < self.rate <= 1:
             raise ValueError(f"OnlineMStep: rate must be in (0, 1], got {self.rate}.")
 

@@ -4,6 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._arguments import check_not_negative
 from .._batch import as_batch, over_rows, rows
 from .._model import AbstractModel
 from .._state import ELBOState, Info
@@ -41,6 +42,10 @@ class ReseedStep(AbstractUpdate):
 
     model: AbstractModel
     share: float | None = eqx.field(static=True, default=None)
+
+    def __check_init__(self):
+        if self.share is not None:
+            check_not_negative("ReseedStep", share=self.share)
 
     @property
     def ascends(self) -> bool:

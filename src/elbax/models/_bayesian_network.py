@@ -5,9 +5,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._batch import rows
-from .._check import check_rows, check_values
-from .._incomplete import known
+from .._arguments import check_key, check_kind, tables_of_whole_numbers, whole_numbers
+from .._batch import host_rows
+from .._check import check_described, check_rows, check_values
+from .._door import enter_sample
+from .._incomplete import host_known, known
 from .._model import AbstractExponentialFamilyModel
 from .._shares import log_prior_of_shares, log_shares_of, maximize_shares
 from .._types import Any, Array, Int, Key, PyTree, Scalar
@@ -51,11 +53,13 @@ class BayesianNetwork(AbstractExponentialFamilyModel):
     def __init__(
         self, sizes: Any, parents: Any, *, prior: Dirichlet | None = None, limit: int = 2**24
     ):
-        parents = tuple(tuple(int(i) for i in those) for those in parents)
+        sizes = whole_numbers("BayesianNetwork: sizes", sizes)
+        parents = tables_of_whole_numbers("BayesianNetwork: parents", parents)
         if len(parents) != len(sizes):
             raise ValueError(
                 f"BayesianNetwork: parents are given for {len(parents)} variables, sizes for {len(sizes)}."
             )
+        check_kind("BayesianNetwork", Dirichlet, prior=prior)
         _check_acyclic(parents)
         self.parents = parents
         self.family = FactorGraph(
@@ -73,8 +77,8 @@ class BayesianNetwork(AbstractExponentialFamilyModel):
         return True
 
     def check(self, batch: PyTree, who: str = "fit") -> None:
-        x, weight = rows(batch)
-        values, _ = known(x)
+        x, weight = host_rows(batch)
+        values, _ = host_known(x)
         sizes = np.array(self.family.sizes)
         if values.ndim != 2 or values.shape[1] != len(sizes):
             raise ValueError(
@@ -86,12 +90,17 @@ class BayesianNetwork(AbstractExponentialFamilyModel):
 
     def init(self, key: Key, x: PyTree = None) -> PyTree:
         """Tables near uniform, drawn from the key."""
-        sizes = self.family.sizes
-        keys = jax.random.split(key, len(sizes))
+        check_key(key, "BayesianNetwork.init")
+        keys = jax.random.split(key, len(self.shapes))
         return tuple(
-            0.5 * jax.random.normal(key, (*(sizes[j] for j in those), sizes[i]))
-            for i, (key, those) in enumerate(zip(keys, self.parents))
+            0.5 * jax.random.normal(key, shape)
+            for key, shape in zip(keys, self.shapes, strict=True)
         )
+
+    @property
+    def shapes(self) -> PyTree:
+        sizes = self.family.sizes
+        return [(*(sizes[j] for j in those), sizes[i]) for i, those in enumerate(self.parents)]
 
     def natural(self, params: PyTree) -> PyTree:
         def one(table):
@@ -124,8 +133,23 @@ class BayesianNetwork(AbstractExponentialFamilyModel):
         return {"tables": tuple(jnp.exp(table) for table in self.natural(params))}
 
     def from_description(self, *, tables: Any) -> PyTree:
-        """The params that `describe` so. A probability of 0 says that the value is impossible: its logit is −∞ and
-        stays so."""
+        """The params that `describe` so, also from counts: rows need not add up to 1. A probability of 0 says that
+        the value is impossible: its logit is −∞ and stays so.
+
+        **Raises** `ValueError` for another number of tables, another shape or a number that cannot be.
+        """
+        tables = list(tables)
+        if len(tables) != len(self.shapes):
+            raise ValueError(
+                f"BayesianNetwork: tables are one a variable, {len(self.shapes)}; got {len(tables)}."
+            )
+        check_described(
+            "BayesianNetwork",
+            **{
+                f"tables[{i}]": (table, shape, "shares")
+                for i, (table, shape) in enumerate(zip(tables, self.shapes, strict=True))
+            },
+        )
         return tuple(jnp.log(jnp.asarray(table, float)) for table in tables)
 
     def marginals(self, params: PyTree, x: PyTree) -> tuple[Array, ...]:
@@ -139,6 +163,7 @@ class BayesianNetwork(AbstractExponentialFamilyModel):
         self, params: PyTree, key: Key, num_data: int
     ) -> Int[Array, "num_data num_variables"]:
         """`num_data` configurations."""
+        params = enter_sample(self, params, key, num_data=num_data)
         unseen = tuple(jnp.zeros(size) for size in self.family.sizes)
         natural = (*self.natural(params), *unseen)
         return jax.vmap(self.latent.sample, (None, 0))(natural, jax.random.split(key, num_data))

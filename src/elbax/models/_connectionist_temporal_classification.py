@@ -6,12 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._algebra import matmul
-from .._batch import rows
+from .._arguments import check_count
+from .._batch import host_rows
 from .._check import check_weights
 from .._incomplete import has_incomplete
 from .._model import AbstractExponentialFamilyModel
 from .._sequence import as_sequence, check_sequences, Sequence, values_of
-from .._types import Any, Array, Bool, Int, Key, PyTree, Scalar
+from .._types import Any, AnyArray, Array, Bool, Int, Key, PyTree, Scalar
 from ..families import CTCLattice
 
 
@@ -49,11 +50,8 @@ class ConnectionistTemporalClassification(AbstractExponentialFamilyModel):
     stride: int = eqx.field(static=True)
 
     def __init__(self, *, blank: int = 0, stride: int = 1):
-        if blank < 0 or stride < 1:
-            raise ValueError(
-                "ConnectionistTemporalClassification: blank must be a label (0, 1, ...) and stride at least 1; "
-                f"got {blank} and {stride}."
-            )
+        check_count("ConnectionistTemporalClassification", least=0, blank=blank)
+        check_count("ConnectionistTemporalClassification", stride=stride)
         self.blank = blank
         self.stride = stride
 
@@ -67,20 +65,19 @@ class ConnectionistTemporalClassification(AbstractExponentialFamilyModel):
         labels, number, _ = as_sequence(labels)
         return -(-frames // self.stride), number, _of_labels(labels, 1)
 
-    def feasible(self, batch: PyTree) -> Bool[Array, " num_data"]:
-        """Which data have an alignment: a step for each label, and one more between equal ones."""
-        x, _ = rows(batch)
-
-        def one(x):
-            steps, number, labels = self._lengths(*x)
-            inside = jnp.arange(1, len(labels)) < number
-            repeats = jnp.sum((labels[1:] == labels[:-1]) & inside)
-            return number + repeats <= steps
-
-        return jax.vmap(one)(x)
+    def feasible(self, batch: PyTree) -> Bool[np.ndarray, " num_data"]:
+        """Which data have an alignment: a step for each label, and one more between equal ones. On the host."""
+        (inputs, labels), _ = host_rows(batch)
+        leaf = jax.tree.leaves(values_of(inputs))[0]
+        frames = inputs.length if isinstance(inputs, Sequence) else leaf.shape[1]
+        values = _of_labels(values_of(labels))
+        number = labels.length if isinstance(labels, Sequence) else values.shape[1]
+        inside = np.arange(1, values.shape[1]) < np.reshape(number, (-1, 1))
+        repeats = np.sum((values[:, 1:] == values[:, :-1]) & inside, 1)
+        return number + repeats <= -(-frames // self.stride)
 
     def check(self, batch: PyTree, who: str = "fit") -> None:
-        (inputs, labels), weight = rows(batch)
+        (inputs, labels), weight = host_rows(batch)
         check_weights(weight, who)
         check_sequences(inputs, weight, who)
         if has_incomplete(inputs):
@@ -117,6 +114,10 @@ class ConnectionistTemporalClassification(AbstractExponentialFamilyModel):
                 "need, one for each and one more between equal ones, so no alignment exists. Drop it, or use a "
                 "smaller stride; model.feasible(x) finds them."
             )
+
+    @property
+    def shapes(self) -> PyTree:
+        return callable
 
     def potentials(self, natural: PyTree, x: PyTree) -> tuple[PyTree, Scalar]:
         inputs, labels = x
@@ -166,6 +167,6 @@ class ConnectionistTemporalClassification(AbstractExponentialFamilyModel):
         return params
 
 
-def _of_labels(values: Array, num_axes: int = 2) -> Array:
+def _of_labels(values: AnyArray, num_axes: int = 2) -> AnyArray:
     """Labels without the axis of one column that `elbax.sequences` gives them."""
     return values[..., 0] if values.ndim == num_axes + 1 and values.shape[-1] == 1 else values

@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._algebra import log
-from .._arguments import check_count, check_shapes
-from .._batch import rows
-from .._check import check_weights
+from .._arguments import check_count, check_key, check_kind
+from .._batch import host_rows, rows
+from .._check import check_described, check_weights
 from .._model import AbstractExponentialFamilyModel
 from .._sequence import as_sequence, Sequence, values_of
 from .._shares import log_prior_of_shares, log_shares_of, maximize_shares
@@ -66,10 +66,7 @@ class ContextFreeGrammar(AbstractExponentialFamilyModel):
     ):
         self.family = ParseTree(num_nonterminals, num_preterminals, allowed=allowed, roots=roots)
         check_count("ContextFreeGrammar", num_words=num_words)
-        if prior is not None and not isinstance(prior, Dirichlet):
-            raise TypeError(
-                f"ContextFreeGrammar: prior must be an elbax.priors.Dirichlet, got {prior!r}."
-            )
+        check_kind("ContextFreeGrammar", Dirichlet, prior=prior)
         self.num_words = num_words
         self.emits = truth("ContextFreeGrammar: emits", emits, (num_preterminals, num_words))
         self.prior = prior
@@ -89,7 +86,7 @@ class ContextFreeGrammar(AbstractExponentialFamilyModel):
         return True
 
     def check(self, batch: PyTree, who: str = "fit") -> None:
-        x, weight = rows(batch)
+        x, weight = host_rows(batch)
         check_weights(weight, who)
         words = np.asarray(values_of(x))
         if words.ndim == 3 and words.shape[2] == 1:
@@ -123,6 +120,7 @@ class ContextFreeGrammar(AbstractExponentialFamilyModel):
 
         With data the words start from their frequencies.
         """
+        check_key(key, "ContextFreeGrammar.init")
         keys = jax.random.split(key, 3)
         frequency = jnp.ones(self.num_words)
         if x is not None:
@@ -139,6 +137,14 @@ class ContextFreeGrammar(AbstractExponentialFamilyModel):
             "root": draw(keys[0], number),
             "binary": draw(keys[1], number, size, size),
             "emission": jnp.log(frequency) + draw(keys[2], size - number, self.num_words),
+        }
+
+    @property
+    def shapes(self) -> PyTree:
+        return {
+            "root": (self.family.num_nonterminals,),
+            "binary": (self.family.num_nonterminals, *2 * (self.family.num_symbols,)),
+            "emission": (self.family.num_preterminals, self.num_words),
         }
 
     def natural(self, params: PyTree) -> PyTree:
@@ -199,11 +205,11 @@ class ContextFreeGrammar(AbstractExponentialFamilyModel):
         """The params that `describe` so, also from counts of a treebank: rows need not be normalized."""
         given = dict(root=root, binary=binary, emission=emission)
         number, size = self.family.num_nonterminals, self.family.num_symbols
-        check_shapes(
+        check_described(
             "ContextFreeGrammar",
-            root=(root, (number,)),
-            binary=(binary, (number, size, size)),
-            emission=(emission, (size - number, self.num_words)),
+            root=(root, (number,), "not negative"),
+            binary=(binary, (number, size, size), "not negative"),
+            emission=(emission, (size - number, self.num_words), "not negative"),
         )
         return {name: log(jnp.asarray(shares, float)) for name, shares in given.items()}
 

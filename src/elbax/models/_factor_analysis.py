@@ -6,9 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._algebra import matmul
-from .._batch import rows
-from .._check import check_table, is_concrete
-from .._incomplete import has_incomplete, known, known_numbers
+from .._arguments import check_key
+from .._batch import host_rows, rows
+from .._check import check_described, check_table, is_concrete
+from .._door import enter_sample
+from .._incomplete import has_incomplete, host_known, known_numbers
 from .._math.linear_algebra import eigh, invert_positive
 from .._model import AbstractExponentialFamilyModel
 from .._types import Any, Array, Float, Key, PyTree, Scalar
@@ -81,9 +83,9 @@ class FactorAnalysis(AbstractExponentialFamilyModel):
         return self.analyzer.num_factors
 
     def check(self, batch: PyTree, who: str = "fit") -> None:
-        x, weight = rows(batch)
+        x, weight = host_rows(batch)
         check_table(x, weight, who, varied=False)
-        dim = known(x)[0].shape[1]
+        dim = host_known(x)[0].shape[1]
         if self.pattern is not None and len(self.pattern) != dim:
             raise ValueError(
                 f"{who}: the pattern has {len(self.pattern)} rows, the data {dim} columns."
@@ -91,12 +93,13 @@ class FactorAnalysis(AbstractExponentialFamilyModel):
 
     def init(self, key: Key, x: PyTree) -> PyTree:
         """Probabilistic PCA of the correlations, with loadings jittered by the key."""
-        table, weight = rows(x)
-        if is_concrete((table, weight)):
+        check_key(key, "FactorAnalysis.init")
+        if is_concrete(x):
             self.check(x, "FactorAnalysis.init")
             # One noise variance for all columns is positive though one of them be constant.
             varied = self.analyzer.noise == "diagonal"
-            check_table(table, weight, "FactorAnalysis.init", varied=varied)
+            check_table(*host_rows(x), "FactorAnalysis.init", varied=varied)
+        table, weight = rows(x)
         return _start(self, key, table, weight)
 
     def _masked(self, params: PyTree) -> PyTree:
@@ -104,6 +107,10 @@ class FactorAnalysis(AbstractExponentialFamilyModel):
         if self.pattern is None:
             return params
         return params | {"loadings": jnp.where(np.array(self.pattern), params["loadings"], 0)}
+
+    @property
+    def shapes(self) -> PyTree:
+        return self.analyzer.one_shapes("dim" if self.pattern is None else len(self.pattern))
 
     def natural(self, params: PyTree) -> PyTree:
         return self.analyzer.one_natural(self._masked(params))
@@ -182,6 +189,17 @@ class FactorAnalysis(AbstractExponentialFamilyModel):
         self, *, mean: Any, loadings: Any, noise: Any, uniquenesses: Any = None
     ) -> PyTree:
         """From mean, loadings and noise variances (one number, if isotropic)."""
+        isotropic = self.analyzer.noise == "isotropic"
+        dim = "dim" if self.pattern is None else len(self.pattern)
+        check_described(
+            "FactorAnalysis",
+            mean=(mean, (dim,), "finite"),
+            loadings=(loadings, (dim, self.num_factors), "finite"),
+            noise=(noise, () if isotropic and np.ndim(noise) == 0 else (dim,), "positive"),
+        )
+        if self.pattern is not None and is_concrete(loadings):
+            if np.any(np.asarray(loadings)[~np.array(self.pattern)] != 0):
+                raise ValueError("FactorAnalysis: loadings must be 0 where the pattern says so.")
         noise = jnp.asarray(noise, float)
         if self.analyzer.noise == "isotropic":
             noise = jnp.mean(noise)
@@ -201,6 +219,7 @@ class FactorAnalysis(AbstractExponentialFamilyModel):
         self, params: PyTree, key: Key, num_data: int
     ) -> tuple[Float[Array, "num_data dim"], Float[Array, "num_data num_factors"]]:
         """`num_data` draws of (x, z)."""
+        params = enter_sample(self, params, key, num_data=num_data)
         params = self._masked(params)
         key_z, key_x = jax.random.split(key)
         dtype = params["mean"].dtype

@@ -5,16 +5,19 @@ from typing import Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .._algebra import log
-from .._batch import rows
-from .._check import check_enough, is_concrete
+from .._arguments import check_flag, check_function, check_key, check_kind
+from .._batch import host_rows, rows
+from .._check import check_described, check_each, check_enough, is_concrete
+from .._door import enter_sample
 from .._free import is_frozen
 from .._incomplete import has_incomplete
 from .._model import AbstractExponentialFamilyModel
 from .._sequence import all_steps, as_sequence, check_sequences, values_of
 from .._shares import log_prior_of_shares, log_shares_of, maximize_shares
-from .._types import Any, Array, Bool, Int, Key, PyTree, Scalar
+from .._types import Any, AnyArray, Array, Bool, Int, Key, PyTree, Scalar
 from ..components import AbstractComponent
 from ..families import MarkovChain
 from ..families._recursion import runs_pairwise
@@ -83,12 +86,10 @@ class HiddenMarkovModel(AbstractExponentialFamilyModel):
         order: Literal["auto", "sequential", "pairwise"] = "auto",
         segment: int | None = None,
     ):
-        check_components("HiddenMarkovModel", component, num_states)
-        for name, given in dict(prior=prior, transition_prior=transition_prior).items():
-            if given is not None and not isinstance(given, Dirichlet):
-                raise TypeError(
-                    f"HiddenMarkovModel: {name} must be an elbax.priors.Dirichlet, got {given!r}."
-                )
+        check_components("HiddenMarkovModel", component, num_states=num_states)
+        who = "HiddenMarkovModel"
+        check_kind(who, Dirichlet, prior=prior, transition_prior=transition_prior)
+        check_flag(who, driven=driven)
         self.component = component
         self.num_states = num_states
         self.prior = prior
@@ -111,12 +112,12 @@ class HiddenMarkovModel(AbstractExponentialFamilyModel):
         return self.component.linear and not has_incomplete(x)
 
     def check(self, batch: PyTree, who: str = "fit") -> None:
-        x, weight = rows(batch)
+        x, weight = host_rows(batch)
         self._check_sequences(x, weight, who)
         values, weight = all_steps(x, weight)
         self.component.check(values[1] if self.driven else values, weight, who)
 
-    def _check_sequences(self, x: PyTree, weight: Array, who: str) -> None:
+    def _check_sequences(self, x: PyTree, weight: AnyArray, who: str) -> None:
         # A step of one array is a row; of several, some may be single numbers.
         check_sequences(x, weight, who, 3 if len(jax.tree.leaves(values_of(x))) == 1 else 2)
 
@@ -126,20 +127,29 @@ class HiddenMarkovModel(AbstractExponentialFamilyModel):
 
         **Raises** `ValueError` for data that no fit could use.
         """
-        x, weight = rows(x)
-        who = "HiddenMarkovModel.init"
-        if is_concrete((x, weight)):
-            self._check_sequences(x, weight, who)
-        values, weight = all_steps(x, weight)
-        inputs, values = values if self.driven else (values, values)
-        if is_concrete((values, weight)):
-            self.component.check(values, weight, who, varied=True)
+        check_key(key, "HiddenMarkovModel.init")
+        if is_concrete(x):
+            who = "HiddenMarkovModel.init"
+            found = host_rows(x)
+            self._check_sequences(*found, who)
+            values, weight = all_steps(*found)
+            self.component.check(values[1] if self.driven else values, weight, who, varied=True)
             check_enough(weight, who, self.num_states)
+        values, weight = all_steps(*rows(x))
+        inputs, values = values if self.driven else (values, values)
         params = _start(self, key, values, weight)
         if self.driven:
             width = inputs.shape[-1]
             params["transition"] = _linear_logits(params["transition"], width)
         return params
+
+    @property
+    def shapes(self) -> PyTree:
+        return {
+            "initial": (self.num_states,),
+            "transition": callable if self.driven else (self.num_states, self.num_states),
+            "components": self.component.shapes(self.num_states),
+        }
 
     def natural(self, params: PyTree) -> PyTree:
         starts, allowed = self.chain.possible()
@@ -236,10 +246,32 @@ class HiddenMarkovModel(AbstractExponentialFamilyModel):
         return found | self.component.describe(params["components"])
 
     def from_description(self, *, initial: Any, transition: Any, **described: Any) -> PyTree:
-        """The params that `describe` so."""
+        """The params that `describe` so; the transitions are the function itself, where inputs drive them.
+
+        Probabilities count in proportion: rows need not add up to 1.
+
+        **Raises** `ValueError` for another shape, for a number that cannot be, or for a probability of what
+        `allowed` or `starts` rule out.
+        """
+        who, number = "HiddenMarkovModel", self.num_states
+        starts, allowed = self.chain.possible()
+        given = {"initial": (initial, (number,), "shares")}
+        if self.driven:
+            check_function(who, "elbax.Network(network)", transition=transition)
+        else:
+            given["transition"] = (transition, (number, number), "shares")
+        check_described(who, **given)
+        for name, (table, _, _) in given.items():
+            possible = starts if name == "initial" else allowed
+            if is_concrete(table) and np.any(np.asarray(table)[~possible] > 0):
+                raise ValueError(
+                    f"{who}: {name} gives a probability to what {'starts' if possible is starts else 'allowed'} "
+                    "rules out; it must be 0 there."
+                )
+        check_each(who, number, described)
         return {
             "initial": log(jnp.asarray(initial, float)),
-            "transition": log(jnp.asarray(transition, float)),
+            "transition": transition if self.driven else log(jnp.asarray(transition, float)),
             "components": self.component.from_description(**described),
         }
 
@@ -249,6 +281,7 @@ class HiddenMarkovModel(AbstractExponentialFamilyModel):
         """`num_data` sequences (x, z) of `length` steps."""
         if self.driven:
             raise TypeError("sample: the transitions depend on inputs, which are not modeled.")
+        params = enter_sample(self, params, key, num_data=num_data, length=length)
         natural = self.natural(params)
         starts, allowed = self.chain.possible()
         initial = jnp.where(starts, natural["initial"], -jnp.inf)

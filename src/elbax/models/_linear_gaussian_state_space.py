@@ -6,12 +6,12 @@ from typing import Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from .._algebra import matmul
-from .._arguments import check_shapes
-from .._batch import rows
-from .._check import check_table, is_concrete
+from .._arguments import check_choice, check_flag, check_key, check_not_negative, in_full
+from .._batch import host_rows, rows
+from .._check import check_described, check_table, is_concrete
+from .._door import enter_sample
 from .._incomplete import is_incomplete, known, known_numbers
 from .._model import AbstractExponentialFamilyModel
 from .._sequence import all_steps, as_sequence, check_sequences
@@ -25,7 +25,7 @@ from ._linear_gaussian import LinearGaussian
 _NOISE = {"full": Full(), "diagonal": Diagonal(), "isotropic": Spherical()}
 _LOG_2PI = math.log(2 * math.pi)
 
-Noise = Literal["full", "diagonal", "isotropic"]
+Noise = Literal["full", "diagonal", "diag", "isotropic"]
 
 
 class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
@@ -83,18 +83,11 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
         floor: float = 1e-6,
         order: Literal["auto", "sequential", "pairwise"] = "auto",
     ):
-        for name, noise in dict(
-            transition_noise=transition_noise, emission_noise=emission_noise
-        ).items():
-            if noise not in _NOISE:
-                raise ValueError(
-                    f"LinearGaussianStateSpace: {name} must be one of {', '.join(map(repr, _NOISE))}; got "
-                    f"{noise!r}."
-                )
-        if not 0 <= floor < float("inf"):
-            raise ValueError(
-                f"LinearGaussianStateSpace: floor must be finite and not negative; got {floor}."
-            )
+        who = "LinearGaussianStateSpace"
+        transition_noise, emission_noise = in_full(transition_noise), in_full(emission_noise)
+        check_choice(who, _NOISE, transition_noise=transition_noise, emission_noise=emission_noise)
+        check_flag(who, offsets=offsets)
+        check_not_negative(who, floor=floor)
         self.dim = dim
         self.transition_noise = transition_noise
         self.emission_noise = emission_noise
@@ -124,7 +117,7 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
         }
 
     def check(self, batch: PyTree, who: str = "fit") -> None:
-        x, weight = rows(batch)
+        x, weight = host_rows(batch)
         check_sequences(x, weight, who, 3)
         check_table(*all_steps(x, weight), who, varied=False)
 
@@ -133,14 +126,27 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
 
         **Raises** `ValueError` for data that no fit could use.
         """
-        x, weight = rows(x)
-        who = "LinearGaussianStateSpace.init"
-        if is_concrete((x, weight)):
-            check_sequences(x, weight, who, 3)
-        steps, weight = all_steps(x, weight)
-        if is_concrete((steps, weight)):
-            check_table(steps, weight, who)
+        check_key(key, "LinearGaussianStateSpace.init")
+        if is_concrete(x):
+            who = "LinearGaussianStateSpace.init"
+            found = host_rows(x)
+            check_sequences(*found, who, 3)
+            check_table(*all_steps(*found), who)
+        steps, weight = all_steps(*rows(x))
         return _start(self, key, steps, weight)
+
+    @property
+    def shapes(self) -> PyTree:
+        return {
+            "initial": {"offset": (self.dim,), "scale": Full().shape(self.dim)},
+            "transition": self._conditional_shapes(self.transition_noise, self.dim),
+            "emission": self._conditional_shapes(self.emission_noise, "outputs"),
+        }
+
+    def _conditional_shapes(self, noise: Noise, outputs: int | str) -> dict[str, Any]:
+        offset = {"offset": (outputs,)} if self.offsets else {}
+        matrix = {"matrix": (outputs, self.dim)}
+        return matrix | offset | {"scale": _NOISE[noise].shape(outputs)}
 
     def natural(self, params: PyTree) -> PyTree:
         shapes = self._shapes(params)
@@ -268,15 +274,24 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
                 )
             return self._parts[name].noise.pack(root)
 
-        square, outputs = (self.dim, self.dim), np.shape(emission)[:1]
-        check_shapes(
+        square = (self.dim, self.dim)
+        offsets = {
+            f"{name}_offset": (given, shape, "finite")
+            for name, given, shape in (
+                ("transition", transition_offset, (self.dim,)),
+                ("emission", emission_offset, ("outputs",)),
+            )
+            if given is not None
+        }
+        check_described(
             "LinearGaussianStateSpace",
-            initial_mean=(initial_mean, (self.dim,)),
-            initial_covariance=(initial_covariance, square),
-            transition=(transition, square),
-            transition_covariance=(transition_covariance, square),
-            emission=(emission, (*outputs, self.dim)),
-            emission_covariance=(emission_covariance, outputs * 2),
+            initial_mean=(initial_mean, (self.dim,), "finite"),
+            initial_covariance=(initial_covariance, square, "symmetric"),
+            transition=(transition, square, "finite"),
+            transition_covariance=(transition_covariance, square, "symmetric"),
+            emission=(emission, ("outputs", self.dim), "finite"),
+            emission_covariance=(emission_covariance, ("outputs", "outputs"), "symmetric"),
+            **offsets,
         )
         matrices = dict(transition=transition, emission=emission)
         offsets = dict(transition=transition_offset, emission=emission_offset)
@@ -302,6 +317,7 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
 
     def sample(self, params: PyTree, key: Key, num_data: int, length: int) -> tuple[Array, Array]:
         """`num_data` sequences (x, z) of `length` steps."""
+        params = enter_sample(self, params, key, num_data=num_data, length=length)
         parts, shapes = self._parts, self._shapes(params)
         roots = {name: part.root(params[name], shapes[name][0]) for name, part in parts.items()}
         transition, emission = params["transition"], params["emission"]

@@ -5,9 +5,10 @@ import jax
 import jax.numpy as jnp
 
 from .._algebra import log
-from .._arguments import check_count, check_shapes
-from .._batch import rows
-from .._check import check_enough, is_concrete
+from .._arguments import check_count, check_key, check_kind
+from .._batch import host_rows, rows
+from .._check import check_described, check_each, check_enough, is_concrete
+from .._door import enter_sample
 from .._free import log_shares
 from .._incomplete import has_incomplete
 from .._model import AbstractExponentialFamilyModel
@@ -53,9 +54,8 @@ class Mixture(AbstractExponentialFamilyModel):
     def __init__(
         self, component: AbstractComponent, num_components: int, *, prior: Dirichlet | None = None
     ):
-        check_components("Mixture", component, num_components)
-        if prior is not None and not isinstance(prior, Dirichlet):
-            raise TypeError(f"Mixture: prior must be an elbax.priors.Dirichlet, got {prior!r}.")
+        check_components("Mixture", component, num_components=num_components)
+        check_kind("Mixture", Dirichlet, prior=prior)
         self.component = component
         self.num_components = num_components
         self.prior = prior
@@ -68,7 +68,7 @@ class Mixture(AbstractExponentialFamilyModel):
         return self.component.linear and not has_incomplete(x)
 
     def check(self, batch: PyTree, who: str = "fit") -> None:
-        self.component.check(*rows(batch), who)
+        self.component.check(*host_rows(batch), who)
 
     def init(self, key: Key, x: PyTree) -> PyTree:
         """Params from a k-means++ start: a pure function of the key, so restarts may be vmapped.
@@ -77,8 +77,16 @@ class Mixture(AbstractExponentialFamilyModel):
 
         **Raises** `ValueError` for data that no fit could use (it names the row or the column).
         """
+        check_key(key, "Mixture.init")
         table, weight = start_data(self.component, self.num_components, x, "Mixture.init")
         return _start(self, key, table, weight)
+
+    @property
+    def shapes(self) -> PyTree:
+        return {
+            "logits": (self.num_components,),
+            "components": self.component.shapes(self.num_components),
+        }
 
     def natural(self, params: PyTree) -> PyTree:
         return {
@@ -132,6 +140,10 @@ class Mixture(AbstractExponentialFamilyModel):
     def from_description(self, *, weights: Any, **described: Any) -> PyTree:
         """The params that `describe` so: to start from given numbers, or take over another program's fit.
 
+        Weights count in proportion: they need not add up to 1.
+
+        **Raises** `ValueError` for another shape, or for a number that cannot be (it names both).
+
         ```python
         >>> import elbax
         >>> model = elbax.Mixture(elbax.components.Poisson(), 2)
@@ -139,12 +151,10 @@ class Mixture(AbstractExponentialFamilyModel):
 
         ```
         """
-        weights = jnp.asarray(weights, float)
-        check_shapes("Mixture", weights=(weights, (self.num_components,)))
-        if is_concrete(weights) and bool(jnp.any(weights < 0)):
-            raise ValueError(f"Mixture: weights must not be negative, got {weights}.")
+        check_described("Mixture", weights=(weights, (self.num_components,), "shares"))
+        check_each("Mixture", self.num_components, described)
         return {
-            "logits": log(weights),
+            "logits": log(jnp.asarray(weights, float)),
             "components": self.component.from_description(**described),
         }
 
@@ -154,6 +164,7 @@ class Mixture(AbstractExponentialFamilyModel):
         """`num_data` draws of (x, z); for regressions one (target, z) for each row of `inputs`."""
         if (num_data is None) == (inputs is None):
             raise TypeError("sample: give num_data, or for a regression inputs.")
+        params = enter_sample(self, params, key, num_data=num_data)
         keys = jax.random.split(key, len(inputs) if num_data is None else num_data)
 
         def one(key, inputs=None):
@@ -192,23 +203,23 @@ class Mixture(AbstractExponentialFamilyModel):
         }
 
 
-def check_components(who: str, component: Any, number: int) -> None:
+def check_components(who: str, component: Any, **number: int) -> None:
     if not isinstance(component, AbstractComponent):
         raise TypeError(
             f"{who}: expected a component such as elbax.components.Normal('full'), got {component!r}."
         )
-    check_count(who, num_components=number)
+    check_count(who, **number)
 
 
 def start_data(
     component: AbstractComponent, number: int, x: PyTree, who: str
 ) -> tuple[PyTree, Array]:
     """(rows, weights) to start from, checked where their values are known."""
-    table, weight = rows(x)
-    if is_concrete((table, weight)):
+    if is_concrete(x):
+        table, weight = host_rows(x)
         component.check(table, weight, who, varied=True)
         check_enough(weight, who, number)
-    return table, weight
+    return rows(x)
 
 
 @eqx.filter_jit

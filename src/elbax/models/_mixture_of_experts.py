@@ -1,12 +1,13 @@
 """A mixture whose weights depend on the inputs."""
 
-import math
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._batch import rows
+from .._arguments import check_key, check_not_negative
+from .._batch import host_rows
+from .._check import check_described, check_each
+from .._door import enter_sample
 from .._free import is_frozen
 from .._model import AbstractExponentialFamilyModel
 from .._types import Any, Array, Bool, Float, Int, Key, PyTree, Scalar
@@ -58,16 +59,13 @@ class MixtureOfExperts(AbstractExponentialFamilyModel):
     ridge: float = eqx.field(static=True)
 
     def __init__(self, expert: AbstractComponent, num_experts: int, *, ridge: float = 0.0):
-        check_components("MixtureOfExperts", expert, num_experts)
+        check_components("MixtureOfExperts", expert, num_experts=num_experts)
         if type(expert).predict is AbstractComponent.predict:
             raise TypeError(
                 "MixtureOfExperts: an expert is a regression, such as elbax.components.LinearRegression(); got "
                 f"{expert!r}. Without inputs it is a Mixture."
             )
-        if not (math.isfinite(ridge) and ridge >= 0):
-            raise ValueError(
-                f"MixtureOfExperts: ridge must be finite and not negative, got {ridge}."
-            )
+        check_not_negative("MixtureOfExperts", ridge=ridge)
         self.expert = expert
         self.num_experts = num_experts
         self.ridge = float(ridge)
@@ -77,15 +75,20 @@ class MixtureOfExperts(AbstractExponentialFamilyModel):
         return Categorical(self.num_experts)
 
     def check(self, batch: PyTree, who: str = "fit") -> None:
-        self.expert.check(*rows(batch), who)
+        self.expert.check(*host_rows(batch), who)
 
     def init(self, key: Key, x: PyTree) -> PyTree:
         """Experts from a k-means++ partition of inputs and targets together, and a gate that prefers none.
 
         **Raises** `ValueError` for data that no fit could use.
         """
+        check_key(key, "MixtureOfExperts.init")
         table, weight = start_data(self.expert, self.num_experts, x, "MixtureOfExperts.init")
         return _start(self, key, table, weight)
+
+    @property
+    def shapes(self) -> PyTree:
+        return {"gate": callable, "experts": self.expert.shapes(self.num_experts)}
 
     def natural(self, params: PyTree) -> PyTree:
         return params | {"experts": self.expert.natural(params["experts"])}
@@ -139,6 +142,9 @@ class MixtureOfExperts(AbstractExponentialFamilyModel):
 
     def from_description(self, *, gate: Any, **experts: Any) -> PyTree:
         """From gate coefficients `(K, num_inputs + 1)` and a description of the experts."""
+        shape = (self.num_experts, "num_inputs + 1")
+        check_described("MixtureOfExperts", gate=(gate, shape, "finite"))
+        check_each("MixtureOfExperts", self.num_experts, experts)
         coefficients = jnp.asarray(gate, float)
         return {"gate": linear(coefficients), "experts": self.expert.from_description(**experts)}
 
@@ -152,6 +158,8 @@ class MixtureOfExperts(AbstractExponentialFamilyModel):
         self, params: PyTree, key: Key, inputs: Float[Array, "num_data P"]
     ) -> tuple[Array, Int[Array, " num_data"]]:
         """A target and the expert that made it, (y, z), for each row of inputs."""
+
+        params = enter_sample(self, params, key)
 
         def one(key, inputs):
             key_z, key_y = jax.random.split(key)

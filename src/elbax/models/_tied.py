@@ -3,6 +3,7 @@
 import equinox as eqx
 
 from .._around import AbstractAround
+from .._door import check_model
 from .._model import AbstractModel
 from .._types import Array, Bool, Callable, PyTree
 
@@ -40,6 +41,7 @@ class Tied(AbstractAround):
     expand: Callable[[PyTree], PyTree] = eqx.field(static=True)
 
     def __init__(self, model: AbstractModel, expand: Callable[[PyTree], PyTree]):
+        check_model(model, "Tied")
         if not callable(expand):
             raise TypeError(f"Tied: expand must be a function of the params, got {expand!r}.")
         self.model = model

@@ -2,8 +2,10 @@
 
 import equinox as eqx
 
+from .._door import check_datum, check_model
 from .._model import AbstractModel
 from .._program import program
+from .._table import as_arrays
 from .._types import Key, PyTree
 from ..families import Distribution
 
@@ -14,11 +16,16 @@ class Exact(eqx.Module):
     It stores the parameters, nothing per datum: a pass over data evaluates it chunk by chunk. No
     gradient step trains it, alone or inside another posterior.
 
-    **Raises**, when called, `TypeError` if the model does not know its conditional.
+    **Raises**, when called, `TypeError` if the model does not know its conditional; `ValueError` for params of
+    another model, and outside of `jit` and `vmap` for a datum that no params could have made (NaN, a negative
+    count).
     """
 
     model: AbstractModel
     params: PyTree
+
+    def __check_init__(self):
+        check_model(self.model, "Exact")
 
     @property
     def prepared(self) -> PyTree:
@@ -26,6 +33,14 @@ class Exact(eqx.Module):
         return self.model.prepare(self.model.natural(self.params))
 
     def __call__(self, x: PyTree, *, key: Key | None = None) -> Distribution:
+        x = as_arrays(x)
+        self.model.check_params(self.params, "Exact")
+        try:
+            check_datum(self.model, x, "Exact")
+        except ValueError:
+            # A datum of another shape is refused in words of its own.
+            eqx.filter_eval_shape(lambda x: self.model.conditional(self.prepared, x), x)
+            raise
         return _conditional(self, x)
 
 

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from .._algebra import is_label
+from .._arguments import check_function
 from .._program import program
 from .._types import Any, Callable, Key, PyTree, Scalar
 from ..families import AbstractFamily, Distribution
@@ -27,6 +28,9 @@ class Hard(eqx.Module):
     """
 
     posterior: Callable[..., Distribution]
+
+    def __check_init__(self):
+        check_function("Hard", "elbax.Exact(model, params)", posterior=self.posterior)
 
     @program
     def __call__(self, x: PyTree, *, key: Key | None = None) -> "Point":

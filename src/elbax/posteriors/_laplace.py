@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from .._algebra import matmul
-from .._arguments import check_count
+from .._arguments import check_count, check_function
 from .._math.linear_algebra import eigh
 from .._program import program
 from .._types import Any, Key, PyTree
@@ -42,6 +42,7 @@ class Laplace(eqx.Module):
     num_steps: int = eqx.field(static=True, default=20)
 
     def __check_init__(self):
+        check_function("Laplace", "elbax.Exact(model, params)", target=self.target)
         check_count("Laplace", num_steps=self.num_steps)
         model = getattr(self.target, "model", None)
         if model is not None and not isinstance(model.latent, Gaussian):

@@ -29,6 +29,7 @@ class Local(AbstractTable):
     """
 
     def __check_init__(self):
+        AbstractTable.__check_init__(self)
         one = jax.eval_shape(lambda: jax.tree.map(lambda leaf: jnp.asarray(leaf)[0], self.table))
         jax.eval_shape(self.family.from_network, one)
 

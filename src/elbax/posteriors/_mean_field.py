@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from .._batch import as_batch, effective_weight, row_numbers, rows
 from .._check import is_concrete
+from .._door import enter
 from .._model import AbstractModel
 from .._types import Any, PyTree
 from ..families import AbstractFactored, AbstractFamily, Distribution, factored
@@ -60,8 +61,8 @@ class MeanField(AbstractTable):
 
         **Raises** `TypeError` for a batch whose index is traced, as the table's size is its largest place.
         """
+        batch = as_batch(enter("MeanField.init", model, params, batch))
         family = factored(model.latent) if family is None else family
-        batch = as_batch(batch)
         weight, number = effective_weight(batch), row_numbers(batch)
         if batch.index is None and not batch.padded:
             num_rows = weight.size

@@ -4,7 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._arguments import check_count
+from .._arguments import check_count, check_function
 from .._program import program
 from .._types import Callable, Key, PyTree
 from ..families import Distribution
@@ -29,6 +29,7 @@ class MonteCarlo(eqx.Module):
     num_samples: int = eqx.field(static=True)
 
     def __check_init__(self):
+        check_function("MonteCarlo", "elbax.Exact(model, params)", posterior=self.posterior)
         check_count("MonteCarlo", num_samples=self.num_samples)
 
     @program
@@ -70,6 +71,8 @@ class Importance(eqx.Module):
     num_samples: int = eqx.field(static=True)
 
     def __check_init__(self):
+        check_function("Importance", "elbax.Amortized(network, family)", proposal=self.proposal)
+        check_function("Importance", "elbax.Exact(model, params)", target=self.target)
         check_count("Importance", num_samples=self.num_samples)
 
     @program

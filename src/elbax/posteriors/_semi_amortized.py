@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from .._arguments import check_count
+from .._arguments import check_count, check_function, check_optimizer
 from .._program import by_value, program
 from .._types import Key, PyTree
 from ..families import Distribution
@@ -52,6 +52,8 @@ class SemiAmortized(eqx.Module):
                 "SemiAmortized: encoder must be an elbax.Amortized(network, family), got "
                 f"{type(self.encoder).__name__}."
             )
+        check_function("SemiAmortized", "elbax.Exact(model, params)", target=self.target)
+        check_optimizer("SemiAmortized", self.optimizer)
         check_count("SemiAmortized", num_steps=self.num_steps)
 
     @program

@@ -21,6 +21,20 @@ class AbstractTable(eqx.Module):
     table: PyTree
     family: AbstractFamily
 
+    def __check_init__(self):
+        who = type(self).__name__
+        if not isinstance(self.family, AbstractFamily):
+            raise TypeError(
+                f"{who}: family must be a family such as model.latent, got {self.family!r}."
+            )
+        leaves = jax.tree.leaves(self.table)
+        if not leaves or not all(
+            jnp.ndim(leaf) if hasattr(leaf, "shape") else 0 for leaf in leaves
+        ):
+            raise TypeError(
+                f"{who}: table must be a pytree of arrays with a leading axis, the rows; got {self.table!r}."
+            )
+
     @abc.abstractmethod
     def at(self, entry: PyTree) -> Any:
         """The q that one entry of the table stands for."""

@@ -4,8 +4,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jax.scipy.special import betaln
 
+from .._arguments import check_positive
 from .._types import Array, Scalar
-from ._check import positive
 
 
 class Beta(eqx.Module):
@@ -22,7 +22,7 @@ class Beta(eqx.Module):
     b: float = eqx.field(static=True)
 
     def __check_init__(self):
-        positive("Beta", a=self.a, b=self.b)
+        check_positive("Beta", a=self.a, b=self.b)
 
     def log_density(self, log_on: Array, log_off: Array) -> Scalar:
         """Summed over all probabilities, from log π and log(1 − π)."""

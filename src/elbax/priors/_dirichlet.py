@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import gammaln
 
+from .._arguments import check_positive
 from .._types import Array, Scalar
-from ._check import positive
 
 
 class Dirichlet(eqx.Module):
@@ -27,7 +27,7 @@ class Dirichlet(eqx.Module):
     concentration: float = eqx.field(static=True)
 
     def __check_init__(self):
-        positive("Dirichlet", concentration=self.concentration)
+        check_positive("Dirichlet", concentration=self.concentration)
 
     @property
     def pseudo_count(self) -> float:

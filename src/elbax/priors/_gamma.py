@@ -4,8 +4,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jax.scipy.special import gammaln
 
+from .._arguments import check_positive
 from .._types import Array, Scalar
-from ._check import positive
 
 
 class Gamma(eqx.Module):
@@ -23,7 +23,7 @@ class Gamma(eqx.Module):
     rate: float = eqx.field(static=True)
 
     def __check_init__(self):
-        positive("Gamma", shape=self.shape, rate=self.rate)
+        check_positive("Gamma", shape=self.shape, rate=self.rate)
 
     def log_density(self, log_rate: Array) -> Scalar:
         """Summed over all rates."""

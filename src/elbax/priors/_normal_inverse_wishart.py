@@ -7,8 +7,8 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
+from .._arguments import check_not_negative, check_positive
 from .._types import Array
-from ._check import positive
 
 
 class NormalInverseWishart(eqx.Module):
@@ -41,14 +41,11 @@ class NormalInverseWishart(eqx.Module):
     scale: tuple | float = eqx.field(static=True)
 
     def __init__(self, mean: Any, shrinkage: float, dof: float, scale: Any):
+        check_not_negative("NormalInverseWishart", shrinkage=shrinkage)
+        check_positive("NormalInverseWishart", dof=dof)
         self.mean = _frozen(mean, "mean", 1)
         self.scale = _frozen(scale, "scale", 2)
         self.shrinkage, self.dof = float(shrinkage), float(dof)
-        if not (math.isfinite(shrinkage) and shrinkage >= 0):
-            raise ValueError(
-                f"NormalInverseWishart: shrinkage must be finite and not negative, got {shrinkage}."
-            )
-        positive("NormalInverseWishart", dof=dof)
         size = np.linalg.eigvalsh(np.atleast_2d(np.asarray(self.scale))).min()
         if not size > 0:
             raise ValueError(
@@ -98,7 +95,10 @@ class NormalInverseWishart(eqx.Module):
 
 
 def _frozen(value: Any, name: str, ndim: int) -> tuple | float:
-    array = np.asarray(value, float)
+    try:
+        array = np.asarray(value, float)
+    except (TypeError, ValueError):
+        raise TypeError(f"NormalInverseWishart: {name} must hold numbers, got {value!r}.") from None
     if array.ndim not in (0, ndim):
         raise ValueError(
             f"NormalInverseWishart: {name} must be a number or have {ndim} axes, got shape {array.shape}."

@@ -5,6 +5,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from .._arguments import check_choice, check_not_negative
+from .._check import check_described
 from .._types import Any
 from ._mixture import AbstractMixture
 
@@ -38,12 +40,13 @@ class AbstractEllipticalMixture(AbstractMixture):
     _matrices: ClassVar[str]
 
     def _shape(self) -> tuple[Any, Any, Any]:
-        if self.covariance_type not in _SHAPES:
-            raise ValueError(
-                f"{type(self).__name__}: covariance_type must be one of "
-                f"{', '.join(map(repr, _SHAPES))}; got {self.covariance_type!r}."
-            )
-        return _SHAPES[self.covariance_type]
+        name = "diag" if self.covariance_type == "diagonal" else self.covariance_type
+        check_choice(type(self).__name__, _SHAPES, covariance_type=name)
+        return _SHAPES[name]
+
+    def _check_arguments(self):
+        super()._check_arguments()
+        check_not_negative(type(self).__name__, reg_covar=self.reg_covar)
 
     def _given(self, described):
         given = super()._given(described)
@@ -57,7 +60,11 @@ class AbstractEllipticalMixture(AbstractMixture):
                     f"{type(self).__name__}: expected precisions to start from of shape {expected} for "
                     f"covariance_type={self.covariance_type!r}, got {precisions.shape}."
                 )
-            covariances = np.linalg.inv(expand(precisions, np.eye(shape[-1])))
+            matrices = expand(precisions, np.eye(shape[-1]))
+            check_described(
+                type(self).__name__, precisions_init=(matrices, matrices.shape, "covariances")
+            )
+            covariances = np.linalg.inv(matrices)
             given[self._matrices] = np.broadcast_to(covariances, shape)
         return given
 
@@ -65,7 +72,9 @@ class AbstractEllipticalMixture(AbstractMixture):
         described = super()._describe(weight)
         _, reduce, _ = self._shape()
         full = described[self._matrices]
-        root = np.linalg.inv(np.linalg.cholesky(full.astype(float))).mT
+        # From the factor that the params hold: a matrix so narrow that rounding makes it singular has one too.
+        whitening = self.model_.component.whitening(self._put(self.params_["components"]))
+        root = np.asarray(whitening, float).mT
         matrices = {
             self._matrices: full,
             "precisions": root @ root.mT,

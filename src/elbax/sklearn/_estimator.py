@@ -7,24 +7,28 @@ import warnings
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_consistent_length, check_random_state, check_scalar, column_or_1d
+from sklearn.utils import check_consistent_length, check_random_state, column_or_1d
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from .._batch import Batch, effective_weight, over_rows
+from .._arguments import check_count, check_function, check_not_negative
+from .._batch import Batch, effective_weight, host_rows, over_rows
+from .._check import check_weights
 from .._fit import fit, fit_restarts, Result
+from .._incomplete import Incomplete
 from .._model import AbstractModel
 from .._padding import padded
 from .._pattern import incomplete
+from .._table import named
 from .._types import Any, Callable, Key, PyTree
 from .._update import AbstractUpdate, Chain
 from ..e_steps import ExactEStep
 from ..families import Distribution
 from ..m_steps import ClosedFormMStep
 from ..posteriors import Exact
+from ._distinct_rows import distinct_rows
 
 
 @dataclasses.dataclass(eq=False, repr=False)
@@ -45,8 +49,10 @@ class AbstractEstimator(BaseEstimator, abc.ABC):
     - `update`: a function from the model to the elbax update that fits it, of an exact posterior;
         exact E-step and closed-form M-step by default. A chunk size is then the update's own.
 
-    NaN in X is missing at random. Computations are in JAX's default float: float32, unless
-    `jax_enable_x64` is set. After a fit `model_` and `params_` are elbax's own, to go on with.
+    NaN in X is missing at random. Computations are in the dtype of X, as everywhere in scikit-learn: in float64
+    unless X is float32, whatever `jax_enable_x64` says, so that a worker process of `joblib` finds what its parent
+    would; float32 is faster, many times on a GPU. Equal rows are seen once, with the sum of their weights.
+    After a fit `model_` and `params_` are elbax's own, the params as NumPy arrays, to go on with.
     """
 
     n_components: Any = 1
@@ -101,6 +107,7 @@ class AbstractEstimator(BaseEstimator, abc.ABC):
         **Raises** `ValueError` for data that the model cannot be fitted to, `RuntimeError` if no
         restart can be returned.
         """
+        self._check_arguments()
         goes_on = self.warm_start and hasattr(self, "params_")
         X = self._validate(X, reset=not goes_on, ensure_min_samples=2)
         if sample_weight is not None:
@@ -108,12 +115,16 @@ class AbstractEstimator(BaseEstimator, abc.ABC):
             check_consistent_length(X, sample_weight)
             if not sample_weight.any():
                 raise ValueError("sample_weight is zero in every row: nothing is left to fit.")
-        check_scalar(self.n_init, "n_init", numbers.Integral, min_val=1)
+            check_weights(sample_weight, type(self).__name__)
+        with in_precision_of(X.dtype):
+            return self._fit(X, sample_weight, goes_on)
 
+    def _fit(self, X, sample_weight, goes_on):
         model = self._make_model(X)
-        batch = self._batch(X, sample_weight)
-        model.check(batch, type(self).__name__)
-        weight = float(jnp.sum(effective_weight(batch)))
+        model.check(self._given_rows(X, sample_weight), type(self).__name__)
+        least = self.n_components if isinstance(self.n_components, numbers.Integral) else 1
+        batch = self._batch(*distinct_rows(X, sample_weight, max(2, least)))
+        weight = float(np.sum(host_rows(batch)[1]))
         batch = self._condense(batch)
         make = self.update
         update = self._make_update(model, batch) if make is None else make(model)
@@ -136,9 +147,18 @@ class AbstractEstimator(BaseEstimator, abc.ABC):
             warnings.warn(
                 f"{type(self).__name__}: {result.message} To go on, raise max_iter or tol.",
                 ConvergenceWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
         self._keep(model, result)
+        collapsed = np.flatnonzero(_collapsed(model, result.state.params))
+        if collapsed.size:
+            warnings.warn(
+                f"{type(self).__name__}: components {collapsed.tolist()} have collapsed onto a few points, where "
+                "the likelihood is unbounded: fit fewer components, or from several starts (n_init), or raise "
+                "reg_covar.",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
         for name, value in self._describe(weight).items():
             setattr(self, f"{name}_", value)
         return self
@@ -153,7 +173,8 @@ class AbstractEstimator(BaseEstimator, abc.ABC):
 
     def _keep(self, model: Any, result: Result) -> None:
         self.model_ = model
-        self.params_ = result.state.params
+        # Device arrays of float64 would lose digits in a pickle that is read where JAX's default is float32.
+        self.params_ = jax.tree.map(np.asarray, result.state.params)
         self.converged_ = result.converged
         self.n_iter_ = result.num_steps
         self.lower_bound_ = float(result.elbo)
@@ -164,12 +185,41 @@ class AbstractEstimator(BaseEstimator, abc.ABC):
         table: Any = validate_data(
             self,
             X,
-            dtype=jnp.result_type(float),
+            dtype=[np.float64, np.float32]
+            if not hasattr(self, "params_") or reset
+            else self._dtype,
             ensure_all_finite="allow-nan",
             ensure_min_samples=ensure_min_samples,
             reset=reset,
         )
         return table
+
+    @property
+    def _dtype(self) -> Any:
+        """That of the fit."""
+        return jax.tree.leaves(self.params_)[0].dtype
+
+    def _check_arguments(self) -> None:
+        who = type(self).__name__
+        counts = {"max_iter": self.max_iter, "n_init": self.n_init}
+        counts |= {
+            name: number
+            for name, number in dict(
+                n_components=self.n_components, chunk_size=self.chunk_size
+            ).items()
+            if number is not None
+        }
+        check_count(who, **counts)
+        check_not_negative(who, tol=self.tol)
+        if self.update is not None:
+            check_function(who, "lambda model: elbax.Chain(...)", update=self.update)
+
+    def _given_rows(self, X: np.ndarray, sample_weight: Any = None) -> Batch:
+        """The rows as they were given, by the names of their columns, for what errors say of them."""
+        observed = ~np.isnan(X)
+        table = named(X, getattr(self, "feature_names_in_", None))
+        rows = table if observed.all() else Incomplete(np.where(observed, X, 0), observed)
+        return Batch(rows, weight=sample_weight)
 
     def _batch(self, X: np.ndarray, sample_weight: Any = None) -> Batch:
         batch = Batch(X, weight=sample_weight)
@@ -195,22 +245,32 @@ class AbstractEstimator(BaseEstimator, abc.ABC):
         """(log p(x), the summary of p(z | x)) of each row."""
         check_is_fitted(self)
         X = self._validate(X)
-        batch = self._batch(X)
-        self._check_rows(batch)
-        params = self._put(self.params_)
-        found = _each_row(self._summary, self.model_, params, batch, self.chunk_size)
+        with in_precision_of(self._dtype):
+            self._check_rows(self._given_rows(X))
+            batch = self._batch(X)
+            params = self._put(self.params_)
+            found = _each_row(self._summary, self.model_, params, batch, self.chunk_size)
+            scores, summaries = map(np.asarray, found)
         if batch.index is None:
-            scores, summaries = (np.asarray(values)[: len(X)] for values in found)
+            scores, summaries = scores[: len(X)], summaries[: len(X)]
             return scores, summaries
 
         def in_order(values):
-            values = np.asarray(values)
             ordered = np.empty((len(X), *values.shape[2:]), values.dtype)
             ordered[np.asarray(batch.index)] = values
             return ordered
 
-        scores, summaries = map(in_order, found)
-        return scores, summaries
+        return in_order(scores), in_order(summaries)
+
+
+def in_precision_of(dtype: Any) -> Any:
+    """Computing in float64 where the data are, and nowhere else."""
+    return jax.enable_x64(dtype == np.float64)
+
+
+@eqx.filter_jit
+def _collapsed(model: Any, params: PyTree) -> Any:
+    return model.collapsed(params)
 
 
 @eqx.filter_jit

@@ -17,7 +17,7 @@ from ..components._factor_analyzer import Noise
 from ..e_steps import ExactEStep
 from ..families import Distribution
 from ..m_steps import ClosedFormMStep, EvidenceMStep
-from ._estimator import AbstractEstimator
+from ._estimator import AbstractEstimator, in_precision_of
 
 
 @dataclasses.dataclass(eq=False, repr=False, kw_only=True)
@@ -57,7 +57,7 @@ class FactorAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Abstract
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
-        tags.transformer_tags.preserves_dtype = []
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 
     def _make_model(self, X: np.ndarray) -> models.FactorAnalysis:
@@ -73,7 +73,7 @@ class FactorAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Abstract
         return Chain(ExactEStep(model), ClosedFormMStep(model), EvidenceMStep(model))
 
     def _describe(self, weight: float) -> dict[str, Any]:
-        described = self.model_.describe(self.params_)
+        described = self.model_.describe(self._put(self.params_))
         return {
             "components": np.asarray(described["loadings"]).T,
             "mean": np.asarray(described["mean"]),
@@ -96,9 +96,10 @@ class FactorAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Abstract
     def get_covariance(self):
         """W Wᵀ + Ψ, shape `(dim, dim)`."""
         check_is_fitted(self)
-        return np.asarray(self.model_.covariance(self.params_))
+        with in_precision_of(self._dtype):
+            return np.asarray(self.model_.covariance(self._put(self.params_)))
 
-    def get_precision(self):
+    def getin_precision_of(self):
         """The inverse of the covariance."""
         covariance = self.get_covariance()
         return np.linalg.inv(covariance.astype(float)).astype(covariance.dtype)

@@ -12,7 +12,7 @@ from .._types import Any, Key, PyTree
 from ..components import AbstractComponent
 from ..families import Distribution
 from ..models import Mixture
-from ._estimator import AbstractEstimator
+from ._estimator import AbstractEstimator, in_precision_of
 
 
 @dataclasses.dataclass(eq=False, repr=False, kw_only=True)
@@ -59,7 +59,7 @@ class AbstractMixture(AbstractEstimator):
         return model.from_description(**(described | given))
 
     def _describe(self, weight: float) -> dict[str, Any]:
-        described = self.model_.describe(self.params_)
+        described = self.model_.describe(self._put(self.params_))
         return {name: np.asarray(value) for name, value in described.items()}
 
     @staticmethod
@@ -81,8 +81,9 @@ class AbstractMixture(AbstractEstimator):
     def sample(self, n_samples=1):
         """(X, components): draws from the fitted mixture."""
         check_is_fitted(self)
-        x, z = _sample(self.model_, self._put(self.params_), self._key(), n_samples)
-        return np.asarray(x), np.asarray(z)
+        with in_precision_of(self._dtype):
+            x, z = _sample(self.model_, self._put(self.params_), self._key(), n_samples)
+            return np.asarray(x), np.asarray(z)
 
     def bic(self, X):
         """−2 log p(X) + (number of parameters) log(n_samples): the lower the better."""

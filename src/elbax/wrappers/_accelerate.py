@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from .._algebra import dot, is_label, subtract, where
+from .._arguments import check_positive
 from .._state import ELBOState, Info
 from .._types import Array, Bool, Callable, Int, PyTree, Scalar
 from .._update import AbstractUpdate
@@ -75,6 +76,7 @@ class Accelerate(AbstractRemembering):
     def __check_init__(self):
         if (self.to is None) != (self.back is None):
             raise ValueError("Accelerate: give both `to` and `back`, each the other's inverse.")
+        check_positive("Accelerate", growth=self.growth)
         if not self.growth > 1:
             raise ValueError(f"Accelerate: growth must be above 1, got {self.growth}.")
 

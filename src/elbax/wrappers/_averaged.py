@@ -4,6 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._arguments import check_count, check_not_negative
 from .._check import is_concrete
 from .._state import ELBOState, Info
 from .._types import Array, Int, PyTree
@@ -61,10 +62,13 @@ class Averaged(AbstractRemembering):
     start: int = eqx.field(static=True, default=0)
 
     def __check_init__(self):
-        if self.decay is not None and is_concrete(self.decay) and not 0 <= self.decay < 1:
+        check_count("Averaged", least=0, start=self.start)
+        if self.decay is None or not is_concrete(self.decay):
+            return
+        if not isinstance(self.decay, jax.Array):
+            check_not_negative("Averaged", decay=self.decay)
+        if not 0 <= self.decay < 1:
             raise ValueError(f"Averaged: decay must be at least 0 and below 1, got {self.decay}.")
-        if self.start < 0:
-            raise ValueError(f"Averaged: start must be at least 0, got {self.start}.")
 
     def init_memory(self, params: PyTree, posterior: PyTree) -> Average:
         average = eqx.filter(params, eqx.is_inexact_array)

@@ -66,8 +66,8 @@ class Certify(AbstractWrapper):
     def __check_init__(self):
         if not isinstance(self.update, Chain):
             raise TypeError(
-                f"Certify measures between the parts of a Chain; got {type(self.update).__name__}. Put it "
-                "innermost: Repeat(Certify(chain, model), 10)."
+                "Certify: update must be a Chain, between whose parts it measures; got "
+                f"{type(self.update).__name__}. Put it innermost: Repeat(Certify(chain, model), 10)."
             )
 
     @property

@@ -55,8 +55,7 @@ class Every(AbstractRemembering):
 
     def __check_init__(self):
         check_count("Every", period=self.period)
-        if self.offset < 0:
-            raise ValueError(f"Every: offset must be at least 0, got {self.offset}.")
+        check_count("Every", least=0, offset=self.offset)
 
     @property
     def patience(self) -> int:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from .._algebra import where
+from .._arguments import check_flag
 from .._model import models_of
 from .._state import ELBOState, Info
 from .._types import Array, Bool, Int, PyTree
@@ -57,6 +58,9 @@ class Guard(AbstractRemembering):
 
     update: AbstractUpdate
     falling: bool = eqx.field(static=True, default=False)
+
+    def __check_init__(self):
+        check_flag("Guard", falling=self.falling)
 
     @property
     def ascends(self) -> bool:

@@ -15,7 +15,7 @@ class AbstractWrapper(AbstractUpdate):
     def __check_init__(self):
         if not isinstance(self.update, AbstractUpdate):
             raise TypeError(
-                f"{type(self).__name__}: expected an update such as Chain(...), got {self.update!r}."
+                f"{type(self).__name__}: update must be an update such as Chain(...), got {self.update!r}."
             )
 
     @property

@@ -202,7 +202,7 @@ def host_rows(batch: PyTree) -> tuple[PyTree, np.ndarray]:
     return _rows(jax.tree.map(np.asanyarray, as_batch(batch)), np)
 
 
-def _rows(batch: Batch, numpy: Any) -> tuple[PyTree, AnyArray]:
+def _rows(batch: Batch, numpy: Any) -> tuple[PyTree, Any]:
     weight, x = effective_weight(batch, numpy), batch.x
     if not batch.blocked:
         return without_padding(batch, x, weight, numpy), weight

@@ -3,8 +3,6 @@
 All of it is NumPy on the host: on the device each single operation would be a program to compile.
 """
 
-from typing import Literal
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -154,16 +152,13 @@ _RULES: dict[str, tuple[Callable[[np.ndarray], np.ndarray], str]] = {
     "probabilities": (lambda numbers: (numbers >= 0) & (numbers <= 1), "numbers from 0 to 1"),
 }
 
-Rule = Literal[
-    "finite", "positive", "not negative", "probabilities", "shares", "symmetric", "covariances"
-]
 
-
-def check_described(who: str, **described: tuple[Any, Shape, Rule]) -> None:
+def check_described(who: str, **described: tuple[Any, Shape, str]) -> None:
     """Raises `ValueError` for the first `name=(array, shape, rule)` of another shape, or whose values cannot be.
 
-    Shapes are as for `check_shapes`. Shares are not negative and leave something in each row, covariances are
-    symmetric and positive definite.
+    Shapes are as for `check_shapes`. A rule is `"finite"`, `"positive"`, `"not negative"`, `"probabilities"`,
+    `"shares"` (not negative, with something left in each row), `"symmetric"` or `"covariances"` (which are also
+    positive definite).
     """
     sizes: dict[str, int] = {}
     for name, (given, shape, rule) in described.items():

@@ -115,7 +115,7 @@ def _columns(leaf: Any) -> np.ndarray:
     return leaf[:, None] if leaf.ndim == 1 else leaf
 
 
-def all_steps(x: Any, weight: AnyArray) -> tuple[PyTree, AnyArray]:
+def all_steps(x: Any, weight: AnyArray) -> tuple[PyTree, Any]:
     """(steps, weights): the steps of all sequences of a batch as rows, padding with weight 0; on the host where
     they are."""
     numpy: Any = np if isinstance(weight, np.ndarray) else jnp

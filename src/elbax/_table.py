@@ -69,7 +69,7 @@ def _as_array(leaf: Any) -> Any:
     if isinstance(leaf, list):
         return _numbers(_of_list(leaf))
     if isinstance(leaf, np.ma.MaskedArray):
-        return leaf.astype(float).filled(np.nan) if np.ma.is_masked(leaf) else leaf.data
+        return np.ma.filled(leaf.astype(float), np.nan) if np.ma.is_masked(leaf) else leaf.data
     if hasattr(leaf, "toarray") and hasattr(leaf, "nnz"):
         raise TypeError("A sparse matrix is no table of ours: pass x.toarray().")
     if hasattr(leaf, "to_numpy"):

@@ -27,9 +27,10 @@ class AbstractUpdate(eqx.Module):
     def __check_init__(self):
         who = type(self).__name__
         if hasattr(self, "model"):
-            check_model(self.model, who)
-        if getattr(self, "chunk_size", None) is not None:
-            check_count(who, chunk_size=self.chunk_size)
+            check_model(getattr(self, "model"), who)  # noqa: B009
+        chunk_size = getattr(self, "chunk_size", None)
+        if chunk_size is not None:
+            check_count(who, chunk_size=chunk_size)
         for flag in jax.tree.leaves(getattr(self, "free", True)):
             if not (isinstance(flag, bool) or getattr(flag, "dtype", None) == jnp.dtype(bool)):
                 raise TypeError(

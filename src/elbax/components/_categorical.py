@@ -45,7 +45,8 @@ class Categorical(AbstractComponent):
             self.num_values = tuple(map(int, num_values))
         else:
             check_count("Categorical", num_values=num_values)
-            self.num_values = int(num_values)
+            number: Any = num_values
+            self.num_values = int(number)
         check_kind("Categorical", Dirichlet, prior=prior)
         self.prior = prior
 

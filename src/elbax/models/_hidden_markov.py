@@ -255,7 +255,7 @@ class HiddenMarkovModel(AbstractExponentialFamilyModel):
         """
         who, number = "HiddenMarkovModel", self.num_states
         starts, allowed = self.chain.possible()
-        given = {"initial": (initial, (number,), "shares")}
+        given: dict[str, Any] = {"initial": (initial, (number,), "shares")}
         if self.driven:
             check_function(who, "elbax.Network(network)", transition=transition)
         else:

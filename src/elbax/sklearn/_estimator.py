@@ -2,11 +2,11 @@
 
 import abc
 import dataclasses
-import numbers
 import warnings
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
@@ -122,8 +122,8 @@ class AbstractEstimator(BaseEstimator, abc.ABC):
     def _fit(self, X, sample_weight, goes_on):
         model = self._make_model(X)
         model.check(self._given_rows(X, sample_weight), type(self).__name__)
-        least = self.n_components if isinstance(self.n_components, numbers.Integral) else 1
-        batch = self._batch(*distinct_rows(X, sample_weight, max(2, least)))
+        least = max(2, self.n_components or 1)
+        batch = self._batch(*distinct_rows(X, sample_weight, least))
         weight = float(np.sum(host_rows(batch)[1]))
         batch = self._condense(batch)
         make = self.update
@@ -217,9 +217,10 @@ class AbstractEstimator(BaseEstimator, abc.ABC):
     def _given_rows(self, X: np.ndarray, sample_weight: Any = None) -> Batch:
         """The rows as they were given, by the names of their columns, for what errors say of them."""
         observed = ~np.isnan(X)
-        table = named(X, getattr(self, "feature_names_in_", None))
-        rows = table if observed.all() else Incomplete(np.where(observed, X, 0), observed)
-        return Batch(rows, weight=sample_weight)
+        table: Any = named(X, getattr(self, "feature_names_in_", None))
+        if not observed.all():
+            table = Incomplete(jnp.asarray(np.where(observed, X, 0)), jnp.asarray(observed))
+        return Batch(table, weight=sample_weight)
 
     def _batch(self, X: np.ndarray, sample_weight: Any = None) -> Batch:
         batch = Batch(X, weight=sample_weight)

@@ -164,6 +164,16 @@ BAD = {
         ValueError,
         "Exact: .*column 1 is nan",
     ),
+    "nan mode": (
+        lambda: elbax.Hard(elbax.Exact(MODEL, normals()))(NAN[3]),
+        ValueError,
+        "column 1 is nan",
+    ),
+    "nan draws": (
+        lambda: elbax.MonteCarlo(elbax.Exact(MODEL, normals()), 2)(NAN[3], key=KEY),
+        ValueError,
+        "column 1 is nan",
+    ),
     "nan step": (
         lambda: posterior("hidden", np.array([[0.0], [np.nan]])),
         ValueError,

@@ -1,12 +1,15 @@
 """Bayes' rule."""
 
+import functools
+
 import equinox as eqx
+import jax
 
 from .._door import check_datum, check_model
 from .._model import AbstractModel
 from .._program import program
 from .._table import as_arrays
-from .._types import Key, PyTree
+from .._types import Callable, Key, PyTree
 from ..families import Distribution
 
 
@@ -33,17 +36,35 @@ class Exact(eqx.Module):
         return self.model.prepare(self.model.natural(self.params))
 
     def __call__(self, x: PyTree, *, key: Key | None = None) -> Distribution:
+        return _conditional(self, self.looked_at(x))
+
+    def looked_at(self, x: PyTree) -> PyTree:
+        """The datum as arrays; raises `ValueError` for one that the model cannot have made, and for wrong params."""
         x = as_arrays(x)
         self.model.check_params(self.params, "Exact")
         try:
             check_datum(self.model, x, "Exact")
         except ValueError:
             # A datum of another shape is refused in words of its own.
-            eqx.filter_eval_shape(lambda x: self.model.conditional(self.prepared, x), x)
+            if self.model.exact:
+                eqx.filter_eval_shape(lambda x: self.model.conditional(self.prepared, x), x)
             raise
-        return _conditional(self, x)
+        return x
 
 
 @program
 def _conditional(exact: Exact, x: PyTree) -> Distribution:
     return exact.model.conditional(exact.prepared, x)
+
+
+def looks_first(call: Callable) -> Callable:
+    """A posterior's `__call__` that first looks at the datum as every `Exact` inside of it would."""
+    is_exact = lambda node: isinstance(node, Exact)
+
+    @functools.wraps(call)
+    def looking(self, x, *, key=None):
+        for node in filter(is_exact, jax.tree.leaves(self, is_leaf=is_exact)):
+            x = node.looked_at(x)
+        return call(self, x, key=key)
+
+    return looking

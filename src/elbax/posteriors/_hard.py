@@ -10,6 +10,7 @@ from .._program import program
 from .._types import Any, Callable, Key, PyTree, Scalar
 from ..families import AbstractFamily, Distribution
 from ..families._structured import possible_dot
+from ._exact import looks_first
 
 
 class Hard(eqx.Module):
@@ -32,6 +33,7 @@ class Hard(eqx.Module):
     def __check_init__(self):
         check_function("Hard", "elbax.Exact(model, params)", posterior=self.posterior)
 
+    @looks_first
     @program
     def __call__(self, x: PyTree, *, key: Key | None = None) -> "Point":
         q = self.posterior(x, key=key)

@@ -10,7 +10,7 @@ from .._math.linear_algebra import eigh
 from .._program import program
 from .._types import Any, Key, PyTree
 from ..families import Distribution, Gaussian
-from ._exact import Exact
+from ._exact import Exact, looks_first
 
 
 class Laplace(eqx.Module):
@@ -50,6 +50,7 @@ class Laplace(eqx.Module):
                 f"Laplace is for a Gaussian(dim) latent, the model has a {type(model.latent).__name__}."
             )
 
+    @looks_first
     @program
     def __call__(self, x: PyTree, *, key: Key | None = None) -> Distribution:
         model, natural = self.target.model, self.target.prepared

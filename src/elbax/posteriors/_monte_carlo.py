@@ -8,7 +8,7 @@ from .._arguments import check_count, check_function
 from .._program import program
 from .._types import Callable, Key, PyTree
 from ..families import Distribution
-from ._exact import Exact
+from ._exact import Exact, looks_first
 from ._particles import Particles
 
 
@@ -32,6 +32,7 @@ class MonteCarlo(eqx.Module):
         check_function("MonteCarlo", "elbax.Exact(model, params)", posterior=self.posterior)
         check_count("MonteCarlo", num_samples=self.num_samples)
 
+    @looks_first
     @program
     def __call__(self, x: PyTree, *, key: Key | None = None) -> Particles:
         q, z = draw("MonteCarlo", self.posterior, x, self.num_samples, key)
@@ -75,6 +76,7 @@ class Importance(eqx.Module):
         check_function("Importance", "elbax.Exact(model, params)", target=self.target)
         check_count("Importance", num_samples=self.num_samples)
 
+    @looks_first
     @program
     def __call__(self, x: PyTree, *, key: Key | None = None) -> Particles:
         r, z = draw("Importance", self.proposal, x, self.num_samples, key)

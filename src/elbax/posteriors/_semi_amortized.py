@@ -10,7 +10,7 @@ from .._program import by_value, program
 from .._types import Key, PyTree
 from ..families import Distribution
 from ._amortized import Amortized
-from ._exact import Exact
+from ._exact import Exact, looks_first
 
 
 class SemiAmortized(eqx.Module):
@@ -56,6 +56,7 @@ class SemiAmortized(eqx.Module):
         check_optimizer("SemiAmortized", self.optimizer)
         check_count("SemiAmortized", num_steps=self.num_steps)
 
+    @looks_first
     @program
     def __call__(self, x: PyTree, *, key: Key | None = None) -> Distribution:
         family, key = self.encoder.family, jax.random.key(0) if key is None else key

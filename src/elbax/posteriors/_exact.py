@@ -39,7 +39,7 @@ class Exact(eqx.Module):
         return _conditional(self, self.looked_at(x))
 
     def looked_at(self, x: PyTree) -> PyTree:
-        """The datum as arrays; raises `ValueError` for one that the model cannot have made, or for wrong params."""
+        """The datum as arrays; raises `ValueError` for one that the model cannot have made, and wrong params."""
         x = as_arrays(x)
         self.model.check_params(self.params, "Exact")
         try:

@@ -202,6 +202,7 @@ def test_the_precision_is_that_of_the_data(dtype):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("kind", [GaussianMixture, StudentTMixture])
 def test_a_collapse_is_told(kind, dtype):

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._types import Any, Array, PyTree
+from ._types import Any, AnyArray, Array, PyTree
 
 
 class Incomplete(eqx.Module):
@@ -26,8 +26,8 @@ class Incomplete(eqx.Module):
     ```
     """
 
-    values: Array
-    observed: Array
+    values: AnyArray
+    observed: AnyArray
 
 
 def is_incomplete(node: Any) -> bool:
@@ -39,7 +39,7 @@ def has_incomplete(x: PyTree) -> bool:
     return any(map(is_incomplete, jax.tree.leaves(x, is_leaf=is_incomplete)))
 
 
-def known(x: Any) -> tuple[Array, Array]:
+def known(x: Any) -> tuple[Any, Any]:
     """(values, observed) of a table or row, incomplete or not."""
     if is_incomplete(x):
         return x.values, x.observed

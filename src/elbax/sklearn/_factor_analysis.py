@@ -99,7 +99,7 @@ class FactorAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Abstract
         with in_precision_of(self._dtype):
             return np.asarray(self.model_.covariance(self._put(self.params_)))
 
-    def getin_precision_of(self):
+    def get_precision(self):
         """The inverse of the covariance."""
         covariance = self.get_covariance()
         return np.linalg.inv(covariance.astype(float)).astype(covariance.dtype)

@@ -404,12 +404,12 @@ def test_laplace_takes_as_many_steps_as_it_is_told():
             "num_steps must be at least 1",
         ),
         (
-            lambda: elbax.SleepEStep(MIXTURE.model, optax.sgd(1.0), None, 0),
+            lambda: elbax.SleepEStep(MIXTURE.model, optax.sgd(1.0), metropolis, 0),
             ValueError,
             "num_samples must be at least 1",
         ),
         (
-            lambda: elbax.SleepEStep(MIXTURE.model, optax.sgd(1.0), None).init(
+            lambda: elbax.SleepEStep(MIXTURE.model, optax.sgd(1.0), metropolis).init(
                 MIXTURE.params, exact(MIXTURE), key=jax.random.key(0)
             ),
             TypeError,

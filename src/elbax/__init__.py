@@ -5,6 +5,7 @@ from . import (
     datasets as datasets,
     estimators as estimators,
     priors as priors,
+    starts as starts,
 )
 from ._batch import Batch as Batch
 from ._compress import compress as compress, from_moments as from_moments
@@ -99,6 +100,7 @@ from .posteriors import (
     Network as Network,
     SemiAmortized as SemiAmortized,
 )
+from .starts import initial_states as initial_states
 from .wrappers import (
     Accelerate as Accelerate,
     Anneal as Anneal,

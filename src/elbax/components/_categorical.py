@@ -91,7 +91,7 @@ class Categorical(AbstractComponent):
         values, observed = known(x)
         weighted = weight[:, None, None] * self._one_hot(values, observed, weight.dtype)
         counts = jax.ops.segment_sum(weighted, assignment, num_components)
-        whole = jnp.sum(counts, 0)
+        whole = jnp.sum(weighted, 0)
         whole = (whole + 1e-3) / jnp.sum(whole + 1e-3, -1, keepdims=True)
         return self._from_counts(counts + (1 + 0.1 * jnp.sum(counts, -1, keepdims=True)) * whole)
 

@@ -49,7 +49,10 @@ class AbstractComponent(eqx.Module):
         assignment: Int[Array, " num_data"],
         num_components: int,
     ) -> PyTree:
-        """Params from a partition of the weighted data."""
+        """Params from a partition of the weighted data.
+
+        A row of index −1 is in no part, but counts in what components share (a pooled covariance).
+        """
 
     def shapes(self, num_components: int | str) -> PyTree | None:
         """Shapes of the params, as `AbstractModel.shapes` has them; `None` where they are not looked at."""

@@ -14,7 +14,7 @@ from .._check import check_described, check_row
 from .._incomplete import known, known_numbers
 from .._math.linear_algebra import eigh, solve_positive
 from .._model import Reference
-from .._types import Any, Array, PyTree, Scalar
+from .._types import Any, Array, Key, PyTree, Scalar
 from ..families import Gaussian
 from ._component import AbstractComponent
 from ._parts import part_means, pooled_covariance
@@ -189,6 +189,16 @@ class FactorAnalyzer(AbstractComponent):
         if self.noise == "isotropic":
             log_noise = 0.5 * jnp.log(jnp.mean(jnp.exp(2 * log_noise)))
         return {"mean": mean, "loadings": deviation[:, None] * loadings, "log_noise": log_noise}
+
+    def one_random_start(self, key: Key, mean: Array, variance: Array) -> PyTree:
+        """Loadings drawn from a normal, of which half of every column's variance comes."""
+        deviation = jnp.sqrt(jnp.where(variance > 0, variance, 1e-10))
+        shape = (mean.size, self.num_factors)
+        drawn = jax.random.normal(key, shape, mean.dtype) * math.sqrt(0.5 / self.num_factors)
+        log_noise = jnp.log(deviation) + 0.5 * math.log(0.5)
+        if self.noise == "isotropic":
+            log_noise = 0.5 * jnp.log(jnp.mean(jnp.exp(2 * log_noise)))
+        return {"mean": mean, "loadings": deviation[:, None] * drawn, "log_noise": log_noise}
 
     def one_log_prior(self, params: PyTree) -> Scalar | float:
         if self.floor == 0:

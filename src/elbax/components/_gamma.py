@@ -57,9 +57,10 @@ class Gamma(AbstractComponent):
         """Means of the parts, and their pooled coefficient of variation."""
         x, observed = known_numbers(x)
         seen = observed.astype(x.dtype)
-        mean, residual, _ = part_means(x, seen, weight, assignment, num_components, 1.0)
+        mean, residual, center = part_means(x, seen, weight, assignment, num_components, 1.0)
         share = weight / jnp.sum(weight)
-        relative = matmul(share, (residual / mean[assignment]) ** 2) / matmul(share, seen)
+        about = jnp.concatenate([mean, center[None]])[assignment]
+        relative = matmul(share, (residual / about) ** 2) / matmul(share, seen)
         shape = jnp.clip(1 / jnp.maximum(relative, 1e-3), 1e-2, self.largest_shape)
         log_shapes = jnp.broadcast_to(jnp.log(shape), mean.shape)
         return {"log_shapes": log_shapes, "log_rates": log_shapes - jnp.log(mean)}

@@ -93,7 +93,7 @@ class GeneralizedLinear(AbstractComponent):
         }[self.response]
         transformed = transform(target)
         coefficients = least_squares(inputs, transformed, weight, assignment, num_components)
-        params: dict[str, Any] = {"predictor": linear(coefficients)}
+        params: dict[str, Any] = {"predictor": linear(coefficients[:-1])}
         if self.response == "normal":
             share = weight / jnp.sum(weight)
             center = jnp.sum(share * target)

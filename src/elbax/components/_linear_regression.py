@@ -66,7 +66,7 @@ class LinearRegression(AbstractComponent):
         spread = matmul(share, (target - center) ** 2)
         variance = matmul(share, residual**2) + 1e-3 * spread
         return {
-            "coefficients": coefficients,
+            "coefficients": coefficients[:-1],
             "log_noise": jnp.full(num_components, 0.5 * jnp.log(variance)),
         }
 
@@ -217,12 +217,24 @@ def solve_masked(gram: Array, cross: Array, moving: Array) -> Array:
 
 
 def least_squares(inputs, target, weight, assignment, num_components, pull: float = 0.1) -> Array:
-    """Coefficients in each part, the whole counting `pull` of its weight in every part."""
+    """Coefficients (K + 1, width) in each part and, last, in the whole.
+
+    The whole counts `pull` of a part's weight in it, so that a part of one row has the whole's line brought near.
+    """
     u = jax.vmap(design)(inputs)
     share = weight / jnp.sum(weight)
     outer = jax.vmap(jnp.outer)(u, u)
     weighted = share[:, None, None] * outer, share[:, None] * u * target[:, None]
-    gram, cross = (jax.ops.segment_sum(w, assignment, num_components) for w in weighted)
-    pull = pull / num_components
-    gram, cross = gram + pull * jnp.sum(gram, 0), cross + pull * jnp.sum(cross, 0)
+    mass = jax.ops.segment_sum(share, assignment, num_components)
+
+    def systems(weighted):
+        parts, whole = (
+            jax.ops.segment_sum(weighted, assignment, num_components),
+            jnp.sum(weighted, 0),
+        )
+        each = mass.reshape((-1,) + (1,) * (parts.ndim - 1))
+        mixed = parts / jnp.where(each > 0, each, 1) + pull * whole
+        return jnp.concatenate([mixed, whole[None]])
+
+    gram, cross = map(systems, weighted)
     return jax.vmap(lambda g, c: solve_masked(g, c, jnp.ones(len(c), bool)))(gram, cross)

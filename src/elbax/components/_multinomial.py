@@ -56,8 +56,9 @@ class Multinomial(AbstractComponent):
     def init(self, x, weight, assignment, num_components):
         """Frequencies in the parts, drawn a little to those in the whole."""
         counts = x.astype(weight.dtype)
-        parts = jax.ops.segment_sum(weight[:, None] * counts, assignment, num_components)
-        whole = jnp.sum(parts, 0) + 1e-3
+        weighted = weight[:, None] * counts
+        parts = jax.ops.segment_sum(weighted, assignment, num_components)
+        whole = jnp.sum(weighted, 0) + 1e-3
         whole = whole / jnp.sum(whole)
         mixed = parts + (1 + 0.1 * jnp.sum(parts, -1, keepdims=True)) * whole
         return {"logits": jax.nn.log_softmax(jnp.log(mixed))}

@@ -17,6 +17,8 @@ def part_means(
 ) -> tuple[Array, Array, Array]:
     """(each part's mean (K, dim), x − the mean of its part or 0 where not seen, the whole mean (dim,)).
 
+    A row of index −1 is in no part, and about the whole mean.
+
     A part in which a column is never seen takes the whole mean there; so does every part, as if it
     had seen `pseudo_count` rows there.
     """
@@ -27,7 +29,9 @@ def part_means(
     offset = jax.ops.segment_sum(share[:, None] * seen * (x - center), assignment, num_components)
     count = mass + pseudo_count / x.shape[0]
     mean = center + offset / jnp.where(count > 0, count, 1)
-    return mean, seen * (x - mean[assignment]), center
+    # A row in no part, of index -1, is taken about the whole mean.
+    about = jnp.concatenate([mean, center[None]])[assignment]
+    return mean, seen * (x - about), center
 
 
 def pooled_covariance(

@@ -20,6 +20,7 @@ from .._update import AbstractUpdate, Chain
 from ..e_steps import ExactEStep
 from ..m_steps import ClosedFormMStep
 from ..posteriors import Exact
+from ..starts import Init, initial_states
 
 
 class Criteria(eqx.Module):
@@ -163,6 +164,7 @@ def select(
     key: Key,
     by: Criterion = "bic",
     num_restarts: int = 8,
+    init: Init | list[Init] | None = None,
     held_out: PyTree | None = None,
     update: Callable[[Any], AbstractUpdate] = expectation_maximization,
     max_steps: int = 1000,
@@ -175,6 +177,7 @@ def select(
     - `models`: models by name: `{f"{c}, {k}": GaussianMixture(k, c) for c in ... for k in ...}`.
     - `by`: `"bic"`, `"aic"`, `"icl"` (the lowest wins), or `"held_out"` (the highest evidence).
     - `num_restarts`: starts for each, vmapped; ends that collapsed are not returned.
+    - `init`: where fits start, as for `initial_states`: by default starts of several kinds.
     - `held_out`: a batch that no fit sees, whose evidence is reported.
     - `update`: from a model to its update; EM by default.
 
@@ -213,13 +216,9 @@ def select(
     for name, model in models.items():
         step = update(model)
 
-        def start(key, model=model, step=step):
-            params = model.init(key, batch)
-            return step.init(params, Exact(model, params), key=key)
-
         # The data are checked once, where their values are known.
         model.check(batch, f"select, {name}")
-        states = jax.vmap(start)(jax.random.split(key, num_restarts))
+        states = initial_states(step, batch, key=key, num_restarts=num_restarts, init=init)
         try:
             fitted = fit_restarts(
                 step,

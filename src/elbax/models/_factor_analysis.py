@@ -1,5 +1,7 @@
 """Factor analysis, and probabilistic PCA by its name."""
 
+from typing import Literal
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -18,6 +20,7 @@ from ..components import FactorAnalyzer
 from ..components._factor_analyzer import Noise
 from ..components._parts import pooled_covariance
 from ..families import Gaussian
+from ..starts import start_of
 
 
 class FactorAnalysis(AbstractExponentialFamilyModel):
@@ -91,8 +94,21 @@ class FactorAnalysis(AbstractExponentialFamilyModel):
                 f"{who}: the pattern has {len(self.pattern)} rows, the data {dim} columns."
             )
 
-    def init(self, key: Key, x: PyTree) -> PyTree:
-        """Probabilistic PCA of the correlations, with loadings jittered by the key."""
+    def init(
+        self,
+        key: Key,
+        x: PyTree,
+        init: Literal["principal_components", "random"] | PyTree = "principal_components",
+    ) -> PyTree:
+        """Params to start from: a pure function of the key, so restarts may be vmapped.
+
+        **Arguments:**
+
+        - `init`: `"principal_components"`, probabilistic PCA of the correlations with loadings jittered by the
+            key; `"random"`, loadings drawn by the key; or params, which are returned as they are.
+
+        **Raises** `ValueError` for data that no fit could use.
+        """
         check_key(key, "FactorAnalysis.init")
         if is_concrete(x):
             self.check(x, "FactorAnalysis.init")
@@ -100,7 +116,7 @@ class FactorAnalysis(AbstractExponentialFamilyModel):
             varied = self.analyzer.noise == "diagonal"
             check_table(*host_rows(x), "FactorAnalysis.init", varied=varied)
         table, weight = rows(x)
-        return _start(self, key, table, weight)
+        return start_of(_start, init, self, key, table, weight)
 
     def _masked(self, params: PyTree) -> PyTree:
         """Zeros where the pattern says so: a loading there enters nothing and has no gradient."""
@@ -263,12 +279,14 @@ def ProbabilisticPCA(num_factors: int, *, floor: float = 1e-6) -> FactorAnalysis
 
 
 @eqx.filter_jit
-def _start(model: FactorAnalysis, key: Key, x: PyTree, weight: Array) -> PyTree:
+def _start(model: FactorAnalysis, key: Key, x: PyTree, weight: Array, drawn: bool) -> PyTree:
     x, observed = known_numbers(x)
     seen, weight = observed.astype(x.dtype), weight.astype(x.dtype)
     total = matmul(weight, seen)
     mean = matmul(weight, seen * x) / total
     covariance, variance = pooled_covariance(seen * (x - mean), seen, weight)
+    if drawn:
+        return model._masked(model.analyzer.one_random_start(key, mean, variance))
     return model._masked(model.analyzer.one_start(key, mean, covariance, variance))
 
 

@@ -8,26 +8,25 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._algebra import log
-from .._arguments import check_flag, check_function, check_key, check_kind
+from .._arguments import check_flag, check_function, check_kind
 from .._batch import host_rows, rows
 from .._check import check_described, check_each, check_enough, is_concrete
 from .._door import enter_sample
 from .._free import is_frozen
 from .._incomplete import has_incomplete
-from .._model import AbstractExponentialFamilyModel
 from .._sequence import all_steps, as_sequence, check_sequences, values_of
 from .._shares import log_prior_of_shares, log_shares_of, maximize_shares
-from .._types import Any, AnyArray, Array, Bool, Int, Key, PyTree, Scalar
+from .._types import Any, AnyArray, Array, Bool, Float, Int, Key, PyTree, Scalar
 from ..components import AbstractComponent
 from ..families import MarkovChain
 from ..families._recursion import runs_pairwise
 from ..posteriors import Network
 from ..priors import Dirichlet
-from ._k_means import k_means
+from ..starts import AbstractPartitioned
 from ._mixture import check_components
 
 
-class HiddenMarkovModel(AbstractExponentialFamilyModel):
+class HiddenMarkovModel(AbstractPartitioned):
     r"""$p(x, z) = \pi_{z_1} \prod_{t<T} P_{z_t z_{t+1}} \prod_t p(x_t \mid \theta_{z_t})$: one datum is a
     sequence.
 
@@ -114,34 +113,45 @@ class HiddenMarkovModel(AbstractExponentialFamilyModel):
     def check(self, batch: PyTree, who: str = "fit") -> None:
         x, weight = host_rows(batch)
         self._check_sequences(x, weight, who)
-        values, weight = all_steps(x, weight)
-        self.component.check(values[1] if self.driven else values, weight, who)
+        steps, weight = all_steps(x, weight)
+        self.component.check(self._values(steps), weight, who)
 
     def _check_sequences(self, x: PyTree, weight: AnyArray, who: str) -> None:
         # A step of one array is a row; of several, some may be single numbers.
         check_sequences(x, weight, who, 3 if len(jax.tree.leaves(values_of(x))) == 1 else 2)
 
-    def init(self, key: Key, x: PyTree) -> PyTree:
-        """Params from a k-means++ start on the steps, in whatever order they come, and transitions that stay
-        half of the time: a pure function of the key, so restarts may be vmapped.
+    @property
+    def num_parts(self) -> int:
+        return self.num_states
 
-        **Raises** `ValueError` for data that no fit could use.
-        """
-        check_key(key, "HiddenMarkovModel.init")
-        if is_concrete(x):
+    def start_rows(self, batch: PyTree) -> tuple[PyTree, Array]:
+        """The steps, in whatever order they come: starts do not see it."""
+        if is_concrete(batch):
             who = "HiddenMarkovModel.init"
-            found = host_rows(x)
+            found = host_rows(batch)
             self._check_sequences(*found, who)
-            values, weight = all_steps(*found)
-            self.component.check(values[1] if self.driven else values, weight, who, varied=True)
+            steps, weight = all_steps(*found)
+            self.component.check(self._values(steps), weight, who, varied=True)
             check_enough(weight, who, self.num_states)
-        values, weight = all_steps(*rows(x))
-        inputs, values = values if self.driven else (values, values)
-        params = _start(self, key, values, weight)
+        return all_steps(*rows(batch))
+
+    def _values(self, steps: PyTree) -> PyTree:
+        return steps[1] if self.driven else steps
+
+    def start_table(self, x: PyTree) -> Float[Array, "num_rows features"]:
+        return self.component.table(self._values(x))
+
+    def from_parts(self, x: PyTree, weight: Array, assignment: Array) -> PyTree:
+        """Emissions of the parts, and transitions that stay half of the time."""
+        number, dtype = self.num_states, weight.dtype
+        transition = jnp.log(0.5 * jnp.eye(number, dtype=dtype) + 0.5 / number)
         if self.driven:
-            width = inputs.shape[-1]
-            params["transition"] = _linear_logits(params["transition"], width)
-        return params
+            transition = _linear_logits(transition, x[0].shape[-1])
+        return {
+            "initial": jnp.full(number, -jnp.log(number), dtype),
+            "transition": transition,
+            "components": self.component.init(self._values(x), weight, assignment, number),
+        }
 
     @property
     def shapes(self) -> PyTree:
@@ -323,17 +333,3 @@ def _linear_logits(logits: Array, width: int) -> PyTree:
 
 def _apply(weights, inputs):
     return weights["logits"] + weights["slopes"] @ inputs.astype(weights["slopes"].dtype)
-
-
-@eqx.filter_jit
-def _start(model: HiddenMarkovModel, key: Key, x: PyTree, weight: Array) -> PyTree:
-    component, number = model.component, model.num_states
-    table = component.table(x)
-    weight = weight.astype(table.dtype)
-    assignment = k_means(key, table, weight, number)
-    staying = 0.5 * jnp.eye(number, dtype=table.dtype) + 0.5 / number
-    return {
-        "initial": jnp.full(number, -jnp.log(number), table.dtype),
-        "transition": jnp.log(staying),
-        "components": component.init(x, weight, assignment, number),
-    }

@@ -19,6 +19,7 @@ from .._types import Any, Array, Key, PyTree, Scalar
 from ..components._covariance import Diagonal, Full, Spherical
 from ..components._parts import pooled_covariance
 from ..families import GaussianChain
+from ..starts import start_of
 from ._linear_gaussian import LinearGaussian
 
 
@@ -121,8 +122,18 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
         check_sequences(x, weight, who, 3)
         check_table(*all_steps(x, weight), who, varied=False)
 
-    def init(self, key: Key, x: PyTree) -> PyTree:
-        """A start at slow dynamics and the principal directions of the steps: a pure function of the key.
+    def init(
+        self,
+        key: Key,
+        x: PyTree,
+        init: Literal["principal_components", "random"] | PyTree = "principal_components",
+    ) -> PyTree:
+        """Params to start from: a pure function of the key, so restarts may be vmapped.
+
+        **Arguments:**
+
+        - `init`: `"principal_components"`, slow dynamics and the principal directions of the steps, jittered
+            by the key; `"random"`, both drawn by the key; or params, which are returned as they are.
 
         **Raises** `ValueError` for data that no fit could use.
         """
@@ -133,7 +144,7 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
             check_sequences(*found, who, 3)
             check_table(*all_steps(*found), who)
         steps, weight = all_steps(*rows(x))
-        return _start(self, key, steps, weight)
+        return start_of(_start, init, self, key, steps, weight)
 
     @property
     def shapes(self) -> PyTree:
@@ -362,7 +373,9 @@ def _log_volume(root: Array) -> Scalar:
 
 
 @eqx.filter_jit
-def _start(model: LinearGaussianStateSpace, key: Key, x: PyTree, weight: Array) -> PyTree:
+def _start(
+    model: LinearGaussianStateSpace, key: Key, x: PyTree, weight: Array, drawn: bool
+) -> PyTree:
     values, observed = known_numbers(x)
     seen = observed.astype(values.dtype)
     weight = weight.astype(values.dtype)
@@ -377,14 +390,19 @@ def _start(model: LinearGaussianStateSpace, key: Key, x: PyTree, weight: Array) 
     directions = (vectors * jnp.sqrt(jnp.maximum(eigenvalues, 0)))[:, ::-1][:, :found]
     key_emission, key_transition = jax.random.split(key)
     extra = 0.1 * jax.random.normal(key_emission, (outputs, dim - found), dtype)
-    matrix = 0.9 * jnp.eye(dim, dtype=dtype)
-    matrix += 0.05 * jax.random.normal(key_transition, (dim, dim), dtype)
+    noise = jax.random.normal(key_transition, (dim, dim), dtype)
+    matrix = 0.9 * jnp.eye(dim, dtype=dtype) + 0.05 * noise
+    emission = jnp.concatenate([directions, extra], 1)
+    if drawn:
+        # Of a matrix of such entries no eigenvalue is far outside of 0.7.
+        matrix = 0.7 * noise / math.sqrt(dim)
+        emission = jax.random.normal(key_emission, (outputs, dim), dtype) / math.sqrt(dim)
     params = model.from_description(
         initial_mean=jnp.zeros(dim),
         initial_covariance=jnp.eye(dim),
         transition=matrix,
         transition_covariance=0.2 * jnp.eye(dim),
-        emission=scale[:, None] * jnp.concatenate([directions, extra], 1),
+        emission=scale[:, None] * emission,
         emission_covariance=jnp.diag(0.3 * scale**2),
         **({"emission_offset": offset} if model.offsets else {}),
     )

@@ -5,21 +5,20 @@ import jax
 import jax.numpy as jnp
 
 from .._algebra import log
-from .._arguments import check_count, check_key, check_kind
+from .._arguments import check_count, check_kind
 from .._batch import host_rows, rows
 from .._check import check_described, check_each, check_enough, is_concrete
 from .._door import enter_sample
 from .._free import log_shares
 from .._incomplete import has_incomplete
-from .._model import AbstractExponentialFamilyModel
 from .._types import Any, Array, Bool, Float, Int, Key, PyTree, Scalar
 from ..components import AbstractComponent
 from ..families import Categorical
 from ..priors import Dirichlet
-from ._k_means import k_means
+from ..starts import AbstractPartitioned, shares_of
 
 
-class Mixture(AbstractExponentialFamilyModel):
+class Mixture(AbstractPartitioned):
     r"""$p(x, z = k) = \pi_k\, p(x \mid \theta_k)$, with z categorical.
 
     Params: `{"logits": (K,), "components": the component's own}`. Exact E-step and closed-form M-step
@@ -70,16 +69,21 @@ class Mixture(AbstractExponentialFamilyModel):
     def check(self, batch: PyTree, who: str = "fit") -> None:
         self.component.check(*host_rows(batch), who)
 
-    def init(self, key: Key, x: PyTree) -> PyTree:
-        """Params from a k-means++ start: a pure function of the key, so restarts may be vmapped.
+    @property
+    def num_parts(self) -> int:
+        return self.num_components
 
-        `x` is what the component takes, with a leading axis, or a `Batch` (also of incomplete rows).
+    def start_rows(self, batch: PyTree) -> tuple[PyTree, Array]:
+        return start_rows(self.component, self.num_components, batch, "Mixture.init")
 
-        **Raises** `ValueError` for data that no fit could use (it names the row or the column).
-        """
-        check_key(key, "Mixture.init")
-        table, weight = start_data(self.component, self.num_components, x, "Mixture.init")
-        return _start(self, key, table, weight)
+    def start_table(self, x: PyTree) -> Float[Array, "num_rows features"]:
+        return self.component.table(x)
+
+    def from_parts(self, x: PyTree, weight: Array, assignment: Array) -> PyTree:
+        return {
+            "logits": shares_of(weight, assignment, self.num_components),
+            "components": self.component.init(x, weight, assignment, self.num_components),
+        }
 
     @property
     def shapes(self) -> PyTree:
@@ -211,7 +215,7 @@ def check_components(who: str, component: Any, **number: int) -> None:
     check_count(who, **number)
 
 
-def start_data(
+def start_rows(
     component: AbstractComponent, number: int, x: PyTree, who: str
 ) -> tuple[PyTree, Array]:
     """(rows, weights) to start from, checked where their values are known."""
@@ -220,17 +224,3 @@ def start_data(
         component.check(table, weight, who, varied=True)
         check_enough(weight, who, number)
     return rows(x)
-
-
-@eqx.filter_jit
-def _start(model: Mixture, key: Key, x: PyTree, weight: Array) -> PyTree:
-    component, number = model.component, model.num_components
-    table = component.table(x)
-    weight = weight.astype(table.dtype)
-    assignment = k_means(key, table, weight, number)
-    mass = jax.ops.segment_sum(weight, assignment, number)
-    floor = 1e-3 * jnp.sum(weight) / number
-    return {
-        "logits": jax.nn.log_softmax(jnp.log(jnp.maximum(mass, floor))),
-        "components": component.init(x, weight, assignment, number),
-    }

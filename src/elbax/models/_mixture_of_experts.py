@@ -4,21 +4,20 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._arguments import check_key, check_not_negative
+from .._arguments import check_not_negative
 from .._batch import host_rows
 from .._check import check_described, check_each
 from .._door import enter_sample
 from .._free import is_frozen
-from .._model import AbstractExponentialFamilyModel
 from .._types import Any, Array, Bool, Float, Int, Key, PyTree, Scalar
 from ..components import AbstractComponent
 from ..components._linear import described, linear
 from ..families import Categorical
-from ._k_means import k_means
-from ._mixture import check_components, start_data
+from ..starts import AbstractPartitioned
+from ._mixture import check_components, start_rows
 
 
-class MixtureOfExperts(AbstractExponentialFamilyModel):
+class MixtureOfExperts(AbstractPartitioned):
     r"""$p(y, z = k \mid u) = g_k(u)\, p(y \mid u, \theta_k)$ with a softmax gate g (Jordan and Jacobs 1994).
 
     A datum is `(inputs, target)`. Params: `{"gate": f, "experts": the component's own}`, where the gate is
@@ -77,14 +76,25 @@ class MixtureOfExperts(AbstractExponentialFamilyModel):
     def check(self, batch: PyTree, who: str = "fit") -> None:
         self.expert.check(*host_rows(batch), who)
 
-    def init(self, key: Key, x: PyTree) -> PyTree:
-        """Experts from a k-means++ partition of inputs and targets together, and a gate that prefers none.
+    @property
+    def num_parts(self) -> int:
+        return self.num_experts
 
-        **Raises** `ValueError` for data that no fit could use.
-        """
-        check_key(key, "MixtureOfExperts.init")
-        table, weight = start_data(self.expert, self.num_experts, x, "MixtureOfExperts.init")
-        return _start(self, key, table, weight)
+    def start_rows(self, batch: PyTree) -> tuple[PyTree, Array]:
+        return start_rows(self.expert, self.num_experts, batch, "MixtureOfExperts.init")
+
+    def start_table(self, x: PyTree) -> Float[Array, "num_rows features"]:
+        """Inputs and targets together."""
+        return self.expert.table(x)
+
+    def from_parts(self, x: PyTree, weight: Array, assignment: Array) -> PyTree:
+        """Experts of the parts, and a gate that prefers none."""
+        num_inputs = x[0].shape[-1]
+        gate = linear(jnp.zeros((self.num_experts, num_inputs + 1), weight.dtype))
+        return {
+            "gate": gate,
+            "experts": self.expert.init(x, weight, assignment, self.num_experts),
+        }
 
     @property
     def shapes(self) -> PyTree:
@@ -181,12 +191,3 @@ class MixtureOfExperts(AbstractExponentialFamilyModel):
     def collapsed(self, params: PyTree) -> Bool[Array, " K"]:
         """Which experts have shrunk onto a few points."""
         return jnp.broadcast_to(self.expert.collapsed(params["experts"]), (self.num_experts,))
-
-
-@eqx.filter_jit
-def _start(model: MixtureOfExperts, key: Key, x: PyTree, weight: Array) -> PyTree:
-    table = model.expert.table(x)
-    weight = weight.astype(table.dtype)
-    assignment = k_means(key, table, weight, model.num_experts)
-    gate = linear(jnp.zeros((model.num_experts, table.shape[1]), table.dtype))
-    return {"gate": gate, "experts": model.expert.init(x, weight, assignment, model.num_experts)}

@@ -28,6 +28,7 @@ from ..e_steps import ExactEStep
 from ..families import Distribution
 from ..m_steps import ClosedFormMStep
 from ..posteriors import Exact
+from ..starts import initial_params
 from ._distinct_rows import distinct_rows
 
 
@@ -90,6 +91,10 @@ class AbstractEstimator(BaseEstimator, abc.ABC):
     def _start(self, model: Any, key: Key, batch: Batch) -> PyTree:
         return model.init(key, batch)
 
+    def _starts(self, model: Any, key: Key, batch: Batch) -> PyTree:
+        """The params of `n_init` starts, with a leading axis."""
+        return initial_params(model, batch, key=key, num_restarts=self.n_init)
+
     def _condense(self, batch: Batch) -> Batch:
         """The batch that the fit sees."""
         return batch
@@ -129,18 +134,19 @@ class AbstractEstimator(BaseEstimator, abc.ABC):
         make = self.update
         update = self._make_update(model, batch) if make is None else make(model)
 
-        def begin(key, params=None):
-            key_start, key_run = jax.random.split(key)
-            params = self._start(model, key_start, batch) if params is None else params
-            return update.init(params, Exact(model, params), key=key_run)
+        def begin(params, key):
+            return update.init(params, Exact(model, params), key=key)
 
         key, options = self._key(), {"max_steps": self.max_iter, "tolerance": self.tol}
+        key_start, key_run = jax.random.split(key)
         if goes_on:
-            result = fit(update, begin(key, self._put(self.params_)), batch, **options)
+            result = fit(update, begin(self._put(self.params_), key_run), batch, **options)
         elif self.n_init == 1:
-            result = fit(update, begin(key), batch, **options)
+            params = self._start(model, key_start, batch)
+            result = fit(update, begin(params, key_run), batch, **options)
         else:
-            states = jax.vmap(begin)(jax.random.split(key, self.n_init))
+            params = self._starts(model, key_start, batch)
+            states = jax.vmap(begin)(params, jax.random.split(key_run, self.n_init))
             ends = fit_restarts(update, states, batch, reject=model.collapsed, **options)
             result = ends.best
         if not result.converged:

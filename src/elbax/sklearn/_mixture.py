@@ -4,6 +4,7 @@ import abc
 import dataclasses
 
 import equinox as eqx
+import jax
 import numpy as np
 from sklearn.utils.validation import check_is_fitted, check_non_negative
 
@@ -12,6 +13,7 @@ from .._types import Any, Key, PyTree
 from ..components import AbstractComponent
 from ..families import Distribution
 from ..models import Mixture
+from ..starts import initial_params
 from ._estimator import AbstractEstimator, in_precision_of
 
 
@@ -19,16 +21,28 @@ from ._estimator import AbstractEstimator, in_precision_of
 class AbstractMixture(AbstractEstimator):
     """Mixtures: labels, their probabilities, information criteria, draws.
 
-    A parameter `weights_init` (or another attribute's name before `_init`) is where fits start in that
-    attribute; what is not given starts from k-means++.
+    `init_params` says where fits start, in scikit-learn's words and ours: `"kmeans"`, `"k-means++"`, `"random"`
+    (rows shared at random), `"random_from_data"` (rows as means), `"quantiles"`, `"hierarchical"`, or a function
+    as `elbax.Mixture.init` takes it. `"auto"` is k-means for one start, and starts of several kinds for more. A
+    parameter `weights_init` (or another attribute's name before `_init`) is where fits start in that attribute.
     """
 
+    init_params: Any = "auto"
     weights_init: Any = None
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.estimator_type = "density_estimator"
         return tags
+
+    def _check_arguments(self) -> None:
+        super()._check_arguments()
+        # Equal rows are seen as one, so labels of rows have no place.
+        if not (isinstance(self.init_params, str) or callable(self.init_params)):
+            raise TypeError(
+                f"{type(self).__name__}: init_params must be a name such as 'kmeans' or a function (key, table, "
+                f"weight, n_components), got {self.init_params!r}."
+            )
 
     @abc.abstractmethod
     def _component(self, X: np.ndarray) -> AbstractComponent:
@@ -43,9 +57,29 @@ class AbstractMixture(AbstractEstimator):
         return {name: value for name, value in found.items() if value is not None}
 
     def _start(self, model: Any, key: Key, batch: Batch) -> PyTree:
-        params = super()._start(model, key, batch)
+        init = "k-means" if self._starts_vary else self.init_params
+        return self._with_given(model, model.init(key, batch, init))
+
+    def _starts(self, model: Any, key: Key, batch: Batch) -> PyTree:
+        init = None if self._starts_vary else self.init_params
+        params = initial_params(model, batch, key=key, num_restarts=self.n_init, init=init)
+        if not self._start_given:
+            return params
+        each = [jax.tree.map(lambda leaf, i=i: leaf[i], params) for i in range(self.n_init)]
+        each = [self._with_given(model, params) for params in each]
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *each)
+
+    @property
+    def _starts_vary(self) -> bool:
+        return isinstance(self.init_params, str) and self.init_params == "auto"
+
+    @property
+    def _start_given(self) -> bool:
         own = self.get_params(deep=False)
-        if all(own[name] is None for name in own if name.endswith("_init")):
+        return any(own[name] is not None for name in own if name.endswith("s_init"))
+
+    def _with_given(self, model: Any, params: PyTree) -> PyTree:
+        if not self._start_given:
             return params
         described = model.describe(params)
         given = self._given(described)

@@ -1,0 +1,19 @@
+"""Where fits start: functions `(key, table, weight, num_components)` that part the rows of a table.
+
+`table` has a row for each datum, NaN where missing, in which rows that are alike are near. A start returns the
+part of each row, shape `(num_rows,)`, −1 for a row in none, or responsibilities of shape `(num_rows,
+num_components)`. Any such function is an `init=` of a model, which knows those here by their names too.
+"""
+
+from ._hierarchical import hierarchical as hierarchical
+from ._k_means import k_means as k_means
+from ._quantiles import quantiles as quantiles
+from ._responsibilities import random as random
+from ._rows import k_means_plus_plus as k_means_plus_plus, random_from_data as random_from_data
+from ._start import (
+    AbstractPartitioned as AbstractPartitioned,
+    Init as Init,
+    shares_of as shares_of,
+    start_of as start_of,
+)
+from ._states import initial_params as initial_params, initial_states as initial_states

@@ -1,0 +1,176 @@
+"""Many starts at once: what restarts begin from."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._arguments import check_count, check_key
+from .._check import is_concrete
+from .._model import AbstractModel, models_of
+from .._state import ELBOState
+from .._types import Any, Callable, Key, PyTree
+from .._update import AbstractUpdate
+from ..posteriors import Exact
+from ._start import AbstractPartitioned, from_parted, Init, is_params, known_start, Name
+
+
+def initial_states(
+    update: AbstractUpdate,
+    batch: PyTree,
+    *,
+    key: Key,
+    num_restarts: int = 8,
+    init: Init | list[Init] | None = None,
+    posterior: Callable[[PyTree], PyTree] | None = None,
+) -> ELBOState:
+    r"""States to fit from, one for each restart: what `fit_restarts` takes.
+
+    By default starts are of several kinds, for what many of one kind miss: of eight, one each from k-means,
+    hierarchical clusters, quantiles and k-means++, the others from random rows as means with the covariance of
+    all rows; of more, three of four from random rows. Where one such end is the best and others are not, ask for
+    more restarts.
+
+    **Arguments:**
+
+    - `update`: the update to fit by; the model is its model's.
+    - `batch`: the data.
+    - `num_restarts`: how many.
+    - `init`: a start as `model.init` takes it, for all of them, or a list of starts, dealt out in turn.
+    - `posterior`: a function from params to the posterior to begin with; `Exact(model, params)` by default.
+
+    **Raises** `TypeError` for an update of no model, or of a model without `init`.
+
+    ```python
+    >>> import elbax, jax
+    >>> x, model = elbax.datasets.old_faithful(), elbax.GaussianMixture(3)
+    >>> em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
+    >>> states = elbax.initial_states(em, x, key=jax.random.key(0), num_restarts=8)
+    >>> restarts = elbax.fit_restarts(em, states, x, reject=model.collapsed)
+    >>> print(restarts.codes[0], round(float(restarts.best.elbo) * len(x), 1))
+    converged -1119.2
+
+    ```
+    """
+    models = models_of(update)
+    if not models:
+        raise TypeError(f"initial_states: {type(update).__name__} has no model to start.")
+    model = models[0]
+    check_key(key, "initial_states")
+    if posterior is None:
+        posterior = eqx.Partial(Exact, model)
+    key_start, key_run = jax.random.split(key)
+    params = initial_params(model, batch, key=key_start, num_restarts=num_restarts, init=init)
+    return _states(update, posterior, params, key_run)
+
+
+def initial_params(
+    model: AbstractModel,
+    batch: PyTree,
+    *,
+    key: Key,
+    num_restarts: int,
+    init: Init | list[Init] | None = None,
+) -> PyTree:
+    """The params of `initial_states`, with a leading axis of restarts."""
+    check_count("initial_states", num_restarts=num_restarts)
+    keys = jax.random.split(key, num_restarts)
+    if not isinstance(model, AbstractPartitioned):
+        return _by_its_own_init(model, batch, keys, init)
+    rows, weight = model.start_rows(batch)
+    if init is None:
+        inits = _diverse(num_restarts, is_concrete((rows, weight)))
+    else:
+        inits = _dealt(init, num_restarts)
+    starts = [known_start(model, key, batch, rows, weight, one) for key, one in zip(keys, inits)]
+    groups: dict[Any, list[int]] = {}
+    for lane, start in enumerate(starts):
+        groups.setdefault(start if callable(start) else _kind(start), []).append(lane)
+    given = {
+        kind: jax.tree.map(lambda *leaves: np.stack(leaves), *(starts[lane] for lane in lanes))
+        for kind, lanes in groups.items()
+        if isinstance(kind, str)
+    }
+    plan = tuple((start, tuple(lanes)) for start, lanes in groups.items())
+    return _lanes(model, keys, rows, weight, plan, given)
+
+
+def _kind(start: Any) -> str:
+    """What is given, told apart by how params come of it."""
+    if is_params(start):
+        return "params"
+    return "labels" if jnp.issubdtype(start.dtype, jnp.integer) else "responsibilities"
+
+
+def _dealt(init: Any, number: int) -> list:
+    inits = init if isinstance(init, list) else [init]
+    return [inits[lane % len(inits)] for lane in range(number)]
+
+
+_ONE_OF_EACH: dict[int, Name] = {0: "k-means", 2: "hierarchical", 4: "k-means++", 6: "quantiles"}
+
+
+def _diverse(number: int, known: bool) -> list[Name]:
+    """Those with much luck once, the others from random rows, every fourth of them far from each other."""
+    later = {lane: "k-means++" for lane in range(8, number, 4)}
+    names = [(_ONE_OF_EACH | later).get(lane, "random_from_data") for lane in range(number)]
+    # What runs on the host sees no values inside of jit.
+    return [name if known or name != "hierarchical" else "random_from_data" for name in names]
+
+
+@eqx.filter_jit
+def _lanes(model, keys, x, weight, plan, given) -> PyTree:
+    """The params of every lane: one program, in which each kind of start comes once, vmapped."""
+    table = model.start_table(x)
+    weight = weight.astype(table.dtype)
+    kinds: dict[str, list] = {}
+    for start, lanes in plan:
+        if callable(start):
+            draw = lambda key, start=start: start(key, table, weight, model.num_parts)
+            parts = jax.vmap(draw)(keys[np.array(lanes)])
+        else:
+            parts = given[start]
+        kind = _kind(parts)
+        if kind != "params":
+            parts = parts.astype(jnp.int32 if kind == "labels" else weight.dtype)
+        kinds.setdefault(kind, []).append((lanes, parts))
+    found, order = [], []
+    for kind, several in kinds.items():
+        parts = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *(p for _, p in several))
+        if kind != "params":
+            parts = jax.vmap(lambda parts: from_parted(model, x, weight, parts))(parts)
+        found.append(parts)
+        order += [lane for lanes, _ in several for lane in lanes]
+    back = np.argsort(order)
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[back], *found)
+
+
+def _by_its_own_init(model, batch, keys, init) -> PyTree:
+    if not callable(getattr(model, "init", None)):
+        raise TypeError(
+            f"initial_states: {type(model).__name__} knows no start from data. Make params for every restart "
+            "yourself, and their states by jax.vmap over update.init(params, posterior, key=key)."
+        )
+    model.check(batch, "initial_states")
+    if init is None:
+        return _each(model, keys, batch)
+    found = [_one(model, key, batch, one) for key, one in zip(keys, _dealt(init, len(keys)))]
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *found)
+
+
+@eqx.filter_jit
+def _each(model, keys, batch) -> PyTree:
+    return jax.vmap(lambda key: model.init(key, batch))(keys)
+
+
+@eqx.filter_jit
+def _one(model, key, batch, init) -> PyTree:
+    return model.init(key, batch, init=init)
+
+
+@eqx.filter_jit
+def _states(update, posterior, params, key) -> ELBOState:
+    keys = jax.random.split(key, len(jax.tree.leaves(params)[0]))
+    return jax.vmap(lambda params, key: update.init(params, posterior(params), key=key))(
+        params, keys
+    )

@@ -75,11 +75,13 @@ class AbstractEllipticalMixture(AbstractMixture):
         # From the factor that the params hold: a matrix so narrow that rounding makes it singular has one too.
         whitening = self.model_.component.whitening(self._put(self.params_["components"]))
         root = np.asarray(whitening, float).mT
-        matrices = {
-            self._matrices: full,
-            "precisions": root @ root.mT,
-            "precisions_cholesky": root,
-        }
-        return described | {
-            name: reduce(matrix).astype(full.dtype) for name, matrix in matrices.items()
-        }
+        # The precision of a collapsed component may be beyond the largest number.
+        with np.errstate(over="ignore", invalid="ignore"):
+            matrices = {
+                self._matrices: full,
+                "precisions": root @ root.mT,
+                "precisions_cholesky": root,
+            }
+            return described | {
+                name: reduce(matrix).astype(full.dtype) for name, matrix in matrices.items()
+            }

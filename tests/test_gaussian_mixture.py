@@ -347,7 +347,7 @@ def test_data_errors(as_users_run, x, message):
     ("arguments", "error", "message"),
     [
         ({"num_components": 0}, ValueError, "num_components must be at least 1, got 0"),
-        ({"num_components": 2, "covariance": "diag"}, ValueError, "'tied', 'diagonal'"),
+        ({"num_components": 2, "covariance": "round"}, ValueError, "'tied', 'diagonal'"),
         ({"num_components": 2, "floor": -1.0}, ValueError, "floor must be finite and not negative"),
         ({"num_components": 2, "form": "fast"}, ValueError, "'auto', 'difference' or 'expanded'"),
     ],

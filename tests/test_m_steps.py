@@ -238,7 +238,7 @@ def test_what_is_free_moves_alone():
     ("make", "message"),
     [
         (lambda m: elbax.OnlineMStep(m, 0.0), r"rate must be in \(0, 1\], got 0.0"),
-        (lambda m: elbax.OnlineMStep(m, 0.5, delay=-1), "delay must not be negative"),
+        (lambda m: elbax.OnlineMStep(m, 0.5, delay=-1), "delay must be at least 0, got -1"),
         (lambda m: elbax.NumericalMStep(m, max_steps=0), "max_steps must be at least 1"),
         (lambda m: elbax.IncrementalMStep(m, 0), "num_batches must be at least 1"),
     ],

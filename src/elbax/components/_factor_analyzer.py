@@ -1,7 +1,7 @@
 """Gaussian components whose covariance is low rank plus diagonal."""
 
 import math
-from typing import get_args, Literal
+from typing import Literal
 
 import equinox as eqx
 import jax
@@ -55,7 +55,7 @@ class FactorAnalyzer(AbstractComponent):
 
     def __check_init__(self):
         check_count("FactorAnalyzer", num_factors=self.num_factors)
-        check_choice("FactorAnalyzer", get_args(Noise), noise=self.noise)
+        check_choice("FactorAnalyzer", ("diagonal", "isotropic"), noise=self.noise)
         check_not_negative("FactorAnalyzer", floor=self.floor)
 
     # --- one analyzer, without the component axis -------------------------------------------------

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 import elbax
+from elbax._reference import split_coordinates
 
 
 @eqx.filter_jit
@@ -92,9 +93,12 @@ def gaussian_mixture(covariance, form="auto", floor=0.01):
 
 def moved(params):
     """Away from the symmetric start, so that every entry of every parameter is seen."""
-    return jax.tree.map(
-        lambda leaf: leaf + 0.3 * jax.random.normal(jax.random.key(leaf.size), leaf.shape), params
+    coordinates, rest = split_coordinates(params)
+    coordinates = jax.tree.map(
+        lambda leaf: leaf + 0.3 * jax.random.normal(jax.random.key(leaf.size), leaf.shape),
+        coordinates,
     )
+    return eqx.combine(coordinates, rest)
 
 
 def of(name, model, data, linear=True, **arguments):

@@ -116,11 +116,20 @@ class Factoring(Wrapped):
         return moved.replace(params=jax.tree.map(lambda p: p + 0 * one, moved.params)), info
 
 
+class Drifting(Wrapped):
+    """Takes the scale of the data for a param."""
+
+    def __call__(self, state, batch):
+        moved, info = self.m_step(state, batch)
+        return moved.replace(params=jax.tree.map(lambda leaf: 1.001 * leaf, moved.params)), info
+
+
 @pytest.mark.parametrize(
     ("law", "update", "error"),
     [
         (laws.ascent, Falling, AssertionError),
         (laws.claims, LeakingMStep, AssertionError),
+        (laws.claims, Drifting, AssertionError),
         (laws.structure, Weak, AssertionError),
         (laws.purity, Impure, AssertionError),
         (laws.weights, Unweighted, AssertionError),
@@ -193,6 +202,21 @@ def test_a_one_sided_symmetric_leaf_is_caught():
 def test_curved_coordinates_are_caught():
     with pytest.raises(AssertionError):
         laws.statistics(broken_mixture(Curved))
+
+
+class AbsoluteFloor(elbax.components.Normal):
+    """A floor in squared units of the data."""
+
+    def _floor(self, params):
+        return self.floor**0.5 * jnp.eye(params["mean"].shape[-1])
+
+
+def test_a_floor_in_units_is_caught():
+    system = dataclasses.replace(broken_mixture(AbsoluteFloor), name=SYSTEM.name)
+    update = elbax.Chain(elbax.ExactEStep(system.model), elbax.ClosedFormMStep(system.model))
+    posterior = lambda: elbax.Exact(system.model, system.params)
+    with pytest.raises(AssertionError):
+        laws.units(cases.Case("absolute", system, lambda rate: update, posterior))
 
 
 def test_the_good_case_passes():

@@ -332,11 +332,12 @@ def test_normal_inverse_wishart_is_scipys(covariance, shrinkage):
         "diagonal": FULL * np.eye(3),
         "spherical": np.array([0.7, 1.9])[:, None, None] * np.eye(3),
     }[covariance]
-    params = model.from_description(weights=WEIGHTS, means=MEANS, covariances=matrices)
+    unit = np.array([1.0, 0.5, 3.0])
+    params = model.from_description(weights=WEIGHTS, means=MEANS, covariances=matrices, unit=unit)
     each = matrices[:1] if covariance == "tied" else matrices
     theirs = sum(
         scipy.stats.invwishart(4.5, scale).logpdf(matrix)
-        - 0.5 * 0.3 * np.trace(np.linalg.inv(matrix))
+        - 0.5 * 0.3 * np.trace(np.linalg.inv(matrix) * unit**2)
         for matrix in each
     )
     if shrinkage:
@@ -611,7 +612,7 @@ def test_a_component_without_data_takes_its_priors_mode():
     state = case.state.replace(params=params, posterior=elbax.Exact(model, params))
     described = model.describe(case.step(state, case.system.x)[0].params)
     np.testing.assert_allclose(described["means"][1], [0.5, -0.5], rtol=1e-9)
-    scatter = np.array([[1.0, 0.2], [0.2, 0.5]]) + 1e-6 * np.eye(2)
+    scatter = np.array([[1.0, 0.2], [0.2, 0.5]]) + 1e-6 * np.diag(case.system.x.var(0))
     np.testing.assert_allclose(described["covariances"][1], scatter / (4 + 2 + 2), rtol=1e-8)
     expected = 1.5 / (24 + 3 * 1.5)
     np.testing.assert_allclose(described["weights"][1], expected, rtol=1e-9)

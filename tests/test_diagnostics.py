@@ -14,6 +14,7 @@ from sklearn.datasets import load_iris
 from sklearn.mixture import GaussianMixture
 
 import elbax
+from elbax._reference import split_coordinates
 
 
 def em(model):
@@ -79,10 +80,12 @@ SYSTEMS = list(systems())
 def covariance_of_scores(model, params, batch):
     """Σ w Cov_q(∂ log p(x, z)), by enumeration."""
     rows, weight = elbax._batch.rows(batch)
-    start, unflatten = ravel_pytree(params)
+    coordinates, rest = split_coordinates(params)
+    start, unflatten = ravel_pytree(coordinates)
 
     def one(x):
-        log_joint = lambda vector, z: model.log_joint(unflatten(vector), x, z)
+        theta = lambda vector: eqx.combine(unflatten(vector), rest)
+        log_joint = lambda vector, z: model.log_joint(theta(vector), x, z)
         scores = jax.vmap(jax.grad(log_joint), (None, 0))(start, jnp.arange(2))
         share = elbax.Exact(model, params)(x).mean()
         apart = scores - share @ scores
@@ -123,11 +126,13 @@ def test_missing_information_of_a_state_space():
     )
     x = jnp.array([[1.0], [1.2], [0.4], [-0.3], [0.8]])
     found = elbax.information(model, params, x[None])
-    start, unflatten = ravel_pytree(params)
+    coordinates, rest = split_coordinates(params)
+    start, unflatten = ravel_pytree(coordinates)
+    theta = lambda vector: eqx.combine(unflatten(vector), rest)
     draws = jax.vmap(elbax.Exact(model, params)(x).sample)(
         jax.random.split(jax.random.key(0), 40000)
     )
-    score = jax.grad(lambda vector, z: model.log_joint(unflatten(vector), x, z))
+    score = jax.grad(lambda vector, z: model.log_joint(theta(vector), x, z))
     scores = jax.jit(jax.vmap(score, (None, 0)))(start, draws)
     size = float(jnp.max(jnp.abs(found.missing)))
     np.testing.assert_allclose(found.missing, np.cov(scores.T), atol=0.03 * size)

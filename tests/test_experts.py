@@ -96,12 +96,12 @@ def test_one_regression_is_least_squares():
     for floor in (0.0, 30.0):
         model = elbax.Mixture(components.LinearRegression(floor=floor), 1)
         params = model.from_description(
-            weights=[1.0], coefficients=[[3.0, -2.0, 1.0]], deviations=[7.0]
+            weights=[1.0], coefficients=[[3.0, -2.0, 1.0]], deviations=[7.0], unit=2.0
         )
         em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
         described = model.describe(run(em, model, params, (u, y), 1)[0].params)
         np.testing.assert_allclose(described["coefficients"][0], theirs, rtol=1e-9)
-        deviation = np.sqrt((rss[0] + floor) / 200)
+        deviation = np.sqrt((rss[0] + 2.0**2 * floor) / 200)
         np.testing.assert_allclose(described["deviations"][0], deviation, rtol=1e-10)
 
 
@@ -151,7 +151,7 @@ def test_newton_counts_the_prior():
     theirs, rss, *_ = np.linalg.lstsq(design, y, rcond=None)
     model = elbax.Mixture(components.LinearRegression(floor=500.0), 1)
     params = model.from_description(
-        weights=[1.0], coefficients=[[10.0, 1.0, 0.0]], deviations=[10.0]
+        weights=[1.0], coefficients=[[10.0, 1.0, 0.0]], deviations=[10.0], unit=1.0
     )
     em = elbax.Chain(elbax.ExactEStep(model), elbax.NewtonMStep(model))
     described = model.describe(run(em, model, params, (u, y), 40)[0].params)

@@ -3,6 +3,7 @@
 import laws
 import pytest
 from cases import CASES, SYSTEMS
+from units import SCALINGS
 
 
 # The quick tests hold these to every law, all others follow in the slow ones: a minute against ten.
@@ -46,3 +47,25 @@ def test_chunks(system):
 @pytest.mark.parametrize("system", named(LINEAR))
 def test_mixture(system, law):
     law(system)
+
+
+MEASURED = [
+    case
+    for case in CASES
+    if case.system.name in SCALINGS
+    and case.name.split(":")[1] in ("exact/closed", "ecme", "experts")
+]
+
+
+@pytest.mark.parametrize("case", named(MEASURED))
+def test_units(case):
+    laws.units(case)
+
+
+def test_every_system_of_measured_columns_has_units():
+    """What is counted or chosen has none; a plain model is its user's."""
+    counted = {"bernoulli", "poisson", "multinomial", "categorical", "poisson-regression"}
+    others = {"grammar", "ctc", "bayesian-network", "autoencoder"}
+    others |= {f"mixture-{name}" for name in (*counted, "with-priors", "tied-with-priors")}
+    others |= {"plain-categorical", "plain-gaussian"}
+    assert {system.name for system in SYSTEMS} == others | set(SCALINGS)

@@ -113,7 +113,7 @@ def test_factor_analysis_ends_where_theirs_does():
 
 def test_probabilistic_pca_is_the_closed_form():
     x = geyser()
-    pca = ProbabilisticPCA(1, random_state=0).fit(x)
+    pca = ProbabilisticPCA(1, reg_covar=0.0, random_state=0).fit(x)
     values = np.linalg.eigvalsh(np.cov(x.T, bias=True))
     np.testing.assert_allclose(pca.noise_variance_, values[0], rtol=1e-6)
     np.testing.assert_allclose(pca.get_covariance(), np.cov(x.T, bias=True), rtol=1e-6)

@@ -22,10 +22,10 @@ from ._model import (
     AbstractExponentialFamilyModel as AbstractExponentialFamilyModel,
     AbstractModel as AbstractModel,
     Model as Model,
-    Reference as Reference,
 )
 from ._pattern import incomplete as incomplete
 from ._program import cache_programs as cache_programs
+from ._reference import Reference as Reference
 from ._sequence import Sequence as Sequence, sequences as sequences
 from ._state import ELBOState as ELBOState, Info as Info
 from ._update import AbstractUpdate as AbstractUpdate, Chain as Chain

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ._reference import is_reference
 from ._types import Any, PyTree
 
 
@@ -169,7 +170,9 @@ def check_tree(params: PyTree, shapes: PyTree, who: str, advice: str) -> None:
                     f"{who}: params{path} must be a function, such as elbax.Network(network); got {_shown(found)}."
                 )
         elif isinstance(expected, dict):
-            if not isinstance(found, dict) or set(found) != set(expected):
+            # Constants may stand beside the params.
+            names = found.items() if isinstance(found, dict) else ()
+            if {name for name, node in names if not is_reference(node)} != set(expected):
                 raise ValueError(
                     f"{who}: params{path} must be a dictionary of {sorted(expected)}, got {_shown(found)}. "
                     f"{advice}"

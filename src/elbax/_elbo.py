@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from ._algebra import in_every_lane
 from ._batch import as_batch, over_rows, reduce_data, rows
 from ._door import enter
-from ._model import AbstractModel, split_coordinates
+from ._model import AbstractModel
+from ._reference import split_coordinates
 from ._types import Any, Array, Callable, Key, PyTree, Scalar
 from .families import Distribution
 from .posteriors import Exact
@@ -226,10 +227,11 @@ def elbo_and_gradient(
     `wrt` names `"params"`, `"posterior"` or both. Gradients are taken by argument, so that nothing of
     the other block is cut from the graph.
     """
-    trained, frozen = eqx.partition(params, eqx.is_inexact_array)
+    trained, frozen = split_coordinates(params)
 
     def lift(form, trained):
         natural = form.natural(eqx.combine(trained, frozen))
+        # What coordinates are taken about depends on the params too.
         return eqx.partition(form.prepare(natural), eqx.is_inexact_array)
 
     return _gradient_pass(model, params, posterior, trained, lift, wrt, batch, key, chunk_size)

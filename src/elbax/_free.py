@@ -1,15 +1,17 @@
 """Which params an update claims: the rest it leaves as they are, to the bit."""
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 
 from ._algebra import log
+from ._reference import is_reference, split_coordinates
 from ._types import Any, Array, PyTree
 
 
 def spread(free: PyTree, params: PyTree, name: str = "free") -> PyTree:
     """One bool (or mask that broadcasts) for each leaf of `params`, from a prefix of that tree.
+
+    A `Reference` is no block: it is never free, and a dictionary of flags may leave it out.
 
     **Raises** `ValueError` for a tree that is no prefix, or a leaf that is no truth value.
     """
@@ -19,13 +21,17 @@ def spread(free: PyTree, params: PyTree, name: str = "free") -> PyTree:
             raise ValueError(
                 f"{name}: expected True, False or an array of them for each block, got {flag!r}."
             )
+        return jax.tree.map(lambda node: over(flag, node), below, is_leaf=is_reference)
+
+    def over(flag, node):
+        if is_reference(node):
+            return jax.tree.map(lambda _: False, node)
         if not isinstance(flag, bool):
-            for leaf in jax.tree.leaves(below):
-                _check_broadcast(flag, leaf, name)
-        return jax.tree.map(lambda _: flag, below)
+            _check_broadcast(flag, node, name)
+        return flag
 
     try:
-        return jax.tree.map(one, free, params)
+        return jax.tree.map(one, _with_references(free, params), params)
     except ValueError as error:
         if str(error).startswith(f"{name}:"):
             raise
@@ -33,6 +39,14 @@ def spread(free: PyTree, params: PyTree, name: str = "free") -> PyTree:
             f"{name}: expected one True or False for each block, such as "
             f"{jax.tree.map(lambda _: True, params)!r} or a tree that ends earlier; got {free!r}."
         ) from None
+
+
+def _with_references(free: PyTree, params: PyTree) -> PyTree:
+    """`free` with `False` for every reference, which its dictionaries may leave out."""
+    if not (isinstance(free, dict) and isinstance(params, dict)):
+        return free
+    found = {name: _with_references(flag, params.get(name)) for name, flag in free.items()}
+    return found | {name: False for name, node in params.items() if is_reference(node)}
 
 
 def _check_broadcast(mask: Array, leaf: Array, name: str) -> None:
@@ -54,7 +68,7 @@ def is_frozen(free: PyTree) -> bool:
 def moving(free: PyTree, params: PyTree) -> PyTree:
     """The inexact arrays that may move; `None` stands for all others."""
     kept = jax.tree.map(lambda flag, leaf: None if flag is False else leaf, free, params)
-    return eqx.filter(kept, eqx.is_inexact_array)
+    return split_coordinates(kept)[0]
 
 
 def choose(free: PyTree, moved: PyTree, params: PyTree) -> PyTree:

@@ -13,6 +13,7 @@ from ._elbo import elbo_and_gradient, per_datum
 from ._free import choose, moving, spread
 from ._model import AbstractModel
 from ._program import by_value
+from ._reference import split_coordinates
 from ._state import ELBOState, Info
 from ._types import PyTree
 from ._update import AbstractUpdate
@@ -118,7 +119,7 @@ def check_trainable(name: str, posterior: PyTree) -> None:
 
 
 def _log_prior_and_gradient(model, params):
-    trained, rest = eqx.partition(params, eqx.is_inexact_array)
+    trained, rest = split_coordinates(params)
 
     def log_prior(trained):
         return jnp.asarray(model.log_prior(eqx.combine(trained, rest)), float)

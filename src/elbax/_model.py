@@ -16,21 +16,6 @@ from .estimators import AbstractEstimator, Reparameterized, ScoreFunction
 from .families import AbstractFamily, Distribution
 
 
-class Reference(eqx.Module):
-    """Values that natural parameters are taken about: not coordinates, so no statistic is theirs."""
-
-    value: PyTree
-
-
-def split_coordinates(natural: PyTree) -> tuple[PyTree, PyTree]:
-    """(what the log-joint is linear in, the rest), to be joined again by `equinox.combine`."""
-
-    def is_coordinate(leaf):
-        return not isinstance(leaf, Reference) and eqx.is_inexact_array(leaf)
-
-    return eqx.partition(natural, is_coordinate, is_leaf=lambda node: isinstance(node, Reference))
-
-
 class AbstractModel(eqx.Module):
     r"""A latent-variable model $p_\theta(x, z)$ of one datum x and its latent z.
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from .._check import check_table
 from .._free import is_frozen
 from .._incomplete import known_numbers
+from .._reference import is_reference
 from .._types import Any, AnyArray, Array, Bool, Float, Int, Key, PyTree, Scalar
 
 
@@ -64,7 +65,10 @@ class AbstractComponent(eqx.Module):
         def take(new, old):
             return jnp.where(which.reshape((-1,) + (1,) * (old.ndim - 1)), new, old)
 
-        return jax.tree.map(take, fresh, params)
+        return {
+            name: block if is_reference(block) else jax.tree.map(take, fresh[name], block)
+            for name, block in params.items()
+        }
 
     @abc.abstractmethod
     def natural(self, params: PyTree) -> PyTree:

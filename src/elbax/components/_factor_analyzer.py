@@ -13,11 +13,12 @@ from .._arguments import check_choice, check_count, check_not_negative, in_full,
 from .._check import check_described, check_row
 from .._incomplete import known, known_numbers
 from .._math.linear_algebra import eigh, solve_positive
-from .._model import Reference
+from .._reference import Reference
 from .._types import Any, Array, Key, PyTree, Scalar
 from ..families import Gaussian
 from ._component import AbstractComponent
 from ._parts import part_means, pooled_covariance
+from ._unit import floors, positive_variance, with_given_unit, with_unit
 
 
 Noise = Literal["diagonal", "diag", "isotropic"]
@@ -29,14 +30,15 @@ class FactorAnalyzer(AbstractComponent):
 
     In a mixture the factors are eliminated first, then the component (Ghahramani and Hinton 1996; with
     isotropic noise, Tipping and Bishop 1999). Params: `{"mean": (K, dim), "loadings": (K, dim,
-    num_factors), "log_noise": (K, dim)}`, the last of shape `(K,)` if isotropic. Rows may be `Incomplete`.
+    num_factors), "log_noise": (K, dim)}`, the last of shape `(K,)` if isotropic, and with a floor `"unit"`, a
+    `Reference` to the standard deviations of the data's columns. Rows may be `Incomplete`.
 
     **Arguments:**
 
     - `num_factors`: how many factors a component has.
     - `noise`: Ψ is `"diagonal"` or `"isotropic"`, a multiple of I.
-    - `floor`: weight of the penalty −½ floor tr Ψ⁻¹, in squared units of the data, which keeps noise
-        variances from vanishing (Heywood cases); 0 turns it off.
+    - `floor`: weight of the penalty −½ floor tr Ψ⁻¹ D with D the variances of the data's columns, which keeps
+        noise variances from vanishing (Heywood cases); 0 turns it off.
 
     ```python
     >>> import elbax, jax
@@ -68,6 +70,12 @@ class FactorAnalyzer(AbstractComponent):
     def one_deviation(self, params: PyTree) -> Array:
         """σ of each column."""
         return jnp.broadcast_to(jnp.exp(params["log_noise"]), params["mean"].shape)
+
+    def penalty(self, params: PyTree) -> Array | float:
+        """floor · D, a number a column, of params that hold the unit."""
+        if not self.floor:
+            return 0.0
+        return floors(params, self.floor, "FactorAnalyzer").astype(params["mean"].dtype) ** 2
 
     def one_natural(self, params: PyTree) -> PyTree:
         """In units of the noise and about the regression at hand: with e = (x − μ)/σ − W'y, ỹ = (1, y),
@@ -115,7 +123,9 @@ class FactorAnalyzer(AbstractComponent):
         constant = constant - 0.5 * gram[0, 0] - 0.5 * self.num_factors * math.log(2 * math.pi)
         return (linear, form), constant
 
-    def one_maximize(self, statistics: PyTree, params: PyTree, free: PyTree) -> PyTree:
+    def one_maximize(
+        self, statistics: PyTree, params: PyTree, free: PyTree, penalty: Array | float
+    ) -> PyTree:
         """A regression of each column on the factors, then the variance of what is left."""
         deviation = self.one_deviation(params)
         tiny = jnp.finfo(deviation.dtype).tiny
@@ -142,7 +152,7 @@ class FactorAnalyzer(AbstractComponent):
         # E (e − Δ·ỹ)²: at the optimum, what the correction explained is gone.
         explained = 2 * jnp.sum(change * cross, -1)
         explained -= jnp.einsum("ji,jik,jk->j", change, gram, change, precision="highest")
-        residual = -2 * statistics["precision"] - explained + self.floor / deviation**2
+        residual = -2 * statistics["precision"] - explained + penalty / deviation**2
         if self.noise == "isotropic":
             total = jnp.sum(count)
             variance = jnp.sum(residual) / jnp.where(total > tiny, total, 1)
@@ -171,7 +181,7 @@ class FactorAnalyzer(AbstractComponent):
     ) -> PyTree:
         """Probabilistic PCA of the correlations, loadings jittered by a key."""
         # Something positive where a column is constant.
-        covariance += jnp.diag(1e-5 * variance + jnp.where(variance > 0, 0, 1e-10))
+        covariance += jnp.diag(1e-5 * positive_variance(variance))
         deviation = jnp.sqrt(jnp.diagonal(covariance))
         correlation = covariance / jnp.outer(deviation, deviation)
         values, vectors = eigh(correlation)
@@ -192,7 +202,7 @@ class FactorAnalyzer(AbstractComponent):
 
     def one_random_start(self, key: Key, mean: Array, variance: Array) -> PyTree:
         """Loadings drawn from a normal, of which half of every column's variance comes."""
-        deviation = jnp.sqrt(jnp.where(variance > 0, variance, 1e-10))
+        deviation = jnp.sqrt(positive_variance(variance))
         shape = (mean.size, self.num_factors)
         drawn = jax.random.normal(key, shape, mean.dtype) * math.sqrt(0.5 / self.num_factors)
         log_noise = jnp.log(deviation) + 0.5 * math.log(0.5)
@@ -200,10 +210,8 @@ class FactorAnalyzer(AbstractComponent):
             log_noise = 0.5 * jnp.log(jnp.mean(jnp.exp(2 * log_noise)))
         return {"mean": mean, "loadings": deviation[:, None] * drawn, "log_noise": log_noise}
 
-    def one_log_prior(self, params: PyTree) -> Scalar | float:
-        if self.floor == 0:
-            return 0.0
-        return -0.5 * self.floor * jnp.sum(self.one_deviation(params) ** -2)
+    def one_log_prior(self, params: PyTree, penalty: Array | float) -> Scalar | float:
+        return -0.5 * jnp.sum(penalty / self.one_deviation(params) ** 2)
 
     def one_num_free_params(self, dim: int) -> int:
         """Less the rotations of the factors that change nothing."""
@@ -221,20 +229,26 @@ class FactorAnalyzer(AbstractComponent):
         """Means of the parts, and the principal components of their pooled covariance for all."""
         x, observed = known_numbers(x)
         seen = observed.astype(x.dtype)
-        mean, residual, _ = part_means(x, seen, weight, assignment, num_components)
+        mean, residual, center = part_means(x, seen, weight, assignment, num_components)
         covariance, variance = pooled_covariance(residual, seen, weight)
+        _, whole = pooled_covariance(seen * (x - center), seen, weight)
         one = self.one_start(None, mean[0], covariance, variance)
         loadings, log_noise = (
             jnp.broadcast_to(one[name], (num_components, *one[name].shape))
             for name in ("loadings", "log_noise")
         )
-        return {"mean": mean, "loadings": loadings, "log_noise": log_noise}
+        params = {"mean": mean, "loadings": loadings, "log_noise": log_noise}
+        return with_unit(params, self.floor, whole)
 
     def shapes(self, num_components):
         return {name: (num_components, *shape) for name, shape in self.one_shapes("dim").items()}
 
     def natural(self, params):
-        return jax.vmap(self.one_natural)(params)
+        return jax.vmap(self.one_natural)(self._rows(params))
+
+    def _rows(self, params):
+        """The blocks that have a row for each component."""
+        return {name: params[name] for name in ("mean", "loadings", "log_noise")}
 
     def log_densities(self, natural, x):
         family = Gaussian(self.num_factors)
@@ -246,15 +260,19 @@ class FactorAnalyzer(AbstractComponent):
         return jax.vmap(one)(natural)
 
     def maximize(self, statistics, params, free):
-        full = jax.tree.map(lambda flag, leaf: jnp.broadcast_to(flag, leaf.shape), free, params)
-        return jax.vmap(self.one_maximize)(statistics, params, full)
+        each, penalty = self._rows(params), self.penalty(params)
+        full = {name: jnp.broadcast_to(free[name], leaf.shape) for name, leaf in each.items()}
+        one = lambda statistics, params, free: self.one_maximize(statistics, params, free, penalty)
+        return params | jax.vmap(one)(statistics, each, full)
 
     def log_prior(self, params):
-        return 0.0 if self.floor == 0 else jnp.sum(jax.vmap(self.one_log_prior)(params))
+        penalty = self.penalty(params)
+        one = lambda params: self.one_log_prior(params, penalty)
+        return jnp.sum(jax.vmap(one)(self._rows(params))) if self.floor else 0.0
 
     def describe(self, params):
         """Means, loadings `(K, dim, num_factors)`, noise variances and covariances W Wᵀ + Ψ."""
-        each = jax.vmap(self.one_describe)(params)
+        each = jax.vmap(self.one_describe)(self._rows(params))
         loadings, noise = each["loadings"], each["noise"]
         covariance = matmul(loadings, loadings.mT) + jax.vmap(jnp.diag)(noise)
         return {
@@ -264,7 +282,8 @@ class FactorAnalyzer(AbstractComponent):
             "covariances": covariance,
         }
 
-    def from_description(self, *, means, loadings, noise, covariances=None):
+    def from_description(self, *, means, loadings, noise, covariances=None, unit=None):
+        """From what `describe` says; `unit` as for `Normal`."""
         each = ("K",) if self.noise == "isotropic" and np.ndim(noise) == 1 else ("K", "dim")
         check_described(
             "FactorAnalyzer",
@@ -272,17 +291,17 @@ class FactorAnalyzer(AbstractComponent):
             loadings=(loadings, ("K", "dim", self.num_factors), "finite"),
             noise=(noise, each, "positive"),
         )
+        mean, loadings = jnp.asarray(means, float), jnp.asarray(loadings, float)
         noise = jnp.asarray(noise, float)
         if self.noise == "isotropic" and noise.ndim == 2:
             noise = jnp.mean(noise, -1)
-        return {
-            "mean": jnp.asarray(means, float),
-            "loadings": jnp.asarray(loadings, float),
-            "log_noise": 0.5 * jnp.log(noise),
-        }
+        params = {"mean": mean, "loadings": loadings, "log_noise": 0.5 * jnp.log(noise)}
+        each = jax.vmap(lambda one: self.one_deviation(one) ** 2)(params)
+        variance = jnp.mean(each + jnp.sum(loadings**2, -1), 0) + jnp.var(mean, 0)
+        return with_given_unit(params, self.floor, unit, variance, "FactorAnalyzer")
 
     def sample(self, params, component, key, inputs=None):
-        one = jax.tree.map(lambda leaf: leaf[component], params)
+        one = {name: leaf[component] for name, leaf in self._rows(params).items()}
         key_y, key_x = jax.random.split(key)
         y = jax.random.normal(key_y, (self.num_factors,), one["mean"].dtype)
         noise = jax.random.normal(key_x, one["mean"].shape, one["mean"].dtype)

@@ -11,7 +11,7 @@ from .._arguments import check_positive
 from .._check import check_described, check_row, check_table, check_values
 from .._free import choose
 from .._incomplete import known, known_numbers
-from .._model import Reference
+from .._reference import Reference
 from .._special import inverse_digamma, solve_shape
 from ._component import AbstractComponent
 from ._parts import part_means

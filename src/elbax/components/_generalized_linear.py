@@ -11,6 +11,7 @@ from jax.scipy.special import gammaln
 
 from .._arguments import check_choice, check_not_negative
 from .._check import check_described, check_values
+from .._reference import split_coordinates
 from .._types import Any, Array, Float, PyTree
 from ._component import AbstractComponent
 from ._linear import described, linear
@@ -24,6 +25,7 @@ from ._linear_regression import (
     regression_numbers,
     regression_table,
 )
+from ._unit import positive_variance, with_given_unit, with_unit
 
 
 Response = Literal["normal", "poisson", "bernoulli"]
@@ -33,8 +35,9 @@ class GeneralizedLinear(AbstractComponent):
     r"""$p(y \mid u, k)$ normal, Poisson or Bernoulli with predictor $f_k(u)$: a datum is `(inputs, target)`.
 
     The predictor is the mean (normal), its logarithm (Poisson) or its logit (Bernoulli). Params:
-    `{"predictor": f}`, and `"log_noise": (K,)` for a normal; f is a callable pytree from inputs
-    `(num_inputs,)` to `(K,)`. `init` makes it linear; `elbax.Network(any network)` may take its place.
+    `{"predictor": f}`, and for a normal `"log_noise": (K,)` and `"unit"`, as for `LinearRegression`; f is a
+    callable pytree from inputs `(num_inputs,)` to `(K,)`. `init` makes it linear; `elbax.Network(any network)` may
+    take its place.
 
     There is no closed M-step: use `NewtonMStep(model)` (for linear predictors iteratively reweighted
     least squares) or `GradientMStep(model, optimizer)`.
@@ -98,7 +101,9 @@ class GeneralizedLinear(AbstractComponent):
             share = weight / jnp.sum(weight)
             center = jnp.sum(share * target)
             variance = jnp.sum(share * (target - center) ** 2)
-            params["log_noise"] = jnp.full(num_components, 0.5 * jnp.log(0.5 * variance))
+            half = 0.5 * positive_variance(variance)
+            params["log_noise"] = jnp.full(num_components, 0.5 * jnp.log(half))
+            params = with_unit(params, self.floor, variance)
         return params
 
     def shapes(self, num_components):
@@ -125,7 +130,8 @@ class GeneralizedLinear(AbstractComponent):
         noise = {"deviations": jnp.exp(params["log_noise"])} if "log_noise" in params else {}
         return described(params["predictor"]) | noise
 
-    def from_description(self, *, coefficients, deviations=None):
+    def from_description(self, *, coefficients, deviations=None, unit=None):
+        """From coefficients, and for a normal deviations of the noise; `unit` as for `LinearRegression`."""
         check_described(
             "GeneralizedLinear",
             coefficients=(coefficients, ("K", "num_inputs + 1"), "finite"),
@@ -135,7 +141,10 @@ class GeneralizedLinear(AbstractComponent):
         if self.response == "normal":
             if deviations is None:
                 raise ValueError("GeneralizedLinear('normal'): deviations must be given.")
-            params["log_noise"] = jnp.log(jnp.asarray(deviations, float))
+            deviation = jnp.asarray(deviations, float)
+            params["log_noise"] = jnp.log(deviation)
+            variance = jnp.mean(deviation**2)
+            params = with_given_unit(params, self.floor, unit, variance, "GeneralizedLinear")
         return params
 
     def predict(self, params: PyTree, inputs: Array) -> Float[Array, " K"]:
@@ -155,7 +164,9 @@ class GeneralizedLinear(AbstractComponent):
         return jax.random.bernoulli(key, mean).astype(mean.dtype)
 
     def log_prior(self, params):
-        return noise_penalty(self.floor, params["log_noise"]) if "log_noise" in params else 0.0
+        if "log_noise" not in params:
+            return 0.0
+        return noise_penalty(params, self.floor, "GeneralizedLinear")
 
     def collapsed(self, params, *, ratio: float = 1e-3):
         """Whether a normal's standard deviation is `ratio` times the average one or less."""
@@ -164,4 +175,4 @@ class GeneralizedLinear(AbstractComponent):
         return noise_collapsed(params["log_noise"], ratio)
 
     def num_free_params(self, params):
-        return sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(params, eqx.is_inexact_array)))
+        return sum(leaf.size for leaf in jax.tree.leaves(split_coordinates(params)[0]))

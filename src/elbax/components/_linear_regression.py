@@ -12,23 +12,25 @@ from .._arguments import check_not_negative
 from .._check import check_described, check_rows, check_table
 from .._incomplete import known_numbers
 from .._math.linear_algebra import solve_positive
-from .._model import Reference
+from .._reference import Reference
 from .._types import Any, AnyArray, Array, Float, PyTree
 from ._component import AbstractComponent
 from ._linear import design
+from ._unit import floors, positive_variance, with_given_unit, with_unit
 
 
 class LinearRegression(AbstractComponent):
     r"""$p(y \mid u, k) = N(y; \beta_{k0} + \beta_k \cdot u, \sigma_k^2)$: a datum is `(inputs, target)`.
 
     Inputs u have shape `(num_inputs,)`, the target is a number; the density is of the target given the
-    inputs. Params: `{"coefficients": (K, num_inputs + 1), "log_noise": (K,)}`, intercepts first.
+    inputs. Params: `{"coefficients": (K, num_inputs + 1), "log_noise": (K,)}`, intercepts first, and with a floor
+    `"unit"`, a `Reference` to the target's standard deviation.
     `Mixture(LinearRegression(), K)` is a mixture of regressions, `MixtureOfExperts` adds a gate.
 
     **Arguments:**
 
-    - `floor`: weight of the penalty −½ floor / σ², in squared units of the target, which keeps a
-        regression from collapsing onto a few points; 0 turns it off.
+    - `floor`: weight of the penalty −½ floor · var(y) / σ², which keeps a regression from collapsing onto a few
+        points, whatever the target's units; 0 turns it off.
 
     ```python
     >>> import elbax, jax, jax.numpy as jnp
@@ -64,11 +66,10 @@ class LinearRegression(AbstractComponent):
         share = weight / jnp.sum(weight)
         center = matmul(share, target)
         spread = matmul(share, (target - center) ** 2)
-        variance = matmul(share, residual**2) + 1e-3 * spread
-        return {
-            "coefficients": coefficients[:-1],
-            "log_noise": jnp.full(num_components, 0.5 * jnp.log(variance)),
-        }
+        variance = matmul(share, residual**2) + 1e-3 * positive_variance(spread)
+        log_noise = jnp.full(num_components, 0.5 * jnp.log(variance))
+        params = {"coefficients": coefficients[:-1], "log_noise": log_noise}
+        return with_unit(params, self.floor, spread)
 
     def shapes(self, num_components):
         return {"coefficients": (num_components, "num_inputs + 1"), "log_noise": (num_components,)}
@@ -108,15 +109,17 @@ class LinearRegression(AbstractComponent):
         change = jax.vmap(solve_masked)(gram / safe[:, None, None], cross / safe[:, None], moving)
         explained = 2 * jnp.sum(change * cross, -1)
         explained -= jnp.einsum("ki,kij,kj->k", change, gram, change, precision="highest")
-        residual = -2 * statistics["precision"] - explained + self.floor / deviation**2
+        residual = -2 * statistics["precision"] - explained
+        if self.floor:
+            residual += (floors(params, self.floor, "LinearRegression") / deviation) ** 2
         log_noise = params["log_noise"] + 0.5 * jnp.log(jnp.maximum(residual / safe, tiny))
-        return {
+        return params | {
             "coefficients": params["coefficients"] + deviation[:, None] * change,
             "log_noise": jnp.where(empty, params["log_noise"], log_noise),
         }
 
     def log_prior(self, params):
-        return noise_penalty(self.floor, params["log_noise"])
+        return noise_penalty(params, self.floor, "LinearRegression")
 
     def describe(self, params):
         """Coefficients `(K, num_inputs + 1)`, intercepts first, and standard deviations of the noise `(K,)`."""
@@ -125,16 +128,24 @@ class LinearRegression(AbstractComponent):
             "deviations": jnp.exp(params["log_noise"]),
         }
 
-    def from_description(self, *, coefficients, deviations):
+    def from_description(self, *, coefficients, deviations, unit=None):
+        """From coefficients and deviations of the noise.
+
+        `unit` is the target's standard deviation, to which the floor is relative; by default that of the noise,
+        components in equal shares.
+        """
         check_described(
             "LinearRegression",
             coefficients=(coefficients, ("K", "num_inputs + 1"), "finite"),
             deviations=(deviations, ("K",), "positive"),
         )
-        return {
+        deviation = jnp.asarray(deviations, float)
+        params = {
             "coefficients": jnp.asarray(coefficients, float),
-            "log_noise": jnp.log(jnp.asarray(deviations, float)),
+            "log_noise": jnp.log(deviation),
         }
+        variance = jnp.mean(deviation**2)
+        return with_given_unit(params, self.floor, unit, variance, "LinearRegression")
 
     def predict(self, params: PyTree, inputs: Float[Array, " P"]) -> Float[Array, " K"]:
         """E[y | u, k] for all k."""
@@ -155,9 +166,11 @@ class LinearRegression(AbstractComponent):
         return noise_collapsed(params["log_noise"], ratio)
 
 
-def noise_penalty(floor: float, log_noise: Array) -> Array:
-    """−½ floor Σ 1/σ²."""
-    return -0.5 * floor * jnp.sum(jnp.exp(-2 * log_noise))
+def noise_penalty(params: dict, floor: float, who: str) -> Array | float:
+    """−½ floor Σ var(y) / σ²."""
+    if not floor:
+        return 0.0
+    return -0.5 * jnp.sum((floors(params, floor, who) * jnp.exp(-params["log_noise"])) ** 2)
 
 
 def noise_collapsed(log_noise: Array, ratio: float) -> Array:

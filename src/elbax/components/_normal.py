@@ -15,13 +15,14 @@ from .._check import check_described, check_row, is_concrete
 from .._free import choose
 from .._incomplete import is_incomplete, known_numbers
 from .._math.linear_algebra import cholesky, eigh, invert_triangle
-from .._model import Reference
+from .._reference import Reference
 from .._types import Array, Float, PyTree
 from ..priors import NormalInverseWishart
 from ._component import AbstractComponent
 from ._covariance import AbstractCovariance, Diagonal, Full, Spherical
 from ._parts import part_means, pooled_covariance
 from ._quadratic import differences, expand, expanded, marginal
+from ._unit import floors, positive_variance, with_given_unit, with_unit
 
 
 Covariance = Literal["full", "tied", "diagonal", "diag", "spherical"]
@@ -42,14 +43,18 @@ _LARGEST_EXPANDED = 4096.0
 class Normal(AbstractComponent):
     r"""$p(x \mid k) = N(x; \mu_k, \Sigma_k)$, x of shape `(dim,)`.
 
+    Params: `{"mean": (K, dim), "scale": as the covariance's structure keeps it}`, and with a floor `"unit"`, a
+    `Reference` to the standard deviations of the data's columns, which no update moves.
+
     **Arguments:**
 
     - `covariance`: `"full"`, `"tied"` (one full covariance for all components), `"diagonal"` or
         `"spherical"`.
-    - `floor`: weight of the penalty $-\tfrac12 \mathrm{floor} \cdot \mathrm{tr}\, \Sigma_k^{-1}$ (an
-        inverse-Wishart prior up to its count), in squared units of the data: it adds
-        `floor` · I to each component's scatter matrix, so that no covariance shrinks below floor / N.
-        0 turns it off; the likelihood is then unbounded.
+    - `floor`: weight of the penalty $-\tfrac12 \mathrm{floor} \cdot \mathrm{tr}\, \Sigma_k^{-1} D$ with D
+        the variances of the data's columns (an inverse-Wishart prior up to its count): it adds `floor` · D to
+        each component's scatter matrix, so that no variance shrinks below floor / N of its column's. Being
+        relative to the data it does not depend on their units. 0 turns it off; the likelihood is then
+        unbounded.
     - `prior`: a `NormalInverseWishart` on every mean and covariance, on top of the floor. For structures
         other than `"full"` its density is taken at the structured covariance, not normalized anew.
     - `form`: how quadratics are taken. `"difference"` subtracts each component's mean and scales by
@@ -132,12 +137,11 @@ class Normal(AbstractComponent):
         # A little of the whole variance is added for parts that are constant in a column.
         _, whole = pooled_covariance(seen * (x - center), seen, weight)
         within, _ = pooled_covariance(residual, seen, weight)
-        whole = jnp.where(whole > 0, whole, jnp.mean(whole))
-        ridge = 1e-5 * whole + self.floor / x.shape[0]
+        ridge = 1e-5 * positive_variance(whole)
         scale = self.structure.pack(cholesky(within + jnp.diag(ridge)))
         if not self.shared:
             scale = jnp.broadcast_to(scale, (num_components, *scale.shape))
-        return {"mean": mean, "scale": scale}
+        return with_unit({"mean": mean, "scale": scale}, self.floor, whole)
 
     def exchange(self, which, fresh, params):
         fresh = fresh | {"scale": params["scale"]} if self.shared else fresh
@@ -218,7 +222,7 @@ class Normal(AbstractComponent):
             root = jnp.asarray(self.prior.root(dim), mean.dtype)
             pseudo_scatter = self._scatter(inverse, root)
         if self.floor:
-            pseudo_scatter += self.floor * self._scatter(inverse, jnp.eye(dim, dtype=mean.dtype))
+            pseudo_scatter += self._scatter(inverse, self._floor(params))
 
         self._check_masks(free)
         # An emptied component stays where it is: its moments are 0/0.
@@ -249,13 +253,18 @@ class Normal(AbstractComponent):
             rescale = lambda raw, moment, rounding: structure.rescale(raw, moment, dim, rounding)
             fresh = jax.vmap(rescale)(scale, moment, squares + 4 * dim * eps * size)
             scale = jnp.where(nothing.reshape((-1,) + (1,) * (scale.ndim - 1)), scale, fresh)
-        return {"mean": mean + moved, "scale": scale}
+        return params | {"mean": mean + moved, "scale": scale}
+
+    def _floor(self, params: PyTree) -> Float[Array, "dim dim"]:
+        """A root of floor · D."""
+        return jnp.diag(floors(params, self.floor, "Normal").astype(params["mean"].dtype))
 
     def _check_masks(self, free: PyTree) -> None:
         """Raises `ValueError` for masks of single entries of what correlated columns move together."""
         if not isinstance(self.structure, Full):
             return
-        for name, flag in free.items():
+        for name in ("mean", "scale"):
+            flag = free[name]
             if isinstance(flag, bool) or not is_concrete(flag):
                 continue
             mask = np.atleast_1d(np.asarray(flag))
@@ -285,7 +294,7 @@ class Normal(AbstractComponent):
 
         total = 0.0
         if self.floor:
-            total -= 0.5 * self.floor * jnp.sum(trace(jnp.eye(dim, dtype=dtype)))
+            total -= 0.5 * jnp.sum(trace(self._floor(params)))
         if self.prior is not None:
             determinant = lambda factor: 2 * self.structure.log_determinant(factor, dim)
             determinants = determinant(factor) if self.shared else jax.vmap(determinant)(factor)
@@ -326,8 +335,11 @@ class Normal(AbstractComponent):
             covariance = jax.vmap(lambda f: self.structure.matrix(f, dim))(factor)
         return {"means": params["mean"], "covariances": covariance}
 
-    def from_description(self, *, means, covariances):
+    def from_description(self, *, means, covariances, unit=None):
         """From means `(K, dim)` and covariances `(K, dim, dim)` (their average, where they are tied).
+
+        `unit` are the standard deviations of the data's columns, to which the floor is relative; by default
+        those of the components in equal shares.
 
         **Raises** `ValueError` for a covariance that is not positive definite.
         """
@@ -339,7 +351,9 @@ class Normal(AbstractComponent):
         mean, covariance = jnp.asarray(means, float), jnp.asarray(covariances, float)
         root = cholesky(jnp.mean(covariance, 0) if self.shared else covariance)
         pack = self.structure.pack
-        return {"mean": mean, "scale": pack(root) if self.shared else jax.vmap(pack)(root)}
+        params = {"mean": mean, "scale": pack(root) if self.shared else jax.vmap(pack)(root)}
+        variance = jnp.mean(jnp.diagonal(covariance, axis1=1, axis2=2), 0) + jnp.var(mean, 0)
+        return with_given_unit(params, self.floor, unit, variance, "Normal")
 
     def sample(self, params, component, key, inputs=None):
         mean = params["mean"][component]

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from .._algebra import matmul, vdot
 from .._incomplete import Incomplete
 from .._math.linear_algebra import cholesky, invert_triangle
-from .._model import Reference
+from .._reference import Reference
 from .._types import Array, Callable, Float, PyTree
 from ._covariance import AbstractCovariance
 

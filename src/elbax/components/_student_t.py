@@ -26,7 +26,7 @@ class StudentT(AbstractComponent):
 
     The scale u is eliminated first: $E[u \mid x] = (\nu + D) / (\nu + \delta^2)$ weighs down points at a
     large Mahalanobis distance δ (Peel and McLachlan 2000). Params: `{"mean", "scale"}` as for
-    `Normal`, and `"log_dof": (K,)` where ν is estimated. Rows may be `Incomplete`.
+    `Normal` (with a floor `"unit"` too), and `"log_dof": (K,)` where ν is estimated. Rows may be `Incomplete`.
 
     **Arguments:**
 
@@ -149,14 +149,14 @@ class StudentT(AbstractComponent):
             "dofs": 2 * self._half_dof(params),
         }
 
-    def from_description(self, *, means, scales, dofs=None):
+    def from_description(self, *, means, scales, dofs=None, unit=None):
         check_described(
             "StudentT",
             means=(means, ("K", "dim"), "finite"),
             scales=(scales, ("K", "dim", "dim"), "covariances"),
             **({} if dofs is None else {"dofs": (dofs, ("K",), "positive")}),
         )
-        params = self.normal.from_description(means=means, covariances=scales)
+        params = self.normal.from_description(means=means, covariances=scales, unit=unit)
         if self.dof is None:
             if dofs is None:
                 raise ValueError(

@@ -11,6 +11,7 @@ from .._check import is_concrete
 from .._door import enter
 from .._elbo import elbo, evidence
 from .._model import AbstractModel
+from .._reference import split_coordinates
 from .._state import ELBOState
 from .._types import Array, Callable, Float, PyTree, Scalar
 from .._update import AbstractUpdate
@@ -20,7 +21,7 @@ from ..posteriors import Exact
 class Information(eqx.Module):
     r"""Fisher informations about the params at hand, `(P, P)`, in nats over all data.
 
-    Rows follow `jax.flatten_util.ravel_pytree(params)`.
+    Rows follow `jax.flatten_util.ravel_pytree(params)`, which holds no `Reference` here.
 
     **Fields:**
 
@@ -89,7 +90,7 @@ def information(
 
 @eqx.filter_jit
 def _information(model, params, batch, chunk_size):
-    start, unflatten = ravel_pytree(params)
+    start, unflatten = _flat(params)
     exact = Exact(model, params)
     total_weight = _total_weight(batch, start.dtype)
 
@@ -147,7 +148,7 @@ def standard_errors(
 
 @eqx.filter_jit
 def _standard_errors(model, params, batch, describe, chunk_size):
-    start, unflatten = ravel_pytree(params)
+    start, unflatten = _flat(params)
     found = _observed(model, params, batch, chunk_size)
 
     def flat(vector):
@@ -182,18 +183,25 @@ def convergence_rate(update: AbstractUpdate, state: ELBOState, batch: PyTree) ->
 
 @eqx.filter_jit
 def _slope_of_sweep(update, state, batch):
-    start, unflatten = ravel_pytree(state.params)
+    start, unflatten = _flat(state.params)
 
     def sweep(vector):
         moved, _ = update(state.replace(params=unflatten(vector)), batch)
-        return ravel_pytree(moved.params)[0]
+        return _flat(moved.params)[0]
 
     # Forward, since a line search is a loop of unknown length.
     return jax.jacfwd(sweep)(start)
 
 
+def _flat(params: PyTree) -> tuple[Array, Callable[[Array], PyTree]]:
+    """(the coordinates as one vector, back from it to params)."""
+    coordinates, rest = split_coordinates(params)
+    vector, unflatten = ravel_pytree(coordinates)
+    return vector, lambda vector: eqx.combine(unflatten(vector), rest)
+
+
 def _observed(model, params, batch, chunk_size):
-    start, unflatten = ravel_pytree(params)
+    start, unflatten = _flat(params)
     total_weight = _total_weight(batch, start.dtype)
 
     def minus_log_posterior(vector):

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 
 from .._elbo import expected_statistics, per_datum
 from .._free import choose, spread
-from .._model import AbstractModel, split_coordinates
+from .._model import AbstractModel
+from .._reference import split_coordinates
 from .._state import ELBOState, Info
 from .._types import PyTree
 from .._update import AbstractUpdate

@@ -19,6 +19,7 @@ from .._types import Any, Array, Float, Key, PyTree, Scalar
 from ..components import FactorAnalyzer
 from ..components._factor_analyzer import Noise
 from ..components._parts import pooled_covariance
+from ..components._unit import with_given_unit, with_unit
 from ..families import Gaussian
 from ..starts import start_of
 
@@ -28,7 +29,8 @@ class FactorAnalysis(AbstractExponentialFamilyModel):
 
     Exact E-step and closed-form M-step (Rubin and Thayer 1982); `latent` is `Gaussian(num_factors)`, so
     `state.posterior(x[0]).mode()` are the factor scores. Params: `{"mean": (dim,), "loadings": (dim,
-    num_factors), "log_noise": (dim,)}`. Loadings are found up to a rotation, unless a pattern of zeros fixes it.
+    num_factors), "log_noise": (dim,)}`, and with a floor `"unit"`, a `Reference` to the standard deviations of the
+    data's columns. Loadings are found up to a rotation, unless a pattern of zeros fixes it.
 
     The density is quadratic in x, so `elbax.compress(x)` is all it needs to see: a sweep then costs the
     same for a thousand rows or a billion. Rows may be `Incomplete`.
@@ -39,7 +41,7 @@ class FactorAnalysis(AbstractExponentialFamilyModel):
     - `noise`: Ψ is `"diagonal"`, or `"isotropic"` (probabilistic PCA).
     - `pattern`: a table of truth values, shape `(dim, num_factors)`: `False` marks loadings that are zero
         (confirmatory factor analysis); they stay exact zeros under every M-step.
-    - `floor`: weight of the penalty −½ floor tr Ψ⁻¹, in squared units of the data; 0 turns it off.
+    - `floor`: weight of the penalty −½ floor tr Ψ⁻¹ D with D the variances of the data's columns; 0 turns it off.
 
     ```python
     >>> import elbax, jax
@@ -139,7 +141,9 @@ class FactorAnalysis(AbstractExponentialFamilyModel):
         if self.pattern is not None:
             loadings = jnp.array(self.pattern) & jnp.asarray(free["loadings"])
             free = free | {"loadings": loadings}
-        return self.analyzer.one_maximize(statistics, self._masked(params), free)
+        params = self._masked(params)
+        penalty = self.analyzer.penalty(params)
+        return params | self.analyzer.one_maximize(statistics, params, free, penalty)
 
     def moments_about(self, params: PyTree) -> Float[Array, " dim"]:
         return params["mean"]
@@ -168,9 +172,8 @@ class FactorAnalysis(AbstractExponentialFamilyModel):
                     "free; use ClosedFormMStep."
                 )
             return moved | self._principal_components(covariance, moments["count"], params)
-        log_noise = _sweep_noise(
-            self._masked(moved), covariance, moments["count"], self.analyzer.floor
-        )
+        penalty = jnp.broadcast_to(self.analyzer.penalty(params), mean.shape)
+        log_noise = _sweep_noise(self._masked(moved), covariance, moments["count"], penalty)
         return moved | {"log_noise": log_noise}
 
     def _principal_components(self, covariance, count, params):
@@ -179,16 +182,17 @@ class FactorAnalysis(AbstractExponentialFamilyModel):
         rank = min(self.num_factors, dim - 1)
         values, vectors = eigh(covariance)
         top, rest = values[::-1][:rank], values[: dim - rank]
-        # With the penalty −½ floor dim / σ² the best σ² is the mean of what is left plus floor · dim over
+        # With the penalty −½ floor tr D / σ² the best σ² is the mean of what is left plus floor · tr D over
         # its number of residuals.
-        noise = (jnp.sum(rest) + self.analyzer.floor * dim / count) / (dim - rank)
+        penalty = jnp.sum(self.analyzer.penalty(params))
+        noise = (jnp.sum(rest) + penalty / count) / (dim - rank)
         noise = jnp.maximum(noise, jnp.finfo(noise.dtype).tiny)
         loadings = vectors[:, ::-1][:, :rank] * jnp.sqrt(jnp.maximum(top - noise, 0))
         loadings = jnp.zeros_like(params["loadings"]).at[:, :rank].set(loadings)
         return {"loadings": loadings, "log_noise": 0.5 * jnp.log(noise)}
 
     def log_prior(self, params: PyTree) -> Scalar | float:
-        return self.analyzer.one_log_prior(params)
+        return self.analyzer.one_log_prior(params, self.analyzer.penalty(params))
 
     def is_linear(self, x: PyTree = None) -> bool:
         return not has_incomplete(x)
@@ -202,9 +206,13 @@ class FactorAnalysis(AbstractExponentialFamilyModel):
         return self.analyzer.one_describe(self._masked(params))
 
     def from_description(
-        self, *, mean: Any, loadings: Any, noise: Any, uniquenesses: Any = None
+        self, *, mean: Any, loadings: Any, noise: Any, uniquenesses: Any = None, unit: Any = None
     ) -> PyTree:
-        """From mean, loadings and noise variances (one number, if isotropic)."""
+        """From mean, loadings and noise variances (one number, if isotropic).
+
+        `unit` are the standard deviations of the data's columns, to which the floor is relative; by default
+        those of W Wᵀ + Ψ.
+        """
         isotropic = self.analyzer.noise == "isotropic"
         dim = "dim" if self.pattern is None else len(self.pattern)
         check_described(
@@ -216,14 +224,13 @@ class FactorAnalysis(AbstractExponentialFamilyModel):
         if self.pattern is not None and is_concrete(loadings):
             if np.any(np.asarray(loadings)[~np.array(self.pattern)] != 0):
                 raise ValueError("FactorAnalysis: loadings must be 0 where the pattern says so.")
+        mean, loadings = jnp.asarray(mean, float), jnp.asarray(loadings, float)
         noise = jnp.asarray(noise, float)
         if self.analyzer.noise == "isotropic":
             noise = jnp.mean(noise)
-        return {
-            "mean": jnp.asarray(mean, float),
-            "loadings": jnp.asarray(loadings, float),
-            "log_noise": 0.5 * jnp.log(noise),
-        }
+        params = {"mean": mean, "loadings": loadings, "log_noise": 0.5 * jnp.log(noise)}
+        variance = self.analyzer.one_deviation(params) ** 2 + jnp.sum(loadings**2, -1)
+        return with_given_unit(params, self.analyzer.floor, unit, variance, "FactorAnalysis")
 
     def covariance(self, params: PyTree) -> Float[Array, "dim dim"]:
         """W Wᵀ + Ψ."""
@@ -285,12 +292,15 @@ def _start(model: FactorAnalysis, key: Key, x: PyTree, weight: Array, drawn: boo
     total = matmul(weight, seen)
     mean = matmul(weight, seen * x) / total
     covariance, variance = pooled_covariance(seen * (x - mean), seen, weight)
+    analyzer = model.analyzer
     if drawn:
-        return model._masked(model.analyzer.one_random_start(key, mean, variance))
-    return model._masked(model.analyzer.one_start(key, mean, covariance, variance))
+        params = analyzer.one_random_start(key, mean, variance)
+    else:
+        params = analyzer.one_start(key, mean, covariance, variance)
+    return with_unit(model._masked(params), analyzer.floor, variance)
 
 
-def _sweep_noise(params, covariance, count, floor):
+def _sweep_noise(params, covariance, count, penalty):
     """log σ after every ψⱼ = σⱼ² has moved once to its conditional maximum, Σ⁻¹ being kept up."""
     loadings, variance = params["loadings"], jnp.exp(2 * params["log_noise"])
     inverse = invert_positive(matmul(loadings, loadings.T) + jnp.diag(variance))
@@ -303,13 +313,12 @@ def _sweep_noise(params, covariance, count, floor):
 
         def gain(change):
             grown = 1 + change * s
-            return 0.5 * count * (change * b / grown - jnp.log(grown)) - 0.5 * floor / (
-                old + change
-            )
+            fit = 0.5 * count * (change * b / grown - jnp.log(grown))
+            return fit - 0.5 * penalty[j] / (old + change)
 
         # As ψ vanishes rounding grows as var(xⱼ)/ψ, in Σ⁻¹ and in EM's own next step.
         resolution = jnp.finfo(old.dtype).eps ** (1 / 3) * covariance[j, j]
-        smallest = jnp.maximum(floor / count, resolution)
+        smallest = jnp.maximum(penalty[j] / count, resolution)
         change = jnp.maximum((b - s) / s**2, jnp.minimum(smallest - old, 0))
         change = jnp.where(gain(change) >= gain(jnp.zeros_like(change)), change, 0)
         inverse = inverse - jnp.outer(row, row) * (change / (1 + change * s))

@@ -20,8 +20,8 @@ def GaussianMixture(
 
     - `num_components`: K.
     - `covariance`: `"full"`, `"tied"`, `"diagonal"` or `"spherical"`.
-    - `floor`: pseudo-scatter that keeps covariances from collapsing, in squared units of the data;
-        0 turns it off. See `elbax.components.Normal`.
+    - `floor`: pseudo-scatter that keeps covariances from collapsing, relative to the variances of the data's
+        columns; 0 turns it off. See `elbax.components.Normal`.
     - `prior`: a `NormalInverseWishart` on every mean and covariance.
     - `form`: how quadratics are taken; the default decides per pass, by a bound on cancellation.
 

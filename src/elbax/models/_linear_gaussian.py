@@ -13,15 +13,16 @@ import jax.numpy as jnp
 
 from .._algebra import matmul, vdot
 from .._math.linear_algebra import cholesky, invert_triangle
-from .._model import Reference
+from .._reference import Reference
 from .._types import Any, Array, PyTree, Scalar
 from ..components._covariance import AbstractCovariance
 from ..components._linear_regression import solve_masked
+from ..components._unit import floors
 
 
 class LinearGaussian(eqx.Module):
     """Params `{"matrix": (p, k), "offset": (p,), "scale": as the noise's structure keeps it}`; `inputs` k = 0
-    and no matrix for a plain normal, no offset where there is none."""
+    and no matrix for a plain normal, no offset where there is none; `"unit"` is what a floor is relative to."""
 
     noise: AbstractCovariance
 
@@ -117,10 +118,10 @@ class LinearGaussian(eqx.Module):
         inverse = self.noise.inverse(self.noise.factor(params["scale"], dim))
         moment = self._structured(moment)
         if floor:
-            moment += floor * self.noise.scatter(inverse, jnp.eye(dim, dtype=dtype))
+            moment += self.noise.scatter(inverse, _floor(params, floor))
         safe = jnp.where(seen, count, 1)
         scale = self.noise.rescale(params["scale"], moment / safe, dim)
-        return moved | {"scale": jnp.where(seen, scale, params["scale"])}
+        return params | moved | {"scale": jnp.where(seen, scale, params["scale"])}
 
     def _structured(self, moment: Array) -> Array:
         """The mean of S(ε) from that of ε εᵀ."""
@@ -129,15 +130,20 @@ class LinearGaussian(eqx.Module):
         )
 
     def log_prior(self, params: PyTree, dim: int, floor: float) -> Scalar | float:
-        """−½ floor tr (L Lᵀ)⁻¹."""
+        """−½ floor tr (L Lᵀ)⁻¹ D."""
         if not floor:
             return 0.0
         inverse = self.noise.inverse(self.noise.factor(params["scale"], dim))
-        scatter = self.noise.scatter(inverse, jnp.eye(dim, dtype=inverse.dtype))
-        return -0.5 * floor * vdot(self.noise.identity(inverse), scatter)
+        scatter = self.noise.scatter(inverse, _floor(params, floor))
+        return -0.5 * vdot(self.noise.identity(inverse), scatter)
 
     def covariance(self, params: PyTree, dim: int) -> Array:
         return self.noise.matrix(self.noise.factor(params["scale"], dim), dim)
+
+
+def _floor(params: PyTree, floor: float) -> Array:
+    """A root of floor · D, D the squares of the unit."""
+    return jnp.diag(floors(params, floor, "LinearGaussianStateSpace").astype(params["scale"].dtype))
 
 
 def _entries(flag: Any, shape: tuple[int, int]) -> Any:

@@ -18,6 +18,7 @@ from .._sequence import all_steps, as_sequence, check_sequences
 from .._types import Any, Array, Key, PyTree, Scalar
 from ..components._covariance import Diagonal, Full, Spherical
 from ..components._parts import pooled_covariance
+from ..components._unit import positive_variance, with_given_unit
 from ..families import GaussianChain
 from ..starts import start_of
 from ._linear_gaussian import LinearGaussian
@@ -35,7 +36,9 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
     A datum is an array `(T, dim)`; sequences of different lengths, or with missing values, come as
     `elbax.sequences(...)`, NaN meaning missing. Params: `{"initial": {"offset": m, "scale"}, "transition":
     {"matrix": A, "offset": b, "scale"}, "emission": {"matrix": C, "offset": d, "scale"}}`, the offsets b and d
-    only with `offsets=True`; make them with `init` or, from numbers in common notation, `from_description`.
+    only with `offsets=True`, and with a floor each of the three has a `"unit"`, a `Reference` to the standard
+    deviations that it is relative to; make them with `init` or, from numbers in common notation,
+    `from_description`.
 
     The E-step is a Kalman smoother, `Chain(ExactEStep(model), ClosedFormMStep(model))` the EM algorithm of
     Shumway and Stoffer (1982). What is known stays fixed by `free`: `ClosedFormMStep(model, free={"initial":
@@ -48,8 +51,10 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
     - `dim`: the dimension of the state z.
     - `transition_noise`, `emission_noise`: the structure of Q and R, `"full"`, `"diagonal"` or `"isotropic"`.
     - `offsets`: whether b and d are there.
-    - `floor`: weight of the penalties −½ floor · tr Q⁻¹ and −½ floor · tr R⁻¹, in squared units; noise of one
-        kind may else shrink to nothing, where the likelihood is highest (as in a constant level).
+    - `floor`: weight of the penalties −½ floor · tr V⁻¹D, −½ floor · tr Q⁻¹D and −½ floor · tr R⁻¹D, each relative
+        to variances D of its own: for R those of the data's columns, for V and Q those of the states as `init`
+        has them. Noise of one kind may else shrink to nothing, where the likelihood is highest (as in a
+        constant level); 0 turns it off.
     - `order`: how to compute, as for `GaussianChain`.
 
     ```python
@@ -269,8 +274,12 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
         emission_covariance: Any,
         transition_offset: Any = None,
         emission_offset: Any = None,
+        unit: Any = None,
     ) -> PyTree:
         """The params that `describe` so.
+
+        `unit` are the standard deviations to which the floor is relative, a dictionary of `"initial"`,
+        `"transition"` and `"emission"`; by default those of V, Q and R themselves.
 
         **Raises** `ValueError` for a covariance that is not positive definite (a noise of exactly 0 has no
         density: give it a small variance), or for offsets where the model has none.
@@ -324,7 +333,18 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
                 raise ValueError(
                     f"LinearGaussianStateSpace: {name}_offset needs LinearGaussianStateSpace(..., offsets=True)."
                 )
-        return params
+        given = {name: None for name in self._parts} if unit is None else unit
+        variances = {"initial": initial_covariance, **covariances}
+        return {
+            name: with_given_unit(
+                part,
+                self.floor,
+                given[name],
+                jnp.diagonal(jnp.asarray(variances[name], float)),
+                f"LinearGaussianStateSpace, {name}",
+            )
+            for name, part in params.items()
+        }
 
     def sample(self, params: PyTree, key: Key, num_data: int, length: int) -> tuple[Array, Array]:
         """`num_data` sequences (x, z) of `length` steps."""
@@ -364,7 +384,9 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
         number = 0
         for name, part in self._parts.items():
             number += part.noise.num_free_params(shapes[name][0])
-            number += sum(leaf.size for key, leaf in params[name].items() if key != "scale")
+            number += sum(
+                params[name][key].size for key in ("matrix", "offset") if key in params[name]
+            )
         return number - self.dim**2
 
 
@@ -383,7 +405,7 @@ def _start(
     center = matmul(weight, seen * values) / total
     offset = center if model.offsets else jnp.zeros_like(center)
     covariance, variance = pooled_covariance(seen * (values - offset), seen, weight)
-    scale = jnp.sqrt(jnp.where(variance > 0, variance, 1))
+    scale = jnp.sqrt(positive_variance(variance))
     eigenvalues, vectors = jnp.linalg.eigh(covariance / jnp.outer(scale, scale))
     outputs, dim, dtype = len(center), model.dim, values.dtype
     found = min(dim, outputs)
@@ -404,6 +426,7 @@ def _start(
         transition_covariance=0.2 * jnp.eye(dim),
         emission=scale[:, None] * emission,
         emission_covariance=jnp.diag(0.3 * scale**2),
+        unit={"initial": 1.0, "transition": 1.0, "emission": scale},
         **({"emission_offset": offset} if model.offsets else {}),
     )
     return jax.tree.map(lambda leaf: leaf.astype(dtype), params)

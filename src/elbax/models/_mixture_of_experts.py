@@ -9,6 +9,7 @@ from .._batch import host_rows
 from .._check import check_described, check_each
 from .._door import enter_sample
 from .._free import is_frozen
+from .._reference import split_coordinates
 from .._types import Any, Array, Bool, Float, Int, Key, PyTree, Scalar
 from ..components import AbstractComponent
 from ..components._linear import described, linear
@@ -132,7 +133,7 @@ class MixtureOfExperts(AbstractPartitioned):
     def log_prior(self, params: PyTree) -> Scalar | float:
         total = self.expert.log_prior(params["experts"])
         if self.ridge:
-            weights = eqx.filter(params["gate"], eqx.is_inexact_array)
+            weights = split_coordinates(params["gate"])[0]
             total -= 0.5 * self.ridge * sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(weights))
         return total
 
@@ -180,9 +181,7 @@ class MixtureOfExperts(AbstractPartitioned):
 
     def num_free_params(self, params: PyTree) -> int:
         """How many numbers a fit estimates; a linear gate has K − 1 rows of coefficients."""
-        weights = sum(
-            leaf.size for leaf in jax.tree.leaves(eqx.filter(params["gate"], eqx.is_inexact_array))
-        )
+        weights = sum(leaf.size for leaf in jax.tree.leaves(split_coordinates(params["gate"])[0]))
         gate = described(params["gate"])
         if "coefficients" in gate:
             weights -= gate["coefficients"].shape[1]

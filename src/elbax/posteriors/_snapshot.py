@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 
 from .._model import AbstractModel
+from .._reference import is_reference, split_coordinates
 from .._types import PyTree
 from ._exact import Exact
 
@@ -30,14 +31,8 @@ def refresh(posterior: PyTree, model: AbstractModel, params: PyTree) -> PyTree:
 
 
 def partition(posterior: PyTree) -> tuple[PyTree, PyTree]:
-    """(weights, the rest), to be joined by `equinox.combine`: inexact arrays outside of any `Exact`."""
-
-    def which(node):
-        if is_snapshot(node):
-            return jax.tree.map(lambda _: False, node)
-        return eqx.is_inexact_array(node)
-
-    return eqx.partition(posterior, jax.tree.map(which, posterior, is_leaf=is_snapshot))
+    """(weights, the rest), to be joined by `equinox.combine`: coordinates outside of any `Exact`."""
+    return split_coordinates(posterior, lambda node: is_snapshot(node) or is_reference(node))
 
 
 class _Here(eqx.Module):

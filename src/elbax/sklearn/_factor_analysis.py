@@ -31,7 +31,7 @@ class FactorAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Abstract
     **Arguments** beside those of every `AbstractEstimator`:
 
     - `n_components`: how many factors; by default as many as columns.
-    - `reg_covar`: weight of the penalty −½ `reg_covar` tr Ψ⁻¹, in squared units of the data, which keeps
+    - `reg_covar`: weight of the penalty −½ `reg_covar` tr Ψ⁻¹ D, with D the variances of the columns, which keeps
         noise variances from vanishing; 0 turns it off.
 
     **Attributes:** `components_`, the loadings Wᵀ of shape `(n_components, dim)`, found up to a rotation;

@@ -15,8 +15,9 @@ class GaussianMixture(AbstractEllipticalMixture):
 
     - `n_components`: K.
     - `covariance_type`: `"full"`, `"tied"`, `"diag"` or `"spherical"`.
-    - `reg_covar`: added, times I, to each component's scatter matrix, in squared units of the data, so
-        that no covariance shrinks below `reg_covar` / n_samples; 0 turns it off.
+    - `reg_covar`: the floor of `elbax.components.Normal`, relative to the columns' variances D, where
+        scikit-learn's is in squared units: `reg_covar` · D is added to each component's scatter matrix, so that no
+        variance shrinks below `reg_covar` / n_samples of its column's; 0 turns it off.
     - `weights_init`, `means_init`, `precisions_init`: where to start, in the shapes of the attributes.
 
     **Attributes:** `weights_`, `means_`; `covariances_`, `precisions_` and `precisions_cholesky_`, of shape

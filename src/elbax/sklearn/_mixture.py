@@ -9,6 +9,7 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted, check_non_negative
 
 from .._batch import Batch
+from .._reference import split_coordinates
 from .._types import Any, Key, PyTree
 from ..components import AbstractComponent
 from ..families import Distribution
@@ -90,7 +91,9 @@ class AbstractMixture(AbstractEstimator):
                     f"{type(self).__name__}: expected {name} to start from of shape {expected}, got "
                     f"{np.shape(value)}."
                 )
-        return model.from_description(**(described | given))
+        # The data's scale, to which a floor is relative, is no matter of the start.
+        coordinates, _ = split_coordinates(model.from_description(**(described | given)))
+        return eqx.combine(coordinates, split_coordinates(params)[1])
 
     def _describe(self, weight: float) -> dict[str, Any]:
         described = self.model_.describe(self._put(self.params_))

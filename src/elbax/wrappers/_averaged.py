@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from .._arguments import check_count, check_not_negative
 from .._check import is_concrete
+from .._reference import split_coordinates
 from .._state import ELBOState, Info
 from .._types import Array, Int, PyTree
 from .._update import AbstractUpdate
@@ -13,7 +14,7 @@ from ._wrapper import AbstractRemembering
 
 
 class Average(eqx.Module):
-    """The memory of `Averaged`: the average so far (of inexact leaves; `None` for others), and steps made."""
+    """The memory of `Averaged`: the average so far (of coordinates; `None` for other leaves), and steps made."""
 
     update: PyTree
     params: PyTree
@@ -71,7 +72,7 @@ class Averaged(AbstractRemembering):
             raise ValueError(f"Averaged: decay must be at least 0 and below 1, got {self.decay}.")
 
     def init_memory(self, params: PyTree, posterior: PyTree) -> Average:
-        average = eqx.filter(params, eqx.is_inexact_array)
+        average = split_coordinates(params)[0]
         return Average(self.update.init_memory(params, posterior), average, jnp.zeros((), int))
 
     def averaged(self, state: ELBOState) -> PyTree:
@@ -82,7 +83,7 @@ class Averaged(AbstractRemembering):
         memory = state.memory
         moved, info = self.update(self.inside(state), batch)
         n = jnp.maximum(memory.step + 1 - self.start, 1)
-        now = eqx.filter(moved.params, eqx.is_inexact_array)
+        now = split_coordinates(moved.params)[0]
         average = jax.tree.map(
             lambda old, new: old + self._rate(n, new.dtype) * (new - old), memory.params, now
         )

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 from .._algebra import is_label
 from .._around import AbstractAround
-from .._model import AbstractModel, Reference
+from .._model import AbstractModel
+from .._reference import Reference
 from .._types import Any, Array, Bool, Key, PyTree, Scalar
 from ..families import Distribution
 

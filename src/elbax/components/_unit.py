@@ -1,0 +1,57 @@
+"""The scale of the data, to which floors are relative."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._check import is_concrete
+from .._reference import is_reference, Reference
+from .._types import Any, Array, Float, PyTree
+
+
+def positive_variance(variance: Float[Array, "*dim"]) -> Float[Array, "*dim"]:
+    """The variances of columns, that of a constant one being the others' mean, or 1 if all are constant."""
+    others = jnp.mean(variance)
+    return jnp.where(variance > 0, variance, jnp.where(others > 0, others, 1))
+
+
+def with_unit(params: dict, floor: float, variance: Float[Array, "*dim"]) -> dict:
+    """Params with the columns' standard deviations beside them, if there is a floor relative to these."""
+    if not floor:
+        return params
+    return params | {"unit": Reference(jnp.sqrt(positive_variance(variance)))}
+
+
+def with_given_unit(
+    params: dict, floor: float, unit: Any, variance: Float[Array, "*dim"], who: str
+) -> dict:
+    """`with_unit` of a description: from given standard deviations, else from what it says of the data.
+
+    **Raises** `ValueError` for standard deviations that are none, or of other columns.
+    """
+    if unit is None:
+        return with_unit(params, floor, variance)
+    deviation = jnp.asarray(unit, variance.dtype)
+    values = np.asarray(deviation) if is_concrete(deviation) else np.ones(())
+    fits = deviation.shape in ((), variance.shape)
+    if not (fits and np.all(np.isfinite(values) & (values > 0))):
+        raise ValueError(
+            f"{who}: unit holds standard deviations of the data, positive numbers of shape "
+            f"{variance.shape}; got {unit!r}."
+        )
+    return with_unit(params, floor, jnp.broadcast_to(deviation, variance.shape) ** 2)
+
+
+def floors(params: PyTree, floor: float, who: str) -> Float[Array, "*dim"]:
+    """√floor times the unit: a floor is a scatter of its square.
+
+    **Raises** `ValueError` for params without a unit.
+    """
+    unit = params.get("unit")
+    if not is_reference(unit):
+        raise ValueError(
+            f"{who}: floor={floor} is relative to the data's scale, which these params do not hold: model.init "
+            'and model.from_description add it, or by hand "unit": elbax.Reference(standard deviations of the '
+            "data). A floor of 0 needs none."
+        )
+    return floor**0.5 * jax.lax.stop_gradient(unit.value)

@@ -1,0 +1,135 @@
+"""Data in other units of measure, and params that mean the same there."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import elbax
+from elbax._reference import split_coordinates
+
+
+# How the columns of a system may be scaled, one by one or all alike, and whether they may be shifted.
+SCALINGS = {
+    **dict.fromkeys(
+        [
+            "mixture-full-auto",
+            "mixture-full-difference",
+            "mixture-tied-auto",
+            "mixture-tied-difference",
+            "mixture-diagonal-auto",
+            "mixture-student",
+            "mixture-factors",
+            "mixture-product",
+            "mixture-regression",
+            "experts",
+            "factors-diagonal",
+            "factors-pattern",
+            "hidden-markov",
+            "state-space",
+        ],
+        "columns",
+    ),
+    "mixture-spherical-auto": "alike",
+    "factors-isotropic": "alike",
+    "mixture-gamma": "positive",
+}
+
+
+@dataclasses.dataclass
+class There:
+    """The data in other units, and the params that mean the same."""
+
+    x: Any
+    params: Callable[[Any], Any]
+
+
+def change_of_units(system):
+    """x becomes a x + b in every column, with a from 1e-6 to 1e6 and b of 20 deviations or so."""
+    scaling, x, model = SCALINGS[system.name], system.x, system.model
+    if isinstance(x, tuple):
+        return regression(system)
+    inner = x["size"] if isinstance(x, dict) else x
+    values = inner.values if isinstance(inner, elbax.Sequence) else inner
+    dim = values.shape[-1]
+    a = jnp.full(dim, 1e5) if scaling == "alike" else 10.0 ** jnp.linspace(-6, 6, dim)
+    b = 0 * a if scaling == "positive" else a * jnp.linspace(-20, 20, dim)
+    if isinstance(x, dict):
+        there = x | {"size": a * x["size"] + b}
+    elif isinstance(x, elbax.Sequence):
+        there = eqx.tree_at(lambda x: x.values, x, a * values + b)
+    else:
+        there = a * values + b
+
+    def means(name, value):
+        """What a model says of itself, in the other units."""
+        squared = lambda: value * a[:, None] * a
+        rules = {
+            "means": lambda: a * value + b,
+            "mean": lambda: a * value + b,
+            "emission_offset": lambda: a * value + b,
+            "covariances": squared,
+            "scales": squared,
+            "emission_covariance": squared,
+            "loadings": lambda: a[:, None] * value,
+            "emission": lambda: a[:, None] * value,
+            "noise": lambda: a**2 * value,
+            "rates": lambda: value / a,
+        }
+        return rules.get(name, lambda: value)()
+
+    def translate(described):
+        return {
+            name: translate(value) if isinstance(value, dict) else means(name, value)
+            for name, value in described.items()
+        }
+
+    def params(params):
+        described = model.describe(params)
+        if isinstance(x, dict):
+            described["size"] = translate(described["size"])
+        else:
+            described = translate(described)
+        return in_unit(
+            model.from_description(**described), params, lambda unit: in_columns(unit, a)
+        )
+
+    return There(there, params)
+
+
+def in_columns(unit, a):
+    return a * unit if unit.shape == a.shape else unit
+
+
+def regression(system):
+    """Inputs and target, each in units of its own."""
+    inputs, target = system.x
+    a, b = 1e-6, 2e-5
+    c, d = 1e6, -3e7
+    model = system.model
+
+    def slopes(coefficients):
+        first = coefficients[:, :1] - b / a * coefficients[:, 1:]
+        return jnp.concatenate([first, coefficients[:, 1:] / a], 1)
+
+    def params(params):
+        described = model.describe(params)
+        coefficients = c * slopes(described["coefficients"])
+        described["coefficients"] = coefficients.at[:, 0].add(d)
+        described["deviations"] = c * described["deviations"]
+        if "gate" in described:
+            described["gate"] = slopes(described["gate"])
+        return in_unit(model.from_description(**described), params, lambda unit: c * unit)
+
+    return There((a * inputs + b, c * target + d), params)
+
+
+def in_unit(fresh, params, change):
+    """`fresh` with the unit of `params`, in other units."""
+    constants = jax.tree.map(lambda leaf: np.asarray(change(leaf)), split_coordinates(params)[1])
+    constants = jax.tree.map(jnp.asarray, constants)
+    return eqx.combine(split_coordinates(fresh)[0], constants)

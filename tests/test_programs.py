@@ -46,6 +46,24 @@ rng = np.random.default_rng(0)
 """
 
 
+def test_a_first_fit_compiles_five_programs():
+    found = child(
+        COUNT
+        + """
+x = rng.normal(size=(200, 6)).astype(np.float32) + 3 * (np.arange(200) % 3)[:, None]
+x = x.astype(np.float32)
+model = elbax.GaussianMixture(3)
+em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
+params = model.init(key, x)
+state = em.init(params, elbax.Exact(model, params), key=run)
+result = elbax.fit(em, state, x, max_steps=7)
+print(model.describe(result.state.params)["weights"], result)
+print(json.dumps(len(seen)))
+"""
+    )
+    assert found <= 5
+
+
 @pytest.mark.slow
 def test_programs_of_another_number_of_rows_are_the_same():
     found = child(
@@ -70,6 +88,19 @@ def test_padding_counts_for_nothing(rows):
     assert rows <= len(batch.x) <= max(rows + 1, 1.125 * rows)
     plain = elbax.evidence(MODEL, PARAMS, x)
     np.testing.assert_allclose(elbax.evidence(MODEL, PARAMS, batch), plain, rtol=1e-12)
+
+
+def test_small_data_take_one_form(monkeypatch):
+    """Compiled once, not for both answers to a question of accuracy that the difference form does not raise."""
+
+    def choices(x):
+        traced = jax.make_jaxpr(lambda state, x: CASE.update(state, x))(CASE.state, x)
+        return str(traced).count("cond[")
+
+    both = choices(X)
+    monkeypatch.setattr(elbax._elbo, "_SMALL", 4096)
+    assert choices(X) < both
+    assert choices(jnp.zeros((2049, 2))) == both
 
 
 def twice(function):

@@ -10,6 +10,7 @@ import numpy as np
 from ._algebra import add, num_rows
 from ._arguments import check_count
 from ._incomplete import has_blocks, Incomplete, is_incomplete, row_axes
+from ._program import is_concrete, program
 from ._table import as_arrays
 from ._types import Any, AnyArray, Array, Callable, Key, PyTree
 
@@ -194,6 +195,14 @@ def over_rows(function: Callable, x: PyTree, *others: PyTree) -> PyTree:
 def rows(batch: PyTree) -> tuple[PyTree, Array]:
     """(x, weight) with one leading axis, a blocked batch laid out flat; padding holds copies of a real row."""
     batch = as_batch(batch)
+    if is_concrete(batch) and not (batch.padded or batch.blocked):
+        # Whatever holds the data stays so: there is nothing to compute.
+        return batch.x, jax.device_put(effective_weight(batch, np))
+    return _device_rows(batch)
+
+
+@program
+def _device_rows(batch: Batch) -> tuple[PyTree, Array]:
     return _rows(eqx.tree_at(lambda batch: batch.x, batch, jax.tree.map(jnp.asarray, batch.x)), jnp)
 
 

@@ -130,11 +130,11 @@ def fit(
     if progress:
         with _bar(max_steps) as bar:
             block, now = max(1, max_steps // 100), state
-            while not isinstance(now, _Carry) or (bool(now.running) and int(now.step) < max_steps):
+            while not isinstance(now, _Carry) or (_runs(now) and int(now.step) < max_steps):
                 pause = np.minimum(bar.n + block, until)
                 now = _run(update, now, batch, pause, tolerance_now, np.asarray(False), capacity)[0]
                 bar.update(int(now.step) - bar.n)
-                bar.set_postfix_str(f"ELBO {float(now.trace[now.step - 1]):.6g}")
+                bar.set_postfix_str(f"ELBO {float(np.asarray(now.trace)[bar.n - 1]):.6g}")
         state = now
     end = _run(update, state, batch, until, tolerance_now, np.asarray(True), capacity)
     return _result(update, *end, tolerance)
@@ -245,6 +245,11 @@ class _Carry(eqx.Module):
     @property
     def running(self) -> Array:
         return self.code == _RUNNING
+
+
+def _runs(carry: _Carry) -> bool:
+    """`running`, on the host: between programs nothing is computed on the device."""
+    return int(carry.code) == _RUNNING
 
 
 def _capacity(max_steps: int) -> int:
@@ -469,7 +474,7 @@ def _fit_stream(update, state, batches, max_steps: int, progress: bool) -> Resul
                 carry = _begin(update, state, batch, capacity)
             carry = _stream_step(update, carry, batch)
             bar.update(1)
-            if not bool(carry.running):
+            if not _runs(carry):
                 break
     if carry is None:
         raise ValueError("fit: the iterator of batches gave none.")

@@ -30,7 +30,7 @@ def padded(batch: PyTree) -> Batch:
         leaf = np.asarray(leaf)
         return np.concatenate([leaf, np.repeat(leaf[:1], more, 0)])
 
-    weight = np.asarray(effective_weight(batch))
+    weight = effective_weight(jax.tree.map(np.asarray, batch), np)
     weight = np.concatenate([weight, np.zeros(more, weight.dtype)])
     index = None if batch.index is None else pad(batch.index)
     return Batch(jax.tree.map(pad, batch.x), weight=weight, index=index)

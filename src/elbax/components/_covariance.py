@@ -113,12 +113,16 @@ class Full(AbstractCovariance):
 
     def pack(self, factor):
         dim = factor.shape[-1]
-        logs = jnp.log(jnp.diagonal(factor))
-        return (factor - jnp.diag(jnp.diagonal(factor)) + jnp.diag(logs))[np.tril_indices(dim)]
+        on = np.eye(dim, dtype=bool)
+        return jnp.where(on, jnp.log(jnp.where(on, factor, 1)), factor)[np.tril_indices(dim)]
 
     def factor(self, raw, dim):
-        matrix = jnp.zeros((dim, dim), raw.dtype).at[np.tril_indices(dim)].set(raw)
-        return jnp.tril(matrix, -1) + jnp.diag(jnp.exp(jnp.diagonal(matrix)))
+        # One gather: a scatter, and diagonals in and out, take longer to compile than all else here.
+        place, on = np.zeros((dim, dim), int), np.eye(dim, dtype=bool)
+        place[np.tril_indices(dim)] = np.arange(raw.size)
+        matrix = raw[place]
+        below = jnp.where(np.tri(dim, k=-1, dtype=bool), matrix, 0)
+        return jnp.where(on, jnp.exp(jnp.where(on, matrix, 0)), below)
 
     def inverse(self, factor):
         return invert_triangle(factor)

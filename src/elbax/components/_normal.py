@@ -15,6 +15,7 @@ from .._check import check_described, check_row, is_concrete
 from .._free import choose
 from .._incomplete import is_incomplete, known_numbers
 from .._math.linear_algebra import cholesky, eigh, invert_triangle
+from .._program import program
 from .._reference import Reference
 from .._types import Array, Float, PyTree
 from ..priors import NormalInverseWishart
@@ -113,6 +114,7 @@ class Normal(AbstractComponent):
 
         return one(params["scale"]) if self.shared else jax.vmap(one)(params["scale"])
 
+    @program
     def whitening(self, params: PyTree) -> Float[Array, "K D D"]:
         """W of each component, lower triangular, with Σ⁻¹ = Wᵀ W."""
         num_components, dim = params["mean"].shape

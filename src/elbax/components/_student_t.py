@@ -10,6 +10,7 @@ from jax.scipy.special import gammaln
 from .._arguments import check_positive
 from .._check import check_described
 from .._incomplete import known
+from .._program import program
 from .._special import solve_shape
 from .._types import Array, Float, PyTree
 from ..priors import NormalInverseWishart
@@ -70,6 +71,7 @@ class StudentT(AbstractComponent):
     def linear(self) -> bool:
         return False
 
+    @program
     def whitening(self, params: PyTree) -> Float[Array, "K D D"]:
         """W of each component, lower triangular, with Σ⁻¹ = Wᵀ W."""
         return self.normal.whitening(params)

@@ -51,7 +51,7 @@ class SleepEStep(AbstractUpdate):
 
     model: AbstractModel
     optimizer: optax.GradientTransformation = eqx.field(converter=by_value)
-    sample: Callable[[Any, Any], Any]
+    sample: Callable[[Any, Any], Any] = eqx.field(converter=by_value)
     num_samples: int = eqx.field(static=True, default=100)
 
     def __check_init__(self):

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from .._arguments import check_count
 from .._model import AbstractModel
+from .._program import by_value
 from .._types import Any, Array, Callable, PyTree, Scalar
 from ._statistics import AbstractStatisticsStep
 
@@ -49,7 +50,7 @@ class OnlineMStep(AbstractStatisticsStep):
     """
 
     model: AbstractModel
-    rate: float | Array | Callable[[Any], Any]
+    rate: float | Array | Callable[[Any], Any] = eqx.field(converter=by_value)
     delay: int = eqx.field(static=True, default=0)
     chunk_size: int | None = eqx.field(static=True, default=None)
     free: PyTree = True

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from .._algebra import dot, is_label, subtract, where
 from .._arguments import check_positive
+from .._program import by_value
 from .._state import ELBOState, Info
 from .._types import Array, Bool, Callable, Int, PyTree, Scalar
 from .._update import AbstractUpdate
@@ -69,8 +70,10 @@ class Accelerate(AbstractRemembering):
     """
 
     update: AbstractUpdate
-    to: Callable[[PyTree], PyTree] | None = eqx.field(static=True, default=None)
-    back: Callable[[PyTree], PyTree] | None = eqx.field(static=True, default=None)
+    to: Callable[[PyTree], PyTree] | None = eqx.field(static=True, default=None, converter=by_value)
+    back: Callable[[PyTree], PyTree] | None = eqx.field(
+        static=True, default=None, converter=by_value
+    )
     growth: float = eqx.field(static=True, default=4.0)
 
     def __check_init__(self):

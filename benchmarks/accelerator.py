@@ -118,13 +118,11 @@ def families(size: Size) -> list[Row]:
         model, x = system.make(size, np.random.default_rng(0))
         with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
             exact = cast(x, float)
-            start = cast(system.params(model, exact), float)
-            state = system.state(model, start)
-            _, step = compiled(system.update(model), state, exact)
-            right = float(four_steps(step, state, exact))
-            start = jax.tree.map(np.asarray, start)
-        x = cast(x, np.float32)
-        state = system.state(model, cast(start, np.float32))
+            start = system.state(model, system.params(model, exact))
+            _, step = compiled(system.update(model), start, exact)
+            right = float(four_steps(step, start, exact))
+        # The same start, on the device.
+        state, x = jax.device_put(cast((start, x), np.float32), jax.devices()[0])
         compiling, step = compiled(system.update(model), state, x)
         found = float(four_steps(step, state, x))
         error = abs(found - right) / (1 + abs(right))

@@ -7,6 +7,7 @@ import jax
 import jax.monitoring
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from units import change_of_units
 
 import elbax
@@ -407,6 +408,34 @@ def units(case):
     mapped = there.params(system.params), model.init(key, there.x)
     for here, same in zip(starts, mapped):
         assert_close(run(same, there.x), run(here, x), 1e-7)
+
+
+def batch(system):
+    """`jax.vmap(posterior)(x)` says of each row what `posterior` of it says."""
+    posterior, number = elbax.Exact(system.model, system.params), 3
+    x = jax.tree.map(lambda leaf: leaf[:number], system.x)
+    keys = jax.random.split(jax.random.key(0), number)
+
+    @eqx.filter_jit
+    def answers(q, key):
+        said = q.mean(), q.mode(), q.entropy(), q.bound(q.natural), q.sample(key)
+        return *said, q.log_prob(said[1])
+
+    one = eqx.filter_jit(posterior)
+    rows = [one(jax.tree.map(lambda leaf, i=i: leaf[i], x)) for i in range(number)]
+    by_row = [answers(q, key) for q, key in zip(rows, keys)]
+    expected = jax.tree.map(lambda *leaves: jnp.stack(leaves), *by_row)
+    assert_close(answers(jax.vmap(posterior)(x), jax.random.key(0)), expected, 1e-8)
+
+
+def one_datum(system):
+    """A posterior takes one datum: of a whole table it is refused, before anything runs."""
+    posterior = elbax.Exact(system.model, system.params)
+    if not isinstance(system.model, elbax.Model):
+        # What a function of one's own makes of a table nobody knows.
+        for x in (system.x, jax.tree.map(lambda leaf: leaf[:1], system.x)):
+            with pytest.raises((ValueError, TypeError)):
+                jax.eval_shape(posterior, x)
 
 
 OF_UPDATES = [scan, vmap, structure, ascent, one_trace, purity, claims, randomness, weights, dtype]

@@ -38,6 +38,16 @@ def test_tightness(system):
     laws.tightness(system)
 
 
+@pytest.mark.parametrize("system", named(EXACT))
+def test_batch(system):
+    laws.batch(system)
+
+
+@pytest.mark.parametrize("system", EXACT, ids=lambda system: system.name)
+def test_one_datum(system):
+    laws.one_datum(system)
+
+
 @pytest.mark.parametrize("system", named(SYSTEMS))
 def test_chunks(system):
     laws.chunks(system)

@@ -31,7 +31,7 @@ def check_row(x: Any, dim: int, who: str) -> None:
     if shape != (dim,):
         raise ValueError(
             f"{who}: at these params one datum has shape {(dim,)}, got {shape}. Data have a leading axis, the "
-            "rows; a posterior takes one of them."
+            "rows; a posterior takes one of them, jax.vmap(posterior)(x) all."
         )
 
 

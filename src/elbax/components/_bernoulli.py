@@ -8,9 +8,11 @@ from .._algebra import log, matmul
 from .._arguments import check_kind
 from .._check import check_described, check_row, check_table, check_values
 from .._incomplete import known, known_numbers
+from ..families._undefined import where_defined
 from ..priors import Beta
 from ._component import AbstractComponent
 from ._parts import part_means
+from ._support import is_bit, log_indicator
 
 
 class Bernoulli(AbstractComponent):
@@ -66,7 +68,8 @@ class Bernoulli(AbstractComponent):
         values, observed = known(x)
         seen = observed.astype(natural["on"].dtype)
         on = seen * values.astype(seen.dtype)
-        return matmul(natural["on"], on) + matmul(natural["off"], seen - on)
+        possible = log_indicator(values, observed, is_bit(values)).astype(seen.dtype)
+        return matmul(natural["on"], on) + matmul(natural["off"], seen - on) + possible
 
     def maximize(self, statistics, params, free):
         on, off = statistics["on"], statistics["off"]
@@ -93,7 +96,8 @@ class Bernoulli(AbstractComponent):
 
     def sample(self, params, component, key, inputs=None):
         logits = params["logits"][component]
-        return jax.random.bernoulli(key, jax.nn.sigmoid(logits)).astype(logits.dtype)
+        drawn = jax.random.bernoulli(key, jax.nn.sigmoid(logits)).astype(logits.dtype)
+        return where_defined(~jnp.isnan(logits), drawn)
 
     def num_free_params(self, params):
         return int(np.prod(params["logits"].shape))

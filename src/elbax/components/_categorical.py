@@ -11,8 +11,10 @@ from .._check import check_described, check_row, check_table, check_values
 from .._incomplete import host_known, known
 from .._shares import log_prior_of_shares, log_shares_of, maximize_shares
 from .._types import Any
+from ..families._undefined import draw_label
 from ..priors import Dirichlet
 from ._component import AbstractComponent
+from ._support import is_count, log_indicator
 
 
 class Categorical(AbstractComponent):
@@ -114,7 +116,9 @@ class Categorical(AbstractComponent):
         values, observed = known(x)
         logits = natural["logits"]
         one_hot = self._one_hot(values, observed, logits.dtype)
-        return matmul(logits.reshape(len(logits), -1), one_hot.reshape(-1))
+        inside = is_count(values) & (values < jnp.asarray(self.num_values, values.dtype))
+        possible = log_indicator(values, observed, inside).astype(logits.dtype)
+        return matmul(logits.reshape(len(logits), -1), one_hot.reshape(-1)) + possible
 
     def maximize(self, statistics, params, free):
         counts, logits = statistics["logits"], params["logits"]
@@ -138,7 +142,7 @@ class Categorical(AbstractComponent):
     def sample(self, params, component, key, inputs=None):
         logits = params["logits"][component]
         masked = jnp.where(self._possible(len(logits)), logits, -jnp.inf)
-        return jax.random.categorical(key, masked)
+        return draw_label(key, masked)
 
     def num_free_params(self, params):
         num_components, dim, _ = params["logits"].shape

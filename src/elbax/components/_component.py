@@ -80,7 +80,7 @@ class AbstractComponent(eqx.Module):
 
     @abc.abstractmethod
     def log_densities(self, natural: PyTree, x: PyTree) -> Float[Array, " K"]:
-        """log p(x | z = k) for all k, from prepared coordinates."""
+        """log p(x | z = k) for all k, from prepared coordinates: −∞ outside of the support, NaN of NaN."""
 
     def maximize(self, statistics: PyTree, params: PyTree, free: PyTree) -> PyTree:
         """The params of highest expected log-density plus prior; `free` as for a model."""

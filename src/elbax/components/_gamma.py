@@ -15,6 +15,7 @@ from .._reference import Reference
 from .._special import inverse_digamma, solve_shape
 from ._component import AbstractComponent
 from ._parts import part_means
+from ._support import log_indicator
 
 
 class Gamma(AbstractComponent):
@@ -83,7 +84,8 @@ class Gamma(AbstractComponent):
         check_row(x, natural["shape"].shape[-1], "Gamma")
         values, observed = known(x)
         log_mean = natural["about"].value
-        value = jnp.where(observed, values, 1)
+        inside = (values > 0) & (values < jnp.inf)
+        value = jnp.where(observed & inside, values, 1)
         log_value = jnp.log(value)
         terms = (
             natural["count"]
@@ -91,7 +93,8 @@ class Gamma(AbstractComponent):
             - natural["rate"] * (value * jnp.exp(-log_mean))
             - log_value
         )
-        return jnp.sum(jnp.where(observed, terms, 0), -1)
+        possible = log_indicator(values, observed, inside).astype(terms.dtype)
+        return jnp.sum(jnp.where(observed, terms, 0), -1) + possible
 
     def maximize(self, statistics, params, free):
         count, log_sum, total = statistics["count"], statistics["shape"], -statistics["rate"]

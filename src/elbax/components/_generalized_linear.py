@@ -13,10 +13,12 @@ from .._arguments import check_choice, check_not_negative
 from .._check import check_described, check_values
 from .._reference import split_coordinates
 from .._types import Any, Array, Float, PyTree
+from ..families._undefined import where_defined
 from ._component import AbstractComponent
 from ._linear import described, linear
 from ._linear_regression import (
     check_regression,
+    check_target,
     check_varied,
     least_squares,
     needed,
@@ -25,6 +27,7 @@ from ._linear_regression import (
     regression_numbers,
     regression_table,
 )
+from ._support import is_bit, is_count, log_indicator
 from ._unit import positive_variance, with_given_unit, with_unit
 
 
@@ -116,14 +119,17 @@ class GeneralizedLinear(AbstractComponent):
 
     def log_densities(self, natural: PyTree, x: Any) -> Float[Array, " K"]:
         inputs, target = x
+        check_target(target, "GeneralizedLinear")
         predictor = natural["predictor"](inputs)
         y = target.astype(predictor.dtype)
         if self.response == "normal":
             residual = (y - predictor) * jnp.exp(-natural["log_noise"])
             return -0.5 * residual**2 - natural["log_noise"] - 0.5 * math.log(2 * math.pi)
         if self.response == "poisson":
-            return y * predictor - jnp.exp(predictor) - gammaln(y + 1)
-        return y * predictor - jax.nn.softplus(predictor)
+            possible = log_indicator(target, True, is_count(target)).astype(y.dtype)
+            return y * predictor - jnp.exp(predictor) + (possible - gammaln(y + 1))
+        possible = log_indicator(target, True, is_bit(target)).astype(y.dtype)
+        return y * predictor - jax.nn.softplus(predictor) + possible
 
     def describe(self, params):
         """Coefficients `(K, num_inputs + 1)` or, of another predictor, weights; a normal's deviations."""
@@ -159,9 +165,8 @@ class GeneralizedLinear(AbstractComponent):
         if self.response == "normal":
             noise = jax.random.normal(key, (), mean.dtype)
             return mean + jnp.exp(params["log_noise"][component]) * noise
-        if self.response == "poisson":
-            return jax.random.poisson(key, mean).astype(mean.dtype)
-        return jax.random.bernoulli(key, mean).astype(mean.dtype)
+        draw = {"poisson": jax.random.poisson, "bernoulli": jax.random.bernoulli}[self.response]
+        return where_defined(~jnp.isnan(mean), draw(key, mean).astype(mean.dtype))
 
     def log_prior(self, params):
         if "log_noise" not in params:

@@ -9,7 +9,7 @@ import numpy as np
 
 from .._algebra import matmul
 from .._arguments import check_not_negative
-from .._check import check_described, check_rows, check_table
+from .._check import check_described, check_row, check_rows, check_table
 from .._incomplete import known_numbers
 from .._math.linear_algebra import solve_positive
 from .._reference import Reference
@@ -91,7 +91,9 @@ class LinearRegression(AbstractComponent):
 
     def log_densities(self, natural: PyTree, x: Any) -> Float[Array, " K"]:
         inputs, target = x
+        check_target(target, "LinearRegression")
         about = natural["about"].value
+        check_row(inputs, about["coefficients"].shape[1] - 1, "LinearRegression, inputs")
         u = design(inputs.astype(about["coefficients"].dtype))
         residual = (target.astype(u.dtype) - matmul(about["coefficients"], u)) / about["deviation"]
         quadratic = matmul(natural["gram"].reshape(len(residual), -1), jnp.outer(u, u).reshape(-1))
@@ -181,6 +183,15 @@ def noise_collapsed(log_noise: Array, ratio: float) -> Array:
 def check_varied(target: AnyArray, weight: AnyArray, who: str) -> None:
     if np.ptp(np.asarray(target)[np.asarray(weight) > 0]) == 0:
         raise ValueError(f"{who}: the target is constant, so its variance has no estimate but 0.")
+
+
+def check_target(target: Any, who: str) -> None:
+    """Raises `ValueError` for a datum whose target is not one number."""
+    if jnp.shape(target) != ():
+        raise ValueError(
+            f"{who}: one datum is (inputs, target), its target a number; got a target of shape "
+            f"{jnp.shape(target)}. A posterior takes one datum, jax.vmap(posterior)(x) all rows of a table."
+        )
 
 
 def check_regression(x: Any, weight: AnyArray, who: str, varied: bool) -> None:

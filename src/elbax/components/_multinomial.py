@@ -10,8 +10,10 @@ from .._arguments import check_kind
 from .._check import check_described, check_row, check_table, check_values
 from .._free import log_shares
 from .._incomplete import is_incomplete
+from ..families._undefined import where_defined
 from ..priors import Dirichlet
 from ._component import AbstractComponent
+from ._support import is_count, log_indicator
 
 
 class Multinomial(AbstractComponent):
@@ -72,7 +74,11 @@ class Multinomial(AbstractComponent):
     def log_densities(self, natural, x):
         check_row(x, natural["logits"].shape[-1], "Multinomial")
         counts = x.astype(natural["logits"].dtype)
-        coefficient = gammaln(jnp.sum(counts) + 1) - jnp.sum(gammaln(counts + 1))
+        # Of what is no count the factorials may be infinite too, of either sign.
+        inside = is_count(x)
+        proper = jnp.where(inside, counts, 0)
+        coefficient = gammaln(jnp.sum(proper) + 1) - jnp.sum(gammaln(proper + 1))
+        coefficient += log_indicator(x, True, inside).astype(counts.dtype)
         return matmul(natural["logits"], counts) + coefficient
 
     def maximize(self, statistics, params, free):
@@ -100,7 +106,8 @@ class Multinomial(AbstractComponent):
         """One row; `inputs` is its total (100 by default)."""
         logits = params["logits"][component]
         total = jnp.asarray(100 if inputs is None else inputs, logits.dtype)
-        return jax.random.multinomial(key, total, jax.nn.softmax(logits))
+        drawn = jax.random.multinomial(key, total, jax.nn.softmax(logits))
+        return where_defined(~jnp.any(jnp.isnan(logits)), drawn)
 
     def num_free_params(self, params):
         num_components, dim = params["logits"].shape

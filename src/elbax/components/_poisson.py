@@ -9,9 +9,11 @@ from .._algebra import log, matmul
 from .._arguments import check_kind
 from .._check import check_described, check_row, check_table, check_values
 from .._incomplete import known, known_numbers
+from ..families._undefined import where_defined
 from ..priors import Gamma
 from ._component import AbstractComponent
 from ._parts import part_means
+from ._support import is_count, log_indicator
 
 
 class Poisson(AbstractComponent):
@@ -70,8 +72,9 @@ class Poisson(AbstractComponent):
         values, observed = known(x)
         seen = observed.astype(natural["rate"].dtype)
         count = seen * values.astype(seen.dtype)
-        constant = jnp.sum(gammaln(count + 1))
-        return matmul(natural["log_rate"], count) - matmul(natural["rate"], seen) - constant
+        possible = log_indicator(values, observed, is_count(values)).astype(seen.dtype)
+        constant = possible - jnp.sum(gammaln(count + 1))
+        return matmul(natural["log_rate"], count) - matmul(natural["rate"], seen) + constant
 
     def maximize(self, statistics, params, free):
         events, exposure = statistics["log_rate"], -statistics["rate"]
@@ -94,7 +97,7 @@ class Poisson(AbstractComponent):
 
     def sample(self, params, component, key, inputs=None):
         rate = jnp.exp(params["log_rates"][component])
-        return jax.random.poisson(key, rate).astype(rate.dtype)
+        return where_defined(~jnp.isnan(rate), jax.random.poisson(key, rate).astype(rate.dtype))
 
     def num_free_params(self, params):
         return int(np.prod(params["log_rates"].shape))

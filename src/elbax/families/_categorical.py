@@ -10,6 +10,7 @@ from .._algebra import vdot
 from .._arguments import check_count
 from .._types import Any, Array, Callable, Float, Int, Key, Scalar
 from ._family import AbstractFamily
+from ._undefined import where_defined
 
 
 class Categorical(AbstractFamily):
@@ -31,9 +32,13 @@ class Categorical(AbstractFamily):
 
     discrete: ClassVar[bool] = True
     finite: ClassVar[bool] = True
+    event_ndim: ClassVar[int] = 0
 
     def __check_init__(self):
         check_count("Categorical", num_values=self.num_values)
+
+    def batch_ndim(self, natural: Float[Array, "..."]) -> int:
+        return jnp.ndim(natural) - 1
 
     def _normalize(self, natural: Float[Array, " K"]) -> tuple[Scalar, Float[Array, " K"]]:
         """(A(η), ∇A(η)) from one set of exponentials."""
@@ -56,10 +61,15 @@ class Categorical(AbstractFamily):
         # that a value without a share is never the first to reach it.
         cumulative = jnp.cumsum(self.mean(natural))
         level = (1 - jax.random.uniform(key, dtype=cumulative.dtype)) * cumulative[-1]
-        return jnp.sum(cumulative < level, dtype=int)
+        drawn = jnp.sum(cumulative < level, dtype=int)
+        return where_defined(cumulative[-1] > 0, drawn)
 
     def mode(self, natural: Float[Array, " K"]) -> Int[Array, ""]:
-        return jnp.argmax(natural)
+        return where_defined(jnp.isfinite(jnp.max(natural)), jnp.argmax(natural))
+
+    def mode_statistics(self, natural: Float[Array, " K"]) -> Float[Array, " K"]:
+        mode = self.mode(natural)
+        return where_defined(mode >= 0, self.statistics(mode))
 
     def from_network(self, output: Float[Array, " K"]) -> Float[Array, " K"]:
         if output.shape != (self.num_values,):
@@ -85,7 +95,11 @@ class Categorical(AbstractFamily):
         return log_normalizer + vdot(mean, gap)
 
     def log_prob(self, natural: Float[Array, " K"], z: Int[Array, ""]) -> Scalar:
-        return natural[z] - self.log_normalizer(natural)
+        return self.score(natural, z) - self.log_normalizer(natural)
+
+    def score(self, natural: Float[Array, " K"], z: Int[Array, ""]) -> Scalar:
+        inside = (z >= 0) & (z < self.num_values)
+        return jnp.where(inside, natural[jnp.where(inside, z, 0)], -jnp.inf)
 
     def expect(
         self, natural: Float[Array, " K"], function: Callable[[Any], Any], key: Key | None

@@ -1,5 +1,7 @@
 """The alignments of a label sequence to frames, with blanks between."""
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 
@@ -29,6 +31,11 @@ class CTCLattice(AbstractStructured):
 
     ```
     """
+
+    event_ndim: ClassVar[int] = 1
+
+    def batch_ndim(self, natural: PyTree) -> int:
+        return jnp.ndim(natural["unary"]) - 2
 
     def fold(self, natural: PyTree, semiring: AbstractSemiring) -> Scalar:
         unary, skip = natural["unary"], natural["skip"]

@@ -1,6 +1,7 @@
 """A real vector with independent Gaussian coordinates."""
 
 import math
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -26,10 +27,15 @@ class DiagonalGaussian(AbstractFamily):
     ```
     """
 
+    event_ndim: ClassVar[int] = 1
+
     dim: int = eqx.field(static=True)
 
     def __check_init__(self):
         check_count("DiagonalGaussian", dim=self.dim)
+
+    def batch_ndim(self, natural: tuple) -> int:
+        return jnp.ndim(natural[0]) - 1
 
     def log_normalizer(self, natural: tuple) -> Scalar:
         linear, precision = natural

@@ -3,6 +3,7 @@
 import functools
 import math
 import random
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -13,6 +14,7 @@ from .._arguments import check_count, tables_of_whole_numbers, whole_numbers
 from .._types import Any, Array, Int, PyTree, Scalar
 from ._semiring import AbstractSemiring
 from ._structured import AbstractStructured
+from ._undefined import where_defined
 
 
 class FactorGraph(AbstractStructured):
@@ -43,6 +45,8 @@ class FactorGraph(AbstractStructured):
     ```
     """
 
+    event_ndim: ClassVar[int] = 1
+
     sizes: tuple[int, ...] = eqx.field(static=True)
     scopes: tuple[tuple[int, ...], ...] = eqx.field(static=True)
     limit: int = eqx.field(static=True)
@@ -71,6 +75,9 @@ class FactorGraph(AbstractStructured):
     def largest(self) -> int:
         """Entries of the largest table."""
         return _plan(self.sizes, self.scopes)[2]
+
+    def batch_ndim(self, natural: PyTree) -> int:
+        return jnp.ndim(natural[0]) - len(self.scopes[0]) if self.scopes else 0
 
     def fold(self, natural: PyTree, semiring: AbstractSemiring) -> Scalar:
         self._check(natural)
@@ -119,8 +126,10 @@ class FactorGraph(AbstractStructured):
         return tuple(map(indicator, self.scopes))
 
     def score(self, natural: PyTree, z: Int[Array, " n"]) -> Scalar:
+        inside = jnp.all((z >= 0) & (z < jnp.asarray(self.sizes, z.dtype)))
+        z = jnp.where(inside, z, 0)
         values = [table[tuple(z[i] for i in scope)] for scope, table in zip(self.scopes, natural)]
-        return jnp.asarray(sum(values))
+        return jnp.where(inside, sum(values), -jnp.inf)
 
     def marginals(self, natural: PyTree) -> tuple[Array, ...]:
         """The distribution of each variable by itself, a vector of its size each."""
@@ -137,7 +146,9 @@ class FactorGraph(AbstractStructured):
             place = jnp.unravel_index(jnp.argmax(table), table.shape) if scope else ()
             values |= dict(zip(scope, place))
         # Variables of no table are free: any value will do for the mode.
-        return jnp.stack([jnp.asarray(values.get(i, 0), int) for i in range(len(self.sizes))])
+        z = jnp.stack([jnp.asarray(values.get(i, 0), int) for i in range(len(self.sizes))])
+        found = [jnp.sum(table) > 0 for table in statistics]
+        return where_defined(jnp.all(jnp.array(found, bool)), z)
 
     def from_network(self, output: PyTree) -> PyTree:
         """A tuple of tables, as they are."""

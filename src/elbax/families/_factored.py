@@ -48,6 +48,17 @@ class AbstractFactored(AbstractFamily):
     def discrete(self) -> bool:
         return self.whole.discrete
 
+    @property
+    def event_ndim(self) -> int:
+        return self.whole.event_ndim
+
+    @property
+    def of_potentials(self) -> AbstractFamily:
+        return self.whole
+
+    def batch_ndim(self, natural: PyTree) -> int:
+        return self.parts.batch_ndim(natural)
+
     def potentials(self, whole: PyTree, means: PyTree) -> PyTree:
         """What each block sees of the whole's potentials while the others are at these means."""
         whole = finite(whole)

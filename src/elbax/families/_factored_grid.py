@@ -14,7 +14,7 @@ class FactoredGrid(AbstractFactored):
 
     @property
     def parts(self) -> Sites:
-        return Sites(self.whole.num_values)
+        return Sites(self.whole.num_values, 2)
 
     def join(self, means):
         sites = means["unary"]

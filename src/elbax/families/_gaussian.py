@@ -1,6 +1,7 @@
 """A real vector with a Gaussian distribution of any covariance."""
 
 import math
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -34,10 +35,15 @@ class Gaussian(AbstractFamily):
     ```
     """
 
+    event_ndim: ClassVar[int] = 1
+
     dim: int = eqx.field(static=True)
 
     def __check_init__(self):
         check_count("Gaussian", dim=self.dim)
+
+    def batch_ndim(self, natural: tuple) -> int:
+        return jnp.ndim(natural[0]) - 1
 
     def log_normalizer(self, natural: tuple) -> Scalar:
         linear, precision = natural
@@ -112,8 +118,8 @@ class Gaussian(AbstractFamily):
 class FactoredGaussian(Distribution):
     """N(m, L Lᵀ) of which mean m and factor L are at hand."""
 
-    location: Float[Array, " d"]
-    factor: Float[Array, "d d"]
+    location: Float[Array, "*batch d"]
+    factor: Float[Array, "*batch d d"]
 
     def mean(self):
         second = matmul(self.factor, self.factor.T) + jnp.outer(self.location, self.location)

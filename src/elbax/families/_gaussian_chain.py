@@ -49,6 +49,7 @@ class GaussianChain(AbstractFamily):
     """
 
     linear: ClassVar[bool] = False
+    event_ndim: ClassVar[int] = 2
 
     dim: int = eqx.field(static=True)
     order: Order = eqx.field(static=True, default="auto")
@@ -56,6 +57,9 @@ class GaussianChain(AbstractFamily):
     def __check_init__(self):
         check_count("GaussianChain", dim=self.dim)
         check_order("GaussianChain", self.order)
+
+    def batch_ndim(self, natural: PyTree) -> int:
+        return jnp.ndim(natural["unary"]["target"]) - 2
 
     def log_normalizer(self, natural: PyTree) -> Scalar:
         if runs_pairwise(self.order):

@@ -1,5 +1,7 @@
 """Sites in rows and columns, each tied to its neighbors."""
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -7,7 +9,8 @@ import jax.numpy as jnp
 from .._arguments import check_count
 from .._types import Array, Int, PyTree, Scalar
 from ._semiring import AbstractSemiring
-from ._structured import AbstractStructured, named
+from ._structured import AbstractStructured, named, possible_dot
+from ._undefined import where_defined
 
 
 class Grid(AbstractStructured):
@@ -46,6 +49,8 @@ class Grid(AbstractStructured):
     ```
     """
 
+    event_ndim: ClassVar[int] = 2
+
     height: int = eqx.field(static=True)
     width: int = eqx.field(static=True)
     num_values: int = eqx.field(static=True)
@@ -62,6 +67,9 @@ class Grid(AbstractStructured):
     def largest(self) -> int:
         """Entries of the largest table."""
         return self.num_values ** (min(self.height, self.width) + 1)
+
+    def batch_ndim(self, natural: PyTree) -> int:
+        return jnp.ndim(natural["unary"]) - 3
 
     def fold(self, natural: PyTree, semiring: AbstractSemiring) -> Scalar:
         if self.largest > self.limit:
@@ -129,7 +137,12 @@ class Grid(AbstractStructured):
         }
 
     def decode(self, statistics: PyTree) -> Int[Array, "height width"]:
-        return jnp.argmax(statistics["unary"], -1)
+        sites = statistics["unary"]
+        return where_defined(jnp.sum(sites, -1) > 0, jnp.argmax(sites, -1))
+
+    def score(self, natural: PyTree, z: Int[Array, "height width"]) -> Scalar:
+        inside = jnp.all((z >= 0) & (z < self.num_values))
+        return jnp.where(inside, possible_dot(self.statistics(z), natural), -jnp.inf)
 
     def from_network(self, output: PyTree) -> PyTree:
         return named("Grid", output, {"unary", "below", "beside"})

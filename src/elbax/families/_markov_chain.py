@@ -1,6 +1,6 @@
 """A path through finitely many states."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import equinox as eqx
 import jax
@@ -59,6 +59,8 @@ class MarkovChain(AbstractCertified):
     ```
     """
 
+    event_ndim: ClassVar[int] = 1
+
     num_states: int = eqx.field(static=True)
     allowed: tuple | None = eqx.field(static=True)
     starts: tuple | None = eqx.field(static=True)
@@ -97,6 +99,9 @@ class MarkovChain(AbstractCertified):
         starts = np.ones(size, bool) if self.starts is None else np.array(self.starts)
         allowed = np.ones((size, size), bool) if self.allowed is None else np.array(self.allowed)
         return starts, allowed
+
+    def batch_ndim(self, natural: PyTree) -> int:
+        return jnp.ndim(natural["unary"]) - 2
 
     def fold(self, natural: PyTree, semiring: AbstractSemiring) -> Scalar:
         unary = natural["unary"]
@@ -222,15 +227,17 @@ class MarkovChain(AbstractCertified):
         }
 
     def score(self, natural: PyTree, z: Int[Array, " T"]) -> Scalar:
-        statistics = self.statistics(z)
+        inside = jnp.arange(len(z)) < natural["length"]
+        statistics = self.statistics(jnp.where(inside, z, -1))
         starts, allowed = self.possible()
+        outside = jnp.any(inside & ((z < 0) | (z >= self.num_states)))
         impossible = jnp.sum(jnp.where(starts, 0, statistics["initial"]))
         impossible += jnp.sum(jnp.where(allowed, 0, statistics["transition"]))
         if natural["transition"].ndim == 3:
             before, after = statistics["unary"][:-1], statistics["unary"][1:]
             statistics["transition"] = before[:, :, None] * after[:, None, :]
         total = possible_dot(statistics, natural)
-        return jnp.where(impossible > 0, -jnp.inf, total)
+        return jnp.where(outside | (impossible > 0), -jnp.inf, total)
 
     def decode(self, statistics: PyTree) -> Int[Array, " T"]:
         states = statistics["unary"]

@@ -1,7 +1,7 @@
 """Binary trees over a sentence, by a grammar in Chomsky normal form."""
 
 import functools
-from typing import Literal
+from typing import ClassVar, Literal
 
 import equinox as eqx
 import jax
@@ -14,7 +14,7 @@ from .._types import Any, Array, Key, PyTree, Scalar
 from ._certified import AbstractCertified, certified
 from ._inside_outside import bands, inside_outside
 from ._semiring import AbstractSemiring, LOG, MAX, Sampling
-from ._structured import named, truth
+from ._structured import if_any, named, possible_dot, truth
 
 
 # An exponential costs about so many multiplications.
@@ -53,6 +53,8 @@ class ParseTree(AbstractCertified):
 
     ```
     """
+
+    event_ndim: ClassVar[int] = 3
 
     num_nonterminals: int = eqx.field(static=True)
     num_preterminals: int = eqx.field(static=True)
@@ -93,6 +95,9 @@ class ParseTree(AbstractCertified):
         shape = (number, size, size)
         return roots, np.ones(shape, bool) if self.allowed is None else np.array(self.allowed)
 
+    def batch_ndim(self, natural: PyTree) -> int:
+        return jnp.ndim(natural["unary"]) - 2
+
     def fold(self, natural: PyTree, semiring: AbstractSemiring) -> Scalar:
         pairs = self.possible()[1].any(0)
         dense = _SPARSE * pairs.sum() >= pairs.size
@@ -132,7 +137,9 @@ class ParseTree(AbstractCertified):
     def _nodes(self, natural, semiring):
         count = len(natural["unary"])
         zeros = jnp.zeros((count, count, self.num_symbols), natural["unary"].dtype)
-        return jax.grad(lambda extra: self._fold(natural, semiring, extra))(zeros)
+        return if_any(
+            *jax.value_and_grad(lambda extra: self._fold(natural, semiring, extra))(zeros)
+        )
 
     def mode(self, natural: PyTree) -> Array:
         return self._nodes(natural, MAX) > 0.5
@@ -167,6 +174,31 @@ class ParseTree(AbstractCertified):
         binary, _ = jax.lax.scan(of_width, zeros, jnp.arange(1, count))
         root = nodes[0, length - 1, :number]
         return {"root": root, "binary": binary, "unary": words, "length": length}
+
+    def score(self, natural: PyTree, z: Array) -> Scalar:
+        roots, allowed = self.possible()
+        potentials = natural | {
+            "root": jnp.where(roots, natural["root"], -jnp.inf),
+            "binary": jnp.where(allowed, natural["binary"], -jnp.inf),
+        }
+        total = possible_dot(self.statistics(z), potentials)
+        return jnp.where(self._is_tree(z, natural["length"]), total, -jnp.inf)
+
+    def _is_tree(self, z, length):
+        """Whether each of the words is under one preterminal, every other node has two children in one way, and
+        there are as many nodes as in a tree: then all of them hang on its root."""
+        number, count = self.num_nonterminals, len(z)
+        nodes = jnp.sum(z, -1)
+        start, width, split = np.ogrid[:count, :count, :count]
+        inside = (split < width) & (start + split + 1 < count)
+        right = nodes[np.minimum(start + split + 1, count - 1), np.maximum(width - split - 1, 0)]
+        pairs = jnp.sum(jnp.where(inside, nodes[:, None, :] * right, 0), -1)
+        words = jnp.sum(z[:, 0, number:], -1) == (jnp.arange(count) < length).astype(int)
+        kinds = ~jnp.any(z[:, 0, :number]) & ~jnp.any(z[:, 1:, number:])
+        inner = nodes[:, 1:]
+        binary = jnp.all((inner == 0) | ((inner == 1) & (pairs[:, 1:] == 1)))
+        whole = (jnp.sum(inner) == length - 1) & (nodes[0, length - 1] == 1)
+        return jnp.all(words) & kinds & binary & whole
 
     def bracketed(self, z: Array, words: Any = None, symbols: Any = None) -> str:
         """The tree in brackets, `(0 (1 the) (2 dog))`; `words` and `symbols` are names for their numbers.

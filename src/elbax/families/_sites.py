@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from .._types import Array, Key, PyTree, Scalar
 from ._family import AbstractFamily
 from ._structured import possible_dot
+from ._undefined import draw_label, where_defined
 
 
 class Sites(AbstractFamily):
@@ -14,6 +15,10 @@ class Sites(AbstractFamily):
     padding, −1."""
 
     num_values: int = eqx.field(static=True)
+    event_ndim: int = eqx.field(static=True, default=1)  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def batch_ndim(self, natural: PyTree) -> int:
+        return jnp.ndim(natural["unary"]) - self.event_ndim - 1
 
     def _inside(self, natural: PyTree) -> Array:
         unary = natural["unary"]
@@ -44,15 +49,19 @@ class Sites(AbstractFamily):
 
     def log_prob(self, natural: PyTree, z: Array) -> Scalar:
         scores = jax.nn.log_softmax(natural["unary"], -1)
-        chosen = jnp.take_along_axis(scores, jnp.maximum(z, 0)[..., None], -1)[..., 0]
+        possible = (z >= 0) & (z < self.num_values)
+        chosen = jnp.take_along_axis(scores, jnp.where(possible, z, 0)[..., None], -1)[..., 0]
+        chosen = jnp.where(possible, chosen, -jnp.inf)
         return jnp.sum(jnp.where(self._inside(natural), chosen, 0))
 
     def sample(self, natural: PyTree, key: Key) -> Array:
-        drawn = jax.random.categorical(key, natural["unary"])
+        drawn = draw_label(key, natural["unary"])
         return jnp.where(self._inside(natural), drawn, -1)
 
     def mode(self, natural: PyTree) -> Array:
-        return jnp.where(self._inside(natural), jnp.argmax(natural["unary"], -1), -1)
+        unary = natural["unary"]
+        some = jnp.isfinite(jnp.max(unary, -1)) & self._inside(natural)
+        return where_defined(some, jnp.argmax(unary, -1))
 
     def from_network(self, output: PyTree) -> PyTree:
         return output if isinstance(output, dict) else {"unary": output}

@@ -3,13 +3,14 @@
 import abc
 from typing import ClassVar
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from .._algebra import dot, is_label
 from .._types import Any, Key, PyTree, Scalar
-from ._family import AbstractFamily, gradient
+from ._family import AbstractFamily
 from ._semiring import AbstractSemiring, LOG, MAX, Sampling
 
 
@@ -29,7 +30,7 @@ class AbstractStructured(AbstractFamily):
 
     @abc.abstractmethod
     def decode(self, statistics: PyTree) -> PyTree:
-        """The structure whose statistics these are."""
+        """The structure whose statistics these are; −1 (or False) all over if they are 0 or NaN."""
 
     def log_normalizer(self, natural: PyTree) -> Scalar:
         return self.fold(natural, LOG)
@@ -49,19 +50,33 @@ class AbstractStructured(AbstractFamily):
         return self.log_normalizer(natural) + possible_dot(self.mean(natural), difference)
 
     def mode_statistics(self, natural: PyTree) -> PyTree:
-        return gradient(lambda natural: self.fold(natural, MAX), natural)
+        return self._chosen(natural, MAX)
 
     def mode(self, natural: PyTree) -> PyTree:
         return self.decode(self.mode_statistics(natural))
 
     def sample(self, natural: PyTree, key: Key) -> PyTree:
-        return self.decode(gradient(lambda natural: self.fold(natural, Sampling(key)), natural))
+        return self.decode(self._chosen(natural, Sampling(key)))
+
+    def _chosen(self, natural: PyTree, semiring: AbstractSemiring) -> PyTree:
+        """The statistics of one structure: 0 where none is possible, NaN where that is not known."""
+        coordinates, labels = eqx.partition(natural, eqx.is_inexact_array)
+        fold = lambda coordinates: self.fold(eqx.combine(coordinates, labels), semiring)
+        return eqx.combine(if_any(*jax.value_and_grad(fold)(coordinates)), labels)
 
     def read(self, function, dtype=float):
         raise TypeError(
             f"{type(self).__name__} cannot be read off a plain log_joint. Use the models that have it, such as "
             "HiddenMarkovModel, or Amortized(network, family), which samples."
         )
+
+
+def if_any(total: Scalar, statistics: PyTree) -> PyTree:
+    """The statistics of structures of this log-weight in all: 0 where there is none, NaN where that is NaN."""
+    none = jnp.where(jnp.isnan(total), jnp.nan, 0)
+    return jax.tree.map(
+        lambda leaf: jnp.where(jnp.isfinite(total), leaf, none.astype(leaf.dtype)), statistics
+    )
 
 
 def possible_dot(statistics: PyTree, natural: PyTree) -> Scalar:

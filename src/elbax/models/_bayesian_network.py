@@ -7,7 +7,7 @@ import numpy as np
 
 from .._arguments import check_key, check_kind, tables_of_whole_numbers, whole_numbers
 from .._batch import host_rows
-from .._check import check_described, check_rows, check_values
+from .._check import check_described, check_row, check_rows, check_values
 from .._door import enter_sample
 from .._incomplete import host_known, known
 from .._model import AbstractExponentialFamilyModel
@@ -110,12 +110,16 @@ class BayesianNetwork(AbstractExponentialFamilyModel):
         return tuple(map(one, params))
 
     def potentials(self, natural: PyTree, x: PyTree) -> tuple[PyTree, Scalar]:
+        check_row(x, len(self.parents), "BayesianNetwork")
         values, observed = known(x)
         dtype = natural[0].dtype
+        values = values.astype(dtype)
         clamps = []
         for i, size in enumerate(self.family.sizes):
-            agrees = jnp.arange(size) == jnp.where(observed[i], values[i], 0).astype(int)
-            clamps.append(jnp.where(agrees | ~observed[i], 0.0, -jnp.inf).astype(dtype))
+            # No value agrees with one that the variable has not, nor any with NaN.
+            clamp = jnp.where(jnp.arange(size).astype(dtype) == values[i], 0, -jnp.inf)
+            clamp = jnp.where(jnp.isnan(values[i]), jnp.nan, clamp)
+            clamps.append(jnp.where(observed[i], clamp, 0).astype(dtype))
         return (*natural, *clamps), jnp.zeros((), dtype)
 
     def maximize(self, statistics: PyTree, params: PyTree, free: PyTree) -> PyTree:
@@ -174,7 +178,7 @@ class BayesianNetwork(AbstractExponentialFamilyModel):
 
 
 def _possible(table: Array) -> Array:
-    return table > -jnp.inf
+    return table != -jnp.inf
 
 
 def _check_acyclic(parents: tuple[tuple[int, ...], ...]) -> None:

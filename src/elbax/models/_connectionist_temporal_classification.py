@@ -14,6 +14,7 @@ from .._model import AbstractExponentialFamilyModel
 from .._sequence import as_sequence, check_sequences, Sequence, values_of
 from .._types import Any, AnyArray, Array, Bool, Int, Key, PyTree, Scalar
 from ..families import CTCLattice
+from ..families._undefined import where_defined
 
 
 class ConnectionistTemporalClassification(AbstractExponentialFamilyModel):
@@ -152,15 +153,21 @@ class ConnectionistTemporalClassification(AbstractExponentialFamilyModel):
         return bound - jax.lax.stop_gradient(jnp.maximum(bound, 0))
 
     def decode(self, params: PyTree, inputs: PyTree) -> tuple[Int[Array, " T"], Int[Array, ""]]:
-        """(labels, how many) of the best path of one datum, repeats and blanks taken out; −1 after the last."""
+        """(labels, how many) of the best path of one datum, repeats and blanks taken out; −1 after the last.
+
+        Both are −1 where the network puts out NaN.
+        """
         values, frames, _ = as_sequence(inputs)
-        best = jnp.argmax(params(values), -1)
-        steps = -(-frames // self.stride)
+        logits = params(values)
+        best = jnp.argmax(logits, -1)
+        inside = jnp.arange(len(best)) < -(-frames // self.stride)
         fresh = jnp.concatenate([jnp.ones(1, bool), best[1:] != best[:-1]])
-        kept = fresh & (best != self.blank) & (jnp.arange(len(best)) < steps)
+        kept = fresh & (best != self.blank) & inside
         number = jnp.sum(kept)
         order = jnp.argsort(~kept, stable=True)
-        return jnp.where(jnp.arange(len(best)) < number, best[order], -1), number
+        labels = jnp.where(jnp.arange(len(best)) < number, best[order], -1)
+        known = ~jnp.any(jnp.isnan(logits) & inside[:, None])
+        return where_defined(known, (labels, number))
 
     def describe(self, params: PyTree) -> PyTree:
         """The network."""

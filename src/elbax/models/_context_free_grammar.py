@@ -157,12 +157,13 @@ class ContextFreeGrammar(AbstractExponentialFamilyModel):
         }
 
     def potentials(self, natural: PyTree, x: PyTree) -> tuple[PyTree, Scalar]:
-        words, length, _ = _words(x)
+        words, length, steps = _words(x)
+        unknown = ((words < 0) | (words >= self.num_words)) & (jnp.arange(steps) < length)
         words = jnp.clip(words, 0, self.num_words - 1)
         emission = natural["emission"]
         if self.emits is not None:
             emission = jnp.where(np.array(self.emits), emission, -jnp.inf)
-        unary = emission.T[words]
+        unary = jnp.where(unknown[:, None], -jnp.inf, emission.T[words])
         potentials = {
             "root": natural["root"],
             "binary": natural["binary"],
@@ -222,4 +223,9 @@ class ContextFreeGrammar(AbstractExponentialFamilyModel):
 def _words(x: PyTree) -> tuple[Array, Array, int]:
     """(word numbers (T,), how many count, T) of one sentence, also as a column."""
     words, length, steps = as_sequence(x)
-    return (words[:, 0] if words.ndim == 2 else words), length, steps
+    if words.ndim != 1 and words.shape[1:] != (1,):
+        raise ValueError(
+            f"ContextFreeGrammar: one sentence has shape (T,), got {words.shape}. Data have a leading axis, the "
+            "sentences; a posterior takes one of them, jax.vmap(posterior)(x) all."
+        )
+    return words.reshape(-1), length, steps

@@ -20,6 +20,7 @@ from .._types import Any, AnyArray, Array, Bool, Float, Int, Key, PyTree, Scalar
 from ..components import AbstractComponent
 from ..families import MarkovChain
 from ..families._recursion import runs_pairwise
+from ..families._undefined import draw_label, where_defined
 from ..posteriors import Network
 from ..priors import Dirichlet
 from ..starts import AbstractPartitioned
@@ -299,16 +300,17 @@ class HiddenMarkovModel(AbstractPartitioned):
 
         def one(key):
             key_first, key_rest, key_x = jax.random.split(key, 3)
-            first = jax.random.categorical(key_first, initial)
+            first = draw_label(key_first, initial)
 
             def step(z, key):
-                after = jax.random.categorical(key, table[z])
+                after = jnp.where(z < 0, z, draw_label(key, table[z]))
                 return after, after
 
             _, rest = jax.lax.scan(step, first, jax.random.split(key_rest, length - 1))
             z = jnp.concatenate([first[None], rest])
             emit = lambda z, key: self.component.sample(params["components"], z, key)
-            return jax.vmap(emit)(z, jax.random.split(key_x, length)), z
+            x = jax.vmap(lambda z, key: where_defined(z >= 0, emit(z, key)))
+            return x(z, jax.random.split(key_x, length)), z
 
         return jax.vmap(one)(jax.random.split(key, num_data))
 

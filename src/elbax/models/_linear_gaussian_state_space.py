@@ -181,6 +181,12 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
     def potentials(self, natural: PyTree, x: PyTree) -> tuple[PyTree, Scalar]:
         values, length, _ = as_sequence(x)
         initial, emission = natural["initial"], natural["emission"]
+        shape, dim = known(values)[0].shape, len(emission["root"])
+        if shape[1:] != (dim,):
+            raise ValueError(
+                f"LinearGaussianStateSpace: at these params one sequence has shape (T, {dim}), got {shape}. Data "
+                "have a leading axis, the sequences; a posterior takes one of them, jax.vmap(posterior)(x) all."
+            )
         tilt = ("linear", "precision")
         if is_incomplete(values):
             unary = jax.vmap(lambda row, seen: self._observed(natural, row, seen))(*known(values))

@@ -14,6 +14,7 @@ from .._incomplete import has_incomplete
 from .._types import Any, Array, Bool, Float, Int, Key, PyTree, Scalar
 from ..components import AbstractComponent
 from ..families import Categorical
+from ..families._undefined import draw_label, where_defined
 from ..priors import Dirichlet
 from ..starts import AbstractPartitioned, shares_of
 
@@ -173,8 +174,9 @@ class Mixture(AbstractPartitioned):
 
         def one(key, inputs=None):
             key_z, key_x = jax.random.split(key)
-            z = jax.random.categorical(key_z, params["logits"])
-            return self.component.sample(params["components"], z, key_x, inputs), z
+            z = draw_label(key_z, params["logits"])
+            x = self.component.sample(params["components"], z, key_x, inputs)
+            return where_defined(z >= 0, x), z
 
         return jax.vmap(one)(keys) if inputs is None else jax.vmap(one)(keys, inputs)
 

@@ -14,6 +14,7 @@ from .._types import Any, Array, Bool, Float, Int, Key, PyTree, Scalar
 from ..components import AbstractComponent
 from ..components._linear import described, linear
 from ..families import Categorical
+from ..families._undefined import draw_label, where_defined
 from ..starts import AbstractPartitioned
 from ._mixture import check_components, start_rows
 
@@ -174,8 +175,8 @@ class MixtureOfExperts(AbstractPartitioned):
 
         def one(key, inputs):
             key_z, key_y = jax.random.split(key)
-            z = jax.random.categorical(key_z, params["gate"](inputs))
-            return self.expert.sample(params["experts"], z, key_y, inputs), z
+            z = draw_label(key_z, params["gate"](inputs))
+            return where_defined(z >= 0, self.expert.sample(params["experts"], z, key_y, inputs)), z
 
         return jax.vmap(one)(jax.random.split(key, len(inputs)), inputs)
 

@@ -17,11 +17,21 @@ class Exact(eqx.Module):
     r"""$q(z) = p_\theta(z \mid x)$ at a snapshot of θ.
 
     It stores the parameters, nothing per datum: a pass over data evaluates it chunk by chunk. No
-    gradient step trains it, alone or inside another posterior.
+    gradient step trains it, alone or inside another posterior. It takes one datum; `jax.vmap(posterior)(x)` is
+    q of every row of a table, and answers row by row.
 
     **Raises**, when called, `TypeError` if the model does not know its conditional; `ValueError` for params of
-    another model, and outside of `jit` and `vmap` for a datum that no params could have made (NaN, a negative
-    count).
+    another model, for more than one datum where the model knows what one looks like (a plain `Model` does not),
+    and outside of `jit` and `vmap` for a datum that no params could have made (NaN, a negative count).
+
+    ```python
+    >>> import elbax, jax
+    >>> x, model = elbax.datasets.old_faithful(), elbax.GaussianMixture(2)
+    >>> q = jax.vmap(elbax.Exact(model, model.init(jax.random.key(0), x)))(x)
+    >>> q.mean().shape, q.mode().shape, q.entropy().shape
+    ((272, 2), (272,), (272,))
+
+    ```
     """
 
     model: AbstractModel

@@ -9,6 +9,7 @@ from .._arguments import check_function
 from .._program import program
 from .._types import Any, Callable, Key, PyTree, Scalar
 from ..families import AbstractFamily, Distribution
+from ..families._rowwise import rowwise
 from ..families._structured import possible_dot
 from ._exact import looks_first
 
@@ -46,24 +47,33 @@ class Hard(eqx.Module):
 
 
 class Point(eqx.Module):
-    """All mass on the mode of the `family`'s member with these `natural` parameters."""
+    """All mass on the mode of the `family`'s member with these `natural` parameters; row by row, as a
+    `Distribution`, where they have leading axes."""
 
     natural: PyTree
     family: AbstractFamily
 
+    @property
+    def batch_ndim(self) -> int:
+        return self.family.batch_ndim(self.natural)
+
     @program
+    @rowwise("q")
     def mean(self) -> PyTree:
         found = self.family.mode_statistics(self.natural)
         return jax.tree.map(
             lambda t, eta: t if is_label(eta) else t.astype(eta.dtype), found, self.natural
         )
 
+    @rowwise("q", "potentials")
     def bound(self, potentials: PyTree) -> Scalar:
         return possible_dot(self.mean(), potentials)
 
+    @rowwise("q")
     def entropy(self) -> Scalar:
         return jnp.zeros(())
 
+    @rowwise("q", "function", "key")
     def expect(self, function: Callable[[Any], Any], key: Key | None = None) -> Any:
         return function(self.mode())
 

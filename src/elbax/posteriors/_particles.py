@@ -12,6 +12,8 @@ from .._algebra import is_label
 from .._program import program
 from .._types import Any, Array, Callable, Float, Key, PyTree, Scalar
 from ..families import AbstractFamily
+from ..families._rowwise import rowwise
+from ..families._undefined import where_defined
 
 
 class Particles(eqx.Module):
@@ -30,12 +32,19 @@ class Particles(eqx.Module):
     - `z`: the draws, with a leading axis.
     - `log_weights`: $\log \tilde w_s$, normalized.
     - `log_density`: log r(z_s).
+
+    Axes before that of the draws are a batch, over which all methods act row by row. Of weights with NaN among
+    them a draw is −1 if it is an integer, NaN if it is not.
     """
 
     z: PyTree
-    log_weights: Float[Array, " S"]
-    log_density: Float[Array, " S"]
+    log_weights: Float[Array, "*batch S"]
+    log_density: Float[Array, "*batch S"]
     family: AbstractFamily
+
+    @property
+    def batch_ndim(self) -> int:
+        return jnp.ndim(self.log_weights) - 1
 
     def _average(self, values: PyTree) -> PyTree:
         def one(leaf):
@@ -55,31 +64,40 @@ class Particles(eqx.Module):
         return _scored(function, value, draws, self.log_density)
 
     @program
+    @rowwise("q")
     def mean(self) -> PyTree:
         return self._average(jax.vmap(self.family.statistics)(self.z))
 
     @program
+    @rowwise("q", "potentials")
     def bound(self, potentials: PyTree) -> Scalar:
         scores = jax.vmap(lambda z: self.family.score(potentials, z))(self.z)
         return self._average(scores) + self.entropy().astype(scores.dtype)
 
     @program
+    @rowwise("q")
     def entropy(self) -> Scalar:
         return self._estimate(_entropy, -self.log_density)
 
+    @rowwise("q", "function", "key")
     def expect(self, function: Callable[[Any], Any], key: Key | None = None) -> Any:
         return self._average(jax.vmap(function)(self.z))
 
     @program
+    @rowwise("q", "key")
     def sample(self, key: Key) -> PyTree:
-        which = jax.random.categorical(key, self.log_weights)
-        return jax.tree.map(lambda leaf: leaf[which], self.z)
+        return self._pick(jax.random.categorical(key, self.log_weights))
 
     @program
+    @rowwise("q")
     def mode(self) -> PyTree:
         """The draw of largest weight; of equal weights, of highest density."""
         best = jnp.lexsort((self.log_density, self.log_weights))[-1]
-        return jax.tree.map(lambda leaf: leaf[best], self.z)
+        return self._pick(best)
+
+    def _pick(self, which: Array) -> PyTree:
+        some = jnp.isfinite(jnp.max(self.log_weights))
+        return where_defined(some, jax.tree.map(lambda leaf: leaf[which], self.z))
 
 
 def _average(values: Array, log_weights: Array) -> Array:
@@ -87,9 +105,8 @@ def _average(values: Array, log_weights: Array) -> Array:
     weights = jnp.exp(log_weights - jax.nn.logsumexp(log_weights))
     dtype = weights.dtype if values.dtype == bool else jnp.result_type(values, weights)
     weights = weights.reshape(weights.shape + (1,) * (values.ndim - 1)).astype(dtype)
-    # A draw of no weight contributes 0, not 0 · ∞.
-    inside = jnp.where(weights > 0, values, 0)
-    return jnp.sum(jnp.where(weights > 0, weights * inside, 0), 0)
+    # A draw of no weight contributes 0, not 0 · ∞; one of weight NaN NaN.
+    return jnp.sum(weights * jnp.where(weights == 0, 0, values), 0)
 
 
 def _entropy(surprise: Array, log_weights: Array) -> Array:

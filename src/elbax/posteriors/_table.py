@@ -12,7 +12,8 @@ from ..families import AbstractFamily
 
 
 class AbstractTable(eqx.Module):
-    """A posterior that looks a datum up: `posterior(x, index=i)` is q of the row i.
+    """A posterior that looks a datum up: `posterior(x, index=i)` is q of the row i, and of several rows, row by
+    row, if `i` is an array.
 
     In a pass over data a row's place is its `Batch.index`, or is counted from 0; a place that the table does not
     have is NaN.
@@ -65,7 +66,10 @@ class AbstractTable(eqx.Module):
 
 @program
 def _look_up(table: AbstractTable, row: Array) -> Any:
-    return table.at(table.entry(row))
+    at = table.at
+    for _ in range(row.ndim):
+        at = jax.vmap(at)
+    return at(table.entry(row))
 
 
 class _Row(eqx.Module):

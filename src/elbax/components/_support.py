@@ -1,0 +1,31 @@
+"""Where densities are zero."""
+
+import jax.numpy as jnp
+
+from .._types import Any, Array, Bool, Scalar
+
+
+def log_indicator(values: Array, observed: Any, inside: Bool[Array, "..."]) -> Scalar:
+    """What a row's log-densities are to be raised by: 0 if all observed values lie `inside`, −∞ if one does not,
+    NaN if one is NaN.
+
+    It is a constant of the data, as factorials are: no gradient goes through it, and compiled sweeps over the
+    same data can work it out once.
+    """
+    terms = jnp.where(inside, 0.0, -jnp.inf)
+    if jnp.issubdtype(values.dtype, jnp.inexact):
+        terms = jnp.where(jnp.isnan(values), jnp.nan, terms).astype(values.dtype)
+    return jnp.sum(jnp.where(observed, terms, 0))
+
+
+def is_bit(values: Array) -> Array:
+    """Which values are 0 or 1."""
+    return (values == 0) | (values == 1)
+
+
+def is_count(values: Array) -> Array:
+    """Which values are 0, 1, 2, …"""
+    if not jnp.issubdtype(values.dtype, jnp.inexact):
+        return values >= 0
+    # Infinity is no count: ∞ − ∞ is not 0.
+    return (values >= 0) & (values - jnp.floor(values) == 0)

@@ -1,0 +1,105 @@
+"""Methods that are written for one datum, mapped over the leading axes of a batch."""
+
+import functools
+import inspect
+
+import jax
+import jax.numpy as jnp
+
+from .._types import Any, Callable, PyTree
+
+
+def rowwise(*kinds: str) -> Callable[[Callable], Callable]:
+    """A decorator for a method of a family, or of a distribution, whose arguments are of these kinds.
+
+    `"natural"` and `"potentials"` are natural parameters (of the family, and of the one that its bound is for),
+    `"z"` is a latent, `"key"` a random key, `"function"` a function and `"q"` the distribution itself. Leading
+    axes are a batch, over which the method is mapped; what has none is the same for all rows, and every row
+    has a key of its own. Where nothing has leading axes the method is called as it stands.
+
+    **Raises** `ValueError` for arguments with different leading axes, or with fewer than one datum has.
+    """
+
+    def decorate(method):
+        signature = inspect.signature(method)
+
+        @functools.wraps(method)
+        def mapped(self, *arguments, **named):
+            arguments = list(signature.bind(self, *arguments, **named).args)
+            who = f"{type(self).__name__}.{method.__name__}"
+            family, first = (self.family, 0) if kinds[0] == "q" else (self, 1)
+            given = dict(zip(kinds, arguments[first:]))
+            depths = {kind: _depth(who, family, kind, value) for kind, value in given.items()}
+            if not any(depths.values()):
+                return method(*arguments)
+            batch = _batch(who, given, depths)
+            if given.get("key") is not None:
+                given["key"], depths["key"] = jax.random.split(given["key"], batch), len(batch)
+            mapped = {kind: value for kind, value in given.items() if depths[kind]}
+
+            def one(mapped):
+                return method(*arguments[:first], *(given | mapped).values())
+
+            for _ in batch:
+                one = jax.vmap(one)
+            return one(mapped)
+
+        return mapped
+
+    return decorate
+
+
+def map_over_rows(cls: type, kinds: dict[str, tuple[str, ...]]) -> None:
+    """Makes all methods of these names that a class has of its own `rowwise`."""
+    for name in kinds.keys() & vars(cls).keys():
+        setattr(cls, name, rowwise(*kinds[name])(vars(cls)[name]))
+
+
+def _depth(who: str, family: Any, kind: str, argument: PyTree) -> int:
+    """How many leading axes an argument has."""
+    if kind in ("key", "function"):
+        return 0
+    if kind == "q":
+        return argument.batch_ndim
+    if kind == "z":
+        depth = jnp.ndim(argument) - family.event_ndim
+    else:
+        of = family if kind == "natural" else family.of_potentials
+        depth = of.batch_ndim(argument)
+    if depth < 0:
+        raise ValueError(
+            f"{who}: {_NAMES[kind]} of one datum have more axes than these, of shapes {_shapes(argument)}."
+        )
+    return depth
+
+
+_NAMES = {
+    "natural": "natural parameters",
+    "potentials": "potentials",
+    "z": "values of z",
+    "q": "arrays of q",
+}
+
+
+def _batch(who, given, depths):
+    """The leading axes that all arguments share, but for those that have none."""
+    leading = {}
+    for kind, argument in given.items():
+        if depths[kind]:
+            found = {jnp.shape(leaf)[: depths[kind]] for leaf in jax.tree.leaves(argument)}
+            if len(found) > 1:
+                raise ValueError(
+                    f"{who}: all {_NAMES[kind]} of a batch carry its leading axes; got shapes "
+                    f"{_shapes(argument)}."
+                )
+            leading[_NAMES[kind]] = found.pop()
+    if len({*leading.values()}) > 1:
+        raise ValueError(
+            f"{who} acts row by row, so its arguments have the same leading axes or none; got {leading}. "
+            "For several values of each row map over them: jax.vmap(q.log_prob)(z)."
+        )
+    return next(iter(leading.values()))
+
+
+def _shapes(tree: PyTree) -> PyTree:
+    return jax.tree.map(jnp.shape, tree)

@@ -219,6 +219,42 @@ def test_a_floor_in_units_is_caught():
         laws.units(cases.Case("absolute", system, lambda rate: update, posterior))
 
 
+class Careless(elbax.components.Normal):
+    """Takes the first row of whatever comes."""
+
+    def log_densities(self, natural, x):
+        return elbax.components.Normal.log_densities(self, natural, x.reshape(-1, 2)[0])
+
+
+class OverAll(elbax.Categorical):
+    """Its entropy is that of all rows together."""
+
+
+def entropy_over_all(self, natural):
+    shares = jax.nn.softmax(natural)
+    return -jnp.sum(shares * jnp.log(shares))
+
+
+OverAll.entropy = entropy_over_all
+
+
+class MixtureOverAll(elbax.Mixture):
+    @property
+    def latent(self):
+        return OverAll(self.num_components)
+
+
+def test_a_table_for_a_datum_is_caught():
+    with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
+        laws.one_datum(broken_mixture(Careless))
+
+
+def test_an_answer_over_all_rows_is_caught():
+    model = MixtureOverAll(elbax.components.Normal("full", floor=0.01), 3)
+    with pytest.raises(AssertionError):
+        laws.batch(cases.System("broken", model, lambda x: SYSTEM.params, lambda: SYSTEM.x))
+
+
 def test_the_good_case_passes():
     for law in (laws.ascent, laws.claims, laws.structure, laws.purity):
         law(GOOD)

@@ -5,10 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
+import scipy.special
 import scipy.stats
 from cases import find
 
 import elbax
+from elbax._special import excess, half_deviance, stirling_error
 
 
 components, priors = elbax.components, elbax.priors
@@ -570,6 +572,111 @@ def test_float32_student_t():
     np.testing.assert_allclose(ours[1], theirs[1], rtol=1e-4)
     np.testing.assert_allclose(ours[0]["means"], theirs[0]["means"], rtol=1e-5)
     np.testing.assert_allclose(ours[0]["dofs"], theirs[0]["dofs"], rtol=1e-2)
+
+
+def large(name):
+    """(component, description, rows) of numbers whose densities are differences of large ones."""
+    rng = np.random.default_rng(3)
+    few, many = np.array([[1e5, 3e4], [2e5, 2.9e4]]), 1e5 * (1 + 0.3 * rng.random((2, 12)))
+    shares = many / many.sum(-1, keepdims=True)
+    which = np.arange(200) % 2
+    u = rng.normal(size=(200, 1))
+    line = np.array([[11.0, 0.5], [11.2, -0.5]])
+    return {
+        "poisson": (components.Poisson(), {"rates": few}, rng.poisson(few[which])),
+        "poisson-many": (components.Poisson(), {"rates": many}, rng.poisson(many[which])),
+        "poisson-regression": (
+            components.GeneralizedLinear("poisson"),
+            {"coefficients": line},
+            (u, rng.poisson(np.exp(line[which, 0] + line[which, 1] * u[:, 0]))),
+        ),
+        "multinomial": (
+            components.Multinomial(),
+            {"probabilities": SHARES},
+            rng.multinomial(10**5, SHARES[which]),
+        ),
+        "multinomial-many": (
+            components.Multinomial(),
+            {"probabilities": shares},
+            rng.multinomial(10**5, shares[which]),
+        ),
+        "gamma": (
+            components.Gamma(),
+            {"shapes": np.full((2, 2), 1e4), "rates": np.array([[1.0, 10.0], [1.01, 9.9]])},
+            rng.gamma(1e4, 1.0, (200, 2)) * np.array([1.0, 0.1]),
+        ),
+        "student": (
+            components.StudentT("full", 1e6),
+            {"means": MEANS, "scales": FULL, "dofs": np.full(2, 1e6)},
+            NORMAL,
+        ),
+    }[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "tolerance"),
+    [
+        ("poisson", 1e-4),
+        ("poisson-many", 2e-4),
+        ("poisson-regression", 1e-4),
+        ("multinomial", 1e-4),
+        # One product for all components: what is left cancels as the ratio of their probabilities.
+        ("multinomial-many", 2e-3),
+        ("gamma", 1e-4),
+        ("student", 1e-5),
+    ],
+)
+def test_float32_densities_of_large_numbers(name, tolerance):
+    """The evidence is that of float64, where log Γ of large numbers and powers of them would cancel."""
+    component, described, x = large(name)
+    model = elbax.Mixture(component, 2)
+    params = model.from_description(weights=WEIGHTS, **described)
+    wide = jax.tree.map(lambda leaf: jnp.asarray(leaf, float), (params, x))
+    # Rounding of the params themselves is not at issue, though a log-rate of 11 has an error of 5e-7.
+    narrow = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), wide)
+    rounded = jax.tree.map(lambda leaf: leaf.astype(float), narrow)
+    ours, theirs = elbax.evidence(model, *narrow), elbax.evidence(model, *rounded)
+    assert ours.dtype == jnp.float32
+    np.testing.assert_allclose(ours, theirs, atol=tolerance)
+
+
+def test_a_poisson_mixture_is_one_density_in_either_form():
+    """By products or by differences, of rates for which products do."""
+    rng = np.random.default_rng(4)
+    rates = rng.uniform(0.5, 20.0, (2, 12))
+    x = jnp.asarray(rng.poisson(rates[np.arange(30) % 2]), float).at[0].set(0.0)
+    values = []
+    for form in ("difference", "expanded", "auto"):
+        model = elbax.Mixture(components.Poisson(form=form), 2)
+        params = model.from_description(weights=WEIGHTS, rates=rates)
+        values.append(jax.jit(jax.vmap(elbax.Exact(model, params)))(x).natural)
+    np.testing.assert_allclose(values[0], values[1], rtol=1e-12)
+    np.testing.assert_allclose(values[0], values[2], rtol=1e-12)
+    with pytest.raises(ValueError, match="form must be 'auto'"):
+        components.Poisson(form="fast")
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_functions_of_large_numbers(dtype):
+    """Against arithmetic of more digits, near and far from where the textbook form cancels."""
+    eps = np.finfo(dtype).eps
+    count = np.array([0, 1, 3, 50, 1e3, 1e5, 1e7, 1e7, 10, 1e5], dtype)
+    log_rate = np.log(np.array([0.3, 2, 3, 45, 1.03e3, 1e5 + 300, 1e7, 2e7, 1e-5, 10], dtype))
+    x, rate = count.astype(np.longdouble), np.exp(log_rate.astype(np.longdouble))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        exact = np.where(x > 0, x * np.log(x / rate), 0) + rate - x
+    ours = np.asarray(jax.jit(half_deviance)(count, log_rate))
+    # A rate knows its logarithm to rounding.
+    slack = eps * np.abs(log_rate) * np.abs(rate - x)
+    assert np.all(np.abs(ours - exact) <= 8 * eps * exact + 2 * slack + 8 * (eps * x) ** 2 / rate)
+    shape = np.geomspace(0.1, 100, 40).astype(dtype)
+    wide = shape.astype(float)
+    error = scipy.special.gammaln(wide) - (wide - 0.5) * np.log(wide) + wide
+    error -= 0.5 * np.log(2 * np.pi)
+    np.testing.assert_allclose(jax.jit(stirling_error)(shape), error, atol=40 * eps)
+    v = np.array([-0.9, -0.3, -1e-3, 0, 1e-5, 0.2, 0.31, 5, 1e4], dtype)
+    exact = v.astype(np.longdouble) - np.log1p(v.astype(np.longdouble))
+    np.testing.assert_allclose(jax.jit(excess)(v, np.log1p(v)), exact.astype(float), rtol=8 * eps)
 
 
 # --- nothing -------------------------------------------------------------------------------------

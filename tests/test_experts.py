@@ -1,6 +1,7 @@
 """Mixtures of regressions and of experts: a published fit, Newton steps, gates, networks."""
 
 import functools
+import itertools
 import pathlib
 
 import equinox as eqx
@@ -103,6 +104,40 @@ def test_one_regression_is_least_squares():
         np.testing.assert_allclose(described["coefficients"][0], theirs, rtol=1e-9)
         deviation = np.sqrt((rss[0] + 2.0**2 * floor) / 200)
         np.testing.assert_allclose(described["deviations"][0], deviation, rtol=1e-10)
+
+
+# --- lines without noise -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [jnp.float64, pytest.param(jnp.float32, marks=pytest.mark.slow)])
+def test_lines_without_noise(dtype):
+    """Two lines, exact or nearly so, at any scale and offset: it ascends, to deviations that rounding can tell."""
+    model = elbax.Mixture(components.LinearRegression(floor=0.0), 2)
+    em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
+
+    @jax.jit
+    def fit(params, x):
+        state = em.init(params, elbax.Exact(model, params), key=jax.random.key(0))
+        state, info = jax.lax.scan(lambda s, _: em(s, x), state, length=60)
+        return model.describe(state.params)["deviations"], info.elbo
+
+    eps = float(jnp.finfo(dtype).eps)
+    # A residual's rounding in units of the smallest deviation that is told from 0.
+    allowed = 1e-8 if dtype == jnp.float64 else 100 * eps / 1e-5 / np.sqrt(60)
+    for noise, scale, offset in itertools.product((0.0, 1e-9, 1e-4), (1e-3, 1e6), (0.0, 100.0)):
+        rng = np.random.default_rng(0)
+        u, first = rng.normal(size=(60, 1)), np.arange(60) % 2 == 0
+        line = np.where(first, u[:, 0], 0.5 - u[:, 0]) + offset + noise * rng.normal(size=60)
+        x = jnp.asarray(u, dtype), jnp.asarray(scale * line, dtype)
+        start = model.init(jax.random.key(1), x)
+        start = jax.tree.map(lambda leaf: leaf.astype(dtype), start)
+        deviations, elbo = fit(start, x)
+        elbo = np.asarray(elbo, float)
+        assert np.all(np.isfinite(elbo)), (noise, scale, offset)
+        assert np.min(np.diff(elbo) / (1 + np.abs(elbo[1:]))) > -allowed, (noise, scale, offset)
+        if noise == 1e-4 and offset == 0:
+            np.testing.assert_allclose(deviations, noise * scale, rtol=0.3)
+        assert np.all(deviations < scale * max(3 * noise, 1e-4 * (1 + offset)))
 
 
 # --- Newton steps --------------------------------------------------------------------------------------

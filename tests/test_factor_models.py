@@ -1,6 +1,7 @@
 """Factor analysis and probabilistic PCA: published fits, closed forms, patterns of zeros, moments alone."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -400,6 +401,121 @@ def test_a_floor_keeps_noise_from_vanishing(ecme):
     assert ends[0.0][0][0] < 1e-2 * ends[0.1][0].max()
     assert ends[0.1][0].min() >= 0.1 / 100 * (1 - 1e-9)
     assert not bool(ends[0.1][1].any())
+
+
+# --- little noise, or none -----------------------------------------------------------------------------
+
+
+@functools.cache
+def sweeps(model, ecme=False, length=100):
+    """A compiled run: (params, x) to (params after so many steps, the ELBO before each)."""
+    update = steps_of(model, ecme)
+
+    @jax.jit
+    def run(params, x):
+        state = update.init(params, elbax.Exact(model, params), key=jax.random.key(0))
+        state, info = jax.lax.scan(lambda s, _: update(s, x), state, length=length)
+        return state.params, info.elbo
+
+    return run
+
+
+def analyzers(floor=0.0):
+    return {
+        "diagonal": elbax.FactorAnalysis(2, floor=floor),
+        "isotropic": elbax.ProbabilisticPCA(2, floor=floor),
+        "pattern": elbax.FactorAnalysis(
+            2, floor=floor, pattern=np.array([[True, i != 0] for i in range(6)])
+        ),
+        "mixture": elbax.Mixture(elbax.components.FactorAnalyzer(2, floor=floor), 2),
+    }
+
+
+def cast(tree, dtype):
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
+
+
+SLOWLY = [pytest.param(name, marks=pytest.mark.slow) for name in ("pattern", "mixture")]
+
+
+@pytest.mark.parametrize("name", ["diagonal", "isotropic", *SLOWLY])
+def test_float32_goes_where_float64_does(name):
+    """From one start, however little noise there is: no fall beyond rounding, and the same evidence."""
+    model, rng = analyzers()[name], np.random.default_rng(0)
+    signal = rng.normal(size=(200, 2)) @ rng.normal(size=(2, 6))
+    for noise in (0.1, 0.01, 1e-3, 1e-4):
+        x = jnp.asarray(signal + noise * rng.normal(size=signal.shape), jnp.float32)
+        wide = x.astype(float)
+        start = model.init(jax.random.key(0), wide)
+        theirs, _ = sweeps(model)(start, wide)
+        ours, elbo = sweeps(model)(cast(start, jnp.float32), x)
+        # An element's rounding is that of the signal in units of the noise.
+        rounding = 10 * np.finfo(np.float32).eps * (1 + 1 / noise)
+        assert np.all(np.diff(np.asarray(elbo, float)) > -rounding)
+        ends = [elbax.evidence(model, cast(end, float), wide) for end in (ours, theirs)]
+        np.testing.assert_allclose(ends[0], ends[1], atol=1e-4)
+        seen = elbax.evidence(model, ours, x)
+        np.testing.assert_allclose(seen, ends[0], atol=1e-5 + rounding)
+
+
+@pytest.mark.parametrize(
+    ("name", "ecme"),
+    [
+        ("diagonal", False),
+        ("isotropic", False),
+        pytest.param("diagonal", True, marks=pytest.mark.slow),
+        pytest.param("mixture", False, marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_data_of_low_rank(name, ecme, dtype):
+    """No noise at all, factors too many or too few, at any scale and offset: it ascends and stays finite."""
+    model = analyzers()[name]
+    eps = jnp.finfo(dtype).eps
+    # Noise goes down to 1e-5 of a column in float32, where an element's rounding is 1 %.
+    allowed = 1e-10 if dtype == jnp.float64 else 100 * eps / 1e-5 / np.sqrt(40)
+    for seed, (rank, scale, offset) in enumerate(
+        itertools.product((1, 2, 4), (1e-3, 1.0, 1e3), (0.0, 100.0))
+    ):
+        rng = np.random.default_rng(seed)
+        x = rng.normal(size=(40, rank)) @ rng.normal(size=(rank, 6))
+        x[:, -1] = x[:, 0] if seed % 2 else x[:, -1]
+        x = jnp.asarray(scale * (x + offset), dtype)
+        _, elbo = sweeps(model, ecme)(cast(model.init(jax.random.key(0), x), dtype), x)
+        elbo = np.asarray(elbo, float)
+        assert np.all(np.isfinite(elbo)), (rank, scale, offset)
+        fall = np.min(np.diff(elbo) / (1 + np.abs(elbo[1:])))
+        assert fall > -allowed, (rank, scale, offset, fall)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_a_heywood_case_costs_nothing(dtype):
+    """The evidence where one noise variance vanishes is that of a search that may go as near as it likes."""
+    correlation = np.array([[1.0, 0.8, 0.8], [0.8, 1.0, 0.5], [0.8, 0.5, 1.0]])
+    batch = elbax.from_moments(jnp.zeros(3), jnp.asarray(correlation), 100)
+    model = elbax.FactorAnalysis(1, floor=0.0)
+    params = model.init(jax.random.key(0), batch)
+    params, _ = sweeps(model, True, 500)(cast(params, dtype), cast(batch, dtype))
+    ours = float(elbax.evidence(model, cast(params, float), batch))
+    theirs = masked_optimum(np.asarray(batch.x), np.ones((3, 1), bool))
+    assert bool(model.heywood(params)[0])
+    assert ours > theirs - (1e-7 if dtype == jnp.float64 else 1e-4)
+
+
+def test_compress_keeps_what_a_covariance_rounds_away():
+    """In float32, columns that differ by 1e-4 of their size."""
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(100, 1)) + 1e-4 * rng.normal(size=(100, 3))
+    x = jnp.asarray(x, jnp.float32)
+    batch = elbax.compress(x)
+    points = np.asarray(batch.x, float)
+    ours = np.cov(points.T, aweights=np.asarray(batch.weight), ddof=0)
+    contrast = np.array([[1, -1, 0], [0, 1, -1]])
+    theirs = np.cov(np.asarray(x, float).T, ddof=0)
+    np.testing.assert_allclose(
+        contrast @ ours @ contrast.T, contrast @ theirs @ contrast.T, rtol=0.02, atol=1e-10
+    )
 
 
 def test_evidence_step_errors(as_users_run):

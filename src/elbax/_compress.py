@@ -9,7 +9,7 @@ from ._algebra import matmul
 from ._batch import as_batch, Batch, effective_weight, reduce_data
 from ._check import check_rows, check_table, is_concrete
 from ._incomplete import known_numbers
-from ._math.linear_algebra import eigh
+from ._math.linear_algebra import cholesky, eigh, invert_triangle
 from ._types import Any, Array, PyTree
 
 
@@ -45,12 +45,13 @@ def compress(x: PyTree, *, chunk_size: int | None = None) -> Batch:
     weight = effective_weight(batch)
     if is_concrete((table, weight)):
         check_table(table, weight, "compress", varied=False)
-    return from_moments(*_moments(batch, chunk_size))
+    mean, factor, rest, count = _moments(batch, chunk_size)
+    return _points(mean, matmul(factor, _half(*_decompose(rest))), count)
 
 
 @eqx.filter_jit
-def _moments(batch: Batch, chunk_size: int | None) -> tuple[Array, Array, Array]:
-    """(mean, covariance, Σ w), the covariance about the mean, in a pass of its own."""
+def _moments(batch: Batch, chunk_size: int | None) -> tuple[Array, Array, Array, Array]:
+    """(mean, L, A, Σ w) with the covariance L A Lᵀ about the mean, in two passes of their own."""
     table, _ = known_numbers(batch.x)
     first = jax.lax.stop_gradient(table[jnp.argmax(effective_weight(batch) > 0)])
     key = jax.random.key(0)
@@ -67,7 +68,36 @@ def _moments(batch: Batch, chunk_size: int | None) -> tuple[Array, Array, Array]
         return matmul((weight.astype(table.dtype)[:, None] * residual).T, residual)
 
     covariance, _ = reduce_data(scatter, batch, key, chunk_size)
-    return mean, covariance / count, count
+    covariance = covariance / count
+    # A covariance holds no eigenvalue below rounding of its largest. In units of its factor all are about 1,
+    # so a second one, taken in these units, has what the first has lost.
+    deviation = _deviations(covariance)
+    eye = jnp.eye(len(mean), dtype=mean.dtype)
+    ridge = 8 * len(mean) * jnp.finfo(mean.dtype).eps
+    factor = cholesky(covariance / jnp.outer(deviation, deviation) + ridge * eye)
+    inverse = invert_triangle(factor)
+
+    def left(x, weight, places):
+        residual = matmul((x.astype(table.dtype) - mean) / deviation, inverse.T)
+        return matmul((weight.astype(table.dtype)[:, None] * residual).T, residual)
+
+    rest, _ = reduce_data(left, batch, key, chunk_size)
+    return mean, deviation[:, None] * factor, rest / count, count
+
+
+def _deviations(covariance: Array) -> Array:
+    """Standard deviations, 1 for a constant column."""
+    variance = jnp.diagonal(covariance)
+    return jnp.sqrt(jnp.where(variance > 0, variance, 1))
+
+
+def _decompose(matrix: Array) -> tuple[Array, Array]:
+    """Eigenvalues and eigenvectors of one matrix, of any size: LAPACK's on the host where its values are known."""
+    return (np.linalg.eigh if is_concrete(matrix) else eigh)(matrix)
+
+
+def _half(values: Array, vectors: Array) -> Array:
+    return vectors * jnp.sqrt(jnp.maximum(values, 0))
 
 
 def from_moments(mean: Any, covariance: Any, num_data: float | Array) -> Batch:
@@ -92,12 +122,8 @@ def from_moments(mean: Any, covariance: Any, num_data: float | Array) -> Batch:
             f"{covariance.shape}."
         )
     # The root of the correlations, so that columns of any scale keep their digits.
-    variance = jnp.diagonal(covariance)
-    deviation = jnp.sqrt(jnp.where(variance > 0, variance, 1))
-    correlation = covariance / jnp.outer(deviation, deviation)
-    # One matrix, of any size: LAPACK's on the host where its values are known.
-    decompose = np.linalg.eigh if is_concrete(correlation) else eigh
-    values, vectors = decompose(correlation)
+    deviation = _deviations(covariance)
+    values, vectors = _decompose(covariance / jnp.outer(deviation, deviation))
     if is_concrete(covariance):
         check_rows(covariance, jnp.ones(dim), "from_moments, covariance")
         slack = 100 * dim * float(jnp.finfo(covariance.dtype).eps)
@@ -111,10 +137,14 @@ def from_moments(mean: Any, covariance: Any, num_data: float | Array) -> Batch:
                 f"from_moments: the covariance is not positive semidefinite (eigenvalue "
                 f"{float(jnp.min(values)):.3g} of the correlations)."
             )
-    root = deviation[:, None] * vectors * jnp.sqrt(jnp.maximum(values, 0))
-    points = mean + jnp.sqrt(dim + 1.0).astype(mean.dtype) * matmul(
-        _simplex(dim, mean.dtype), root.T
-    )
+    return _points(mean, deviation[:, None] * _half(values, vectors), num_data)
+
+
+def _points(mean: Array, root: Array, num_data: float | Array) -> Batch:
+    """dim + 1 points with this mean and the covariance root rootᵀ."""
+    dim = len(mean)
+    scale = jnp.sqrt(dim + 1.0).astype(mean.dtype)
+    points = mean + scale * matmul(_simplex(dim, mean.dtype), root.T)
     weight = jnp.full(dim + 1, jnp.asarray(num_data, mean.dtype) / (dim + 1))
     return Batch(points, weight=weight)
 

@@ -1,6 +1,7 @@
 """The evidence lower bound of a batch: its value, its terms, its gradients."""
 
 import functools
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -318,6 +319,8 @@ class _Tight(Distribution):
     The bound there is A(λ), and so is its slope ∇A(λ) = E_q[t(z)]: one log-normalizer serves E-step,
     bound and statistics.
     """
+
+    tight: ClassVar[bool] = True
 
     def bound(self, potentials):
         return self.family.log_normalizer(potentials)

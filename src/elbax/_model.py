@@ -81,6 +81,12 @@ class AbstractModel(eqx.Module):
         """The point about which `maximize_evidence` takes the data's moments."""
         return jnp.zeros(1)
 
+    def residuals(
+        self, params: PyTree, deviations: Float[Array, "num_data dim"]
+    ) -> Float[Array, "num_data dim"]:
+        """What `maximize_evidence` takes second moments of: a linear function of deviations from that point."""
+        return deviations
+
     def maximize_evidence(self, moments: PyTree, params: PyTree, free: PyTree) -> PyTree:
         """argmax of the evidence itself over a block of θ, from the data's moments about that point."""
         raise TypeError(

@@ -12,12 +12,13 @@ from .._algebra import matmul, vdot
 from .._arguments import check_choice, check_count, check_not_negative, in_full, Shape
 from .._check import check_described, check_row
 from .._incomplete import known, known_numbers
-from .._math.linear_algebra import eigh, solve_positive
+from .._math.envelope import at_maximum
+from .._math.linear_algebra import cholesky, eigh, invert_triangle, solve_positive
 from .._reference import Reference
 from .._types import Any, Array, Key, PyTree, Scalar
-from ..families import Gaussian
 from ._component import AbstractComponent
 from ._parts import part_means, pooled_covariance
+from ._residual import least_share
 from ._unit import floors, positive_variance, with_given_unit, with_unit
 
 
@@ -39,6 +40,8 @@ class FactorAnalyzer(AbstractComponent):
     - `noise`: Ψ is `"diagonal"` or `"isotropic"`, a multiple of I.
     - `floor`: weight of the penalty −½ floor tr Ψ⁻¹ D with D the variances of the data's columns, which keeps
         noise variances from vanishing (Heywood cases); 0 turns it off.
+
+    Rounding hides noise below 1e-7 of a column's standard deviation (1e-5 in float32): no fit goes below.
 
     ```python
     >>> import elbax, jax
@@ -104,11 +107,8 @@ class FactorAnalyzer(AbstractComponent):
 
     def one_potentials(self, natural: PyTree, x: Any) -> tuple[tuple[Array, Array], Scalar]:
         """(h, J) of the factors and the constant, of one row; missing columns count for nothing."""
-        values, observed = known(x)
         about = natural["about"].value
-        check_row(x, about["mean"].shape[-1], "FactorAnalyzer")
-        seen = observed.astype(about["mean"].dtype)
-        z = jnp.where(observed, (values - about["mean"]) / about["deviation"], 0)
+        seen, z = self._standardized(natural, x)
         weights, precision, cross = about["weights"], natural["precision"], natural["cross"]
         # What no datum touches is formed once a pass: `seen` is one vector for all rows, or all of a block.
         pull = precision[:, None] * weights + cross[:, 1:]
@@ -117,11 +117,72 @@ class FactorAnalyzer(AbstractComponent):
         linear = matmul(z, pull) - matmul(seen * cross[:, 0], weights)
         linear = linear - 0.5 * (gram[1:, 0] + gram[0, 1:])
         mixed = matmul((seen[:, None] * weights).T, pull + cross[:, 1:])
-        identity = jnp.eye(self.num_factors, dtype=z.dtype)
-        form = identity + 0.5 * (mixed + mixed.T) + gram[1:, 1:]
+        # More than rounding takes away, so that the form has a factor however large or collinear weights are.
+        ridge = _ridge(weights) * jnp.sum((seen[:, None] * weights) ** 2, 0)
+        form = jnp.diag(1 + ridge) + 0.5 * (mixed + mixed.T) + gram[1:, 1:]
         constant = vdot(seen, natural["count"]) - 0.5 * vdot(precision, z**2) + vdot(cross[:, 0], z)
         constant = constant - 0.5 * gram[0, 0] - 0.5 * self.num_factors * math.log(2 * math.pi)
         return (linear, form), constant
+
+    def one_log_density(self, natural: PyTree, x: Any) -> Scalar:
+        """log p(x) of one row, the factors being eliminated.
+
+        It is E_q[log p(x, y)] + H(q) at the posterior q = N(m, T Tᵀ), with residuals about m squared and summed:
+        the difference of z² and what the factors explain of it cancels where there is little noise.
+        """
+        return at_maximum(self._bound, self.one_posterior, (natural, x))
+
+    def _bound(self, point: tuple[PyTree, Any], q: tuple[Array, Array, Scalar]) -> Scalar:
+        """E_q[log p(x, y)] + H(q) at q = (m, T, log |T|)."""
+        natural, x = point
+        mean, root, log_volume = q
+        seen, z = self._standardized(natural, x)
+        weights, cross = natural["about"].value["weights"], natural["cross"]
+        gram = jnp.tensordot(seen, natural["gram"], 1, precision=jax.lax.Precision.HIGHEST)
+        residual = z - seen * matmul(weights, mean)
+        spread = seen[:, None] * matmul(weights, root)
+        total = vdot(seen, natural["count"]) - 0.5 * vdot(natural["precision"], residual**2)
+        total -= 0.5 * vdot(natural["precision"], jnp.sum(spread**2, -1))
+        gain = matmul(residual, cross)
+        total += gain[0] + vdot(gain[1:], mean) - jnp.sum(matmul(cross[:, 1:], root) * spread)
+        total -= 0.5 * (gram[0, 0] + vdot(gram[1:, 0] + gram[0, 1:], mean))
+        total -= 0.5 * (vdot(mean, matmul(gram[1:, 1:], mean)) + _quadratics(gram[1:, 1:], root))
+        # E_q[log N(y; 0, I)] + H(q).
+        divergence = vdot(mean, mean) + jnp.sum(root**2) - self.num_factors
+        return total - 0.5 * divergence + log_volume
+
+    def one_posterior(self, point: tuple[PyTree, Any]) -> tuple[Array, Array, Scalar]:
+        """(m, T, log |T|) of the factors' distribution N(m, T Tᵀ)."""
+        natural, x = point
+        seen, z = self._standardized(natural, x)
+        cross = natural["cross"]
+        gram = jnp.tensordot(seen, natural["gram"], 1, precision=jax.lax.Precision.HIGHEST)
+        weights = seen[:, None] * natural["about"].value["weights"]
+        # In units in which the precision is about I, so that its factor keeps the digits of weights however large
+        # or collinear (a second Cholesky factor of a QR decomposition: Yamamoto et al. 2015).
+        units = _units(weights)
+        weights, slope = matmul(weights, units), matmul(seen[:, None] * cross[:, 1:], units)
+        pull = natural["precision"][:, None] * weights + slope
+        constant = matmul(seen * cross[:, 0], weights)
+        constant = constant + 0.5 * matmul(gram[1:, 0] + gram[0, 1:], units)
+        mixed = matmul(weights.T, pull + slope)
+        prior = matmul(units.T, units + matmul(gram[1:, 1:], units))
+        factor = cholesky(0.5 * (mixed + mixed.T) + prior)
+        inverse = invert_triangle(factor)
+        root = matmul(units, inverse.T)
+        log_volume = jnp.sum(jnp.log(jnp.diagonal(units))) - jnp.sum(jnp.log(jnp.diagonal(factor)))
+        # What no datum touches is multiplied out first: data often share all but z.
+        solve = matmul(root, inverse)
+        mean = matmul(z, matmul(pull, solve.T)) - matmul(solve, constant)
+        return mean, root, log_volume
+
+    def _standardized(self, natural: PyTree, x: Any) -> tuple[Array, Array]:
+        """(which columns are seen, (x − μ)/σ, 0 where not)."""
+        values, observed = known(x)
+        about = natural["about"].value
+        check_row(x, about["mean"].shape[-1], "FactorAnalyzer")
+        z = jnp.where(observed, (values - about["mean"]) / about["deviation"], 0)
+        return observed.astype(about["mean"].dtype), z
 
     def one_maximize(
         self, statistics: PyTree, params: PyTree, free: PyTree, penalty: Array | float
@@ -150,16 +211,24 @@ class FactorAnalyzer(AbstractComponent):
 
         change = jax.vmap(correct)(moving, gram, cross, safe)
         # E (e − Δ·ỹ)²: at the optimum, what the correction explained is gone.
+        square = -2 * statistics["precision"]
         explained = 2 * jnp.sum(change * cross, -1)
         explained -= jnp.einsum("ji,jik,jk->j", change, gram, change, precision="highest")
-        residual = -2 * statistics["precision"] - explained + penalty / deviation**2
+        residual = square - explained + penalty / deviation**2
+        # The column's variance in units of the noise: that of e + w·y.
+        weights = params["loadings"] / deviation[:, None]
+        signal = jnp.einsum("ji,jik,jk->j", weights, gram[:, 1:, 1:], weights, precision="highest")
+        signal = square + 2 * jnp.sum(weights * cross[:, 1:], -1) + signal
+        rounding = 8 * (self.num_factors + 1) * jnp.finfo(deviation.dtype).eps * square
         if self.noise == "isotropic":
-            total = jnp.sum(count)
-            variance = jnp.sum(residual) / jnp.where(total > tiny, total, 1)
-            kept = total > tiny
+            count, residual, signal, rounding = map(jnp.sum, (count, residual, signal, rounding))
+            offset = jnp.sum(safe * (params["mean"] / deviation) ** 2)
         else:
-            variance, kept = residual / safe, ~empty
-        log_noise = params["log_noise"] + 0.5 * jnp.log(jnp.maximum(variance, tiny))
+            offset = safe * (params["mean"] / deviation) ** 2
+        kept = count > tiny
+        safe = jnp.where(kept, count, 1)
+        least = least_share(signal / safe, offset / safe, rounding / safe)
+        log_noise = params["log_noise"] + 0.5 * jnp.log(jnp.maximum(residual / safe, least))
         return {
             "mean": params["mean"] + deviation * change[:, 0],
             "loadings": params["loadings"] + deviation[:, None] * change[:, 1:],
@@ -251,13 +320,7 @@ class FactorAnalyzer(AbstractComponent):
         return {name: params[name] for name in ("mean", "loadings", "log_noise")}
 
     def log_densities(self, natural, x):
-        family = Gaussian(self.num_factors)
-
-        def one(natural):
-            potentials, constant = self.one_potentials(natural, x)
-            return family.log_normalizer(potentials) + constant
-
-        return jax.vmap(one)(natural)
+        return jax.vmap(lambda natural: self.one_log_density(natural, x))(natural)
 
     def maximize(self, statistics, params, free):
         each, penalty = self._rows(params), self.penalty(params)
@@ -316,3 +379,25 @@ class FactorAnalyzer(AbstractComponent):
         described = self.describe(params)
         variance = jnp.mean(jnp.diagonal(described["covariances"], axis1=-2, axis2=-1), 0)
         return ~jnp.all(described["noise"] > ratio * variance, -1)
+
+
+def _units(weights: Array) -> Array:
+    """C⁻ᵀ, C being a Cholesky factor of I + WᵀW to rounding: y = C⁻ᵀ u has a posterior precision about I.
+
+    Any units do, so no derivative need be taken there.
+    """
+    weights = jax.lax.stop_gradient(weights)
+    eye = jnp.eye(weights.shape[-1], dtype=weights.dtype)
+    precision = eye + matmul(weights.T, weights)
+    factor = cholesky(precision * (1 + _ridge(weights) * eye))
+    return invert_triangle(factor).T
+
+
+def _ridge(weights: Array) -> float:
+    """More than rounding takes from WᵀW, in units of its diagonal."""
+    return 8 * sum(weights.shape) * float(jnp.finfo(weights.dtype).eps)
+
+
+def _quadratics(form: Array, root: Array) -> Scalar:
+    """tr(Rᵀ A R)."""
+    return jnp.sum(root * matmul(form, root))

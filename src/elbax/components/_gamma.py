@@ -1,10 +1,11 @@
 """Independent positive numbers."""
 
+import math
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import gammaln
 
 from .._algebra import matmul
 from .._arguments import check_positive
@@ -12,7 +13,7 @@ from .._check import check_described, check_row, check_table, check_values
 from .._free import choose
 from .._incomplete import known, known_numbers
 from .._reference import Reference
-from .._special import inverse_digamma, solve_shape
+from .._special import excess, inverse_digamma, solve_shape, stirling_error
 from ._component import AbstractComponent
 from ._parts import part_means
 from ._support import log_indicator
@@ -70,38 +71,40 @@ class Gamma(AbstractComponent):
         return dict.fromkeys(("log_shapes", "log_rates"), (num_components, "dim"))
 
     def natural(self, params):
+        r"""In units of the mean at hand, v = x / mean − 1: count − shape (v − log(1 + v)) + tilt v − log x.
+
+        There $\log \beta^\alpha / \Gamma(\alpha)$ is left with ½ log α/2π less Stirling's error: the powers of α
+        that would cancel are gone. (`tilt` is shape − rate, 0 at hand.)
+        """
         shape = jnp.exp(params["log_shapes"])
-        log_mean = params["log_shapes"] - params["log_rates"]
-        # In units of each component's mean: logarithms of such numbers are small, so sums keep digits.
         return {
-            "count": shape * params["log_shapes"] - gammaln(shape),
+            "count": 0.5 * (params["log_shapes"] - math.log(2 * math.pi)) - stirling_error(shape),
             "shape": shape,
-            "rate": shape,
-            "about": Reference(log_mean),
+            "tilt": jnp.zeros_like(shape),
+            "about": Reference(params["log_shapes"] - params["log_rates"]),
         }
 
     def log_densities(self, natural, x):
         check_row(x, natural["shape"].shape[-1], "Gamma")
         values, observed = known(x)
-        log_mean = natural["about"].value
         inside = (values > 0) & (values < jnp.inf)
         value = jnp.where(observed & inside, values, 1)
-        log_value = jnp.log(value)
-        terms = (
-            natural["count"]
-            + natural["shape"] * (log_value - log_mean)
-            - natural["rate"] * (value * jnp.exp(-log_mean))
-            - log_value
-        )
+        log_value, log_mean = jnp.log(value), natural["about"].value
+        v = value * jnp.exp(-log_mean) - 1
+        loss = excess(v, log_value - log_mean)
+        terms = natural["count"] - natural["shape"] * loss + natural["tilt"] * v - log_value
         possible = log_indicator(values, observed, inside).astype(terms.dtype)
         return jnp.sum(jnp.where(observed, terms, 0), -1) + possible
 
     def maximize(self, statistics, params, free):
-        count, log_sum, total = statistics["count"], statistics["shape"], -statistics["rate"]
+        count, losses, total = statistics["count"], -statistics["shape"], statistics["tilt"]
         empty = count <= jnp.finfo(count.dtype).tiny
         safe = jnp.where(empty, 1, count)
-        mean, log_mean = jnp.where(empty, 1, total / safe), log_sum / safe
-        shape = solve_shape(jnp.log(mean) - log_mean, largest=self.largest_shape)
+        # log E[x] − E[log x], of numbers in units of the mean at hand.
+        change = jnp.where(empty, 0, total / safe)
+        loss = losses / safe
+        log_mean = change - loss
+        shape = solve_shape(loss - excess(change, jnp.log1p(change)), largest=self.largest_shape)
         if free["log_rates"] is not True:
             # Of given rates: ψ(α) = log β + E[log x], with β and x in units of the mean at hand.
             given = inverse_digamma(params["log_shapes"] + log_mean)
@@ -111,7 +114,7 @@ class Gamma(AbstractComponent):
         log_shapes = choose(free["log_shapes"], log_shapes, params["log_shapes"])
         # The rate of highest likelihood for a given shape is that over the mean.
         unit = params["log_shapes"] - params["log_rates"]
-        return {"log_shapes": log_shapes, "log_rates": log_shapes - jnp.log(mean) - unit}
+        return {"log_shapes": log_shapes, "log_rates": log_shapes - jnp.log1p(change) - unit}
 
     def describe(self, params):
         """Shapes and rates, `(K, dim)`."""

@@ -7,11 +7,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import gammaln
 
 from .._arguments import check_choice, check_not_negative
 from .._check import check_described, check_values
 from .._reference import split_coordinates
+from .._special import half_deviance, highest_log_mass
 from .._types import Any, Array, Float, PyTree
 from ..families._undefined import where_defined
 from ._component import AbstractComponent
@@ -126,8 +126,10 @@ class GeneralizedLinear(AbstractComponent):
             residual = (y - predictor) * jnp.exp(-natural["log_noise"])
             return -0.5 * residual**2 - natural["log_noise"] - 0.5 * math.log(2 * math.pi)
         if self.response == "poisson":
-            possible = log_indicator(target, True, is_count(target)).astype(y.dtype)
-            return y * predictor - jnp.exp(predictor) + (possible - gammaln(y + 1))
+            inside = is_count(target)
+            y = jnp.where(inside, y, 0)
+            possible = log_indicator(target, True, inside).astype(y.dtype)
+            return possible + highest_log_mass(y) - half_deviance(y, predictor)
         possible = log_indicator(target, True, is_bit(target)).astype(y.dtype)
         return y * predictor - jax.nn.softplus(predictor) + possible
 

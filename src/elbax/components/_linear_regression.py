@@ -16,6 +16,7 @@ from .._reference import Reference
 from .._types import Any, AnyArray, Array, Float, PyTree
 from ._component import AbstractComponent
 from ._linear import design
+from ._residual import least_share
 from ._unit import floors, positive_variance, with_given_unit, with_unit
 
 
@@ -31,6 +32,8 @@ class LinearRegression(AbstractComponent):
 
     - `floor`: weight of the penalty −½ floor · var(y) / σ², which keeps a regression from collapsing onto a few
         points, whatever the target's units; 0 turns it off.
+
+    Rounding hides noise below 1e-7 of the target's standard deviation (1e-5 in float32): no fit goes below.
 
     ```python
     >>> import elbax, jax, jax.numpy as jnp
@@ -111,10 +114,21 @@ class LinearRegression(AbstractComponent):
         change = jax.vmap(solve_masked)(gram / safe[:, None, None], cross / safe[:, None], moving)
         explained = 2 * jnp.sum(change * cross, -1)
         explained -= jnp.einsum("ki,kij,kj->k", change, gram, change, precision="highest")
-        residual = -2 * statistics["precision"] - explained
+        square = -2 * statistics["precision"]
+        residual = square - explained
         if self.floor:
             residual += (floors(params, self.floor, "LinearRegression") / deviation) ** 2
-        log_noise = params["log_noise"] + 0.5 * jnp.log(jnp.maximum(residual / safe, tiny))
+        # The target's variance in units of the noise: that of e + β·u, the intercept left out.
+        slopes = (params["coefficients"] / deviation[:, None])[:, 1:]
+        mean, both = gram[:, 0, 1:] / safe[:, None], gram[:, 1:, 1:] / safe[:, None, None]
+        covariance = both - mean[:, :, None] * mean[:, None, :]
+        signal = jnp.einsum("ki,kij,kj->k", slopes, covariance, slopes, precision="highest")
+        # What a residual is a difference of: the target's size is that of the terms of the fit.
+        weights = params["coefficients"] / deviation[:, None]
+        terms = jnp.sum(weights**2 * jnp.diagonal(gram, axis1=1, axis2=2), -1) / safe
+        rounding = 8 * gram.shape[-1] * jnp.finfo(count.dtype).eps * square / safe
+        least = least_share(jnp.maximum(signal, 0) + square / safe, terms, rounding)
+        log_noise = params["log_noise"] + 0.5 * jnp.log(jnp.maximum(residual / safe, least))
         return params | {
             "coefficients": params["coefficients"] + deviation[:, None] * change,
             "log_noise": jnp.where(empty, params["log_noise"], log_noise),

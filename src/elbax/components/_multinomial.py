@@ -3,17 +3,22 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import gammaln
 
 from .._algebra import log, matmul
 from .._arguments import check_kind
 from .._check import check_described, check_row, check_table, check_values
 from .._free import log_shares
 from .._incomplete import is_incomplete
+from .._reference import Reference
+from .._special import half_deviance, highest_log_mass
 from ..families._undefined import where_defined
 from ..priors import Dirichlet
 from ._component import AbstractComponent
 from ._support import is_count, log_indicator
+
+
+# Up to so many columns each component's deviance is taken, beyond that of one center for all.
+_FEW_COLUMNS = 8
 
 
 class Multinomial(AbstractComponent):
@@ -69,17 +74,37 @@ class Multinomial(AbstractComponent):
         return {"logits": (num_components, "dim")}
 
     def natural(self, params):
-        return {"logits": jax.nn.log_softmax(params["logits"])}
+        """Changes of log π from what it is."""
+        logits = jax.nn.log_softmax(params["logits"])
+        nothing = jnp.zeros(logits.shape[:1], logits.dtype)
+        about = Reference({"logits": logits, "surplus": nothing})
+        return {"logits": jnp.zeros_like(logits), "about": about}
+
+    def prepare(self, natural):
+        logits = natural["about"].value["logits"]
+        if logits.shape[-1] <= _FEW_COLUMNS:
+            return natural
+        # Log-ratios to one center for all components, on which the density does not depend.
+        center = jax.lax.stop_gradient(jax.nn.log_softmax(jnp.mean(logits, 0)))
+        ratio = logits - center
+        # By how much rounding lets the probabilities add up to more than the center's: a deviance knows it too.
+        surplus = matmul(jnp.expm1(ratio), jnp.exp(center))
+        about = Reference({"logits": center, "surplus": surplus})
+        return {"logits": ratio + natural["logits"], "about": about}
 
     def log_densities(self, natural, x):
-        check_row(x, natural["logits"].shape[-1], "Multinomial")
-        counts = x.astype(natural["logits"].dtype)
-        # Of what is no count the factorials may be infinite too, of either sign.
+        about = natural["about"].value
+        check_row(x, about["logits"].shape[-1], "Multinomial")
         inside = is_count(x)
-        proper = jnp.where(inside, counts, 0)
-        coefficient = gammaln(jnp.sum(proper) + 1) - jnp.sum(gammaln(proper + 1))
-        coefficient += log_indicator(x, True, inside).astype(counts.dtype)
-        return matmul(natural["logits"], counts) + coefficient
+        counts = jnp.where(inside, x.astype(about["logits"].dtype), 0)
+        total = jnp.sum(counts)
+        # Independent Poisson counts given their sum, each by its deviance: no large numbers are subtracted.
+        log_total = jnp.log(jnp.where(total > 0, total, 1))
+        loss = jnp.sum(half_deviance(counts, about["logits"] + log_total), -1)
+        highest = jnp.sum(highest_log_mass(counts)) - highest_log_mass(total)
+        reference = jnp.where(total > 0, highest - loss, 0) - total * about["surplus"]
+        possible = log_indicator(x, True, inside).astype(counts.dtype)
+        return reference + matmul(natural["logits"], counts) + possible
 
     def maximize(self, statistics, params, free):
         counts = statistics["logits"]

@@ -5,13 +5,12 @@ import math
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import gammaln
 
 from .._arguments import check_positive
 from .._check import check_described
 from .._incomplete import known
 from .._program import program
-from .._special import solve_shape
+from .._special import solve_shape, stirling_error
 from .._types import Array, Float, PyTree
 from ..priors import NormalInverseWishart
 from ._component import AbstractComponent
@@ -101,7 +100,10 @@ class StudentT(AbstractComponent):
         normal = self.normal.natural(params)
         half_dof = self._half_dof(params)
         return {
-            "count": normal["count"] + half_dof * jnp.log(half_dof) - gammaln(half_dof),
+            # log Γ(ν/2) less the terms that cancel against those of the datum's Γ.
+            "count": normal["count"]
+            + 0.5 * (jnp.log(half_dof) - math.log(2 * math.pi))
+            - stirling_error(half_dof),
             "half_dof": half_dof,
             # u multiplies the quadratic, and counts itself.
             "normal": normal | {"count": jnp.zeros_like(normal["count"])},
@@ -111,13 +113,17 @@ class StudentT(AbstractComponent):
         return natural | {"normal": self.normal.prepare(natural["normal"])}
 
     def log_densities(self, natural, x):
-        """count + log ∫ u^{D/2 + ν/2 − 1} exp(−u (ν/2 + δ²/2)) du."""
+        """count + log ∫ u^{D/2 + ν/2 − 1} exp(−u (ν/2 + δ²/2)) du.
+
+        The integral is Γ(s) r^{−s} at s = (ν + D)/2, r = (ν + δ²)/2; Stirling's formula, ν/2 taken off, leaves
+        −D/2 − s log(r / s) + ½ log 2π/s and an error, none of them large where ν is.
+        """
         exponents, log_volumes = self.normal.terms(natural["normal"], x)
-        dim = jnp.sum(known(x)[1]).astype(exponents.dtype)
-        half_dof = natural["half_dof"]
-        shape = half_dof + 0.5 * dim
-        log_rate = jnp.log(half_dof) + jnp.log1p(-exponents / half_dof)
-        return natural["count"] + log_volumes + gammaln(shape) - shape * log_rate
+        half_dim = 0.5 * jnp.sum(known(x)[1]).astype(exponents.dtype)
+        shape = natural["half_dof"] + half_dim
+        spread = shape * jnp.log1p(-(exponents + half_dim) / shape)
+        scale = 0.5 * (math.log(2 * math.pi) - jnp.log(shape)) + stirling_error(shape)
+        return natural["count"] + log_volumes - half_dim - spread + scale
 
     def maximize(self, statistics, params, free):
         count = statistics["count"]
@@ -128,7 +134,7 @@ class StudentT(AbstractComponent):
             return normal
         empty = count <= jnp.finfo(count.dtype).tiny
         # log ν/2 − ψ(ν/2) = E[u − log u] − 1.
-        gap = -1 - statistics["half_dof"] / jnp.where(empty, 1, count)
+        gap = -statistics["half_dof"] / jnp.where(empty, 1, count)
         half_dof = solve_shape(gap, smallest=0.1, largest=0.5 * _LARGEST_DOF)
         return normal | {"log_dof": jnp.where(empty, params["log_dof"], jnp.log(2 * half_dof))}
 

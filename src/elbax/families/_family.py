@@ -185,6 +185,9 @@ class Distribution(eqx.Module):
     natural: PyTree
     family: AbstractFamily
 
+    tight: ClassVar[bool] = False
+    """Whether its bound is only asked for at the potentials that made it, as a pass does for an exact one."""
+
     def __init_subclass__(cls, **arguments):
         super().__init_subclass__(**arguments)
         map_over_rows(cls, _ANSWERS)

@@ -19,8 +19,8 @@ class EvidenceMStep(AbstractUpdate):
 
     After a closed-form M-step it makes ECME (Liu and Rubin 1994) of EM:
     `Chain(ExactEStep(model), ClosedFormMStep(model), EvidenceMStep(model))`. Factor analysis moves its
-    mean and noise variances so, which is many times fewer sweeps; probabilistic PCA all its params at
-    once. The evidence never falls; the ELBO of a posterior that is not exact may.
+    mean, the scale of its factors and its noise variances so, which is many times fewer sweeps; probabilistic
+    PCA all its params at once. The evidence never falls; the ELBO of a posterior that is not exact may.
 
     **Arguments:**
 
@@ -54,9 +54,14 @@ class EvidenceMStep(AbstractUpdate):
             )
         # A model that knows no such maximum, or not for what is free, says so here.
         about = self.model.moments_about(params)
-        moments = {"first": about, "second": jnp.outer(about, about), "count": about[0]}
-        free = spread(self.free, params)
-        eqx.filter_eval_shape(self.model.maximize_evidence, moments, params, free)
+
+        def maximize(params, about):
+            residual = self.model.residuals(params, about[None])[0]
+            second = jnp.outer(residual, residual)
+            moments = {"first": about, "second": second, "count": about[0]}
+            return self.model.maximize_evidence(moments, params, spread(self.free, params))
+
+        eqx.filter_eval_shape(maximize, params, about)
         return ()
 
     def __call__(self, state: ELBOState, batch: PyTree) -> tuple[ELBOState, Info]:
@@ -64,10 +69,11 @@ class EvidenceMStep(AbstractUpdate):
         about = self.model.moments_about(state.params)
 
         def moments(x, weight, places):
-            weight, residual = weight.astype(about.dtype), x.astype(about.dtype) - about
+            weight, deviations = weight.astype(about.dtype), x.astype(about.dtype) - about
+            residuals = self.model.residuals(state.params, deviations)
             return {
-                "first": matmul(weight, residual),
-                "second": matmul((weight[:, None] * residual).T, residual),
+                "first": matmul(weight, deviations),
+                "second": matmul((weight[:, None] * residuals).T, residuals),
             }
 
         found, count = reduce_data(moments, batch, state.key, self.chunk_size)

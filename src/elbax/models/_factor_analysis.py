@@ -13,12 +13,13 @@ from .._batch import host_rows, rows
 from .._check import check_described, check_table, is_concrete
 from .._door import enter_sample
 from .._incomplete import has_incomplete, host_known, known_numbers
-from .._math.linear_algebra import eigh, invert_positive
+from .._math.linear_algebra import cholesky, eigh, invert_triangle
 from .._model import AbstractExponentialFamilyModel
 from .._types import Any, Array, Float, Key, PyTree, Scalar
 from ..components import FactorAnalyzer
 from ..components._factor_analyzer import Noise
 from ..components._parts import pooled_covariance
+from ..components._residual import least_share, rounding_of_residuals
 from ..components._unit import with_given_unit, with_unit
 from ..families import Gaussian
 from ..starts import start_of
@@ -136,6 +137,11 @@ class FactorAnalysis(AbstractExponentialFamilyModel):
     def potentials(self, natural: PyTree, x: PyTree) -> tuple[tuple[Array, Array], Scalar]:
         return self.analyzer.one_potentials(natural, x)
 
+    def elbo(self, natural: PyTree, x: PyTree, q: Any, key: Key) -> Scalar:
+        if getattr(q, "tight", False):
+            return self.analyzer.one_log_density(natural, x)
+        return super().elbo(natural, x, q, key)
+
     def maximize(self, statistics: PyTree, params: PyTree, free: PyTree) -> PyTree:
         """A regression of each column on the factors, then the variance of what is left."""
         if self.pattern is not None:
@@ -148,11 +154,29 @@ class FactorAnalysis(AbstractExponentialFamilyModel):
     def moments_about(self, params: PyTree) -> Float[Array, " dim"]:
         return params["mean"]
 
-    def maximize_evidence(self, moments: PyTree, params: PyTree, free: PyTree) -> PyTree:
-        """The best noise variances given the loadings, and the best mean: the "either" step of ECME.
+    def residuals(self, params: PyTree, deviations: Array) -> Array:
+        """With diagonal noise what a row's factors leave of it, in units of the noise, and the factors' means."""
+        if self.analyzer.noise == "isotropic":
+            return deviations
+        params = self._masked(params)
+        slope, root = self._projection(params)
+        z = deviations / self.analyzer.one_deviation(params)
+        coordinates = matmul(z, slope)
+        left = z - matmul(coordinates, slope.T)
+        return jnp.concatenate([left, matmul(coordinates, root.T)], -1)
 
-        The noise variances of factor analysis move one by one, each to the maximum of the evidence
-        in closed form (Zhao, Yu and Jiang 2008, section 3): with Σ⁻¹ at hand and
+    def _projection(self, params: PyTree) -> tuple[Array, Array]:
+        """(S, T) with σ Σ⁻¹ σ = I − S Sᵀ and SᵀS + TᵀT = I; T Tᵀ is the covariance of a row's factors."""
+        natural = self.analyzer.one_natural(params)
+        _, root, _ = self.analyzer.one_posterior((natural, params["mean"]))
+        return matmul(natural["about"].value["weights"], root), root
+
+    def maximize_evidence(self, moments: PyTree, params: PyTree, free: PyTree) -> PyTree:
+        """The best mean, factors of unit variance, the best noise variances: the "either" step of ECME.
+
+        Loadings take on the covariance that the factors are found to have (PX-EM, Liu, Rubin and Wu 1998), without
+        which they could not move where noise has vanished. Then the noise variances move one by one, each to the
+        maximum of the evidence in closed form (Zhao, Yu and Jiang 2008, section 3): with Σ⁻¹ at hand and
         s = (Σ⁻¹)ⱼⱼ, b = (Σ⁻¹ S Σ⁻¹)ⱼⱼ it moves by (b − s)/s². With isotropic noise and all loadings
         free the optimum is closed as a whole: the principal components (Tipping and Bishop 1999).
         """
@@ -161,20 +185,49 @@ class FactorAnalysis(AbstractExponentialFamilyModel):
                 "maximize_evidence moves the mean and the noise together; free must be True for both."
             )
         params = self._masked(params)
-        mean = params["mean"] + moments["first"] / moments["count"]
-        shift = mean - params["mean"]
-        covariance = moments["second"] / moments["count"] - jnp.outer(shift, shift)
-        moved = params | {"mean": mean}
+        count, shift = moments["count"], moments["first"] / moments["count"]
+        moved = params | {"mean": params["mean"] + shift}
+        about = self.residuals(params, shift[None])[0]
+        second = moments["second"] / count - jnp.outer(about, about)
         if self.analyzer.noise == "isotropic":
             if self.pattern is not None or free["loadings"] is not True:
                 raise TypeError(
                     "With isotropic noise the evidence has a closed-form maximum only if all loadings are "
                     "free; use ClosedFormMStep."
                 )
-            return moved | self._principal_components(covariance, moments["count"], params)
-        penalty = jnp.broadcast_to(self.analyzer.penalty(params), mean.shape)
-        log_noise = _sweep_noise(self._masked(moved), covariance, moments["count"], penalty)
-        return moved | {"log_noise": log_noise}
+            return moved | self._principal_components(second, count, params)
+        moved, second = self._with_unit_factors(moved, second, free)
+        slope, root = self._projection(moved)
+        deviation = self.analyzer.one_deviation(params)
+        signal = 1 + jnp.sum((moved["loadings"] / deviation[:, None]) ** 2, -1)
+        offset = (params["mean"] / deviation) ** 2
+        penalty = self.analyzer.penalty(params) / deviation**2
+        smallest = jnp.maximum(
+            jnp.minimum(penalty / count, 1), least_share(signal, offset, jnp.zeros_like(offset))
+        )
+        hidden = rounding_of_residuals(signal + offset)
+        growth = _sweep_noise(slope, root, second, count, penalty, smallest, hidden)
+        return moved | {"log_noise": params["log_noise"] + 0.5 * jnp.log(growth)}
+
+    def _with_unit_factors(self, params, second, free):
+        """(params, Σ⁻¹ cov(x) Σ⁻¹ in units of the noise) with W ← W L, L Lᵀ being the mean of E[z zᵀ].
+
+        The moments are those of (r, m), what factors leave of a row and their means. As the row is r + W m, what
+        is left under the new loadings is (I − S Sᵀ) r + S Tᵀ L⁻¹ m.
+        """
+        dim = len(params["mean"])
+        root = jnp.eye(self.num_factors, dtype=second.dtype)
+        if free["loadings"] is True:
+            _, spread = self._projection(params)
+            square = second[dim:, dim:] + matmul(spread, spread.T)
+            diagonal = jnp.diag(jnp.sqrt(jnp.diagonal(square)))
+            root = cholesky(square) if self.pattern is None else diagonal
+        moved = params | {"loadings": matmul(params["loadings"], root)}
+        slope, spread = self._projection(moved)
+        keep = jnp.eye(dim, dtype=second.dtype) - matmul(slope, slope.T)
+        pull = matmul(slope, matmul(spread.T, invert_triangle(root)))
+        both = jnp.concatenate([keep, pull], 1)
+        return moved, matmul(both, matmul(second, both.T))
 
     def _principal_components(self, covariance, count, params):
         # One variance is left to the noise: with as many factors as columns it changes nothing.
@@ -186,7 +239,10 @@ class FactorAnalysis(AbstractExponentialFamilyModel):
         # its number of residuals.
         penalty = jnp.sum(self.analyzer.penalty(params))
         noise = (jnp.sum(rest) + penalty / count) / (dim - rank)
-        noise = jnp.maximum(noise, jnp.finfo(noise.dtype).tiny)
+        # What of it is rounding of the largest eigenvalue is not known: the noise does not shrink so far.
+        precision = jnp.finfo(noise.dtype)
+        hidden = jnp.minimum(dim * precision.eps * values[-1], jnp.exp(2 * params["log_noise"]))
+        noise = jnp.maximum(noise, jnp.maximum(hidden, precision.tiny))
         loadings = vectors[:, ::-1][:, :rank] * jnp.sqrt(jnp.maximum(top - noise, 0))
         loadings = jnp.zeros_like(params["loadings"]).at[:, :rank].set(loadings)
         return {"loadings": loadings, "log_noise": 0.5 * jnp.log(noise)}
@@ -300,29 +356,36 @@ def _start(model: FactorAnalysis, key: Key, x: PyTree, weight: Array, drawn: boo
     return with_unit(model._masked(params), analyzer.floor, variance)
 
 
-def _sweep_noise(params, covariance, count, penalty):
-    """log σ after every ψⱼ = σⱼ² has moved once to its conditional maximum, Σ⁻¹ being kept up."""
-    loadings, variance = params["loadings"], jnp.exp(2 * params["log_noise"])
-    inverse = invert_positive(matmul(loadings, loadings.T) + jnp.diag(variance))
+def _sweep_noise(slope, root, second, count, penalty, smallest, hidden):
+    """By how much each noise variance grows as all have moved once to their conditional maximum.
+
+    In units of the noise before, Σ⁻¹ = M = I − S Sᵀ and B = Σ⁻¹ cov(x) Σ⁻¹ are kept up, both being sums of squares
+    at the start: M = M² + S TᵀT Sᵀ. Of the diagonal of B rounding may have made up to `hidden`.
+    """
+    eye = jnp.eye(len(second), dtype=second.dtype)
+    project, rest = eye - matmul(slope, slope.T), matmul(slope, root.T)
+    inverse = matmul(project, project) + matmul(rest, rest.T)
 
     def move(carry, j):
-        inverse, variance = carry
-        row = inverse[j]
-        s, b = row[j], matmul(row, matmul(covariance, row))
-        old = variance[j]
+        inverse, second = carry
+        row, across = inverse[j], second[j]
+        # Where a column has little noise of its own s and b are small, and b may be rounding alone.
+        s, most = row[j], jnp.maximum(across[j], 0)
+        sure = jnp.maximum(jnp.sqrt(most) - jnp.sqrt(hidden[j]), 0) ** 2
+        b = jnp.maximum(sure, jnp.minimum(most, s))
 
         def gain(change):
             grown = 1 + change * s
-            fit = 0.5 * count * (change * b / grown - jnp.log(grown))
-            return fit - 0.5 * penalty[j] / (old + change)
+            likelihood = 0.5 * count * (change * b / grown - jnp.log(grown))
+            return likelihood - 0.5 * penalty[j] / (1 + change)
 
-        # As ψ vanishes rounding grows as var(xⱼ)/ψ, in Σ⁻¹ and in EM's own next step.
-        resolution = jnp.finfo(old.dtype).eps ** (1 / 3) * covariance[j, j]
-        smallest = jnp.maximum(penalty[j] / count, resolution)
-        change = jnp.maximum((b - s) / s**2, jnp.minimum(smallest - old, 0))
+        change = jnp.maximum((b - s) / s**2, smallest[j] - 1)
         change = jnp.where(gain(change) >= gain(jnp.zeros_like(change)), change, 0)
-        inverse = inverse - jnp.outer(row, row) * (change / (1 + change * s))
-        return (inverse, variance.at[j].add(change)), None
+        share = change / (1 + change * s)
+        inverse = inverse - share * jnp.outer(row, row)
+        both = jnp.outer(row, across)
+        second = second - share * (both + both.T) + share**2 * across[j] * jnp.outer(row, row)
+        return (inverse, second), 1 + change
 
-    (_, variance), _ = jax.lax.scan(move, (inverse, variance), jnp.arange(len(variance)))
-    return 0.5 * jnp.log(variance)
+    _, growth = jax.lax.scan(move, (inverse, second), jnp.arange(len(second)))
+    return growth

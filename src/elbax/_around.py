@@ -67,5 +67,11 @@ class AbstractAround(AbstractModel):
         # Of what they stand for the shapes are looked at: to know more would take running it.
         self.model.check_params(eqx.filter_eval_shape(self.inside, params), who)
 
+    def num_observations(self, batch: PyTree) -> float:
+        return self.model.num_observations(batch)
+
+    def summary(self) -> dict[str, Any]:
+        return self.model.summary()
+
     def check(self, batch: PyTree, who: str = "fit") -> None:
         self.model.check(batch, who)

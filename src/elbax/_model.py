@@ -5,11 +5,13 @@ import abc
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ._algebra import dot, num_rows
 from ._arguments import check_flag, check_tree
 from ._batch import host_rows, rows
 from ._check import check_no_nan, check_rows
+from ._invariance import as_invariances, free_entries, Invariances, somewhere_near
 from ._program import program
 from ._types import Any, Array, Bool, Callable, Float, Key, PyTree, Scalar
 from .estimators import AbstractEstimator, Reparameterized, ScoreFunction
@@ -106,11 +108,48 @@ class AbstractModel(eqx.Module):
         """What people want to read; the params themselves unless a model knows better."""
         return params
 
-    def num_free_params(self, params: PyTree) -> int:
-        """How many numbers a fit estimates."""
-        raise TypeError(
-            f"{type(self).__name__} does not say how many numbers are estimated; pass num_free_params."
-        )
+    def invariances(self, params: PyTree) -> Invariances | None:
+        """The directions in the params that change nothing, or `None` where the model does not say.
+
+        One number more on all logits of a softmax, a rotation of factors, other coordinates of a hidden state:
+        the evidence is the same along them, so they are no numbers that a fit estimates, and no errors are
+        theirs. What is no direction (components in another order, a factor's sign) does not count.
+        """
+        return None
+
+    def at_boundary(self, params: PyTree, least: float) -> PyTree:
+        """Which numbers, masks shaped as the params, have run to the end of their range.
+
+        A probability below `least` (or a rate, a number of events per datum) is one that the fit sent to 0: its
+        logit would fall for ever, and the likelihood has no curvature of its own there.
+        """
+        return jax.tree.map(lambda leaf: np.zeros(np.shape(leaf), bool), params)
+
+    def num_free_params(self, params: PyTree, free: PyTree = True) -> int:
+        """How many numbers a fit estimates: those that are free, less the directions in them that change nothing.
+
+        `free` is what the fit's steps were given: `True` or `False` for each block of params, or a mask for each
+        entry. The count is that at params in general, whatever these are.
+        """
+        moving = free_entries(free, params)
+        found = self.invariances(somewhere_near(params, moving))
+        if found is None:
+            raise TypeError(
+                f"{type(self).__name__} does not say how many numbers are estimated; pass num_free_params."
+            )
+        return int(moving.sum()) - found.dimension(moving)
+
+    def num_observations(self, batch: PyTree) -> float:
+        """n of BIC: the sum of weights; of sequences that of the steps in which something is observed."""
+        return float(np.sum(np.asarray(rows(batch)[1])))
+
+    def summary(self) -> dict[str, Any]:
+        """What tells models of a grid apart, by column: first how large it is, then of which structure."""
+        return {}
+
+    def nests(self, other: "AbstractModel") -> bool:
+        """Whether every density of `other` is one of this model's too: four components can do what three can."""
+        return False
 
     def collapsed(self, params: PyTree) -> Array:
         """Which components have shrunk onto a few points, where the likelihood is unbounded."""
@@ -218,6 +257,10 @@ class Model(AbstractModel):
     - `conjugate`: the log-joint, as a function of z, lies in the family's span.
     - `log_prior`: `log_prior(params)`, a global term counted once for all data.
     - `latent_prior`: `latent_prior(params)`, the natural parameters of p(z), for reports.
+    - `invariances`: `invariances(params)`, the directions in the params that change nothing, as a pytree like
+        the params with one axis more in front; for standard errors and the count of params. For logits
+        `lambda params: {"logits": jnp.ones((1, 3)), "mean": jnp.zeros((1, 3))}`; for a model without any
+        arrays of length 0.
     - `estimator`: one of `elbax.estimators`, such as `StickingTheLanding(10)`, in place of the above. One that
         draws makes Bayes' rule count as unknown.
 
@@ -239,6 +282,7 @@ class Model(AbstractModel):
     conjugate: bool = eqx.field(static=True)
     prior: Callable[[PyTree], Scalar] | None = eqx.field(static=True)
     prior_of_latent: Callable[[PyTree], PyTree] | None = eqx.field(static=True)
+    directions: Callable[[PyTree], PyTree] | None = eqx.field(static=True)
     estimator: AbstractEstimator | None
 
     def __init__(
@@ -249,10 +293,14 @@ class Model(AbstractModel):
         conjugate: bool = False,
         log_prior: Callable[[Any], Any] | None = None,
         latent_prior: Callable[[Any], Any] | None = None,
+        invariances: Callable[[Any], Any] | None = None,
         estimator: AbstractEstimator | None = None,
     ):
         for name, function in dict(
-            log_joint=log_joint, log_prior=log_prior, latent_prior=latent_prior
+            log_joint=log_joint,
+            log_prior=log_prior,
+            latent_prior=latent_prior,
+            invariances=invariances,
         ).items():
             _check_static(name, function)
         if not isinstance(latent, AbstractFamily):
@@ -273,6 +321,7 @@ class Model(AbstractModel):
         self.conjugate = conjugate
         self.prior = log_prior
         self.prior_of_latent = latent_prior
+        self.directions = invariances
         if estimator is None and not (latent.finite or conjugate):
             estimator = ScoreFunction() if latent.discrete else Reparameterized()
         self.estimator = estimator
@@ -297,6 +346,9 @@ class Model(AbstractModel):
 
     def latent_prior(self, params: PyTree) -> PyTree | None:
         return None if self.prior_of_latent is None else self.prior_of_latent(params)
+
+    def invariances(self, params: PyTree) -> Invariances | None:
+        return None if self.directions is None else as_invariances(self.directions(params), params)
 
     def _read(self, params: PyTree, x: PyTree) -> tuple[PyTree, Scalar]:
         numbers = [leaf for leaf in jax.tree.leaves((params, x)) if eqx.is_inexact_array(leaf)]

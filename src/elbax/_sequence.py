@@ -7,7 +7,7 @@ import numpy as np
 
 from ._algebra import num_rows
 from ._check import first_not_finite
-from ._incomplete import Incomplete
+from ._incomplete import Incomplete, is_incomplete
 from ._table import as_arrays
 from ._types import Any, AnyArray, Array, PyTree
 
@@ -126,6 +126,18 @@ def all_steps(x: Any, weight: AnyArray) -> tuple[PyTree, Any]:
     inside = numpy.arange(steps) < length[:, None]
     flat = jax.tree.map(lambda leaf: leaf.reshape((count * steps, *leaf.shape[2:])), values)
     return flat, numpy.where(inside, weight[:, None], 0).reshape(-1)
+
+
+def num_observed(steps: PyTree, weight: AnyArray) -> float:
+    """The sum of weights of the steps in which something is observed."""
+    weight = np.asarray(weight)
+    seen = np.zeros(weight.shape, bool)
+    for leaf in jax.tree.leaves(steps, is_leaf=is_incomplete):
+        if is_incomplete(leaf):
+            seen |= np.asarray(leaf.observed).reshape(len(weight), -1).any(1)
+        else:
+            return float(np.sum(weight))
+    return float(np.sum(np.where(seen, weight, 0)))
 
 
 def _advice(shape: tuple[int, ...], least: int) -> str:

@@ -30,6 +30,14 @@ def maximize_shares(
     return jnp.where(seen & possible, moved, logits)
 
 
+def vanished(logits: Array, least: float, possible: Any = True) -> np.ndarray:
+    """Which shares of each row are possible and yet below `least`."""
+    logits = np.where(possible, np.asarray(logits, float), -np.inf)
+    highest = np.max(logits, -1, keepdims=True)
+    shares = np.exp(logits - np.where(np.isfinite(highest), highest, 0))
+    return (shares < least * np.sum(shares, -1, keepdims=True)) & np.isfinite(logits)
+
+
 def log_prior_of_shares(
     logits: Array, possible: np.ndarray | Array, prior: Dirichlet | None
 ) -> Any:

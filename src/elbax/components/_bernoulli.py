@@ -99,5 +99,5 @@ class Bernoulli(AbstractComponent):
         drawn = jax.random.bernoulli(key, jax.nn.sigmoid(logits)).astype(logits.dtype)
         return where_defined(~jnp.isnan(logits), drawn)
 
-    def num_free_params(self, params):
-        return int(np.prod(params["logits"].shape))
+    def at_boundary(self, params, least):
+        return {"logits": np.abs(np.asarray(params["logits"])) > -np.log(least)}

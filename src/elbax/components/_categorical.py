@@ -9,7 +9,8 @@ from .._algebra import matmul
 from .._arguments import check_count, check_kind
 from .._check import check_described, check_row, check_table, check_values
 from .._incomplete import host_known, known
-from .._shares import log_prior_of_shares, log_shares_of, maximize_shares
+from .._invariance import shifts
+from .._shares import log_prior_of_shares, log_shares_of, maximize_shares, vanished
 from .._types import Any
 from ..families._undefined import draw_label
 from ..priors import Dirichlet
@@ -144,6 +145,10 @@ class Categorical(AbstractComponent):
         masked = jnp.where(self._possible(len(logits)), logits, -jnp.inf)
         return draw_label(key, masked)
 
-    def num_free_params(self, params):
-        num_components, dim, _ = params["logits"].shape
-        return num_components * int(self._possible(dim).sum() - dim)
+    def invariances(self, params):
+        shape = params["logits"].shape
+        return shifts(shape, self._possible(shape[1]))
+
+    def at_boundary(self, params, least):
+        logits = params["logits"]
+        return {"logits": vanished(logits, least, self._possible(logits.shape[1]))}

@@ -5,10 +5,12 @@ import abc
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .._check import check_table
 from .._free import is_frozen
 from .._incomplete import known_numbers
+from .._invariance import Invariances, nothing
 from .._reference import is_reference
 from .._types import Any, AnyArray, Array, Bool, Float, Int, Key, PyTree, Scalar
 
@@ -106,9 +108,17 @@ class AbstractComponent(eqx.Module):
     ) -> Any:
         """One datum of the given component (given its inputs, for a regression)."""
 
-    @abc.abstractmethod
-    def num_free_params(self, params: PyTree) -> int:
-        """How many numbers are estimated."""
+    def invariances(self, params: PyTree) -> Invariances:
+        """The directions in the params that change nothing, as for a model; none unless one says so."""
+        return nothing(params)
+
+    def at_boundary(self, params: PyTree, least: float) -> PyTree:
+        """Which numbers have run to the end of their range, as for a model."""
+        return jax.tree.map(lambda leaf: np.zeros(np.shape(leaf), bool), params)
+
+    def summary(self) -> dict[str, Any]:
+        """What tells it from others of its kind, as for a model."""
+        return {}
 
     def log_prior(self, params: PyTree) -> Scalar | float:
         """log p(θ)."""

@@ -100,8 +100,8 @@ class AbstractCovariance(eqx.Module):
         """Σ."""
 
     @abc.abstractmethod
-    def num_free_params(self, dim: int) -> int:
-        """How many numbers one covariance has."""
+    def tangent(self, factor: np.ndarray, change: np.ndarray) -> np.ndarray:
+        """How the unconstrained array moves as the lower triangular factor C does to C (I + change)."""
 
 
 class Full(AbstractCovariance):
@@ -184,8 +184,9 @@ class Full(AbstractCovariance):
     def matrix(self, factor, dim):
         return matmul(factor, factor.T)
 
-    def num_free_params(self, dim):
-        return dim * (dim + 1) // 2
+    def tangent(self, factor, change):
+        logs = np.diag(np.diagonal(change))
+        return (np.tril(factor @ change, -1) + logs)[np.tril_indices(len(factor))]
 
 
 class AbstractScaling(AbstractCovariance):
@@ -238,8 +239,8 @@ class Diagonal(AbstractScaling):
     def matrix(self, factor, dim):
         return jnp.diag(factor**2)
 
-    def num_free_params(self, dim):
-        return dim
+    def tangent(self, factor, change):
+        return np.diagonal(change)
 
 
 class Spherical(AbstractScaling):
@@ -270,5 +271,5 @@ class Spherical(AbstractScaling):
     def matrix(self, factor, dim):
         return factor**2 * jnp.eye(dim, dtype=factor.dtype)
 
-    def num_free_params(self, dim):
-        return 1
+    def tangent(self, factor, change):
+        return np.mean(np.diagonal(change))

@@ -12,6 +12,7 @@ from .._algebra import matmul, vdot
 from .._arguments import check_choice, check_count, check_not_negative, in_full, Shape
 from .._check import check_described, check_row
 from .._incomplete import known, known_numbers
+from .._invariance import beside_by_name, nothing, of_blocks
 from .._math.envelope import at_maximum
 from .._math.linear_algebra import cholesky, eigh, invert_triangle, solve_positive
 from .._reference import Reference
@@ -23,6 +24,18 @@ from ._unit import floors, positive_variance, with_given_unit, with_unit
 
 
 Noise = Literal["diagonal", "diag", "isotropic"]
+
+
+def rotations(loadings: Array) -> np.ndarray:
+    """W A for every turn A of two factors, as rows: `(K, number of pairs, dim * num_factors)`."""
+    loadings = np.asarray(loadings, float)
+    num_components, dim, number = loadings.shape
+    first, second = np.triu_indices(number, 1)
+    turned = np.zeros((num_components, len(first), dim, number))
+    pairs = np.arange(len(first))
+    turned[:, pairs, :, second] = loadings[:, :, first].transpose(2, 0, 1)
+    turned[:, pairs, :, first] = -loadings[:, :, second].transpose(2, 0, 1)
+    return turned.reshape(num_components, len(first), dim * number)
 
 
 class FactorAnalyzer(AbstractComponent):
@@ -282,12 +295,6 @@ class FactorAnalyzer(AbstractComponent):
     def one_log_prior(self, params: PyTree, penalty: Array | float) -> Scalar | float:
         return -0.5 * jnp.sum(penalty / self.one_deviation(params) ** 2)
 
-    def one_num_free_params(self, dim: int) -> int:
-        """Less the rotations of the factors that change nothing."""
-        d = self.num_factors
-        noise = 1 if self.noise == "isotropic" else dim
-        return dim + dim * d - d * (d - 1) // 2 + noise
-
     # --- K analyzers side by side -----------------------------------------------------------------
 
     @property
@@ -370,9 +377,13 @@ class FactorAnalyzer(AbstractComponent):
         noise = jax.random.normal(key_x, one["mean"].shape, one["mean"].dtype)
         return one["mean"] + matmul(one["loadings"], y) + self.one_deviation(one) * noise
 
-    def num_free_params(self, params):
-        num_components, dim = params["mean"].shape
-        return num_components * self.one_num_free_params(dim)
+    def invariances(self, params):
+        """The rotations of each component's factors."""
+        found = {name: nothing(leaf) for name, leaf in params.items()}
+        return beside_by_name(found | {"loadings": of_blocks(rotations(params["loadings"]))})
+
+    def summary(self):
+        return {"factors": self.num_factors, "structure": self.noise}
 
     def collapsed(self, params, *, ratio: float = 1e-4):
         """Whether a noise variance is `ratio` times smaller than its column's average variance."""

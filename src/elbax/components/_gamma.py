@@ -132,8 +132,9 @@ class Gamma(AbstractComponent):
         shape = jnp.exp(params["log_shapes"][component])
         return jax.random.gamma(key, shape) / jnp.exp(params["log_rates"][component])
 
-    def num_free_params(self, params):
-        return 2 * int(np.prod(params["log_shapes"].shape))
+    def at_boundary(self, params, least):
+        largest = np.asarray(params["log_shapes"]) >= np.log(self.largest_shape) - 1e-3
+        return {"log_shapes": largest, "log_rates": np.zeros(largest.shape, bool)}
 
     def collapsed(self, params):
         return jnp.any(params["log_shapes"] >= np.log(self.largest_shape) - 1e-3, -1)

@@ -10,7 +10,6 @@ import numpy as np
 
 from .._arguments import check_choice, check_not_negative
 from .._check import check_described, check_values
-from .._reference import split_coordinates
 from .._special import half_deviance, highest_log_mass
 from .._types import Any, Array, Float, PyTree
 from ..families._undefined import where_defined
@@ -181,5 +180,5 @@ class GeneralizedLinear(AbstractComponent):
             return super().collapsed(params)
         return noise_collapsed(params["log_noise"], ratio)
 
-    def num_free_params(self, params):
-        return sum(leaf.size for leaf in jax.tree.leaves(split_coordinates(params)[0]))
+    def summary(self):
+        return {"response": self.response}

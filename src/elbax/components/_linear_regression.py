@@ -173,10 +173,6 @@ class LinearRegression(AbstractComponent):
         noise = jax.random.normal(key, (), mean.dtype)
         return mean + jnp.exp(params["log_noise"][component]) * noise
 
-    def num_free_params(self, params):
-        num_components, width = params["coefficients"].shape
-        return num_components * (width + 1)
-
     def collapsed(self, params, *, ratio: float = 1e-3):
         """Whether a standard deviation is `ratio` times the average one or less."""
         return noise_collapsed(params["log_noise"], ratio)

@@ -9,7 +9,9 @@ from .._arguments import check_kind
 from .._check import check_described, check_row, check_table, check_values
 from .._free import log_shares
 from .._incomplete import is_incomplete
+from .._invariance import shifts
 from .._reference import Reference
+from .._shares import vanished
 from .._special import half_deviance, highest_log_mass
 from ..families._undefined import where_defined
 from ..priors import Dirichlet
@@ -134,6 +136,8 @@ class Multinomial(AbstractComponent):
         drawn = jax.random.multinomial(key, total, jax.nn.softmax(logits))
         return where_defined(~jnp.any(jnp.isnan(logits)), drawn)
 
-    def num_free_params(self, params):
-        num_components, dim = params["logits"].shape
-        return num_components * (dim - 1)
+    def invariances(self, params):
+        return shifts(params["logits"].shape)
+
+    def at_boundary(self, params, least):
+        return {"logits": vanished(params["logits"], least)}

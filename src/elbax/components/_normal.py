@@ -364,10 +364,8 @@ class Normal(AbstractComponent):
         noise = jax.random.normal(key, mean.shape, mean.dtype)
         return mean + self.structure.apply(factor, noise)
 
-    def num_free_params(self, params):
-        num_components, dim = params["mean"].shape
-        one = self.structure.num_free_params(dim)
-        return num_components * dim + (one if self.shared else num_components * one)
+    def summary(self):
+        return {"structure": self.covariance}
 
     def collapsed(self, params, *, ratio: float = 1e-4):
         """Whether a covariance is `ratio` times narrower than the components' average, in any direction.

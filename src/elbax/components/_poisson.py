@@ -144,5 +144,5 @@ class Poisson(AbstractComponent):
         rate = jnp.exp(params["log_rates"][component])
         return where_defined(~jnp.isnan(rate), jax.random.poisson(key, rate).astype(rate.dtype))
 
-    def num_free_params(self, params):
-        return int(np.prod(params["log_rates"].shape))
+    def at_boundary(self, params, least):
+        return {"log_rates": np.asarray(params["log_rates"]) < np.log(least)}

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from .._arguments import Apart
+from .._invariance import beside_by_name
 from .._types import Any
 from ._component import AbstractComponent
 
@@ -127,8 +128,15 @@ class Product(AbstractComponent):
             for name, one in self.components.items()
         }
 
-    def num_free_params(self, params):
-        return sum(self._each("num_free_params", params).values())
+    def invariances(self, params):
+        return beside_by_name(self._each("invariances", params))
+
+    def at_boundary(self, params, least):
+        return self._each("at_boundary", params, rest=(least,))
+
+    def summary(self):
+        found = [one.summary().get("structure", "") for one in self.components.values()]
+        return {"structure": ", ".join(filter(None, found))}
 
     def collapsed(self, params):
         found = list(self._each("collapsed", params).values())

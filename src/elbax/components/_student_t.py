@@ -5,6 +5,7 @@ import math
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .._arguments import check_positive
 from .._check import check_described
@@ -180,9 +181,15 @@ class StudentT(AbstractComponent):
         mean = params["mean"][component]
         return mean + (self.normal.sample(params, component, key_x) - mean) / jnp.sqrt(u)
 
-    def num_free_params(self, params):
-        num_dofs = params["mean"].shape[0] if self.dof is None else 0
-        return self.normal.num_free_params(params) + num_dofs
+    def at_boundary(self, params, least):
+        found = jax.tree.map(lambda leaf: np.zeros(np.shape(leaf), bool), params)
+        if self.dof is None:
+            log_dof = np.asarray(params["log_dof"])
+            found["log_dof"] = log_dof >= np.log(_LARGEST_DOF) - 1e-3
+        return found
+
+    def summary(self):
+        return self.normal.summary()
 
     def collapsed(self, params):
         return self.normal.collapsed(params)

@@ -1,5 +1,9 @@
 """What one wants to know after a fit: how sure, how good, how fast."""
 
+from ._criteria import (
+    Criteria as Criteria,
+    criteria as criteria,
+)
 from ._information import (
     convergence_rate as convergence_rate,
     Information as Information,
@@ -7,8 +11,6 @@ from ._information import (
     standard_errors as standard_errors,
 )
 from ._selection import (
-    Criteria as Criteria,
-    criteria as criteria,
     select as select,
     Selection as Selection,
 )

@@ -1,39 +1,42 @@
 """Information, standard errors and the rate of EM: all from second derivatives of the ELBO."""
 
+import warnings
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from .._algebra import matmul
 from .._batch import as_batch, effective_weight
-from .._check import is_concrete
 from .._door import enter
 from .._elbo import elbo, evidence
-from .._model import AbstractModel
-from .._reference import split_coordinates
+from .._invariance import directions_within, free_entries, unravel
+from .._model import AbstractModel, models_of
 from .._state import ELBOState
-from .._types import Array, Callable, Float, PyTree, Scalar
+from .._types import Callable, Float, PyTree
 from .._update import AbstractUpdate
 from ..posteriors import Exact
 
 
 class Information(eqx.Module):
-    r"""Fisher informations about the params at hand, `(P, P)`, in nats over all data.
+    r"""Fisher informations about the free params at hand, `(P, P)`, in nats over all data; on the host.
 
-    Rows follow `jax.flatten_util.ravel_pytree(params)`, which holds no `Reference` here.
+    Rows follow those entries of `jax.flatten_util.ravel_pytree(params)` that are free.
 
     **Fields:**
 
     - `observed`: $-\partial^2 \{\log p_\theta(x) + \log p(\theta)\}$, by differentiating the evidence.
     - `complete`: $-\partial^2 \{E_q[\log p_\theta(x, z)] + \log p(\theta)\}$ at q = p(z | x), held fixed.
+    - `invariant`: a basis `(G, P)` of the directions in the free params that change nothing.
     """
 
-    observed: Float[Array, "P P"]
-    complete: Float[Array, "P P"]
+    observed: Float[np.ndarray, "P P"]
+    complete: Float[np.ndarray, "P P"]
+    invariant: Float[np.ndarray, "G P"]
 
     @property
-    def missing(self) -> Float[Array, "P P"]:
+    def missing(self) -> Float[np.ndarray, "P P"]:
         r"""What not seeing z costs, `complete − observed`.
 
         It is $\mathrm{Cov}_q(\partial \log p_\theta(x, z))$, summed over data (Louis 1982).
@@ -41,32 +44,44 @@ class Information(eqx.Module):
         return self.complete - self.observed
 
     @property
-    def missing_fractions(self) -> Float[Array, " P"]:
+    def missing_fractions(self) -> Float[np.ndarray, " P"]:
         """Eigenvalues of complete⁻¹ missing, from the largest: the share of information that is missing.
 
-        Directions in which nothing is identified (as one logit among K) come as 0.
+        Invariant directions come as 0.
         """
-        root = _inverse_root(self.complete)
-        return jnp.linalg.eigvalsh(matmul(root.T, matmul(self.missing, root)))[::-1]
+        spectrum = _spectrum(self.complete, self.invariant)
+        root = spectrum.vectors[:, spectrum.seen] / np.sqrt(spectrum.values[spectrum.seen])
+        found = np.linalg.eigvalsh(root.T @ self.missing @ root)
+        return np.sort(np.concatenate([found, np.zeros(len(root) - len(found))]))[::-1]
 
     @property
-    def rate(self) -> Scalar:
+    def rate(self) -> float:
         """The factor by which EM's distance to its limit shrinks per sweep: the largest missing fraction.
 
         (Dempster, Laird and Rubin 1977.) For a component with a latent of its own (`StudentT`,
         `FactorAnalyzer`, incomplete rows) `missing` speaks of z alone, and EM is slower than this;
         `convergence_rate` then has the truth.
         """
-        return self.missing_fractions[0]
+        return float(self.missing_fractions[0])
 
 
 def information(
-    model: AbstractModel, params: PyTree, batch: PyTree, *, chunk_size: int | None = None
+    model: AbstractModel,
+    params: PyTree,
+    batch: PyTree,
+    *,
+    free: PyTree = True,
+    chunk_size: int | None = None,
 ) -> Information:
     """Observed, complete and missing information: see `Information`.
 
-    It takes two Hessians in all params: for models of up to some thousand of these. `chunk_size` is about
-    how many rows to see at a time.
+    It takes two Hessians in the free params: for models of up to some thousand of these.
+
+    **Arguments:**
+
+    - `free`: which params were estimated, as the fit's steps were told: `True` or `False` for each block, or a
+        mask for each entry. The others are taken as known.
+    - `chunk_size`: about how many rows to see at a time.
 
     ```python
     >>> import elbax, jax, jax.numpy as jnp
@@ -85,20 +100,12 @@ def information(
     ```
     """
     batch = enter("information", model, params, batch, chunk_size=chunk_size)
-    return _information(model, jax.tree.map(jnp.asarray, params), batch, chunk_size)
-
-
-@eqx.filter_jit
-def _information(model, params, batch, chunk_size):
-    start, unflatten = _flat(params)
-    exact = Exact(model, params)
-    total_weight = _total_weight(batch, start.dtype)
-
-    def complete(vector):
-        return -total_weight * elbo(model, unflatten(vector), exact, batch, chunk_size=chunk_size)
-
-    observed = _observed(model, params, batch, chunk_size)
-    return Information(observed, jax.hessian(complete)(start))
+    params = jax.tree.map(jnp.asarray, params)
+    moving = free_entries(free, params)
+    observed, complete = _informations(model, params, np.flatnonzero(moving), batch, chunk_size)
+    return Information(
+        np.asarray(observed), np.asarray(complete), _invariant(model, params, moving, moving)
+    )
 
 
 def standard_errors(
@@ -106,6 +113,7 @@ def standard_errors(
     params: PyTree,
     batch: PyTree,
     *,
+    free: PyTree = True,
     describe: Callable[[PyTree], PyTree] | None = None,
     chunk_size: int | None = None,
 ) -> PyTree:
@@ -115,12 +123,20 @@ def standard_errors(
     **Arguments:**
 
     - `params`: a maximum of the evidence (plus prior): the end of a converged fit.
+    - `free`: which params were estimated, as the fit's steps were told; the others are taken as known, and what
+        only they make has the error 0.
     - `describe`: a function of params; `model.describe` by default, and for a plain `Model` the params
         themselves.
     - `chunk_size`: about how many rows to see at a time.
 
-    Numbers that params describe only up to a symmetry (rotated loadings) have none of their own: their
-    standard errors hold the direction fixed in which nothing changes.
+    Directions that change nothing (`model.invariances`) are taken out exactly. A number that moves along one
+    all the same has no error of its own: that of rotated loadings is as if every replicate had been turned to
+    the loadings at hand (a pattern of zeros, or `Tied` params, give them one). A number that depends on what
+    the data say nothing of has the error infinity.
+
+    Probabilities and rates that the fit sent to 0 (less than one event in a hundred data sets like this), and
+    degrees of freedom at their largest, lie at the boundary, where the likelihood has no curvature. They are
+    named in a warning and held, their own errors are NaN, and all others are as if these were known.
 
     **Raises** `ValueError` where the observed information is not positive semidefinite: at no maximum.
 
@@ -137,34 +153,98 @@ def standard_errors(
     batch = enter("standard_errors", model, params, batch, chunk_size=chunk_size)
     describe = model.describe if describe is None else describe
     params = jax.tree.map(jnp.asarray, params)
-    errors, values = _standard_errors(model, params, batch, describe, chunk_size)
-    if is_concrete(values) and not float(values[0]) > -1e-3 * float(values[-1]):
+    moving = free_entries(free, params)
+    held = moving & _at_boundary(model, params, batch)
+    if held.any():
+        warnings.warn(
+            f"standard_errors: at the boundary, and held as if known: {_names(held, params)}. Their own "
+            "errors are NaN.",
+            stacklevel=2,
+        )
+    kept = moving & ~held
+    observed, slope, described = _curvature(
+        model, params, np.flatnonzero(kept), batch, describe, chunk_size
+    )
+    slope = np.asarray(slope, float)
+    errors = _errors(
+        np.asarray(observed, float), _invariant(model, params, ~held, kept), slope[:, kept]
+    )
+    length = np.linalg.norm(slope[:, held], axis=1)
+    errors = np.where(length > np.linalg.norm(slope[:, kept], axis=1), np.nan, errors)
+    return jax.tree.map(
+        lambda error, leaf: error.astype(leaf.dtype), unravel(errors, described), described
+    )
+
+
+def _errors(observed: np.ndarray, invariant: np.ndarray, slope: np.ndarray) -> np.ndarray:
+    spectrum = _spectrum(observed, invariant)
+    if len(spectrum.values) and spectrum.values[0] < -1e-3 * np.abs(spectrum.values).max():
         raise ValueError(
             "standard_errors: the params are no maximum of the evidence (the observed information has the "
-            f"eigenvalue {float(values[0]):.3g}); fit to convergence first, with a smaller tolerance."
+            f"eigenvalue {spectrum.values[0]:.3g}); fit to convergence first, with a smaller tolerance."
         )
-    return errors
+    along = slope @ spectrum.vectors
+    safe = np.where(spectrum.seen, spectrum.values, 1)
+    errors = np.sqrt(np.sum(np.where(spectrum.seen, along**2 / safe, 0), 1))
+    unseen = np.abs(along) > 1e-6 * np.linalg.norm(along, axis=1, keepdims=True)
+    return np.where((unseen & ~spectrum.seen).any(1), np.inf, errors)
 
 
-@eqx.filter_jit
-def _standard_errors(model, params, batch, describe, chunk_size):
-    start, unflatten = _flat(params)
-    found = _observed(model, params, batch, chunk_size)
+class _Spectrum(eqx.Module):
+    """A matrix without its invariant directions: eigenvalues in units of its diagonal, from the lowest, the
+    eigenvectors (in columns, in the params' own units), and which eigenvalues are more than rounding."""
 
-    def flat(vector):
-        return ravel_pytree(describe(unflatten(vector)))[0]
+    values: np.ndarray
+    vectors: np.ndarray
 
-    slope = jax.jacobian(flat)(start)
-    errors = jnp.linalg.norm(matmul(slope, _inverse_root(found)), axis=-1)
-    return ravel_pytree(describe(params))[1](errors), _scaled(found)[1]
+    @property
+    def seen(self) -> np.ndarray:
+        eps = np.finfo(self.values.dtype).eps
+        largest = np.abs(self.values).max(initial=0.0)
+        return self.values > eps ** (2 / 3) * largest
 
 
-def convergence_rate(update: AbstractUpdate, state: ELBOState, batch: PyTree) -> Scalar:
+def _spectrum(matrix: np.ndarray, invariant: np.ndarray) -> _Spectrum:
+    # Params of any units are brought to one scale, in which the rest is orthogonal to what is invariant.
+    diagonal = np.abs(np.diagonal(matrix))
+    unit = np.sqrt(np.where(diagonal > 0, diagonal, 1))
+    scaled = 0.5 * (matrix + matrix.T) / np.outer(unit, unit)
+    rest = np.linalg.qr((invariant * unit).T, mode="complete")[0][:, len(invariant) :]
+    values, vectors = np.linalg.eigh(rest.T @ scaled @ rest)
+    return _Spectrum(values, rest @ vectors / unit[:, None])
+
+
+def _invariant(model, params, present: np.ndarray, moving: np.ndarray) -> np.ndarray:
+    """The invariant directions in what moves, of params of which only the present entries are looked at."""
+    found = model.invariances(params)
+    if found is None:
+        return np.zeros((0, int(moving.sum())))
+    within = directions_within(found.dense()[:, present], moving[present])
+    return within[:, moving[present]]
+
+
+def _at_boundary(model, params, batch) -> np.ndarray:
+    least = 0.01 / model.num_observations(batch)
+    ends = model.at_boundary(params, least)
+    return np.concatenate([np.zeros(0, bool), *map(np.ravel, jax.tree.leaves(ends))])
+
+
+def _names(held: np.ndarray, params: PyTree) -> str:
+    """Where in the params, the first few."""
+    names = []
+    for path, mask in jax.tree_util.tree_leaves_with_path(unravel(held, params)):
+        for place in np.argwhere(mask).tolist():
+            names.append(jax.tree_util.keystr(path) + (str(place) if place else ""))
+    more = f" and {len(names) - 6} more" if len(names) > 6 else ""
+    return ", ".join(f"params{name}" for name in names[:6]) + more
+
+
+def convergence_rate(update: AbstractUpdate, state: ELBOState, batch: PyTree) -> float:
     """The spectral radius of the Jacobian of one sweep in the params: by what a distance shrinks per sweep.
 
     At the limit of EM it is the largest fraction of missing information; a digit costs about
-    2.3 / (1 − rate) sweeps. A direction in which the params are not identified, such as a rotation of
-    factors, does not shrink and makes it 1: fix it first, by a pattern of zeros.
+    2.3 / (1 − rate) sweeps. What the update leaves as it is does not count, nor do directions that change
+    nothing, such as a rotation of factors (`model.invariances`).
 
     ```python
     >>> import elbax, jax
@@ -173,63 +253,73 @@ def convergence_rate(update: AbstractUpdate, state: ELBOState, batch: PyTree) ->
     >>> em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
     >>> state = em.init(params, elbax.Exact(model, params), key=jax.random.key(1))
     >>> result = elbax.fit(em, state, x)
-    >>> bool(elbax.convergence_rate(em, result.state, x) < 1)
+    >>> elbax.convergence_rate(em, result.state, x) < 1
     True
 
     ```
     """
-    return jnp.max(jnp.abs(jnp.linalg.eigvals(_slope_of_sweep(update, state, batch))))
+    slope = np.asarray(_slope_of_sweep(update, state, batch), float)
+    moving = (slope != np.eye(len(slope))).any(1)
+    slope = slope[np.ix_(moving, moving)]
+    models = models_of(update)
+    if models:
+        # A sweep takes them to themselves, so what is left is a map of the rest.
+        invariant = _invariant(models[0], state.params, np.ones_like(moving), moving)
+        rest = np.linalg.qr(invariant.T, mode="complete")[0][:, len(invariant) :]
+        slope = rest.T @ slope @ rest
+    return float(np.max(np.abs(np.linalg.eigvals(slope)), initial=0.0))
 
 
 @eqx.filter_jit
 def _slope_of_sweep(update, state, batch):
-    start, unflatten = _flat(state.params)
+    start, unflatten = ravel_pytree(state.params)
 
     def sweep(vector):
         moved, _ = update(state.replace(params=unflatten(vector)), batch)
-        return _flat(moved.params)[0]
+        return ravel_pytree(moved.params)[0]
 
     # Forward, since a line search is a loop of unknown length.
     return jax.jacfwd(sweep)(start)
 
 
-def _flat(params: PyTree) -> tuple[Array, Callable[[Array], PyTree]]:
-    """(the coordinates as one vector, back from it to params)."""
-    coordinates, rest = split_coordinates(params)
-    vector, unflatten = ravel_pytree(coordinates)
-    return vector, lambda vector: eqx.combine(unflatten(vector), rest)
+@eqx.filter_jit
+def _informations(model, params, places, batch, chunk_size):
+    at, start = _entries(params, places)
+    exact = Exact(model, params)
+    total_weight = _total_weight(batch, start.dtype)
+
+    def complete(vector):
+        return -total_weight * elbo(model, at(vector), exact, batch, chunk_size=chunk_size)
+
+    return _observed(model, params, places, batch, chunk_size), jax.hessian(complete)(start)
 
 
-def _observed(model, params, batch, chunk_size):
-    start, unflatten = _flat(params)
+@eqx.filter_jit
+def _curvature(model, params, places, batch, describe, chunk_size):
+    """(observed information of some entries of the params, ∂ describe in all of them, describe)."""
+    start, unflatten = ravel_pytree(params)
+    flat = lambda vector: ravel_pytree(describe(unflatten(vector)))[0]
+    observed = _observed(model, params, places, batch, chunk_size)
+    return observed, jax.jacobian(flat)(start), describe(params)
+
+
+def _observed(model, params, places, batch, chunk_size):
+    at, start = _entries(params, places)
     total_weight = _total_weight(batch, start.dtype)
 
     def minus_log_posterior(vector):
-        theta = unflatten(vector)
+        theta = at(vector)
         found = evidence(model, theta, batch, chunk_size=chunk_size)
         return -total_weight * found - jnp.asarray(model.log_prior(theta), vector.dtype)
 
     return jax.hessian(minus_log_posterior)(start)
 
 
+def _entries(params, places):
+    """(params as a function of these entries alone, the entries)."""
+    start, unflatten = ravel_pytree(params)
+    return lambda vector: unflatten(start.at[places].set(vector)), start[places]
+
+
 def _total_weight(batch, dtype):
     return jnp.sum(effective_weight(as_batch(batch))).astype(dtype)
-
-
-def _inverse_root(matrix: Array) -> Array:
-    """R with R Rᵀ the pseudo-inverse: directions without information are left out.
-
-    Params of any units are brought to one scale first, so that what is left out has none of its own.
-    """
-    unit, values, vectors = _scaled(matrix)
-    seen = values > 10 * len(values) * jnp.finfo(values.dtype).eps * jnp.max(values)
-    inverse = jnp.where(seen, 1 / jnp.sqrt(jnp.where(seen, values, 1)), 0)
-    return vectors * inverse / unit[:, None]
-
-
-def _scaled(matrix: Array) -> tuple[Array, Array, Array]:
-    """(d, eigenvalues, eigenvectors) of M / d dᵀ, which has ones on its diagonal."""
-    diagonal = jnp.abs(jnp.diagonal(matrix))
-    unit = jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1))
-    values, vectors = jnp.linalg.eigh(0.5 * (matrix + matrix.T) / jnp.outer(unit, unit))
-    return unit, values, vectors

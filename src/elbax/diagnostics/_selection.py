@@ -1,17 +1,17 @@
-"""Which model: information criteria, and a table of them over a grid."""
+"""Which model: a table of criteria over a grid of fitted models."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import equinox as eqx
-import jax
-import jax.numpy as jnp
+import numpy as np
 
 from .._arguments import check_count, check_key
-from .._batch import as_batch, effective_weight, over_rows, read, reduce_data
-from .._door import check_model, enter
+from .._batch import read
+from .._door import check_model
 from .._elbo import evidence
+from .._ends import distinct_ends
 from .._fit import fit_restarts, Restarts
 from .._model import AbstractModel
 from .._padding import padded
@@ -19,96 +19,21 @@ from .._types import Any, Callable, Key, PyTree, Scalar
 from .._update import AbstractUpdate, Chain
 from ..e_steps import ExactEStep
 from ..m_steps import ClosedFormMStep
-from ..posteriors import Exact
 from ..starts import Init, initial_states
+from ._criteria import Criteria, criteria
+from ._table import table
 
 
-class Criteria(eqx.Module):
-    r"""How well a model fits, and at what price; the lower the criterion the better, as R and
-    scikit-learn have it (mclust's signs are opposite).
-
-    **Fields:**
-
-    - `log_likelihood`: $\log p(x)$, summed over data.
-    - `num_free_params`, `num_data`: p and n; n is the sum of weights.
-    - `aic`: $-2 \log p(x) + 2 p$ (Akaike 1974).
-    - `bic`: $-2 \log p(x) + p \log n$ (Schwarz 1978).
-    - `icl`: $\mathrm{BIC} - 2 \sum_i \log q(\hat z_i)$ with $\hat z_i$ the most probable value
-        (Biernacki, Celeux and Govaert 2000), which counts uncertainty about z against the model; `None` unless
-        z is finite.
-    """
-
-    log_likelihood: Scalar
-    num_free_params: int
-    num_data: Scalar
-    aic: Scalar
-    bic: Scalar
-    icl: Scalar | None
-
-
-def criteria(
-    model: AbstractModel,
-    params: PyTree,
-    batch: PyTree,
-    *,
-    num_free_params: int | None = None,
-    chunk_size: int | None = None,
-) -> Criteria:
-    """AIC, BIC and ICL: see `Criteria`.
-
-    **Arguments:**
-
-    - `num_free_params`: how many numbers were estimated; `model.num_free_params(params)` by default. Give it
-        for a plain `Model`, or where some were frozen.
-    - `chunk_size`: about how many rows to see at a time.
-
-    ```python
-    >>> import elbax, jax.numpy as jnp
-    >>> model = elbax.Mixture(elbax.components.Poisson(), 1)
-    >>> params = model.from_description(weights=[1.0], rates=[[3.0]])
-    >>> found = elbax.criteria(model, params, jnp.array([[2], [4], [3], [5], [1]]))
-    >>> print(f"{found.bic:.2f}")
-    19.55
-
-    ```
-    """
-    batch = enter("criteria", model, params, batch, chunk_size=chunk_size)
-    if num_free_params is None:
-        num_free_params = model.num_free_params(params)
-    n = jnp.sum(effective_weight(as_batch(batch)))
-    per_datum = evidence(model, params, batch, chunk_size=chunk_size)
-    log_likelihood = per_datum * n.astype(per_datum.dtype)
-    n = n.astype(per_datum.dtype)
-    bic = -2 * log_likelihood + num_free_params * jnp.log(n)
-    icl = None
-    if model.latent.finite:
-        icl = bic - 2 * _certainty(model, params, batch, chunk_size)
-    return Criteria(
-        log_likelihood, num_free_params, n, 2 * num_free_params - 2 * log_likelihood, bic, icl
-    )
-
-
-@eqx.filter_jit
-def _certainty(model, params, batch, chunk_size):
-    """Σ w log q(ẑ)."""
-    posterior = Exact(model, params)
-
-    def one(x):
-        q = posterior(x)
-        return q.log_prob(q.mode())
-
-    def total(x, weight, places):
-        found = over_rows(one, x)
-        return jnp.sum(weight.astype(found.dtype) * found)
-
-    return reduce_data(total, batch, jax.random.key(0), chunk_size)[0]
-
-
-Criterion = Literal["bic", "aic", "icl", "held_out"]
+Criterion = Literal["bic", "aic", "aicc", "icl", "held_out"]
+_CRITERIA = ("bic", "aic", "aicc", "icl", "held_out")
 
 
 class Selection(eqx.Module):
     """A table of fitted models; it prints as one, the best by its criterion marked.
+
+    Its columns: what tells the models apart (`model.summary`: K, structure), log-likelihood and number of params,
+    the criteria, how the best restart ended, how many restarts were rejected of how many, and in how many
+    distinct ends the others ended. n stands below, and so does every model that ended lower than a smaller one.
 
     **Fields:**
 
@@ -117,6 +42,7 @@ class Selection(eqx.Module):
     - `rows`: for each name its `Criteria`; `None` for a model of which no restart could be returned.
     - `fits`: for each name its `Restarts`, or `None`.
     - `held_out`: for each name the evidence of the held-out data, in nats per datum; empty without such.
+    - `models`: the models by name.
     """
 
     best: str
@@ -124,6 +50,7 @@ class Selection(eqx.Module):
     rows: dict[str, Criteria | None]
     fits: dict[str, Restarts | None]
     held_out: dict[str, Scalar]
+    models: dict[str, Any]
 
     @property
     def params(self) -> PyTree:
@@ -132,29 +59,91 @@ class Selection(eqx.Module):
         assert fit is not None
         return fit.best.state.params
 
-    def __str__(self) -> str:
-        width = max(map(len, self.rows))
-        held = f"{'held out':>12}" if self.held_out else ""
-        lines = [
-            f"  {'':{width}}{'log-lik':>14}{'params':>8}{'AIC':>14}{'BIC':>14}{'ICL':>14}{held}"
-        ]
-        for name, row in self.rows.items():
-            mark = "→ " if name == self.best else "  "
-            if row is None:
-                lines.append(f"{mark}{name:{width}}  every restart collapsed or ended nonfinite")
+    @property
+    def lower_than_smaller(self) -> list[str]:
+        """A sentence for every model that ended lower than one that it holds: it has not found its optimum."""
+        found = []
+        likelihoods = {n: row.log_likelihood for n, row in self.rows.items() if row is not None}
+        for name, reached in likelihoods.items():
+            smaller = [
+                other
+                for other in likelihoods
+                if other != name and self.models[name].nests(self.models[other])
+            ]
+            if not smaller:
                 continue
-            icl = f"{'':14}" if row.icl is None else f"{float(row.icl):14.3f}"
-            tail = f"{float(self.held_out[name]):12.4f}" if self.held_out else ""
-            lines.append(
-                f"{mark}{name:{width}}{float(row.log_likelihood):14.3f}{row.num_free_params:8d}"
-                f"{float(row.aic):14.3f}{float(row.bic):14.3f}{icl}{tail}"
-            )
-        return "\n".join(lines)
+            other = max(smaller, key=likelihoods.__getitem__)
+            # What a converged fit may still have before it.
+            row = self.rows[name]
+            assert row is not None
+            slack = 1e-3 + 1e-6 * (abs(reached) + row.num_data)
+            if reached < likelihoods[other] - slack:
+                found.append(
+                    f"{name} ended at the log-likelihood {reached:.3f}, lower than {other} with "
+                    f"{likelihoods[other]:.3f}, which it could equal: its best optimum was not found. Raise "
+                    "num_restarts."
+                )
+        return found
+
+    def __str__(self) -> str:
+        rows = list(map(self._cells, self.rows))
+        kept = [row for row in self.rows.values() if row is not None]
+        numbers = {row.num_data for row in kept}
+        lines = [table(rows, left=_LEFT)]
+        if len(numbers) == 1:
+            lines.append(f"n = {numbers.pop():g}; → is the best by {_LABELS[self.by]}.")
+        else:
+            lines.append(f"→ is the best by {_LABELS[self.by]}.")
+        return "\n".join(lines + self.lower_than_smaller)
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _cells(self, name: str) -> dict[str, str]:
+        """A row of the printed table. What is the same for all models, their sizes aside, is left out."""
+        summaries = {other: model.summary() for other, model in self.models.items()}
+        told = {}
+        for place, (column, value) in enumerate(summaries[name].items()):
+            if place == 0 or len({str(found.get(column)) for found in summaries.values()}) > 1:
+                told[column] = str(value)
+        cells = {"  model": ("→ " if name == self.best else "  ") + name} | told
+        row, fit = self.rows[name], self.fits[name]
+        if row is None or fit is None:
+            return cells | {"result": "every restart collapsed or ended nonfinite"}
+        cells |= {
+            "log-lik": f"{row.log_likelihood:.3f}",
+            "params": str(row.num_free_params),
+            "AIC": f"{row.aic:.3f}",
+            "AICc": f"{row.aicc:.3f}",
+            "BIC": f"{row.bic:.3f}",
+        }
+        if row.icl is not None:
+            cells["ICL"] = f"{row.icl:.3f}"
+        if self.held_out:
+            cells["held out"] = f"{float(self.held_out[name]):.4f}"
+        if len({row.num_data for row in self.rows.values() if row is not None}) > 1:
+            cells["n"] = f"{row.num_data:g}"
+        rejected = np.asarray(fit.rejected)
+        return cells | {
+            "result": fit.best.code,
+            "rejected": f"{int(rejected.sum())}/{rejected.size}",
+            "ends": str(len(distinct_ends(fit.elbo, ~rejected))),
+        }
 
 
-def expectation_maximization(model: AbstractModel) -> AbstractUpdate:
+_LABELS = {
+    "bic": "BIC",
+    "aic": "AIC",
+    "aicc": "AICc",
+    "icl": "ICL",
+    "held_out": "held-out evidence",
+}
+_LEFT = ("  model", "component", "structure", "response", "result")
+
+
+def expectation_maximization(model: AbstractModel, free: PyTree = True) -> AbstractUpdate:
     """EM: Bayes' rule, then the closed form."""
-    return Chain(ExactEStep(model), ClosedFormMStep(model))
+    return Chain(ExactEStep(model), ClosedFormMStep(model, free=free))
 
 
 def select(
@@ -166,20 +155,30 @@ def select(
     num_restarts: int = 8,
     init: Init | list[Init] | None = None,
     held_out: PyTree | None = None,
-    update: Callable[[Any], AbstractUpdate] = expectation_maximization,
+    update: Callable[[Any], AbstractUpdate] | None = None,
+    free: PyTree = True,
+    num_data: float | None = None,
     max_steps: int = 1000,
     tolerance: float = 1e-7,
+    progress: bool = False,
 ) -> Selection:
     """Fits every model of a grid from several starts, and tabulates what they are worth.
 
     **Arguments:**
 
     - `models`: models by name: `{f"{c}, {k}": GaussianMixture(k, c) for c in ... for k in ...}`.
-    - `by`: `"bic"`, `"aic"`, `"icl"` (the lowest wins), or `"held_out"` (the highest evidence).
+    - `by`: `"bic"`, `"aic"`, `"aicc"`, `"icl"` (the lowest wins), or `"held_out"` (the highest evidence).
     - `num_restarts`: starts for each, vmapped; ends that collapsed are not returned.
     - `init`: where fits start, as for `initial_states`: by default starts of several kinds.
     - `held_out`: a batch that no fit sees, whose evidence is reported.
-    - `update`: from a model to its update; EM by default.
+    - `update`: from a model to its update; EM of what is free by default.
+    - `free`: which params are estimated, `True` or `False` for each block, or a mask for each entry: what the
+        count of params takes. An `update` of one's own must be told so itself.
+    - `num_data`: n, as for `criteria`.
+    - `progress`: shows a bar of models (needs `elbax[progress]`).
+
+    A model that ends lower than a smaller one of the grid, which it holds, is named in a warning: its best
+    optimum was not found.
 
     **Raises** `ValueError` if no model could be fitted.
 
@@ -195,8 +194,9 @@ def select(
     """
     if by == "held_out" and held_out is None:
         raise ValueError('select: by="held_out" needs held_out data.')
-    if by not in ("bic", "aic", "icl", "held_out"):
-        raise ValueError(f"select: by must be 'bic', 'aic', 'icl' or 'held_out'; got {by!r}.")
+    if by not in _CRITERIA:
+        *names, last = map(repr, _CRITERIA)
+        raise ValueError(f"select: by must be {', '.join(names)} or {last}; got {by!r}.")
     if not isinstance(models, Mapping) or not models:
         raise TypeError(
             f"select: models must be a dictionary of at least one model by its name, got {models!r}."
@@ -210,11 +210,11 @@ def select(
             raise ValueError(f"select: {name} has no ICL: its latent is not finite. Use by='bic'.")
     # Tables of about as many rows share their programs.
     batch, held_out = padded(batch), None if held_out is None else padded(held_out)
-    table: dict[str, Criteria | None] = {}
+    rows: dict[str, Criteria | None] = {}
     fits: dict[str, Restarts | None] = {}
     elsewhere: dict[str, Scalar] = {}
-    for name, model in models.items():
-        step = update(model)
+    for name, model in _with_bar(models) if progress else models.items():
+        step = expectation_maximization(model, free) if update is None else update(model)
 
         # The data are checked once, where their values are known.
         model.check(batch, f"select, {name}")
@@ -230,19 +230,37 @@ def select(
             )
         except RuntimeError as error:
             warnings.warn(f"select, {name}: {error}", stacklevel=2)
-            table[name], fits[name] = None, None
+            rows[name], fits[name] = None, None
             continue
         params = fitted.best.state.params
-        fits[name], table[name] = fitted, criteria(model, params, batch)
+        fits[name] = fitted
+        rows[name] = criteria(model, params, batch, free=free, num_data=num_data)
         if held_out is not None:
             elsewhere[name] = evidence(model, params, held_out)
 
     def loss(name):
-        row = table[name]
+        row = rows[name]
         assert row is not None
         return float(-elsewhere[name] if by == "held_out" else getattr(row, by))
 
-    usable = [name for name, row in table.items() if row is not None]
+    usable = [name for name, row in rows.items() if row is not None]
     if not usable:
         raise ValueError("select: no model of the grid could be fitted.")
-    return Selection(min(usable, key=loss), by, table, fits, elsewhere)
+    found = Selection(min(usable, key=loss), by, rows, fits, elsewhere, dict(models))
+    for sentence in found.lower_than_smaller:
+        warnings.warn(f"select: {sentence}", stacklevel=2)
+    return found
+
+
+def _with_bar(models: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+    try:
+        from tqdm.auto import tqdm
+    except ImportError as error:
+        raise ImportError(
+            "select(progress=True) draws its bar with tqdm: install elbax[progress]."
+        ) from error
+    with tqdm(total=len(models), unit="model") as bar:
+        for name, model in models.items():
+            bar.set_postfix_str(name)
+            yield name, model
+            bar.update(1)

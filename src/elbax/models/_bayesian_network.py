@@ -10,8 +10,9 @@ from .._batch import host_rows
 from .._check import check_described, check_row, check_rows, check_values
 from .._door import enter_sample
 from .._incomplete import host_known, known
+from .._invariance import beside, Invariances, shifts
 from .._model import AbstractExponentialFamilyModel
-from .._shares import log_prior_of_shares, log_shares_of, maximize_shares
+from .._shares import log_prior_of_shares, log_shares_of, maximize_shares, vanished
 from .._types import Any, Array, Int, Key, PyTree, Scalar
 from ..families import FactorGraph
 from ..priors import Dirichlet
@@ -172,9 +173,12 @@ class BayesianNetwork(AbstractExponentialFamilyModel):
         natural = (*self.natural(params), *unseen)
         return jax.vmap(self.latent.sample, (None, 0))(natural, jax.random.split(key, num_data))
 
-    def num_free_params(self, params: PyTree) -> int:
-        """How many numbers a fit estimates."""
-        return sum(table.size // table.shape[-1] * (table.shape[-1] - 1) for table in params)
+    def invariances(self, params: PyTree) -> Invariances:
+        """One number more on all logits of a row."""
+        return beside([shifts(table.shape) for table in params])
+
+    def at_boundary(self, params: PyTree, least: float) -> PyTree:
+        return tuple(vanished(table, least) for table in params)
 
 
 def _possible(table: Array) -> Array:

@@ -9,9 +9,10 @@ from .._algebra import log
 from .._arguments import check_count, check_key, check_kind
 from .._batch import host_rows, rows
 from .._check import check_described, check_weights
+from .._invariance import beside_by_name, Invariances, shifts
 from .._model import AbstractExponentialFamilyModel
-from .._sequence import as_sequence, Sequence, values_of
-from .._shares import log_prior_of_shares, log_shares_of, maximize_shares
+from .._sequence import all_steps, as_sequence, num_observed, Sequence, values_of
+from .._shares import log_prior_of_shares, log_shares_of, maximize_shares, vanished
 from .._types import Any, Array, Key, PyTree, Scalar
 from ..families import ParseTree
 from ..families._structured import truth
@@ -214,10 +215,24 @@ class ContextFreeGrammar(AbstractExponentialFamilyModel):
         )
         return {name: log(jnp.asarray(shares, float)) for name, shares in given.items()}
 
-    def num_free_params(self, params: PyTree) -> int:
-        """How many numbers a fit estimates."""
-        rows = [np.atleast_2d(mask) for mask in self._possible().values()]
-        return int(sum(np.maximum(mask.sum(1) - 1, 0).sum() for mask in rows))
+    def invariances(self, params: PyTree) -> Invariances:
+        """One number more on all logits of a symbol's rules, and any on what is impossible."""
+        possible = self._possible()
+        return beside_by_name({name: shifts(mask.shape, mask) for name, mask in possible.items()})
+
+    def at_boundary(self, params: PyTree, least: float) -> PyTree:
+        return {
+            name: vanished(np.reshape(params[name], mask.shape), least, mask).reshape(
+                params[name].shape
+            )
+            for name, mask in self._possible().items()
+        }
+
+    def num_observations(self, batch: PyTree) -> float:
+        return num_observed(*all_steps(*rows(batch)))
+
+    def summary(self) -> dict[str, Any]:
+        return {"nonterminals": self.family.num_nonterminals}
 
 
 def _words(x: PyTree) -> tuple[Array, Array, int]:

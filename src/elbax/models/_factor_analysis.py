@@ -13,11 +13,12 @@ from .._batch import host_rows, rows
 from .._check import check_described, check_table, is_concrete
 from .._door import enter_sample
 from .._incomplete import has_incomplete, host_known, known_numbers
+from .._invariance import beside_by_name, directions_within, Invariances, nothing, of_blocks, unused
 from .._math.linear_algebra import cholesky, eigh, invert_triangle
-from .._model import AbstractExponentialFamilyModel
+from .._model import AbstractExponentialFamilyModel, AbstractModel
 from .._types import Any, Array, Float, Key, PyTree, Scalar
 from ..components import FactorAnalyzer
-from ..components._factor_analyzer import Noise
+from ..components._factor_analyzer import Noise, rotations
 from ..components._parts import pooled_covariance
 from ..components._residual import least_share, rounding_of_residuals
 from ..components._unit import with_given_unit, with_unit
@@ -307,12 +308,25 @@ class FactorAnalysis(AbstractExponentialFamilyModel):
         x = params["mean"] + matmul(z, params["loadings"].T)
         return x + self.analyzer.one_deviation(params) * noise, z
 
-    def num_free_params(self, params: PyTree) -> int:
-        """How many numbers a fit estimates; without a pattern less the rotations that change nothing."""
-        dim = params["mean"].size
-        if self.pattern is None:
-            return self.analyzer.one_num_free_params(dim)
-        return dim + params["log_noise"].size + int(np.sum(self.pattern))
+    def invariances(self, params: PyTree) -> Invariances:
+        """The rotations of the factors (under a pattern those that keep its zeros), and any loading there."""
+        turns = rotations(np.asarray(self._masked(params)["loadings"])[None])
+        found = of_blocks(turns)
+        if self.pattern is not None:
+            pattern = np.array(self.pattern).reshape(-1)
+            within = of_blocks(directions_within(turns[0], pattern)[None])
+            zeros = unused(pattern.size, np.flatnonzero(~pattern))
+            found = Invariances(pattern.size, within.groups + zeros.groups)
+        rest = {name: nothing(leaf) for name, leaf in params.items()}
+        return beside_by_name(rest | {"loadings": found})
+
+    def nests(self, other: AbstractModel) -> bool:
+        if not isinstance(other, FactorAnalysis) or self.pattern is not None:
+            return False
+        return self.analyzer.noise == other.analyzer.noise and self.num_factors >= other.num_factors
+
+    def summary(self) -> dict[str, Any]:
+        return self.analyzer.summary()
 
     def heywood(self, params: PyTree, *, ratio: float = 1e-4) -> Array:
         """Which columns' noise has vanished: a Heywood case, where the evidence is at its bound, not unbounded."""

@@ -14,8 +14,10 @@ from .._check import check_described, check_each, check_enough, is_concrete
 from .._door import enter_sample
 from .._free import is_frozen
 from .._incomplete import has_incomplete
-from .._sequence import all_steps, as_sequence, check_sequences, values_of
-from .._shares import log_prior_of_shares, log_shares_of, maximize_shares
+from .._invariance import beside_by_name, Invariances, nothing, shifts
+from .._model import AbstractModel
+from .._sequence import all_steps, as_sequence, check_sequences, num_observed, values_of
+from .._shares import log_prior_of_shares, log_shares_of, maximize_shares, vanished
 from .._types import Any, AnyArray, Array, Bool, Float, Int, Key, PyTree, Scalar
 from ..components import AbstractComponent
 from ..families import MarkovChain
@@ -314,13 +316,47 @@ class HiddenMarkovModel(AbstractPartitioned):
 
         return jax.vmap(one)(jax.random.split(key, num_data))
 
-    def num_free_params(self, params: PyTree) -> int:
-        """How many numbers a fit estimates."""
+    def invariances(self, params: PyTree) -> Invariances:
+        """One number more on all logits of a row, any on what is impossible, and the components' own."""
         starts, allowed = self.chain.possible()
-        number = int(starts.sum() - 1) + self.component.num_free_params(params["components"])
+        transition = params["transition"]
+        return beside_by_name(
+            {
+                "initial": shifts(params["initial"].shape, starts),
+                "transition": _shifts_of_network(transition, allowed)
+                if self.driven
+                else shifts(transition.shape, allowed),
+                "components": self.component.invariances(params["components"]),
+            }
+        )
+
+    def at_boundary(self, params: PyTree, least: float) -> PyTree:
+        starts, allowed = self.chain.possible()
+        transition = params["transition"]
         if self.driven:
-            return number + sum(leaf.size for leaf in jax.tree.leaves(params["transition"]))
-        return number + int(allowed.sum() - self.num_states)
+            ends = jax.tree.map(lambda leaf: np.zeros(np.shape(leaf), bool), transition)
+        else:
+            ends = vanished(transition, least, allowed)
+        return {
+            "initial": vanished(params["initial"], least, starts),
+            "transition": ends,
+            "components": self.component.at_boundary(params["components"], least),
+        }
+
+    def num_observations(self, batch: PyTree) -> float:
+        x, weight = rows(batch)
+        steps, weight = all_steps(x, weight)
+        return num_observed(steps[1] if self.driven else steps, weight)
+
+    def nests(self, other: AbstractModel) -> bool:
+        alike = isinstance(other, HiddenMarkovModel) and self.component == other.component
+        alike = alike and self.driven == other.driven and self.num_states >= other.num_states
+        free = self.chain.allowed is None and self.chain.starts is None
+        return alike and free and self.prior is None and self.transition_prior is None
+
+    def summary(self) -> dict[str, Any]:
+        own = {"K": self.num_states, "component": type(self.component).__name__}
+        return own | self.component.summary()
 
     def collapsed(self, params: PyTree) -> Bool[Array, "..."]:
         """Which states have shrunk onto a few points, where the likelihood is unbounded."""
@@ -331,6 +367,19 @@ def _linear_logits(logits: Array, width: int) -> PyTree:
     """The same logits for all inputs, as a function linear in them."""
     weights = {"logits": logits, "slopes": jnp.zeros((*logits.shape, width), logits.dtype)}
     return Network(_apply, weights)
+
+
+def _shifts_of_network(transition: Any, possible: np.ndarray) -> Invariances:
+    """Those of logits linear in the inputs; of a network nobody knows."""
+    weights = getattr(transition, "weights", None)
+    if not (isinstance(weights, dict) and set(weights) == {"logits", "slopes"}):
+        return nothing(transition)
+    return beside_by_name(
+        {
+            "logits": shifts(weights["logits"].shape, possible),
+            "slopes": shifts(weights["slopes"].shape, possible[..., None], axis=-2),
+        }
+    )
 
 
 def _apply(weights, inputs):

@@ -13,8 +13,9 @@ from .._batch import host_rows, rows
 from .._check import check_described, check_table, is_concrete
 from .._door import enter_sample
 from .._incomplete import is_incomplete, known, known_numbers
+from .._invariance import as_invariances, Invariances
 from .._model import AbstractExponentialFamilyModel
-from .._sequence import all_steps, as_sequence, check_sequences
+from .._sequence import all_steps, as_sequence, check_sequences, num_observed
 from .._types import Any, Array, Key, PyTree, Scalar
 from ..components._covariance import Diagonal, Full, Spherical
 from ..components._parts import pooled_covariance
@@ -384,16 +385,61 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
         means, covariances, _ = self.chain.moments(potentials)
         return means, covariances
 
-    def num_free_params(self, params: PyTree) -> int:
-        """How many numbers a fit of everything estimates, the state's coordinates being arbitrary."""
-        shapes = self._shapes(params)
-        number = 0
-        for name, part in self._parts.items():
-            number += part.noise.num_free_params(shapes[name][0])
-            number += sum(
-                params[name][key].size for key in ("matrix", "offset") if key in params[name]
-            )
-        return number - self.dim**2
+    def invariances(self, params: PyTree) -> Invariances:
+        """The state in other coordinates T z (with offsets, T z + s) that leave Q of its structure."""
+        roots = jax.tree.map(lambda root: np.asarray(root, float), _state_roots(self, params))
+        numbers = jax.tree.map(lambda leaf: np.asarray(leaf, float), params)
+        transition, emission = numbers["transition"]["matrix"], numbers["emission"]["matrix"]
+        covariance = roots["transition"] @ roots["transition"].T
+
+        def tangent(change):
+            """d/dt of the params of T = exp(t · change)."""
+            moved = jax.tree.map(np.zeros_like, numbers)
+            for name, root in roots.items():
+                seen = np.linalg.solve(root, change @ root)
+                lower = np.tril(seen + seen.T, -1) + np.diag(np.diagonal(seen))
+                moved[name]["scale"] = self._parts[name].noise.tangent(root, lower)
+                if "offset" in moved[name]:
+                    moved[name]["offset"] = change @ numbers[name]["offset"]
+            moved["transition"]["matrix"] = change @ transition - transition @ change
+            moved["emission"]["matrix"] = -emission @ change
+            return moved
+
+        def shifted(step):
+            """d/dt of the params of the state z + t · step."""
+            moved = jax.tree.map(np.zeros_like, numbers)
+            moved["initial"]["offset"] = step
+            moved["transition"]["offset"] = step - transition @ step
+            moved["emission"]["offset"] = -emission @ step
+            return moved
+
+        each = list(map(tangent, _changes(self.transition_noise, covariance)))
+        if self.offsets:
+            each += list(map(shifted, np.eye(self.dim)))
+        return as_invariances(jax.tree.map(lambda *leaves: np.stack(leaves), *each), params)
+
+    def num_observations(self, batch: PyTree) -> float:
+        return num_observed(*all_steps(*rows(batch)))
+
+    def summary(self) -> dict[str, Any]:
+        return {"dim": self.dim, "structure": f"{self.transition_noise}, {self.emission_noise}"}
+
+
+@eqx.filter_jit
+def _state_roots(model: LinearGaussianStateSpace, params: PyTree) -> dict[str, Array]:
+    names = ("initial", "transition")
+    return {name: model._parts[name].root(params[name], model.dim) for name in names}
+
+
+def _changes(noise: Noise, covariance: np.ndarray) -> list[np.ndarray]:
+    """A basis of the matrices X for which X Q + Q Xᵀ has the structure of Q."""
+    dim = len(covariance)
+    eye = np.eye(dim)
+    if noise == "full":
+        return [np.outer(a, b) for a in eye for b in eye]
+    pairs = [np.outer(eye[i], eye[j]) for i in range(dim) for j in range(i)]
+    turns = [(pair - pair.T) @ np.diag(1 / np.diagonal(covariance)) for pair in pairs]
+    return turns + ([np.diag(row) for row in eye] if noise == "diagonal" else [eye])
 
 
 def _log_volume(root: Array) -> Scalar:

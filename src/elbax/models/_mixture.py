@@ -11,6 +11,9 @@ from .._check import check_described, check_each, check_enough, is_concrete
 from .._door import enter_sample
 from .._free import log_shares
 from .._incomplete import has_incomplete
+from .._invariance import beside_by_name, Invariances, shifts
+from .._model import AbstractModel
+from .._shares import vanished
 from .._types import Any, Array, Bool, Float, Int, Key, PyTree, Scalar
 from ..components import AbstractComponent
 from ..families import Categorical
@@ -180,9 +183,28 @@ class Mixture(AbstractPartitioned):
 
         return jax.vmap(one)(keys) if inputs is None else jax.vmap(one)(keys, inputs)
 
-    def num_free_params(self, params: PyTree) -> int:
-        """How many numbers a fit estimates: the parameter count of AIC and BIC."""
-        return self.num_components - 1 + self.component.num_free_params(params["components"])
+    def invariances(self, params: PyTree) -> Invariances:
+        """One number more on all logits, and the components' own."""
+        return beside_by_name(
+            {
+                "logits": shifts(params["logits"].shape),
+                "components": self.component.invariances(params["components"]),
+            }
+        )
+
+    def at_boundary(self, params: PyTree, least: float) -> PyTree:
+        return {
+            "logits": vanished(params["logits"], least),
+            "components": self.component.at_boundary(params["components"], least),
+        }
+
+    def nests(self, other: AbstractModel) -> bool:
+        alike = isinstance(other, Mixture) and self.component == other.component
+        return alike and self.prior is None and self.num_components >= other.num_components
+
+    def summary(self) -> dict[str, Any]:
+        own = {"K": self.num_components, "component": type(self.component).__name__}
+        return own | self.component.summary()
 
     def collapsed(self, params: PyTree) -> Bool[Array, " K"]:
         """Which components have shrunk onto a few points, where the likelihood is unbounded."""

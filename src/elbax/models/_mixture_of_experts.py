@@ -3,12 +3,15 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .._arguments import check_not_negative
 from .._batch import host_rows
 from .._check import check_described, check_each
 from .._door import enter_sample
 from .._free import is_frozen
+from .._invariance import beside_by_name, Invariances, nothing, shifts
+from .._model import AbstractModel
 from .._reference import split_coordinates
 from .._types import Any, Array, Bool, Float, Int, Key, PyTree, Scalar
 from ..components import AbstractComponent
@@ -180,13 +183,32 @@ class MixtureOfExperts(AbstractPartitioned):
 
         return jax.vmap(one)(jax.random.split(key, len(inputs)), inputs)
 
-    def num_free_params(self, params: PyTree) -> int:
-        """How many numbers a fit estimates; a linear gate has K − 1 rows of coefficients."""
-        weights = sum(leaf.size for leaf in jax.tree.leaves(split_coordinates(params["gate"])[0]))
+    def invariances(self, params: PyTree) -> Invariances:
+        """The same more in all outputs of a linear gate, and the experts' own; of a network nobody knows."""
         gate = described(params["gate"])
-        if "coefficients" in gate:
-            weights -= gate["coefficients"].shape[1]
-        return weights + self.expert.num_free_params(params["experts"])
+        linear_gate = "coefficients" in gate
+        return beside_by_name(
+            {
+                "gate": shifts(gate["coefficients"].shape, axis=0)
+                if linear_gate
+                else nothing(params["gate"]),
+                "experts": self.expert.invariances(params["experts"]),
+            }
+        )
+
+    def at_boundary(self, params: PyTree, least: float) -> PyTree:
+        return {
+            "gate": jax.tree.map(lambda leaf: np.zeros(np.shape(leaf), bool), params["gate"]),
+            "experts": self.expert.at_boundary(params["experts"], least),
+        }
+
+    def nests(self, other: AbstractModel) -> bool:
+        alike = isinstance(other, MixtureOfExperts) and self.expert == other.expert
+        return alike and self.ridge == 0 and self.num_experts >= other.num_experts
+
+    def summary(self) -> dict[str, Any]:
+        own = {"K": self.num_experts, "component": type(self.expert).__name__}
+        return own | self.expert.summary()
 
     def collapsed(self, params: PyTree) -> Bool[Array, " K"]:
         """Which experts have shrunk onto a few points."""

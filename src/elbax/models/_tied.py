@@ -1,9 +1,13 @@
 """Params that are tied: any model, of fewer params."""
 
 import equinox as eqx
+import jax
+import numpy as np
+from jax.flatten_util import ravel_pytree
 
 from .._around import AbstractAround
 from .._door import check_model
+from .._invariance import directions_within, Invariances, null_space, of_blocks, unravel
 from .._model import AbstractModel
 from .._types import Array, Bool, Callable, PyTree
 
@@ -50,6 +54,36 @@ class Tied(AbstractAround):
     def inside(self, params: PyTree) -> PyTree:
         return self.expand(params)
 
+    def invariances(self, params: PyTree) -> Invariances | None:
+        """Where f moves along an invariance of the model, or not at all."""
+        expanded, slope = _linearized(self.expand, params)
+        found, slope = self.model.invariances(expanded), np.asarray(slope, float)
+        if found is None:
+            return None
+        directions = directions_within(found.dense(), np.ones(found.size, bool))
+        size = np.linalg.norm(slope, axis=0)
+        unit = 1 / np.where(size > 0, size, 1)
+        both = np.concatenate([slope * unit, directions.T], 1)
+        within = null_space(both)[:, : len(unit)] * unit
+        return of_blocks(within[None])
+
+    def at_boundary(self, params: PyTree, least: float) -> PyTree:
+        """A number that moves nothing but what has run to its end."""
+        expanded, slope = _linearized(self.expand, params)
+        touched = np.asarray(slope) != 0
+        ends = self.model.at_boundary(expanded, least)
+        ends = np.concatenate([np.zeros(0, bool), *map(np.ravel, jax.tree.leaves(ends))])
+        held = touched.any(0) & ~touched[~ends].any(0)
+        return unravel(held, params)
+
     def shortcut(self, params: PyTree) -> "tuple[Bool[Array, ''], Tied] | None":
         found = self.model.shortcut(self.expand(params))
         return None if found is None else (found[0], Tied(found[1], self.expand))
+
+
+@eqx.filter_jit
+def _linearized(expand, params):
+    """(f(φ), ∂f/∂φ)."""
+    start, unflatten = ravel_pytree(params)
+    slope = jax.jacobian(lambda vector: ravel_pytree(expand(unflatten(vector)))[0])(start)
+    return expand(params), slope

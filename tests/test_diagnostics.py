@@ -220,18 +220,35 @@ def test_criteria_of_a_plain_model_want_the_number_of_params():
     expected = float(np.sum(np.array([125, 18, 20, 34]) * np.log(cells)))
     assert found.log_likelihood == pytest.approx(expected, rel=1e-10)
     assert found.num_data == 197
+    assert found.aicc == pytest.approx(found.aic + 2 * 1 * 2 / (197 - 2), rel=1e-12)
+    one = elbax.criteria(model, state.params, counts, num_free_params=1, num_data=2)
+    assert one.aicc == np.inf
+    assert one.bic == pytest.approx(np.log(2) - 2 * expected, rel=1e-10)
+    assert str(round(expected, 3)) in repr(found) and "n = 197" in repr(found)
+    with pytest.raises(ValueError, match="num_data must be positive, got 0"):
+        elbax.criteria(model, state.params, counts, num_free_params=1, num_data=0)
 
 
 @pytest.mark.slow
-def test_select_finds_the_number_of_components_and_prints_a_table():
+def test_select_finds_the_number_of_components_and_prints_a_table(capsys):
     rng = np.random.default_rng(1)
     x = jnp.asarray(
         np.concatenate([rng.poisson(rate, (80, 2)) for rate in (1.0, 9.0)]).astype(float)
     )
     models = {f"K = {k}": elbax.Mixture(elbax.components.Poisson(), k) for k in (1, 2, 3)}
-    table = elbax.select(models, x, key=jax.random.key(0), num_restarts=3, held_out=x[::3])
+    table = elbax.select(
+        models, x, key=jax.random.key(0), num_restarts=3, held_out=x[::3], by="aicc", progress=True
+    )
+    assert "3/3" in capsys.readouterr().err
     assert table.best == "K = 2"
     assert "→ K = 2" in str(table) and "held out" in str(table)
+    header = str(table).splitlines()[0].split()
+    assert header[:5] == ["model", "K", "log-lik", "params", "AIC"]
+    assert header[-3:] == ["result", "rejected", "ends"]
+    assert "n = 160" in str(table) and "best by AICc" in repr(table)
+    fit = table.fits["K = 1"]
+    assert "3 restarts (3 converged; 0 rejected) in 1 distinct end: ELBO -" in repr(fit)
+    assert f"ELBO {float(fit.best.elbo):.6f} nats per datum" in repr(fit.best)
     row = table.rows["K = 1"]
     expected = scipy.stats.poisson(np.asarray(x).mean(0)).logpmf(np.asarray(x)).sum()
     assert row.log_likelihood == pytest.approx(expected, rel=1e-10)
@@ -240,8 +257,48 @@ def test_select_finds_the_number_of_components_and_prints_a_table():
         elbax.select(models, x, key=jax.random.key(0), by="held_out")
 
 
+def ended(log_likelihood, elbo, num_free_params=5, num_data=100.0):
+    """A row of a table and the restarts behind it."""
+    result = elbax.Result((), elbo[0], np.zeros(1), 1, "converged", "Converged after 1 steps.")
+    rejected = np.array([False] * (len(elbo) - 1) + [True])
+    codes = ("converged",) * len(elbo)
+    restarts = elbax.Restarts(result, np.array(elbo), np.ones(len(elbo), int), codes, rejected)
+    numbers = (log_likelihood, num_free_params, num_data, 1.0, 2.0, 3.0, None)
+    return elbax.diagnostics.Criteria(*numbers), restarts
+
+
+def test_a_table_says_where_more_components_end_lower_than_fewer(as_users_run):
+    models = {
+        "2": elbax.GaussianMixture(2),
+        "3": elbax.GaussianMixture(3),
+        "3 tied": elbax.GaussianMixture(3, "tied"),
+    }
+    found = {
+        "2": ended(-400.0, [-4.0, -4.0000001, -4.2, -3.0]),
+        "3": ended(-401.0, [-4.01, -4.5]),
+        "3 tied": ended(-420.0, [-4.2, -4.2]),
+    }
+    rows = {name: pair[0] for name, pair in found.items()}
+    fits = {name: pair[1] for name, pair in found.items()}
+    table = elbax.Selection("2", "bic", rows, fits, {}, models)
+    said = str(table)
+    assert "3 ended at the log-likelihood -401.000, lower than 2 with -400.000" in said
+    assert "3 tied ended" not in said
+    lines = said.splitlines()
+    assert lines[0].split()[:3] == ["model", "K", "structure"]
+    assert lines[1].split() == ("→ 2 2 full -400.000 5 1.000 2.000 3.000 converged 1/4 2".split())
+    assert lines[3].split()[:5] == ["3", "tied", "3", "tied", "-420.000"]
+
+
+def test_distinct_ends():
+    ends = elbax._ends.distinct_ends(
+        np.array([-4.0, np.nan, -4.00001, -5.0, -1.0]), np.arange(5) < 4
+    )
+    assert [count for _, count in ends] == [2, 1] and ends[0][0] == -4.0
+
+
 def test_select_names_its_criteria(as_users_run):
-    with pytest.raises(ValueError, match="by must be 'bic', 'aic', 'icl' or 'held_out'; got 'dic'"):
+    with pytest.raises(ValueError, match="'aicc', 'icl' or 'held_out'; got 'dic'"):
         elbax.select({}, jnp.zeros((3, 1)), key=jax.random.key(0), by="dic")
 
 

@@ -95,8 +95,8 @@ def three_factors():
 
 @pytest.mark.slow
 def test_holzingers_three_factors():
-    """lavaan with observed information: the uniquenesses' errors whatever the rotation, and those of the loadings in
-    the echelon form that fixes it."""
+    """lavaan with observed information: the uniquenesses' errors whatever the rotation, and those of the
+    loadings in the echelon form that fixes it."""
     model, params, batch = three_factors()
     errors = elbax.standard_errors(model, params, batch)
     uniqueness = [0.088, 0.103, 0.100, 0.049, 0.062, 0.042, 0.118, 0.086, 0.061]
@@ -154,7 +154,7 @@ def test_errors_of_loadings_do_not_depend_on_the_tolerance_or_the_units():
 
 @pytest.mark.slow
 def test_correlated_factors_by_tied_params_have_the_published_errors():
-    """lavaan's introductory example, expected information: that observed at the covariances that the model implies."""
+    """lavaan's introductory example, expected information: what is observed at the covariances implied."""
     model = elbax.FactorAnalysis(3, floor=0.0)
     which = np.repeat(np.arange(3), 3)
 

@@ -420,9 +420,9 @@ def test_samples_have_the_joint_moments():
 
 
 def test_number_of_free_params():
-    """m 2, V 3, A 4, b 2, Q 3, C 6, d 3, R 6, less the 4 of a basis for z."""
+    """m 2, V 3, A 4, b 2, Q 3, C 6, d 3, R 6, less the 4 of a basis for z and the 2 of its origin."""
     model, params = make()
-    assert model.num_free_params(params) == 2 + 3 + 4 + 2 + 3 + 6 + 3 + 6 - 4
+    assert model.num_free_params(params) == 2 + 3 + 4 + 2 + 3 + 6 + 3 + 6 - 6
 
 
 def test_arguments_are_checked(as_users_run):

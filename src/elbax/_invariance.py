@@ -109,7 +109,8 @@ def somewhere_near(params: PyTree, free: np.ndarray) -> PyTree:
     for leaf in leaves:
         values = np.array(leaf, float)
         here = free[start : start + values.size].reshape(values.shape)
-        scale = 0.1 * (np.abs(values).mean() if values.size else 0.0) or 0.1
+        # Logits of what is impossible are infinite, and stay so.
+        scale = 0.1 * float(np.abs(values[np.isfinite(values)]).sum() / max(values.size, 1)) or 0.1
         noise = scale * generator.normal(size=values.shape)
         moved.append(np.where(here, values + noise, values))
         start += values.size

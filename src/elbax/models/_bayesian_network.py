@@ -174,11 +174,11 @@ class BayesianNetwork(AbstractExponentialFamilyModel):
         return jax.vmap(self.latent.sample, (None, 0))(natural, jax.random.split(key, num_data))
 
     def invariances(self, params: PyTree) -> Invariances:
-        """One number more on all logits of a row."""
-        return beside([shifts(table.shape) for table in params])
+        """One number more on all logits of a row, and any on what is impossible."""
+        return beside([shifts(table.shape, np.asarray(_possible(table))) for table in params])
 
     def at_boundary(self, params: PyTree, least: float) -> PyTree:
-        return tuple(vanished(table, least) for table in params)
+        return tuple(vanished(table, least, np.asarray(_possible(table))) for table in params)
 
 
 def _possible(table: Array) -> Array:

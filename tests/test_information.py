@@ -370,8 +370,8 @@ def test_the_local_level_of_the_nile():
     assert model.num_free_params(params) == 5
     params = sharpened(model, params, x, free=LOCAL_LEVEL)
     said = model.describe(params)
-    assert said["emission_covariance"][0, 0] == pytest.approx(15099, abs=1)
-    assert said["transition_covariance"][0, 0] == pytest.approx(1469, abs=1)
+    assert said["emission_covariance"][0, 0] == pytest.approx(15099, rel=1e-3)
+    assert said["transition_covariance"][0, 0] == pytest.approx(1469, rel=1e-3)
     peer = sm.tsa.UnobservedComponents(np.asarray(x[0, :, 0]), "llevel")
     peer.ssm.initialize_known(np.zeros(1), np.full((1, 1), 1e7))
     peer.loglikelihood_burn = 0
@@ -426,11 +426,12 @@ def test_student_t_beside_a_numerical_hessian():
 def test_degrees_of_freedom_at_their_largest_are_held():
     x = jnp.asarray(np.random.default_rng(1).uniform(size=(60, 1)))
     model = elbax.Mixture(elbax.components.StudentT("full", floor=0.0), 1)
-    params = fitted(model, x, steps=200)
+    start = dict(weights=[1.0], means=[[0.5]], scales=[[[0.08]]], dofs=[200.0])
+    params = fitted(model, x, params=model.from_description(**start), steps=100)
     with pytest.warns(UserWarning, match=r"params\['components'\]\['log_dof'\]\[0\]"):
         errors = elbax.standard_errors(model, params, x)
     assert np.isnan(errors["dofs"][0])
-    assert errors["means"][0, 0] == pytest.approx(float(np.std(x)) / np.sqrt(60), rel=0.03)
+    assert errors["means"][0, 0] == pytest.approx(float(np.std(x)) / np.sqrt(60), rel=0.05)
 
 
 @pytest.mark.slow

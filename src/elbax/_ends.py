@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from ._types import Array
+from ._types import Any
 
 
-def distinct_ends(elbo: Array, usable: Array | bool = True) -> list[tuple[float, int]]:
+def distinct_ends(elbo: Any, usable: Any = True) -> list[tuple[float, int]]:
     """(ELBO, how many reached it), from the highest, of the usable ends that are finite.
 
     Two are the same if they differ by less than a hundredth of a thousandth of 1 + |ELBO|, which is a

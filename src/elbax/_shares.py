@@ -30,7 +30,7 @@ def maximize_shares(
     return jnp.where(seen & possible, moved, logits)
 
 
-def vanished(logits: Array, least: float, possible: Any = True) -> np.ndarray:
+def vanished(logits: Any, least: float, possible: Any = True) -> np.ndarray:
     """Which shares of each row are possible and yet below `least`."""
     logits = np.where(possible, np.asarray(logits, float), -np.inf)
     highest = np.max(logits, -1, keepdims=True)

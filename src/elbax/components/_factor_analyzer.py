@@ -26,7 +26,7 @@ from ._unit import floors, positive_variance, with_given_unit, with_unit
 Noise = Literal["diagonal", "diag", "isotropic"]
 
 
-def rotations(loadings: Array) -> np.ndarray:
+def rotations(loadings: Any) -> np.ndarray:
     """W A for every turn A of two factors, as rows: `(K, number of pairs, dim * num_factors)`."""
     loadings = np.asarray(loadings, float)
     num_components, dim, number = loadings.shape

@@ -169,8 +169,9 @@ def standard_errors(
     errors = _errors(
         np.asarray(observed, float), _invariant(model, params, ~held, kept), slope[:, kept]
     )
-    length = np.linalg.norm(slope[:, held], axis=1)
-    errors = np.where(length > np.linalg.norm(slope[:, kept], axis=1), np.nan, errors)
+    # What moves with the held as much as with the rest. Of a probability near 0 both are tiny.
+    by_held, by_kept = (np.abs(slope[:, which]).max(1, initial=0.0) for which in (held, kept))
+    errors = np.where(by_held > 0.5 * by_kept, np.nan, errors)
     return jax.tree.map(
         lambda error, leaf: error.astype(leaf.dtype), unravel(errors, described), described
     )
@@ -209,7 +210,9 @@ def _spectrum(matrix: np.ndarray, invariant: np.ndarray) -> _Spectrum:
     diagonal = np.abs(np.diagonal(matrix))
     unit = np.sqrt(np.where(diagonal > 0, diagonal, 1))
     scaled = 0.5 * (matrix + matrix.T) / np.outer(unit, unit)
-    rest = np.linalg.qr((invariant * unit).T, mode="complete")[0][:, len(invariant) :]
+    turned = invariant * unit
+    turned /= np.abs(turned).max(1, keepdims=True, initial=0.0)
+    rest = np.linalg.qr(turned.T, mode="complete")[0][:, len(turned) :]
     values, vectors = np.linalg.eigh(rest.T @ scaled @ rest)
     return _Spectrum(values, rest @ vectors / unit[:, None])
 

@@ -181,7 +181,7 @@ class BayesianNetwork(AbstractExponentialFamilyModel):
         return tuple(vanished(table, least, np.asarray(_possible(table))) for table in params)
 
 
-def _possible(table: Array) -> Array:
+def _possible(table: Any) -> Any:
     return table != -jnp.inf
 
 

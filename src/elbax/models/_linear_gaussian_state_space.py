@@ -6,6 +6,7 @@ from typing import Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .._algebra import matmul
 from .._arguments import check_choice, check_flag, check_key, check_not_negative, in_full

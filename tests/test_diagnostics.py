@@ -247,7 +247,7 @@ def test_select_finds_the_number_of_components_and_prints_a_table(capsys):
     assert header[-3:] == ["result", "rejected", "ends"]
     assert "n = 160" in str(table) and "best by AICc" in repr(table)
     fit = table.fits["K = 1"]
-    assert "3 restarts (3 converged; 0 rejected) in 1 distinct end: ELBO -" in repr(fit)
+    assert f"{fit.message} ELBO -" in repr(fit)
     assert f"ELBO {float(fit.best.elbo):.6f} nats per datum" in repr(fit.best)
     row = table.rows["K = 1"]
     expected = scipy.stats.poisson(np.asarray(x).mean(0)).logpmf(np.asarray(x)).sum()
@@ -257,12 +257,15 @@ def test_select_finds_the_number_of_components_and_prints_a_table(capsys):
         elbax.select(models, x, key=jax.random.key(0), by="held_out")
 
 
-def ended(log_likelihood, elbo, num_free_params=5, num_data=100.0):
+def ended(log_likelihood, elbo, num_distinct, num_free_params=5, num_data=100.0):
     """A row of a table and the restarts behind it."""
     result = elbax.Result((), elbo[0], np.zeros(1), 1, "converged", "Converged after 1 steps.")
     rejected = np.array([False] * (len(elbo) - 1) + [True])
     codes = ("converged",) * len(elbo)
-    restarts = elbax.Restarts(result, np.array(elbo), np.ones(len(elbo), int), codes, rejected)
+    counts = np.ones(len(elbo), int)
+    restarts = elbax.Restarts(
+        result, np.array(elbo), counts, codes, rejected, num_distinct, 1, "So it was."
+    )
     numbers = (log_likelihood, num_free_params, num_data, 1.0, 2.0, 3.0, None)
     return elbax.diagnostics.Criteria(*numbers), restarts
 
@@ -274,9 +277,9 @@ def test_a_table_says_where_more_components_end_lower_than_fewer(as_users_run):
         "3 tied": elbax.GaussianMixture(3, "tied"),
     }
     found = {
-        "2": ended(-400.0, [-4.0, -4.0000001, -4.2, -3.0]),
-        "3": ended(-401.0, [-4.01, -4.5]),
-        "3 tied": ended(-420.0, [-4.2, -4.2]),
+        "2": ended(-400.0, [-4.0, -4.0000001, -4.2, -3.0], 2),
+        "3": ended(-401.0, [-4.01, -4.5], 1),
+        "3 tied": ended(-420.0, [-4.2, -4.2], 1),
     }
     rows = {name: pair[0] for name, pair in found.items()}
     fits = {name: pair[1] for name, pair in found.items()}
@@ -288,13 +291,6 @@ def test_a_table_says_where_more_components_end_lower_than_fewer(as_users_run):
     assert lines[0].split()[:3] == ["model", "K", "structure"]
     assert lines[1].split() == ("→ 2 2 full -400.000 5 1.000 2.000 3.000 converged 1/4 2".split())
     assert lines[3].split()[:5] == ["3", "tied", "3", "tied", "-420.000"]
-
-
-def test_distinct_ends():
-    ends = elbax._ends.distinct_ends(
-        np.array([-4.0, np.nan, -4.00001, -5.0, -1.0]), np.arange(5) < 4
-    )
-    assert [count for _, count in ends] == [2, 1] and ends[0][0] == -4.0
 
 
 def test_select_names_its_criteria(as_users_run):

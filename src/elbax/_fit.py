@@ -12,7 +12,6 @@ from ._algebra import num_rows, where
 from ._arguments import check_count, check_not_negative
 from ._batch import as_batch, read
 from ._check import is_concrete
-from ._ends import distinct_ends
 from ._program import by_value
 from ._state import ELBOState, Info, unmeasured
 from ._types import Any, Array, Bool, Callable, Float, Int, PyTree, Scalar
@@ -83,17 +82,6 @@ class Restarts(eqx.Module):
 
     def __str__(self) -> str:
         return f"{self.message} ELBO {float(self.best.elbo):.6f} nats per datum."
-
-    def __str__(self) -> str:
-        rejected = np.asarray(self.rejected)
-        ends = distinct_ends(self.elbo, ~rejected)
-        reached = ", ".join(f"{value:.6f} ({count}×)" for value, count in ends[:5])
-        more = ", …" if len(ends) > 5 else ""
-        codes = ", ".join(f"{self.codes.count(code)} {code}" for code in dict.fromkeys(self.codes))
-        return (
-            f"{rejected.size} restarts ({codes}; {int(rejected.sum())} rejected) in {len(ends)} distinct "
-            f"end{'s' * (len(ends) != 1)}: ELBO {reached}{more} nats per datum. The best: {self.best.message}"
-        )
 
     def __repr__(self) -> str:
         return f"Restarts({self})"

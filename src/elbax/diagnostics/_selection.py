@@ -11,7 +11,6 @@ from .._arguments import check_count, check_key
 from .._batch import read
 from .._door import check_model
 from .._elbo import evidence
-from .._ends import distinct_ends
 from .._fit import fit_restarts, Restarts
 from .._model import AbstractModel
 from .._padding import padded
@@ -127,7 +126,7 @@ class Selection(eqx.Module):
         return cells | {
             "result": fit.best.code,
             "rejected": f"{int(rejected.sum())}/{rejected.size}",
-            "ends": str(len(distinct_ends(fit.elbo, ~rejected))),
+            "ends": str(fit.num_distinct),
         }
 
 

@@ -111,6 +111,23 @@ def test_factor_analysis_ends_where_theirs_does():
     assert list(ours.get_feature_names_out()) == ["factoranalysis0", "factoranalysis1"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("init_params", ["kmeans", "random_from_data", "hierarchical", "auto"])
+def test_where_fits_start(init_params):
+    """scikit-learn's words and ours, from one start and from several."""
+    x = geyser()
+    for n_init in (1, 4):
+        mixture = GaussianMixture(2, init_params=init_params, n_init=n_init, random_state=0).fit(x)
+        assert 272 * mixture.score(x) == pytest.approx(-1130.264, abs=1e-2)
+
+
+def test_where_fits_cannot_start():
+    with pytest.raises(ValueError, match="init must be one of 'k-means'.* got 'k_means'"):
+        GaussianMixture(2, init_params="k_means").fit(geyser())
+    with pytest.raises(TypeError, match="init_params must be a name such as 'kmeans'"):
+        GaussianMixture(2, init_params=[0, 1]).fit(geyser())
+
+
 def test_probabilistic_pca_is_the_closed_form():
     x = geyser()
     pca = ProbabilisticPCA(1, reg_covar=0.0, random_state=0).fit(x)

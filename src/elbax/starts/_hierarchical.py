@@ -1,9 +1,9 @@
 """Agglomeration by Ward's criterion, on the host: the likelihood of spheres, which always merges the two that lose
 least of it."""
 
-import jax
 import numpy as np
 
+from .._check import is_concrete
 from .._types import Array, Float, Int, Key
 
 
@@ -24,26 +24,27 @@ def hierarchical(
 
     **Raises** `TypeError` where they are not.
     """
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in (table, weight)):
+    if not is_concrete((table, weight)):
         raise TypeError(
             "The hierarchical start runs on the host, so it must see the data's values: start outside of jit, or "
             "give its labels, elbax.starts.hierarchical(key, table, weight, num_components), as init."
         )
-    x, weight = _partly_sphered(np.asarray(table, float), np.asarray(weight, float))
-    counts = np.flatnonzero(weight > 0)
+    mass = np.asarray(weight, float)
+    x = _partly_sphered(np.asarray(table, float), mass)
+    counts = np.flatnonzero(mass > 0)
     limit = max(_LIMIT, num_components)
     if len(counts) > limit:
         counts = np.sort(np.random.default_rng(0).choice(counts, limit, replace=False))
-    labels = _cut(*_merges(x[counts], weight[counts]), num_components)
-    mass = np.bincount(labels, weight[counts])
-    centers = np.stack([np.bincount(labels, weight[counts] * column) for column in x[counts].T], 1)
-    centers /= mass[:, None]
+    used, seen = mass[counts], x[counts]
+    labels = _cut(*_merges(seen, used), num_components)
+    centers = np.stack([np.bincount(labels, used * column) for column in seen.T], 1)
+    centers /= np.bincount(labels, used)[:, None]
     assignment = np.argmin((centers**2).sum(1) - 2 * x @ centers.T, 1)
     assignment[counts] = labels
     return assignment
 
 
-def _partly_sphered(table: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _partly_sphered(table: np.ndarray, weight: np.ndarray) -> np.ndarray:
     share = weight / weight.sum()
     seen = ~np.isnan(table) & (weight > 0)[:, None]
     x = np.where(seen, table, 0)
@@ -53,7 +54,7 @@ def _partly_sphered(table: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, 
     x = x / np.maximum(np.sqrt(share @ x**2 / total), np.finfo(float).tiny)
     values, axes = np.linalg.eigh((share[:, None] * x).T @ x)
     kept = values > 1e-9 * values.max()
-    return x @ axes[:, kept] / values[kept] ** 0.25, weight
+    return x @ axes[:, kept] / values[kept] ** 0.25
 
 
 def _merges(x: np.ndarray, mass: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

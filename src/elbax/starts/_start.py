@@ -186,7 +186,7 @@ def _table(model: AbstractPartitioned, x: PyTree) -> Array:
 def _start(model: AbstractPartitioned, key: Key, x: PyTree, weight: Array, start: Any) -> PyTree:
     table = model.start_table(x)
     weight = weight.astype(table.dtype)
-    parts = start(key, table, weight, model.num_parts) if callable(start) else start
+    parts: Any = start(key, table, weight, model.num_parts) if callable(start) else start
     return from_parted(model, x, weight, parts)
 
 

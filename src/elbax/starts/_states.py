@@ -112,8 +112,10 @@ _ONE_OF_EACH: dict[int, Name] = {0: "k-means", 2: "hierarchical", 4: "k-means++"
 
 def _diverse(number: int, known: bool) -> list[Name]:
     """Those with much luck once, the others from random rows, every fourth of them far from each other."""
-    later = {lane: "k-means++" for lane in range(8, number, 4)}
-    names = [(_ONE_OF_EACH | later).get(lane, "random_from_data") for lane in range(number)]
+    later: dict[int, Name] = {lane: "k-means++" for lane in range(8, number, 4)}
+    names: list[Name] = [
+        (_ONE_OF_EACH | later).get(lane, "random_from_data") for lane in range(number)
+    ]
     # What runs on the host sees no values inside of jit.
     return [name if known or name != "hierarchical" else "random_from_data" for name in names]
 

@@ -246,14 +246,13 @@ def test_states_of_a_model_with_a_start_of_its_own():
 
 
 @pytest.mark.slow
-def test_random_rows_find_more_than_k_means():
-    """The best end of many starts of one kind lies below that of starts of several kinds."""
+def test_starts_of_several_kinds_find_more_ends_than_of_one():
     model = elbax.GaussianMixture(5, floor=0.0)
     em, several = bundle(model, 32)
     _, alike = bundle(model, 32, init="k-means")
-    fit = lambda states: elbax.fit_restarts(em, states, X, reject=model.collapsed)
-    found, narrow = fit(several), fit(alike)
-    assert float(found.best.elbo) > float(narrow.best.elbo) + 1e-3
+    found, narrow = (
+        elbax.fit_restarts(em, states, X, reject=model.collapsed) for states in (several, alike)
+    )
     assert found.num_distinct > narrow.num_distinct
 
 

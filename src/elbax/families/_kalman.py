@@ -200,26 +200,35 @@ _SETTLING = 64
 
 
 def _until_settled(step, root, number):
-    """Steps that are all the same: once one changes nothing but rounding, neither do those to come."""
-    head = min(number, _SETTLING)
-    last, found = jax.lax.scan(step, root, {}, length=head)
-    found = _with_matrices(found)
-    if number == head:
-        return found
-    before = found.predicted[-1]
-    moved = jnp.max(jnp.abs(last - before))
-    settled = moved <= 4 * jnp.finfo(root.dtype).eps * jnp.max(jnp.abs(before))
+    """Steps that are all alike, by segments: once one changes nothing but rounding, neither do those to come."""
+    size = min(number, _SETTLING)
 
-    def repeat():
-        return jax.tree.map(
-            lambda leaf: jnp.broadcast_to(leaf[-1], (number - head, *leaf.shape[1:])), found
-        )
+    def go_on(root):
+        last, found = jax.lax.scan(step, root, {}, length=size)
+        found = _with_matrices(found)
+        before = found.predicted[-1]
+        moved = jnp.max(jnp.abs(last - before))
+        return last, found, moved <= 4 * jnp.finfo(root.dtype).eps * jnp.max(jnp.abs(before))
 
-    def go_on():
-        return _with_matrices(jax.lax.scan(step, last, {}, length=number - head)[1])
+    if number == size:
+        return go_on(root)[1]
 
-    rest = jax.lax.cond(in_every_lane(settled), repeat, go_on)
-    return jax.tree.map(lambda *parts: jnp.concatenate(parts), found, rest)
+    def segment(carry, _):
+        root, found, settled = carry
+
+        def stay(root):
+            repeat = lambda leaf: jnp.broadcast_to(leaf[-1], leaf.shape)
+            return root, jax.tree.map(repeat, found), settled
+
+        carry = jax.lax.cond(in_every_lane(settled), stay, go_on, root)
+        return carry, carry[1]
+
+    _, none, unsettled = jax.eval_shape(go_on, root)
+    none, unsettled = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (none, unsettled)
+    )
+    _, found = jax.lax.scan(segment, (root, none, unsettled), None, length=-(-number // size))
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:number], found)
 
 
 def filtered(natural: PyTree, pairwise: bool = False) -> Filtered:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.linalg
 import scipy.optimize
 import scipy.stats
 from statsmodels.tsa.statespace.mlemodel import MLEModel
@@ -393,6 +394,142 @@ def test_nile_by_em():
     np.testing.assert_allclose(ours["emission_covariance"][0, 0], noise, rtol=2e-3)
 
 
+# --- noise that is small, zero or of fewer directions than states -----------------------------------
+
+
+def test_little_noise_and_more_states_than_columns():
+    """statsmodels' value, at a noise that is nothing beside what the states spread."""
+    rng = np.random.default_rng(5)
+    said = dict(
+        initial_mean=np.zeros(4),
+        initial_covariance=np.eye(4),
+        transition=0.9 * np.linalg.qr(rng.normal(size=(4, 4)))[0],
+        transition_covariance=np.eye(4),
+        emission=rng.normal(size=(1, 4)),
+    )
+    x = np.random.default_rng(6).normal(size=(50, 1)).cumsum(0)
+    model = LinearGaussianStateSpace(4, floor=0.0)
+    for noise, dtype in ((1e-10, float), (1e-12, float), (1e-4, "float32"), (1e-6, "float32")):
+        params = model.from_description(**said, emission_covariance=[[noise]])
+        params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)  # noqa: B023
+        wide = jax.tree.map(lambda leaf: np.asarray(leaf, float), model.describe(params))
+        expected, *_ = statsmodels_smoother(wide, np.asarray(x, dtype).astype(float))
+        ours = elbax.evidence(model, params, jnp.asarray(x, dtype)[None])
+        np.testing.assert_allclose(ours, expected, atol=1e-7 if dtype is float else 1e-4)
+
+
+def autoregression(coefficients, variance):
+    """In companion form: the state is the series' last values, which are seen without noise."""
+    order = len(coefficients)
+    shift = np.eye(order, k=-1)
+    shift[0] = coefficients
+    first = np.zeros((order, order))
+    first[0, 0] = variance
+    return dict(
+        initial_mean=np.zeros(order),
+        initial_covariance=scipy.linalg.solve_discrete_lyapunov(shift, first),
+        transition=shift,
+        transition_covariance=first,
+        emission=np.eye(1, order),
+        emission_covariance=np.zeros((1, 1)),
+    )
+
+
+def trend(variance, noise):
+    """An integrated random walk under noise: the level has none of its own."""
+    return dict(
+        initial_mean=np.zeros(2),
+        initial_covariance=np.diag([10.0, 1.0]),
+        transition=np.array([[1.0, 1.0], [0.0, 1.0]]),
+        transition_covariance=np.diag([0.0, variance]),
+        emission=np.array([[1.0, 0.0]]),
+        emission_covariance=np.array([[noise]]),
+    )
+
+
+def singular(name):
+    return {
+        "autoregression": autoregression([0.6, -0.3], 0.5),
+        "trend": trend(0.05, 0.3),
+        "trend without noise": trend(0.05, 0.0),
+    }[name]
+
+
+@functools.cache
+def drawn(name, length=80):
+    said, rng = singular(name), np.random.default_rng(7)
+    z = rng.multivariate_normal(said["initial_mean"], said["initial_covariance"])
+    x = []
+    for _ in range(length):
+        noise = np.sqrt(said["emission_covariance"][0, 0]) * rng.normal(size=1)
+        x.append(said["emission"] @ z + noise)
+        z = said["transition"] @ z + np.sqrt(said["transition_covariance"]) @ rng.normal(size=2)
+    return np.array(x)
+
+
+@pytest.mark.parametrize("noise", ["full", pytest.param("diagonal", marks=SLOW)])
+@pytest.mark.parametrize("name", ["autoregression", "trend", "trend without noise"])
+def test_noise_of_fewer_directions_than_states(name, noise):
+    """statsmodels' value and smoother; described as it was given; a sweep leaves zeros at zero and ascends."""
+    model = LinearGaussianStateSpace(2, transition_noise=noise, floor=0.0)
+    said, x = singular(name), drawn(name)
+    params = model.from_description(**said)
+    for key, leaf in model.describe(params).items():
+        np.testing.assert_allclose(leaf, said[key], atol=1e-12, err_msg=key)
+    value, means, covariances = statsmodels_smoother(said, x)
+    ours = jax.jit(model.smooth)(params, jnp.asarray(x))
+    np.testing.assert_allclose(ours[0], means, atol=1e-8)
+    np.testing.assert_allclose(ours[1], covariances, atol=1e-8)
+    em, state = em_of(model, params, free={"initial": False, "transition": True, "emission": True})
+    state, info = sweeps(em, state, jnp.asarray(x)[None], 20)
+    np.testing.assert_allclose(info.elbo[0], value, rtol=1e-9)
+    assert bool(jnp.all(jnp.diff(info.elbo) > -1e-9))
+    assert info.elbo[-1] > info.elbo[0]
+    found = model.describe(state.params)
+    for key in ("transition_covariance", "emission_covariance"):
+        np.testing.assert_array_equal(np.asarray(found[key])[said[key] == 0], 0, err_msg=key)
+    idle = np.diag(said["transition_covariance"]) == 0
+    np.testing.assert_array_equal(np.asarray(found["transition"])[idle], said["transition"][idle])
+
+
+def test_an_autoregression_is_least_squares():
+    """Seen without noise, the states are known: a sweep is the regression on the values before."""
+    model = LinearGaussianStateSpace(2, floor=0.0)
+    x = drawn("autoregression")
+    params = model.from_description(**singular("autoregression"))
+    em, state = em_of(model, params, free={"initial": False, "transition": True, "emission": False})
+    state, _ = sweeps(em, state, jnp.asarray(x)[None], 1)
+    ours = model.describe(state.params)
+    # The value before the first is not seen, but given by the smoother.
+    means, covariances = jax.jit(model.smooth)(params, jnp.asarray(x))
+    means, spread = np.asarray(means), np.asarray(covariances)[:-1].sum(0)
+    before, after = means[:-1], x[1:, 0]
+    gram = before.T @ before + spread
+    coefficients = np.linalg.solve(gram, before.T @ after)
+    left = after @ after - coefficients @ before.T @ after
+    np.testing.assert_allclose(ours["transition"][0], coefficients, rtol=1e-9)
+    np.testing.assert_allclose(ours["transition_covariance"][0, 0], left / len(after), rtol=1e-9)
+
+
+def test_what_has_no_density_is_nan():
+    """A column seen twice without noise, and a state that nothing moves any more."""
+    x = np.ones((3, 2))
+    model = LinearGaussianStateSpace(1, floor=0.0)
+    one = dict(initial_mean=[1.0], initial_covariance=[[1.0]], transition=[[1.0]])
+    twice = dict(emission=[[1.0], [1.0]], emission_covariance=np.zeros((2, 2)))
+    params = model.from_description(**one, **twice, transition_covariance=[[1.0]])
+    assert np.isnan(log_density(model, params, jnp.asarray(x)))
+    once = dict(emission=[[1.0]], emission_covariance=[[0.0]])
+    params = model.from_description(**one, **once, transition_covariance=[[0.0]])
+    assert np.isnan(log_density(model, params, jnp.asarray(x[:, :1])))
+
+
+@eqx.filter_jit
+def log_density(model, params, x):
+    potentials, constant = model.potentials(model.prepare(model.natural(params)), x)
+    return model.latent.log_normalizer(potentials) + constant
+
+
 # --- words -----------------------------------------------------------------------------------------
 
 
@@ -435,8 +572,8 @@ def test_arguments_are_checked(as_users_run):
     model = LinearGaussianStateSpace(2)
     with pytest.raises(ValueError, match="offsets=True"):
         model.from_description(**described())
-    singular = described(offsets=False) | {"transition_covariance": np.zeros((2, 2))}
-    with pytest.raises(ValueError, match="transition_covariance must be positive definite"):
-        model.from_description(**singular)
-    with pytest.raises(ValueError, match=r"One sequence is x\[None\]"):
+    negative = described(offsets=False) | {"transition_covariance": np.diag([1.0, -0.1])}
+    with pytest.raises(ValueError, match="transition_covariance must be positive semidefinite"):
+        model.from_description(**negative)
+    with pytest.raises(ValueError, match=r"One sequence is x\[None, :, None\]"):
         model.init(jax.random.key(0), jnp.ones(5))

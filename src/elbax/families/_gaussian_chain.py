@@ -1,5 +1,6 @@
 """A path through a linear-Gaussian state space."""
 
+import functools
 from typing import ClassVar
 
 import equinox as eqx
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 from .._algebra import apply
 from .._arguments import check_count
 from .._types import Any, Array, Callable, Float, Key, PyTree, Scalar
-from . import _gaussian_links as links, _kalman as kalman
+from . import _kalman as kalman
 from ._family import AbstractFamily
 from ._recursion import check_order, Order, runs_pairwise
 
@@ -22,19 +23,26 @@ class GaussianChain(AbstractFamily):
     float32 cannot subtract where the noise L is small. They are `{"initial": {"mean": (d,), "root": (d, d)},
     "transition": {"matrix": (d, d), "offset": (d,), "root": (d, d)}, "unary": {"rows": (p, d), "target": (T,
     p)}, "length": whole number}`; those of the transition may carry a leading axis of T - 1 steps, `rows` one
-    of T. Roots are lower triangular. Where `initial`, `transition` or `unary` have `"linear"` h and
+    of T. With a `"root"` N (p, p), or (T, p, p), besides, the factor of an observation is the density $N(g_t; G_t
+    z_t, N N^\top)$ itself. Where `initial`, `transition` or `unary` have `"linear"` h and
     `"precision"` J besides, the exponent has $h^\top z - \tfrac12 z^\top J z$ more for each state (for
     `transition`, for each state that has a successor), and `"constant"` c as it stands. `"probe"`,
     `{"unary": {"linear", "precision"}, "transition": the same}`, are such terms that are zero: there to be
     differentiated by, at the cost of nothing else, for Σ E z and Σ E z zᵀ.
 
-    The log-normalizer is a Kalman filter in square-root form; the means are those of a smoother.
+    Roots S, L, N are lower triangular. They may be singular, as Cholesky factors are: where an entry of the
+    diagonal is 0, so is its column. A direction without noise has no density: the entropy is then -∞, the
+    log-density of a path NaN, and `bound` counts the directions that have noise, which must be the same in both
+    chains (else it is -∞). Where what is seen has no density, since it is determined by what was seen before up to
+    rounding, the log-normalizer is NaN.
+
+    The log-normalizer is a Kalman filter in square-root form, by orthogonal transformations (Morf and Kailath
+    1975); the means are those of a smoother.
 
     **Arguments:**
 
     - `dim`: d.
-    - `order`: `"sequential"` or `"pairwise"`, as for `MarkovChain`; the second one works with covariances
-        instead of roots.
+    - `order`: `"sequential"` or `"pairwise"`, as for `MarkovChain`.
 
     ```python
     >>> import elbax, jax.numpy as jnp
@@ -62,13 +70,14 @@ class GaussianChain(AbstractFamily):
         return jnp.ndim(natural["unary"]["target"]) - 2
 
     def log_normalizer(self, natural: PyTree) -> Scalar:
-        if runs_pairwise(self.order):
-            return links.log_normalizer(natural)
-        return _kalman(natural)
+        return _log_normalizer(natural, runs_pairwise(self.order))
+
+    def _smoothed(self, natural):
+        return kalman.smoothed(natural, runs_pairwise(self.order))
 
     def moments(self, natural: PyTree) -> tuple[Array, Array, Array]:
         """The smoother: (E z_t (T, d), Cov z_t (T, d, d), Cov(z_t, z_{t+1}) (T - 1, d, d)), 0 in the padding."""
-        found = kalman.smoothed(natural)[1]
+        _, found = self._smoothed(natural)
         return found.means, found.covariances, found.cross
 
     def mean(self, natural: PyTree) -> dict[str, Array]:
@@ -85,39 +94,39 @@ class GaussianChain(AbstractFamily):
 
     def sample(self, natural: PyTree, key: Key) -> Float[Array, "T d"]:
         """Forward filter, backward sampler."""
-        found = kalman.filtered(natural)
-        last, number = natural["length"] - 1, len(found.means)
+        found = kalman.filtered(natural, runs_pairwise(self.order))
+        steps, (number, dim) = found.steps, found.means.shape
+        last, dtype = natural["length"] - 1, found.means.dtype
+        # ξ of the last state and of those behind it, and what each next state leaves open.
         key_end, key_back = jax.random.split(key)
-        dtype = found.means.dtype
-        noise = jax.random.normal(key_end, found.means.shape, dtype)
-        alone = found.means + apply(found.roots, noise)
-        noise = jax.random.normal(key_back, (number - 1, 2 * self.dim), dtype)
-        gain, rest = found.gain[:, : self.dim], found.rest[:, : self.dim]
-        drawn = found.means[:-1] + found.pulls + apply(rest, noise)
+        alone = jax.random.normal(key_end, (number, dim), dtype)
+        noise = jax.random.normal(key_back, (number, steps.of_move.shape[1] - dim), dtype)
+        drawn = apply(steps.of_move[:, :dim, dim:], noise)
 
         def step(later, row):
-            t, alone, drawn, gain, predicted = row
-            now = jnp.where(t < last, drawn + apply(gain, later - predicted), alone)
-            return now, now
+            t, alone, drawn, by_next, of_state, known = row
+            own = jnp.where(t < last, apply(by_next, later) + drawn, alone)
+            return known + apply(of_state, own), own
 
-        rows = jnp.arange(number - 1), alone[:-1], drawn, gain, found.predicted[1:]
-        _, z = jax.lax.scan(step, alone[-1], rows, reverse=True)
-        z = jnp.concatenate([z, alone[-1:]])
+        by_next, of_state = steps.of_move[:, :dim, :dim], steps.left()[:, :dim]
+        rows = jnp.arange(number), alone, drawn, by_next, of_state, found.known()[:, :dim]
+        _, own = jax.lax.scan(step, jnp.zeros(dim, dtype), rows, reverse=True)
+        z = found.means + apply(steps.root, own)
         return jnp.where((jnp.arange(number) <= last)[:, None], z, 0)
 
     def score(self, natural: PyTree, z: Float[Array, "T d"]) -> Scalar:
-        transition = natural["transition"]
-        matrix, offset = transition["matrix"], transition["offset"]
-        drift = z[1:] - apply(matrix, z[:-1]) - offset
-        return _expected_score(natural, kalman.Moments(z, matrix, offset, drift))
+        value = kalman.expected_score(natural, kalman.at(natural, z))
+        return jnp.where(kalman.noisy(natural), value, jnp.nan)
 
     def bound(self, natural: PyTree, potentials: PyTree) -> Scalar:
         """E_q[exponent of λ] + H(q)."""
-        _, found = kalman.smoothed(natural)
-        return _expected_score(potentials, found) + kalman.entropy(natural)
+        found, moments = self._smoothed(natural)
+        value = kalman.expected_score(potentials, moments) + kalman.spread_out(natural, found)
+        return jnp.where(kalman.same_directions(natural, potentials), value, -jnp.inf)
 
     def entropy(self, natural: PyTree) -> Scalar:
-        return kalman.entropy(natural)
+        found = kalman.filtered(natural, runs_pairwise(self.order))
+        return jnp.where(kalman.noisy(natural), kalman.spread_out(natural, found), -jnp.inf)
 
     def read(self, function: Callable[[Any], Scalar], dtype: Any = float) -> tuple[PyTree, Scalar]:
         raise TypeError(
@@ -156,25 +165,21 @@ class GaussianChain(AbstractFamily):
         return {**defaults, **output}
 
 
-def _expected_score(natural, moments):
-    return kalman.expected_exponent(natural, moments) + kalman.log_constants(natural)
-
-
 # The derivative of a log-normalizer is an expectation (Fisher's identity): a smoother's moments and one look at
 # the exponent, instead of the way back through every root of the filter.
-@jax.custom_jvp
-def _kalman(natural):
-    return kalman.smoothed(natural)[0]
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _log_normalizer(natural, pairwise):
+    return kalman.filtered(natural, pairwise).value
 
 
-@_kalman.defjvp
-def _(primals, tangents):
+@_log_normalizer.defjvp
+def _(pairwise, primals, tangents):
     (natural,), (slope,) = primals, tangents
-    total, moments = kalman.smoothed(natural)
+    found, moments = kalman.smoothed(natural, pairwise)
     coordinates, labels = eqx.partition(natural, eqx.is_inexact_array)
     slope = eqx.filter(slope, jax.tree.map(eqx.is_inexact_array, natural))
-    score = lambda coordinates: _expected_score(eqx.combine(coordinates, labels), moments)
-    return total, jax.jvp(score, (coordinates,), (slope,))[1]
+    score = lambda coordinates: kalman.expected_score(eqx.combine(coordinates, labels), moments)
+    return found.value, jax.jvp(score, (coordinates,), (slope,))[1]
 
 
 def _second_moments(means, covariances, cross):

@@ -1,87 +1,77 @@
-"""A Gaussian chain as a tree: links from state to state, joined by integrating over the one between."""
+"""Linear recursions along a Gaussian chain, step by step or as a tree."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._algebra import add, matmul, vdot
-from .._types import PyTree, Scalar
-from ._kalman import each
-from ._recursion import pairwise
+from .._algebra import apply, product
+from .._types import Array
 
 
-def log_normalizer(natural: PyTree) -> Scalar:
-    """By links N(z'; A z + b, C) exp(h·z − ½ zᵀ J z + c) (Särkkä and García-Fernández 2021)."""
-    initial, transition, unary = (natural[name] for name in ("initial", "transition", "unary"))
-    number, length, (dim,) = len(unary["target"]), natural["length"], initial["mean"].shape
-    dtype = initial["root"].dtype
-    zero, none = jnp.zeros(dim, dtype), jnp.zeros((dim, dim), dtype)
-    probes = natural.get("probe", {})
+class Links(eqx.Module):
+    """From a state x to the next one, F x + g; its covariance C becomes F C Fᵀ + V.
 
-    def weight(terms, name):
-        """(h, J, c) of one step."""
-        parts = (terms, probes.get(name, {}))
-        h, J = (
-            sum(p.get(k, z) for p in parts) for k, z in dict(linear=zero, precision=none).items()
+    **Fields:** `matrix` F (T, d, d), `offset` g (T, d), `spread` V (T, d, d), None where no covariance is wanted.
+    """
+
+    matrix: Array
+    offset: Array
+    spread: Array | None = None
+
+    def join(self, later: "Links") -> "Links":
+        """These, then the later ones."""
+        spread = self.spread
+        if spread is not None:
+            spread = later.spread + product(later.matrix, product(spread, later.matrix.mT))
+        return Links(
+            product(later.matrix, self.matrix),
+            apply(later.matrix, self.offset) + later.offset,
+            spread,
         )
-        if "rows" in terms:
-            rows, target = terms["rows"], terms["target"]
-            h, J = h + matmul(rows.T, target), J + matmul(rows.T, rows)
-            return h, J, terms.get("constant", 0.0) - 0.5 * vdot(target, target)
-        return h, J, jnp.asarray(terms.get("constant", 0.0), dtype)
-
-    def move(terms, _):
-        root = terms["root"]
-        return terms["matrix"], terms["offset"], matmul(root, root.T), *weight(terms, "transition")
-
-    steps = jnp.arange(number)
-    observed = each(lambda terms, _: weight(terms, "unary"), unary, steps)
-    *moves, h, J, c = each(move, transition, steps[1:])
-    still = jnp.eye(dim, dtype=dtype), zero, none
-
-    def where(condition, leaf, default):
-        return jnp.where(condition.reshape((-1,) + (1,) * (leaf.ndim - 1)), leaf, default)
-
-    def to_all(leaf, default):
-        # No transition leads on from a sequence's last state.
-        kept = where(steps[1:] < length, leaf, default)
-        return jnp.concatenate([kept, jnp.broadcast_to(default, (1, *leaf.shape[1:]))])
-
-    of_states = [where(steps < length, leaf, jnp.zeros_like(leaf)) for leaf in observed]
-    of_moves = [to_all(leaf, jnp.zeros_like(leaf[0])) for leaf in (h, J, c)]
-    tilts = [
-        leaf.at[0].add(first)
-        for leaf, first in zip(add(of_states, of_moves), weight(initial, "initial"), strict=True)
-    ]
-    root = initial["root"]
-    start = none, initial["mean"], matmul(root, root.T), zero, none, jnp.zeros((), dtype)
-    all_links = *map(to_all, moves, still), *tilts
-    elements = jax.tree.map(lambda s, rest: jnp.concatenate([s[None], rest]), start, all_links)
-    return pairwise(_join, elements)[-1]
 
 
-def _join(left, right):
-    """∫ left(z → y) right(y → z') dy."""
-    A1, b1, C1, h1, J1, c1 = left
-    A2, b2, C2, h2, J2, c2 = right
-    dim = len(b1)
-    # D = (I + C₁ J₂)⁻¹, by which what the right one knows of y shrinks the left one's spread.
-    mixed = jnp.eye(dim, dtype=C1.dtype) + matmul(C1, J2)
-    factors = jax.scipy.linalg.lu_factor(mixed)
-    solve = lambda rhs: jax.scipy.linalg.lu_solve(factors, rhs)
-    pulled = solve(b1 + matmul(C1, h2))
-    moved, narrowed = solve(A1), solve(C1)
-    linear = h2 - matmul(J2, b1)
-    log_determinant = jnp.sum(jnp.log(jnp.abs(jnp.diagonal(factors[0]))))
-    return (
-        matmul(A2, moved),
-        matmul(A2, pulled) + b2,
-        matmul(A2, matmul(narrowed, A2.T)) + C2,
-        matmul(moved.T, linear) + h1,
-        matmul(A1.T, matmul(J2, moved)) + J1,
-        c1
-        + c2
-        - 0.5 * log_determinant
-        + vdot(h2, b1)
-        - 0.5 * vdot(b1, matmul(J2, b1))
-        + 0.5 * vdot(linear, matmul(narrowed, linear)),
+def run(
+    links: Links, mean: Array, covariance: Array | None = None, pairwise: bool = False
+) -> tuple[Array, Array | None]:
+    """(means (T + 1, d), covariances (T + 1, d, d)) of all states, from those of the first one.
+
+    Pairwise they come from all products of neighbors' links, in log₂ T rounds (Hillis and Steele 1986).
+    """
+    if pairwise:
+        nothing = jnp.zeros((1, len(mean), len(mean)), mean.dtype)
+        first = Links(nothing, mean[None], None if covariance is None else covariance[None])
+        links = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), first, links)
+        found = _prefixes(links)
+        return found.offset, found.spread
+
+    def step(state, link):
+        mean, covariance = state
+        mean = apply(link.matrix, mean) + link.offset
+        if covariance is not None:
+            covariance = link.spread + product(link.matrix, product(covariance, link.matrix.T))
+        return (mean, covariance), (mean, covariance)
+
+    _, found = jax.lax.scan(step, (mean, covariance), links)
+    return jax.tree.map(
+        lambda one, more: jnp.concatenate([one[None], more]), (mean, covariance), found
     )
+
+
+def _prefixes(links: Links) -> Links:
+    """The joined links up to each one, by joining with those 1, 2, 4, … before: one program for all rounds."""
+    number, dim = links.offset.shape
+    still = Links(
+        jnp.broadcast_to(jnp.eye(dim, dtype=links.offset.dtype), links.matrix.shape),
+        jnp.zeros_like(links.offset),
+        None if links.spread is None else jnp.zeros_like(links.spread),
+    )
+
+    def double(links, shift):
+        def before(still, leaf):
+            both = jnp.concatenate([still, leaf])
+            return jax.lax.dynamic_slice_in_dim(both, number - shift, number)
+
+        return jax.tree.map(before, still, links).join(links), None
+
+    shifts = 2 ** jnp.arange((number - 1).bit_length())
+    return jax.lax.scan(double, links, shifts)[0]

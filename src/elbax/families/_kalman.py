@@ -1,8 +1,14 @@
-r"""Kalman's filter and the smoother behind it, in square-root form.
+r"""Kalman's filter and the smoother behind it, in the coordinates of independent standard normal noise.
 
-Covariances do not depend on the data: sequences side by side, with observations of one kind, share them. What
-does depend on the data are differences, what an observation changes and what those to come add, so that nothing
-large is subtracted from anything large. Natural parameters are those of `GaussianChain`.
+Everything random in a chain is standard normal: η of a predicted state, z = predicted + R η, ν of an observation,
+ε of a transition. Each step of the filter turns such coordinates into others by an orthogonal matrix,
+
+    (η, ν) = Θ (ζ, ξ) with [G R  N; R  0] Θ = [X 0; K S]: an observation is X ζ, and leaves z = mean + S ξ;
+    (ξ, ε) = Φ (η', ρ) with [A S  L] Φ = [R' 0]: ρ is what the next state leaves open,
+
+so that the smoother, too, is a product of such matrices. No covariance is inverted and none is the difference of
+others: noise may be small or zero, and states determined by what is seen. Covariances do not depend on the data:
+sequences side by side, with observations of one kind, share them. Natural parameters are those of `GaussianChain`.
 """
 
 import math
@@ -11,34 +17,82 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._algebra import apply, in_every_lane, matmul, num_rows, product, vdot
-from .._types import Any, Array, Callable, PyTree, Scalar
+from .._algebra import apply, in_every_lane, matmul, product, vdot
+from .._math.linear_algebra import cholesky, invert_triangle
+from .._math.triangularize import invert_noise, triangularize, without_noise
+from .._types import Any, Array, PyTree, Scalar
+from ._gaussian_links import Links, run
 
 
-class Filtered(eqx.Module):
-    """Each state given the observations so far, and what leads back from the next one.
+_LOG_2PI = math.log(2 * math.pi)
 
-    Given z', the state z and the noise w = z' − A z − b are (means + pulls, 0) + gain (z' − predicted') + rest ε
-    with ε standard normal.
+
+class Step(eqx.Module):
+    """What of a step does not depend on the data.
 
     **Fields:**
 
-    - `predicted`, `means` (T, d): before and after a state's observation. They differ by `changes`, the
-        first one's with what `initial` says besides.
-    - `pulls` (T − 1, d): what the transition says besides of the state that it leaves.
-    - `roots` (T, d, d): of the covariances after the observation.
-    - `gain` (T − 1, 2 d, d), `rest` (T − 1, 2 d, 2 d).
-    - `log_narrowing`: the log-determinant of all that narrowed the states.
+    - `predicted` R, `root` S (d, d): of the covariances before and after all that is said of the state.
+    - `innovation` X (p, p), `gain` K (d, p).
+    - `tilt` (d, d): ξ is its mean plus this times what is left of ξ after the terms h and J; None without them.
+    - `of_rows` Θ (d + p, p + d), `of_move` Φ (d + k, d + k).
     """
 
     predicted: Array
-    means: Array
-    changes: Array
-    pulls: Array
-    roots: Array
+    root: Array
+    innovation: Array
     gain: Array
-    rest: Array
+    tilt: Array | None
+    of_rows: Array
+    of_move: Array
+
+    def left(self) -> Array:
+        """(η, ν) by what is left of ξ."""
+        of_rows = self.of_rows[..., self.innovation.shape[-1] :]
+        return of_rows if self.tilt is None else product(of_rows, self.tilt)
+
+
+class Filtered(eqx.Module):
+    """Each state given the observations so far.
+
+    **Fields:**
+
+    - `steps`: of covariances.
+    - `means` (T, d): after all that is said of a state.
+    - `scores` ζ (T, p), in the padding 0; `shifts` (T, d): the means of ξ, None without terms h and J.
+    - `log_narrowing`: Σ log |X| less Σ log |tilt|.
+    - `value`: the log-normalizer.
+    """
+
+    steps: Step
+    means: Array
+    scores: Array
+    shifts: Array | None
     log_narrowing: Scalar
+    value: Scalar
+
+    def known(self) -> Array:
+        """(η, ν) (T, d + p) as far as they are known from the observations so far."""
+        number = self.scores.shape[1]
+        both = apply(self.steps.of_rows[..., :number], self.scores)
+        if self.shifts is not None:
+            both += apply(self.steps.of_rows[..., number:], self.shifts)
+        return both
+
+
+class Noise(eqx.Module):
+    """Moments of the noise e in y = A u + b + L e.
+
+    **Fields:** `matrix` A or None, `offset` b, `root` L, of one step or of each; `mean`, `covariance` of e and
+    `cross`, that with u, all with a leading axis of steps. At a single point there are no covariances.
+    """
+
+    matrix: Array | None
+    offset: Array
+    root: Array
+    mean: Array
+    covariance: Any = None
+    cross: Any = None
 
 
 class Moments(eqx.Module):
@@ -47,25 +101,22 @@ class Moments(eqx.Module):
     **Fields:**
 
     - `means` (T, d), `covariances` (T, d, d): of the states.
-    - `matrix`, `offset`: a transition, about which the noise is w = z' − A z − b.
-    - `drift` (T − 1, d), `noise`, `noise_cross` (T − 1, d, d): the mean of w, its covariance, and that with z.
     - `cross` (T − 1, d, d): the covariance of z with z'.
-
-    At a single point there are no covariances.
+    - `initial`, `transition`, `unary`: the noise about each. An observation's offset is what was seen, less.
     """
 
     means: Array
-    matrix: Array
-    offset: Array
-    drift: Array
+    initial: Noise
+    transition: Noise
+    unary: Noise
     covariances: Any = None
     cross: Any = None
-    noise: Any = None
-    noise_cross: Any = None
 
 
 # Axes of each term at one step; one more is a leading axis of steps.
-_AXES = dict(matrix=2, root=2, offset=1, rows=2, target=1, linear=1, precision=2, constant=0)
+_AXES = dict(
+    matrix=2, root=2, offset=1, rows=2, noise=2, target=1, linear=1, precision=2, constant=0
+)
 
 
 def _split(terms: PyTree) -> tuple[PyTree, PyTree]:
@@ -74,248 +125,343 @@ def _split(terms: PyTree) -> tuple[PyTree, PyTree]:
     return {name: leaf for name, leaf in terms.items() if name not in own}, own
 
 
-def each(function: Callable, terms: PyTree, *rows: Any) -> Any:
-    """function(terms of a step, its rows), for every step; what steps share is not copied."""
-    axes = {name: 0 if jnp.ndim(leaf) > _AXES[name] else None for name, leaf in terms.items()}
-    return jax.vmap(function, in_axes=(axes, *(0 for _ in rows)))(terms, *rows)
+def _padded(leaf: Array, number: int) -> Array:
+    """With zeros for the last state, which has no transition."""
+    return jnp.concatenate([leaf, jnp.zeros((number - len(leaf), *leaf.shape[1:]), leaf.dtype)])
 
 
-def _is_silent(terms: PyTree) -> bool:
-    """Whether the terms say nothing of the state."""
-    return not {"rows", "linear", "precision"} & terms.keys()
+def _every(leaf: Array, axes: int, number: int) -> Array:
+    """A term of every step."""
+    if leaf.ndim > axes:
+        return _padded(leaf, number)
+    return jnp.broadcast_to(leaf, (number, *leaf.shape))
 
 
-def filtered(natural: PyTree) -> Filtered:
-    """The filter: covariances first, then what the data change."""
-    initial, transition, unary = (natural[name] for name in ("initial", "transition", "unary"))
-    number, length = len(unary["target"]), natural["length"]
-    (shared_transition, own_transition), (shared_unary, own_unary) = map(
-        _split, (transition, unary)
-    )
-    first_unary = jax.tree.map(lambda leaf: leaf[0], own_unary)
-    later_unary = jax.tree.map(lambda leaf: leaf[1:], own_unary)
-    silent = _is_silent(transition)
+def _tilts(natural: PyTree) -> dict[str, Array]:
+    """h (T, d) and J (T, d, d), all that is said of single states besides; nothing where nothing is."""
+    time, last = jnp.arange(len(natural["unary"]["target"])), natural["length"] - 1
+    places = {"initial": time == 0, "transition": time < last, "unary": time <= last}
+    found = {}
+    for name, axes in dict(linear=1, precision=2).items():
+        leaves = [
+            jnp.where(there.reshape(-1, *(1,) * axes), _every(terms[name], axes, len(time)), 0)
+            for terms, there in ((natural[part], there) for part, there in places.items())
+            if name in terms
+        ]
+        if leaves:
+            found[name] = sum(leaves)
+    if found:
+        dim, dtype = len(natural["initial"]["mean"]), natural["initial"]["root"].dtype
+        found.setdefault("linear", jnp.zeros((len(time), dim), dtype))
+        found.setdefault("precision", jnp.zeros((len(time), dim, dim), dtype))
+    return found
 
-    def narrow_step(root, row):
-        transition, unary = shared_transition | row[0], shared_unary | row[1]
-        pulled, of_pull = _narrow(root, transition)
-        spread = product(transition["matrix"], pulled)
-        predicted = _triangle(spread, transition["root"])
-        after, of_unary = _narrow(predicted, unary)
-        # What is pulled by nothing is the root before, which need not be kept twice.
-        return after, (
-            None if _is_silent(transition) else pulled,
-            predicted,
-            after,
-            of_pull + of_unary,
-        )
 
-    start, of_start = _narrow(initial["root"], initial)
-    root, of_first = _narrow(start, shared_unary | first_unary)
-    run = _until_settled if not own_transition and own_unary.keys() == {"target"} else _to_the_end
-    pulled, predicted, later, narrowing = run(narrow_step, root, (own_transition, later_unary))
-    roots = jnp.concatenate([root[None], later])
-    pulled = roots[:-1] if pulled is None else pulled
-    in_time = jnp.arange(1, number) < length
-    log_narrowing = of_start + of_first + jnp.sum(jnp.where(in_time, narrowing, 0))
+def _steps(natural: PyTree, tilts: dict[str, Array]) -> Step:
+    """Covariances along the chain."""
+    transition, unary = natural["transition"], natural["unary"]
+    number, width = unary["target"].shape
+    dtype = natural["initial"]["root"].dtype
+    terms = {name: transition[name] for name in ("matrix", "root")}
+    terms |= {"rows": unary["rows"], "noise": unary.get("root", jnp.eye(width, dtype=dtype))}
+    shared, own = _split(terms)
+    own = jax.tree.map(lambda leaf: _padded(leaf, number), own)
+    own |= {name: leaf for name, leaf in tilts.items() if name == "precision"}
 
-    covariances, of_pulled = product(roots, roots.mT), product(pulled, pulled.mT)
+    def step(predicted, own):
+        terms = shared | own
+        rows, noise, dim = terms["rows"], terms["noise"], len(predicted)
+        seen = jnp.concatenate([product(rows, predicted), noise], 1)
+        hidden = jnp.concatenate([predicted, jnp.zeros((dim, width), dtype)], 1)
+        array, of_rows = triangularize(jnp.concatenate([seen, hidden]), width)
+        root, tilt = array[width:, width:], None
+        if "precision" in terms:
+            curvature = product(root.T, product(terms["precision"], root))
+            tilt = invert_triangle(cholesky(jnp.eye(dim, dtype=dtype) + curvature)).T
+            root = product(root, tilt)
+        both = jnp.concatenate([product(terms["matrix"], root), terms["root"]], 1)
+        moved, of_move = triangularize(both, dim)
+        gain, innovation = array[width:, :width], array[:width, :width]
+        return moved[:, :dim], (predicted, root, innovation, gain, tilt, of_rows, of_move)
 
-    def step(mean, row):
-        own_transition, own_unary, of_pulled, covariance = row
-        transition, unary = shared_transition | own_transition, shared_unary | own_unary
-        pull = None if silent else _change(mean, of_pulled, transition)
-        leaving = mean if silent else mean + pull
-        predicted = apply(transition["matrix"], leaving) + transition["offset"]
-        change = _change(predicted, covariance, unary)
-        return predicted + change, (pull, predicted, change)
+    start = natural["initial"]["root"]
+    if own:
+        return _with_matrices(jax.lax.scan(step, start, own)[1])
+    return _until_settled(step, start, number)
 
-    change_start = _change(initial["mean"], product(start, start.T), initial)
-    begin = initial["mean"] + change_start
-    change = _change(begin, covariances[0], shared_unary | first_unary)
-    rows = own_transition, later_unary, of_pulled, covariances[1:]
-    _, (pulls, later, changes) = jax.lax.scan(step, begin + change, rows)
-    before = jnp.concatenate([begin[None], later])
-    changes = jnp.concatenate([change[None], changes])
-    linear = {name: transition[name] for name in ("matrix", "root")}
-    gain, rest = each(_link, linear, pulled, predicted)
-    return Filtered(
-        predicted=before,
-        means=before + changes,
-        changes=changes.at[0].add(change_start),
-        pulls=jnp.zeros((number - 1, 1), root.dtype) if pulls is None else pulls,
-        roots=roots,
-        gain=gain,
-        rest=rest,
-        log_narrowing=log_narrowing,
-    )
+
+def _with_matrices(found) -> Step:
+    """Θ and Φ in place of their reflections."""
+    *rest, of_rows, of_move = found
+    return Step(*rest, *(jax.vmap(lambda some: some.matrix())(some) for some in (of_rows, of_move)))
 
 
 _SETTLING = 64
 
 
-def _to_the_end(step, root, rows):
-    return jax.lax.scan(step, root, rows)[1]
+def _until_settled(step, root, number):
+    """Steps that are all alike, by segments: once one changes nothing but rounding, neither do those to come."""
+    size = min(number, _SETTLING)
 
+    def go_on(root):
+        last, found = jax.lax.scan(step, root, {}, length=size)
+        found = _with_matrices(found)
+        before = found.predicted[-1]
+        moved = jnp.max(jnp.abs(last - before))
+        return last, found, moved <= 4 * jnp.finfo(root.dtype).eps * jnp.max(jnp.abs(before))
 
-def _until_settled(step, root, rows):
-    """`_to_the_end` where each step is the same: once it changes nothing but rounding, neither do those to come.
+    if number == size:
+        return go_on(root)[1]
 
-    Columns of a root may change their signs from step to step.
-    """
-    head = jax.tree.map(lambda leaf: leaf[:_SETTLING], rows)
-    tail = jax.tree.map(lambda leaf: leaf[_SETTLING:], rows)
-    last, found = jax.lax.scan(step, root, head)
-    number = num_rows(tail)
-    if not number:
-        return found
-    before = jnp.abs(found[2][-2])
-    moved = jnp.max(jnp.abs(jnp.abs(last) - before))
-    settled = moved <= 4 * jnp.finfo(root.dtype).eps * jnp.max(before)
+    def segment(carry, _):
+        root, found, settled = carry
 
-    def repeat():
-        return jax.tree.map(
-            lambda leaf: jnp.broadcast_to(leaf[-1], (number, *leaf.shape[1:])), found
-        )
+        def stay(root):
+            repeat = lambda leaf: jnp.broadcast_to(leaf[-1], leaf.shape)
+            return root, jax.tree.map(repeat, found), settled
 
-    rest = jax.lax.cond(in_every_lane(settled), repeat, lambda: _to_the_end(step, last, tail))
-    return jax.tree.map(lambda *parts: jnp.concatenate(parts), found, rest)
+        carry = jax.lax.cond(in_every_lane(settled), stay, go_on, root)
+        return carry, carry[1]
 
-
-def _link(terms, root, predicted):
-    r"""(gain, rest) of one step.
-
-    z' − predicted' is R η with [A S, L] = R Y, R being lower triangular and the rows of Y orthonormal. With B =
-    diag(S, L), the root of (z, w), and Y both: gain = B Yᵀ R⁻¹, rest = B − B Yᵀ Y.
-    """
-    noise, dim = terms["root"], len(root)
-    both = jnp.concatenate([product(terms["matrix"], root), noise], 1)
-    rows = jax.scipy.linalg.solve_triangular(predicted, both, lower=True)
-    of_state, of_noise = rows[:, :dim], rows[:, dim:]
-    weights = jnp.concatenate([product(root, of_state.T), product(noise, of_noise.T)])
-    gain = jax.scipy.linalg.solve_triangular(predicted, weights.T, lower=True, trans=1).T
-    whole = jax.scipy.linalg.block_diag(root, noise)
-    return gain, whole - product(weights, rows)
-
-
-def _narrow(root, terms):
-    """(root of (S⁻ᵀ S⁻¹ + Gᵀ G + J)⁻¹, log-determinant of what narrowed S): |I + Sᵀ (Gᵀ G + J) S| needs no root of
-    what is added."""
-    if _is_silent(terms):
-        return root, jnp.zeros((), root.dtype)
-    curvature = jnp.eye(len(root), dtype=root.dtype)
-    if "rows" in terms:
-        seen = product(terms["rows"], root)
-        curvature += product(seen.T, seen)
-    if "precision" in terms:
-        curvature += product(root.T, product(terms["precision"], root))
-    factor = jnp.linalg.cholesky(curvature)
-    narrowed = jax.scipy.linalg.solve_triangular(factor, root.T, lower=True).T
-    return narrowed, jnp.sum(jnp.log(jnp.diagonal(factor)))
-
-
-def _change(mean, covariance, terms):
-    """What the terms change a mean by: the covariance after them, times their slope at the mean."""
-    slope = terms.get("linear", jnp.zeros_like(mean))
-    if "precision" in terms:
-        slope -= apply(terms["precision"], mean)
-    if "rows" in terms:
-        slope += apply(terms["rows"].T, terms["target"] - apply(terms["rows"], mean))
-    return slope if _is_silent(terms) else apply(covariance, slope)
-
-
-def _triangle(a, b):
-    """The lower triangular root of a aᵀ + b bᵀ, by orthogonal transformations of [a b]."""
-    return jnp.linalg.qr(jnp.concatenate([a, b], 1).T, mode="r").T
-
-
-def smoothed(natural: PyTree) -> tuple[Scalar, Moments]:
-    """(log-normalizer, moments): the filter, and back.
-
-    The log-normalizer is the exponent at the mode, a sum of squares, less what narrowed the states.
-    """
-    found, transition = filtered(natural), natural["transition"]
-    last = natural["length"] - 1
-    before_last = jnp.arange(len(found.pulls)) < last
-
-    spread = product(found.rest, found.rest.mT)
-    dim = found.means.shape[1]
-
-    def step(later, row):
-        excess, covariance = later
-        inside, change, pull, ends, gain, spread = row
-        change += jnp.where(inside, pull + apply(gain, excess), 0)
-        back = spread + product(gain, product(covariance, gain.T))
-        covariance = jnp.where(inside, back, ends)
-        return (change, covariance), (change, covariance)
-
-    ends = product(found.roots, found.roots.mT)
-    end = found.changes[-1], ends[-1]
-    of_states = found.gain[:, :dim], spread[:, :dim, :dim]
-    rows = before_last, found.changes[:-1], found.pulls, ends[:-1], *of_states
-    _, moved = jax.lax.scan(step, end, rows, reverse=True)
-    excess, covariances = (
-        jnp.concatenate([some, one[None]]) for some, one in zip(moved, end, strict=True)
+    _, none, unsettled = jax.eval_shape(go_on, root)
+    none, unsettled = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (none, unsettled)
     )
-    start = found.predicted.at[0].set(natural["initial"]["mean"])
-    inside = jnp.arange(len(start)) <= last
-    means = jnp.where(inside[:, None], start + excess, 0)
-    covariances = jnp.where(inside[:, None, None], covariances, 0)
-    between = product(found.gain, covariances[1:])
-    joint = product(between, found.gain.mT) + spread
-    drift = apply(found.gain[:, dim:], excess[1:])
-    point = Moments(means, transition["matrix"], transition["offset"], drift)
+    _, found = jax.lax.scan(segment, (root, none, unsettled), None, length=-(-number // size))
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:number], found)
+
+
+def filtered(natural: PyTree, pairwise: bool = False) -> Filtered:
+    """The filter: covariances first, then what depends on the data, which is linear in them."""
+    initial, transition, unary = (natural[name] for name in ("initial", "transition", "unary"))
+    target, rows = unary["target"], unary["rows"]
+    number = len(target)
+    in_time = jnp.arange(number) < natural["length"]
+    tilts = _tilts(natural)
+    steps = _steps(natural, tilts)
+
+    # The next prediction is linear in this one: z = predicted + K ζ + S c with X ζ = x - G predicted and c the
+    # mean of ξ under the terms h and J, which is Sᵀ (h - J z) at z before it.
+    matrix, offset = transition["matrix"], transition["offset"]
+    whiten = invert_triangle(steps.innovation)
+    gain = product(steps.gain, whiten)
+    eye = jnp.eye(len(initial["mean"]), dtype=gain.dtype)
+    keeping, shift = eye - product(gain, rows), apply(gain, target)
+    if tilts:
+        covariance = product(steps.root, steps.root.mT)
+        more = eye - product(covariance, tilts["precision"])
+        keeping = product(more, keeping)
+        shift = apply(more, shift) + apply(covariance, tilts["linear"])
+    matrix = matrix if matrix.ndim == 2 else _padded(matrix, number)
+    moving = Links(product(matrix, keeping), apply(matrix, shift) + _every(offset, 1, number))
+    moving = jax.tree.map(lambda leaf: leaf[:-1], moving)
+    predicted, _ = run(moving, initial["mean"], pairwise=pairwise)
+
+    scores = apply(whiten, target - apply(rows, predicted))
+    scores = jnp.where(in_time[:, None], scores, 0)
+    means = predicted + apply(steps.gain, scores)
+    pivots = jnp.diagonal(steps.innovation, axis1=1, axis2=2)
+    logs = jnp.sum(jnp.log(pivots), 1)
+    value = -0.5 * vdot(scores, scores) + _constants(natural)
+    shifts = None
+    if tilts:
+        slope = tilts["linear"] - apply(tilts["precision"], means)
+        inner = apply(steps.root.mT, slope)
+        shifts = jnp.where(in_time[:, None], apply(steps.tilt, inner), 0)
+        means += apply(steps.root, inner)
+        logs -= jnp.sum(jnp.log(jnp.diagonal(steps.tilt, axis1=1, axis2=2)), 1)
+        value += _tilted(tilts, in_time.astype(means.dtype), means, None) - 0.5 * vdot(
+            shifts, shifts
+        )
+    # Seen to more digits than there are: then there is no density.
+    lost = jnp.any(~(pivots > _rounding(steps.predicted, matrix, rows)), 1)
+    log_narrowing = jnp.sum(jnp.where(in_time, jnp.where(lost, jnp.nan, logs), 0))
+    return Filtered(steps, means, scores, shifts, log_narrowing, value - log_narrowing)
+
+
+def _rounding(predicted, matrix, rows):
+    """What of an innovation's deviation is rounding: that of the step before, which its prediction comes from."""
+    size = jnp.linalg.norm(predicted, axis=-1)
+    before = jnp.concatenate([jnp.zeros_like(size[:1]), apply(jnp.abs(matrix), size)[:-1]])
+    size = jnp.maximum(size, before)
+    return 4 * jnp.finfo(size.dtype).eps * apply(jnp.abs(rows), size)
+
+
+def _constants(natural):
+    """Σ c of all terms, and what normalizes observations that have a root."""
+    time, last = jnp.arange(len(natural["unary"]["target"])), natural["length"] - 1
+    total = natural["initial"].get("constant", 0.0)
+    for name, inside in (("transition", time < last), ("unary", time <= last)):
+        if "constant" in natural[name]:
+            constant = _every(natural[name]["constant"], 0, len(time))
+            total += jnp.sum(jnp.where(inside, constant, 0))
+    unary = natural["unary"]
+    if "root" in unary:
+        steps = natural["length"].astype(unary["root"].dtype)
+        total -= steps * (0.5 * _LOG_2PI * unary["root"].shape[-1])
+    return total
+
+
+def smoothed(natural: PyTree, pairwise: bool = False) -> tuple[Filtered, Moments]:
+    """The filter, and back."""
+    found = filtered(natural, pairwise)
+    steps, (number, dim) = found.steps, found.means.shape
+    time, last = jnp.arange(number), natural["length"] - 1
+    inside, in_time = time[:-1] < last, time <= last
+
+    # Of the noise (ξ, ε) by (η', ρ), and of (η, ν) by what is left of ξ.
+    by_next, by_rest = steps.of_move[:-1, :, :dim], steps.of_move[:-1, :, dim:]
+    rest = product(by_rest, by_rest.mT)
+    left, known = steps.left(), found.known()
+    of_state = left[:, :dim]
+    back = product(of_state[:-1], by_next[:, :dim])
+    open_ = product(of_state[:-1], product(rest[:, :dim, :dim], of_state[:-1].mT))
+    alone = product(of_state, of_state.mT)
+    each = inside[:, None, None]
+    links = Links(jnp.where(each, back, 0), known[:-1, :dim], jnp.where(each, open_, alone[:-1]))
+    links = jax.tree.map(lambda leaf: leaf[::-1], links)
+    ahead = run(links, known[-1, :dim], alone[-1], pairwise=pairwise)
+    ahead = tuple(leaf[::-1] for leaf in ahead)
+    first, (mean, covariance) = (leaf[:1] for leaf in ahead), (leaf[1:] for leaf in ahead)
+    eye = jnp.eye(dim, dtype=mean.dtype)
+    # Behind the last state nothing is known of the next one.
+    mean = jnp.where(inside[:, None], mean, 0)
+    covariance = jnp.where(each, covariance, eye)
+
+    both = apply(by_next, mean)
+    spread = product(by_next, product(covariance, by_next.mT)) + rest
+    of_xi = jnp.concatenate([both[:, :dim], jnp.zeros_like(both[:1, :dim])])
+    of_xi_spread = jnp.concatenate([spread[:, :dim, :dim], eye[None]])
+    roots = steps.root
+    means = jnp.where(in_time[:, None], found.means + apply(roots, of_xi), 0)
+    with_state = product(of_xi_spread, roots.mT)
+    covariances = jnp.where(in_time[:, None, None], product(roots, with_state), 0)
+    cross = product(
+        product(roots[:-1], by_next[:, :dim]), product(covariance, steps.predicted[1:].mT)
+    )
+
+    of_noise = left[:, dim:]
+    initial, transition, unary = (natural[name] for name in ("initial", "transition", "unary"))
     moments = Moments(
         means,
-        point.matrix,
-        point.offset,
-        drift,
+        initial=Noise(None, initial["mean"], initial["root"], *first),
+        transition=Noise(
+            *(transition[name] for name in ("matrix", "offset", "root")),
+            mean=both[:, dim:],
+            covariance=spread[:, dim:, dim:],
+            cross=product(spread[:, dim:, :dim], roots[:-1].mT),
+        ),
+        unary=Noise(
+            unary["rows"],
+            -unary["target"],
+            _root(unary),
+            mean=known[:, dim:] + apply(of_noise, of_xi),
+            covariance=product(of_noise, product(of_xi_spread, of_noise.mT)),
+            cross=product(of_noise, with_state),
+        ),
         covariances=covariances,
-        cross=jnp.where(before_last[:, None, None], between[:, :dim], 0),
-        noise=joint[:, dim:, dim:],
-        noise_cross=joint[:, dim:, :dim],
+        cross=jnp.where(each, cross, 0),
     )
-    return expected_exponent(natural, point) - found.log_narrowing, moments
+    return found, moments
 
 
-def expected_exponent(natural: PyTree, moments: Moments) -> Scalar:
-    """The expected exponent, but for the normalizing constants of initial and transition.
+def _root(unary):
+    width = unary["target"].shape[1]
+    return unary.get("root", jnp.eye(width, dtype=unary["target"].dtype))
 
-    The noise between states is taken from its own moments, about the transition that they were found with: as a
-    difference of those of the states it would cancel.
+
+def at(natural: PyTree, z: Array) -> Moments:
+    """A single path."""
+    initial, transition, unary = (natural[name] for name in ("initial", "transition", "unary"))
+    eye = lambda root: jnp.broadcast_to(jnp.eye(root.shape[-1], dtype=z.dtype), root.shape)
+    matrix, offset, rows, target = (
+        transition["matrix"],
+        transition["offset"],
+        unary["rows"],
+        unary["target"],
+    )
+    mean = initial["mean"]
+    drift, residual = z[1:] - apply(matrix, z[:-1]) - offset, target - apply(rows, z)
+    return Moments(
+        z,
+        initial=Noise(None, mean, eye(initial["root"]), z[:1] - mean),
+        transition=Noise(matrix, offset, eye(transition["root"]), drift),
+        unary=Noise(rows, -target, eye(_root(unary)), residual),
+    )
+
+
+def expected_score(natural: PyTree, moments: Moments) -> Scalar:
+    """The expected exponent and log-densities, of directions that have noise.
+
+    Noise is taken from its own moments, about the chain that they were found with: as a difference of those of the
+    states it would cancel.
     """
     initial, transition, unary = (natural[name] for name in ("initial", "transition", "unary"))
     means, covariances = moments.means, moments.covariances
-    dtype, number = means.dtype, len(means)
+    dtype, (number, dim) = means.dtype, means.shape
     inside = (jnp.arange(number) < natural["length"]).astype(dtype)
-    none = None if covariances is None else covariances[:1]
-    total = _tilted(initial, jnp.ones(1, dtype), means[:1], none)
-    inverse = _inverse(initial["root"])
-    square = jnp.sum(apply(inverse, means[0] - initial["mean"]) ** 2)
-
-    rows = unary["rows"]
-    residual = unary["target"] - _on_rows(rows, means)
-    square += vdot(inside[:, None] * residual, residual)
-    total += _tilted(unary, inside, means, covariances)
-
-    # About another transition the noise is w + (A₀ − A) z + b₀ − b.
-    off = moments.matrix - transition["matrix"]
-    residual = moments.drift + _on_rows(off, means[:-1]) + moments.offset - transition["offset"]
-    whiten = _inverse(transition["root"])
-    whitened = _on_rows(whiten, residual)
-    square += vdot(inside[1:, None] * whitened, whitened)
-    before = None if covariances is None else covariances[:-1]
-    total += _tilted(transition, inside[1:], means[:-1], before)
+    first, before = jnp.ones(1, dtype), means[:-1]
+    spreads = (None,) * 3
+    if covariances is not None:
+        spreads = covariances[:1], covariances[:-1], covariances
+    total = log_volumes(natural) + _constants(natural)
+    total -= natural["length"].astype(dtype) * (0.5 * dim * _LOG_2PI)
+    start = None, initial["mean"], initial["root"]
+    move = tuple(transition[name] for name in ("matrix", "offset", "root"))
+    see = unary["rows"], -unary["target"], _root(unary)
+    total -= 0.5 * _square(first, *start, moments.initial, None, None)
+    total -= 0.5 * _square(inside[1:], *move, moments.transition, before, spreads[1])
+    total -= 0.5 * _square(inside, *see, moments.unary, means, spreads[2])
+    for terms, weight, inputs, spread in (
+        (initial, first, means[:1], spreads[0]),
+        (transition, inside[1:], before, spreads[1]),
+        (unary, inside, means, spreads[2]),
+    ):
+        total += _tilted(terms, weight, inputs, spread)
     for name, probe in natural.get("probe", {}).items():
         count = {"unary": number, "transition": number - 1}[name]
         part = None if covariances is None else covariances[:count]
         total += _tilted(probe, inside[number - count :], means[:count], part)
+    return total
 
-    if covariances is not None:
-        square += vdot(product(inverse, covariances[0]), inverse)
-        square += _spread(inside, rows, covariances)
-        square += _noise(inside[1:], off, whiten, moments.noise, moments.noise_cross, before)
-    return total - 0.5 * square
+
+def _square(weight, matrix, offset, root, noise, inputs, spread):
+    """Σ_t w_t E |L⁻¹ (y - A u - b)|² where y = A₀ u + b₀ + L₀ e: of M e - H u - g with M = L⁻¹ L₀,
+    H = L⁻¹ (A - A₀) and g = L⁻¹ (b - b₀). Where L is zero, so is L₀, and e stays as it is."""
+    if noise.root.shape[-1] != root.shape[-1]:
+        # Observations of another number of columns: about nothing, of which there is no noise.
+        noise = _about_nothing(root, inputs, spread)
+    whiten = invert_noise(root)
+    idle = without_noise(root).astype(root.dtype)
+    move = product(whiten, noise.root) + idle[..., None] * jnp.eye(root.shape[-1], dtype=root.dtype)
+    residual = _on_rows(move, noise.mean) - apply(whiten, offset - noise.offset)
+    off = None if matrix is None else product(whiten, matrix - noise.matrix)
+    if off is not None:
+        residual -= _on_rows(off, inputs)
+    total = vdot(weight[:, None] * residual, residual)
+    if noise.covariance is None:
+        return total
+    if off is None:
+        return total + vdot(product(move, _weighted(weight, noise.covariance)), move)
+
+    def one(move, off, covariance, cross, spread):
+        moved = product(move, covariance) - 2 * product(off, cross.mT)
+        return vdot(moved, move) + vdot(product(off, spread), off)
+
+    stacks = noise.covariance, noise.cross, spread
+    if move.ndim == off.ndim == 2:
+        return total + one(move, off, *(_weighted(weight, stack) for stack in stacks))
+    axes = [0 if leaf.ndim == 3 else None for leaf in (move, off)]
+    return total + vdot(weight, jax.vmap(one, in_axes=(*axes, 0, 0, 0))(move, off, *stacks))
+
+
+def _about_nothing(root, inputs, spread):
+    number, (width, dim) = len(inputs), (root.shape[-1], inputs.shape[-1])
+    zeros = lambda *shape: jnp.zeros(shape, root.dtype)
+    moments = () if spread is None else (zeros(number, width, width), zeros(number, width, dim))
+    return Noise(
+        zeros(width, dim), zeros(width), zeros(width, width), zeros(number, width), *moments
+    )
 
 
 def _on_rows(matrix, rows):
@@ -327,30 +473,9 @@ def _weighted(weight, stack):
     return jnp.tensordot(weight, stack, 1, precision=jax.lax.Precision.HIGHEST)
 
 
-def _spread(weight, matrix, covariances):
-    """Σ_t w_t tr A_t C_t A_tᵀ; for one A of the sum, since the covariances of sequences may be shared."""
-    if matrix.ndim == 2:
-        return vdot(matmul(matrix, _weighted(weight, covariances)), matrix)
-    return vdot(weight[:, None, None] * product(matrix, covariances), matrix)
-
-
-def _noise(weight, off, whiten, noise, cross, covariances):
-    """Σ_t w_t tr L⁻¹ Cov(w + (A₀ − A) z) L⁻ᵀ."""
-
-    def one(off, whiten, noise, cross, covariance):
-        half = product(cross, off.T) + 0.5 * product(off, product(covariance, off.T))
-        return vdot(product(whiten, noise + half + half.T), whiten)
-
-    stacks = noise, cross, covariances
-    if off.ndim == whiten.ndim == 2:
-        return one(off, whiten, *(_weighted(weight, stack) for stack in stacks))
-    axes = [0 if matrix.ndim == 3 else None for matrix in (off, whiten)]
-    return vdot(weight, jax.vmap(one, in_axes=(*axes, 0, 0, 0))(off, whiten, *stacks))
-
-
 def _tilted(terms, weight, means, covariances):
-    """Σ_t w_t (h·E z − ½ tr J E z zᵀ + c)."""
-    total = jnp.sum(weight * terms.get("constant", 0.0))
+    """Σ_t w_t (h·E z - ½ tr J E z zᵀ)."""
+    total = jnp.zeros((), means.dtype)
     if "linear" in terms:
         total += jnp.sum(weight[:, None] * terms["linear"] * means)
     if "precision" in terms:
@@ -368,24 +493,46 @@ def _tilted(terms, weight, means, covariances):
     return total
 
 
-def _inverse(root):
-    """L⁻¹, of one or of many."""
-    eye = jnp.broadcast_to(jnp.eye(root.shape[-1], dtype=root.dtype), root.shape)
-    return jax.scipy.linalg.solve_triangular(root, eye, lower=True)
+def log_volumes(natural: PyTree) -> Scalar:
+    """-log |S| - Σ_t log |L_t| - Σ_t log |N_t|, each of the directions that have noise."""
+    total = jnp.zeros((), natural["initial"]["root"].dtype)
+    for inside, pivots in _pivots(natural):
+        noisy = pivots != 0
+        logs = jnp.where(noisy, jnp.log(jnp.where(noisy, jnp.abs(pivots), 1)), 0)
+        total -= jnp.sum(jnp.where(inside, jnp.sum(logs, -1), 0))
+    return total
 
 
-def log_constants(natural: PyTree) -> Scalar:
-    """What normalizes initial and transition: −log |S| − Σ_t log |L_t| − ½ d log 2π for each state."""
-    logs = lambda root: jnp.sum(jnp.log(jnp.abs(jnp.diagonal(root, axis1=-2, axis2=-1))), -1)
-    initial, root = natural["initial"]["root"], natural["transition"]["root"]
-    length, number = natural["length"], len(natural["unary"]["target"])
-    in_time = jnp.arange(1, number) < length
-    states = length.astype(root.dtype) * (0.5 * len(initial) * math.log(2 * math.pi))
-    return -logs(initial) - jnp.sum(jnp.where(in_time, logs(root), 0)) - states
+def _pivots(natural):
+    """(which steps, the root's diagonal) of each conditional."""
+    time, last = jnp.arange(len(natural["unary"]["target"])), natural["length"] - 1
+    roots = (
+        (jnp.ones(1, bool), natural["initial"]["root"]),
+        (time[:-1] < last, natural["transition"]["root"]),
+        (time <= last, _root(natural["unary"])),
+    )
+    return [(inside, jnp.diagonal(root, axis1=-2, axis2=-1)) for inside, root in roots]
 
 
-def entropy(natural: PyTree) -> Scalar:
-    """½ log |2π e Cov|: what the noise spreads, less what the terms narrow."""
-    root = natural["initial"]["root"]
-    states = natural["length"].astype(root.dtype) * (0.5 * len(root))
-    return states - log_constants(natural) - filtered(natural).log_narrowing
+def noisy(natural: PyTree) -> Array:
+    """Whether every direction has noise."""
+    parts = [
+        jnp.where(inside, jnp.all(pivots != 0, -1), True) for inside, pivots in _pivots(natural)
+    ]
+    return jnp.all(jnp.concatenate(parts))
+
+
+def same_directions(one: PyTree, other: PyTree) -> Array:
+    """Whether the same directions have noise; observations of another number of columns are not compared."""
+    found = jnp.array(True)
+    for (inside, left), (_, right) in zip(_pivots(one), _pivots(other), strict=True):
+        if left.shape[-1] == right.shape[-1]:
+            same = jnp.all((left == 0) == (right == 0), -1)
+            found &= jnp.all(jnp.where(inside, same, True))
+    return found
+
+
+def spread_out(natural: PyTree, found: Filtered) -> Scalar:
+    """½ log |2π e Cov| of the states, of the directions that have noise."""
+    states = natural["length"].astype(found.means.dtype) * found.means.shape[1]
+    return 0.5 * (1 + _LOG_2PI) * states - log_volumes(natural) - found.log_narrowing

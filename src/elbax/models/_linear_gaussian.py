@@ -4,7 +4,7 @@ In units of its own noise, $\epsilon = L^{-1}(y - A u - b)$, the log-density is 
 \epsilon^\top B u - \tfrac12 \epsilon^\top P \epsilon + e^\top u - \tfrac12 u^\top E u$ at c = l = B = e = E = 0
 and P = I. These are its coordinates, and any value of them is such a conditional again, times a Gaussian factor
 in u: so a filter's log-normalizer is a function of them, and its gradient there is the expected statistics, right
-in float32 however small the noise.
+in float32 however small the noise. Where L is singular, ε is noise all the same, of which y shows only a part.
 """
 
 import equinox as eqx
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from .._algebra import matmul, vdot
 from .._math.linear_algebra import cholesky, invert_triangle
+from .._math.triangularize import invert_noise
 from .._reference import Reference
 from .._types import Any, Array, PyTree, Scalar
 from ..components._covariance import AbstractCovariance
@@ -115,10 +116,10 @@ class LinearGaussian(eqx.Module):
                 start += width[name]
         both = matmul(change, target.T)
         moment = scatter - both - both.T + matmul(change, matmul(normal, change.T))
-        inverse = self.noise.inverse(self.noise.factor(params["scale"], dim))
         moment = self._structured(moment)
         if floor:
-            moment += self.noise.scatter(inverse, _floor(params, floor))
+            weighted = matmul(invert_noise(root), _floor(params, floor))
+            moment += self._structured(matmul(weighted, weighted.T))
         safe = jnp.where(seen, count, 1)
         scale = self.noise.rescale(params["scale"], moment / safe, dim)
         return params | moved | {"scale": jnp.where(seen, scale, params["scale"])}
@@ -130,12 +131,11 @@ class LinearGaussian(eqx.Module):
         )
 
     def log_prior(self, params: PyTree, dim: int, floor: float) -> Scalar | float:
-        """−½ floor tr (L Lᵀ)⁻¹ D."""
+        """−½ floor tr (L Lᵀ)⁻¹ D, of the directions that have noise."""
         if not floor:
             return 0.0
-        inverse = self.noise.inverse(self.noise.factor(params["scale"], dim))
-        scatter = self.noise.scatter(inverse, _floor(params, floor))
-        return -0.5 * vdot(self.noise.identity(inverse), scatter)
+        weighted = matmul(invert_noise(self.root(params, dim)), _floor(params, floor))
+        return -0.5 * vdot(weighted, weighted)
 
     def covariance(self, params: PyTree, dim: int) -> Array:
         return self.noise.matrix(self.noise.factor(params["scale"], dim), dim)
@@ -154,7 +154,7 @@ def _entries(flag: Any, shape: tuple[int, int]) -> Any:
 
 def _masked(normal: Array, target: Array, root: Array, mask: Array) -> Array:
     """The change L⁻¹ D, D zero outside the mask, of highest ⟨change, target⟩ − ½ tr(change N changeᵀ)."""
-    inverse = invert_triangle(root)
+    inverse = invert_noise(root)
     precision = matmul(inverse.T, inverse)
     system = jnp.kron(precision, normal)
     right = matmul(inverse.T, target).reshape(-1)

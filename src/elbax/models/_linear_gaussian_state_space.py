@@ -15,6 +15,8 @@ from .._check import check_described, check_table, is_concrete
 from .._door import enter_sample
 from .._incomplete import is_incomplete, known, known_numbers
 from .._invariance import as_invariances, Invariances
+from .._math.linear_algebra import eigh
+from .._math.triangularize import semidefinite_root, triangularize
 from .._model import AbstractExponentialFamilyModel
 from .._sequence import all_steps, as_sequence, check_sequences, num_observed
 from .._types import Any, Array, Key, PyTree, Scalar
@@ -48,6 +50,11 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
     a mask on entries of a matrix its free ones are set by weighted least squares for the noise before, and
     the noise after, which ascends, but is one round of two.
 
+    V, Q and R may be singular or 0, as in autoregressions in companion form, integrated trends and series seen
+    without noise. EM multiplies noise: a direction without any keeps none, and what the matrix and the offset say
+    of it stays as given. What is seen must have a density: where it is determined by what was seen before, up to
+    rounding, the evidence is NaN.
+
     **Arguments:**
 
     - `dim`: the dimension of the state z.
@@ -56,7 +63,7 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
     - `floor`: weight of the penalties −½ floor · tr V⁻¹D, −½ floor · tr Q⁻¹D and −½ floor · tr R⁻¹D, each relative
         to variances D of its own: for R those of the data's columns, for V and Q those of the states as `init`
         has them. Noise of one kind may else shrink to nothing, where the likelihood is highest (as in a
-        constant level); 0 turns it off.
+        constant level); 0 turns it off. Directions without noise are left out.
     - `order`: how to compute, as for `GaussianChain`.
 
     ```python
@@ -173,12 +180,8 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
         }
 
     def prepare(self, natural: PyTree) -> PyTree:
-        """The conditionals themselves, and the whitening of complete observations."""
-        found = {name: part.conditional(natural[name]) for name, part in self._parts.items()}
-        root = found["emission"]["root"]
-        eye = jnp.eye(len(root), dtype=root.dtype)
-        whiten = jax.scipy.linalg.solve_triangular(root, eye, lower=True)
-        return found | {"whiten": whiten, "rows": matmul(whiten, found["emission"]["matrix"])}
+        """The conditionals themselves."""
+        return {name: part.conditional(natural[name]) for name, part in self._parts.items()}
 
     def potentials(self, natural: PyTree, x: PyTree) -> tuple[PyTree, Scalar]:
         values, length, _ = as_sequence(x)
@@ -194,9 +197,12 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
             unary = jax.vmap(lambda row, seen: self._observed(natural, row, seen))(*known(values))
         else:
             values = values.astype(emission["offset"].dtype)
-            target = matmul(values - emission["offset"], natural["whiten"].T)
-            unary = {"rows": natural["rows"], "target": target}
-            unary["constant"] = _log_volume(emission["root"]) + emission["constant"]
+            unary = {
+                "rows": emission["matrix"],
+                "root": emission["root"],
+                "target": values - emission["offset"],
+                "constant": emission["constant"],
+            }
         transition = natural["transition"]
         names = ("matrix", "offset", "root", "constant")
         potentials = {
@@ -223,20 +229,14 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
         residual = jnp.where(seen, row.astype(root.dtype) - emission["offset"], 0)
         matrix = jnp.where(seen[:, None], emission["matrix"], 0)
         if self.emission_noise != "full":
-            deviation = jnp.where(seen, jnp.diagonal(root), 1)
-            whitened, target = matrix / deviation[:, None], residual / deviation
-            volume = -jnp.sum(jnp.log(deviation))
+            root = jnp.diag(jnp.where(seen, jnp.diagonal(root), 1))
         else:
-            covariance = matmul(root, root.T)
-            both = seen[:, None] & seen[None, :]
-            covariance = jnp.where(both, covariance, jnp.eye(len(root), dtype=root.dtype))
-            factor = jnp.linalg.cholesky(covariance)
-            solve = lambda rhs: jax.scipy.linalg.solve_triangular(factor, rhs, lower=True)
-            whitened, target = solve(matrix), solve(residual)
-            volume = -jnp.sum(jnp.log(jnp.diagonal(factor)))
-        number = jnp.sum(seen.astype(root.dtype))
-        constant = volume - 0.5 * _LOG_2PI * number + emission["constant"]
-        return {"rows": whitened, "target": target, "constant": constant}
+            own = jnp.diag(jnp.where(seen, 0, 1).astype(root.dtype))
+            both = jnp.concatenate([jnp.where(seen[:, None], root, 0), own], 1)
+            root = triangularize(both, len(root))[0][:, : len(root)]
+        missing = jnp.sum(jnp.where(seen, 0, 1).astype(root.dtype))
+        constant = 0.5 * _LOG_2PI * missing + emission["constant"]
+        return {"rows": matrix, "root": root, "target": residual, "constant": constant}
 
     def maximize(self, statistics: PyTree, params: PyTree, free: PyTree) -> PyTree:
         """Least squares for A, b, C, d, and the noise that they leave; the first state's moments."""
@@ -287,18 +287,20 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
         """The params that `describe` so.
 
         `unit` are the standard deviations to which the floor is relative, a dictionary of `"initial"`,
-        `"transition"` and `"emission"`; by default those of V, Q and R themselves.
+        `"transition"` and `"emission"`; by default those of V, Q and R themselves. Covariances may be singular:
+        what has no noise will have none after a fit.
 
-        **Raises** `ValueError` for a covariance that is not positive definite (a noise of exactly 0 has no
-        density: give it a small variance), or for offsets where the model has none.
+        **Raises** `ValueError` for a covariance that is not positive semidefinite, or for offsets where the model
+        has none.
         """
 
         def scale(name, covariance):
-            root = jnp.linalg.cholesky(jnp.asarray(covariance, float))
-            if is_concrete(root) and not bool(jnp.all(jnp.isfinite(root))):
+            covariance = jnp.asarray(covariance, float)
+            root, deviation = semidefinite_root(covariance)
+            if is_concrete(deviation) and not deviation <= 1:
                 raise ValueError(
-                    f"LinearGaussianStateSpace: {name}_covariance must be positive definite; a noise of 0 "
-                    "takes a small variance instead."
+                    f"LinearGaussianStateSpace: {name}_covariance must be positive semidefinite; "
+                    f"got {np.asarray(covariance).tolist()}."
                 )
             return self._parts[name].noise.pack(root)
 
@@ -443,10 +445,6 @@ def _changes(noise: Noise, covariance: np.ndarray) -> list[np.ndarray]:
     return turns + ([np.diag(row) for row in eye] if noise == "diagonal" else [eye])
 
 
-def _log_volume(root: Array) -> Scalar:
-    return -jnp.sum(jnp.log(jnp.diagonal(root))) - 0.5 * _LOG_2PI * len(root)
-
-
 @eqx.filter_jit
 def _start(
     model: LinearGaussianStateSpace, key: Key, x: PyTree, weight: Array, drawn: bool
@@ -459,7 +457,7 @@ def _start(
     offset = center if model.offsets else jnp.zeros_like(center)
     covariance, variance = pooled_covariance(seen * (values - offset), seen, weight)
     scale = jnp.sqrt(positive_variance(variance))
-    eigenvalues, vectors = jnp.linalg.eigh(covariance / jnp.outer(scale, scale))
+    eigenvalues, vectors = eigh(covariance / jnp.outer(scale, scale))
     outputs, dim, dtype = len(center), model.dim, values.dtype
     found = min(dim, outputs)
     directions = (vectors * jnp.sqrt(jnp.maximum(eigenvalues, 0)))[:, ::-1][:, :found]

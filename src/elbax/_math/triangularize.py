@@ -1,0 +1,115 @@
+"""Triangular roots by orthogonal transformations, of small matrices, and roots that are singular."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._algebra import apply, product
+from .._types import Array
+from .linear_algebra import invert_triangle
+
+
+class Reflections(eqx.Module):
+    """Householder reflections I − u uᵀ in order, then signs of the columns: an orthogonal matrix Θ.
+
+    **Fields:** `vectors` (number, size), each of squared length 2 or 0; `signs` (size,).
+    """
+
+    vectors: Array
+    signs: Array
+
+    def matrix(self) -> Array:
+        """Θ (size, size)."""
+        eye = jnp.eye(len(self.signs), dtype=self.signs.dtype)
+        if len(self.vectors) <= _UNROLLED:
+            for vector in self.vectors:
+                eye = _reflect(eye, vector)
+            return eye * self.signs
+        return jax.lax.scan(lambda m, u: (_reflect(m, u), None), eye, self.vectors)[0] * self.signs
+
+
+# Up to here a loop's overhead is more than its body.
+_UNROLLED = 8
+
+
+def triangularize(matrix: Array, number: int) -> tuple[Array, Reflections]:
+    r"""(M Θ, Θ) with the first `number` rows of M Θ lower triangular, their diagonal not negative.
+
+    Each row is reflected onto its diagonal entry (Householder 1958). An entry changes by a multiple of what its
+    own column holds of that row, so that small columns keep their digits: of [S, L] with L far smaller than S the
+    columns of L are not rounded away. A row of zeros is left as it is.
+    """
+
+    def step(matrix, i):
+        matrix, vector, sign = _onto_diagonal(matrix, i)
+        return matrix, (vector, sign)
+
+    if number <= _UNROLLED:
+        found = []
+        for i in range(number):
+            matrix, pair = step(matrix, i)
+            found.append(pair)
+        vectors, signs = (jnp.stack(leaves) for leaves in zip(*found, strict=True))
+    else:
+        matrix, (vectors, signs) = jax.lax.scan(step, matrix, jnp.arange(number))
+    signs = jnp.concatenate([signs, jnp.ones(matrix.shape[1] - number, matrix.dtype)])
+    return matrix * signs, Reflections(vectors, signs)
+
+
+def _onto_diagonal(matrix, i):
+    """(M reflected so that row i is zero behind the diagonal, u, the sign that makes the diagonal positive)."""
+    column = jnp.arange(matrix.shape[1])
+    row = jnp.where(column >= i, matrix[i], 0)
+    head, square = matrix[i, i], jnp.sum(row**2)
+    found = square > 0
+    length = jnp.sqrt(jnp.where(found, square, 1))
+    sign = jnp.where(head < 0, -1, 1).astype(matrix.dtype)
+    reach = jnp.abs(head) + length
+    vector = jnp.where(column == i, sign * reach, row) / jnp.sqrt(reach * length)
+    vector = jnp.where(found, vector, 0)
+    return _reflect(matrix, vector), vector, jnp.where(found, -sign, 1)
+
+
+def _reflect(matrix, vector):
+    return matrix - apply(matrix, vector)[:, None] * vector
+
+
+def invert_noise(root: Array) -> Array:
+    """X with X L the identity on the directions of L that have noise, 0 on the others.
+
+    L is lower triangular, over any leading axes. A direction without noise has a column of zeros.
+    """
+    idle = without_noise(root)[..., None]
+    eye = jnp.eye(root.shape[-1], dtype=root.dtype)
+    return jnp.where(idle, 0, invert_triangle(jnp.where(idle, eye, root)))
+
+
+def without_noise(root: Array) -> Array:
+    """Which directions have none."""
+    return jnp.diagonal(root, axis1=-2, axis2=-1) == 0
+
+
+@jax.jit
+def semidefinite_root(matrix: Array) -> tuple[Array, Array]:
+    """(L with L Lᵀ = A, how far that is off, in units of rounding) of a positive semidefinite matrix, by columns.
+
+    What is left of a variance by the columns before, but for rounding, is 0, and so is its column.
+    """
+    matrix = 0.5 * (matrix + matrix.T)
+    dim = matrix.shape[0]
+    variances = jnp.diagonal(matrix)
+    rounding = 8 * dim * jnp.finfo(matrix.dtype).eps
+    place = jnp.arange(dim)
+
+    def step(root, j):
+        column = matrix[:, j] - apply(root, root[j])
+        found = column[j] > rounding * variances[j]
+        pivot = jnp.sqrt(jnp.where(found, column[j], 1))
+        column = jnp.where(found & (place >= j), column / pivot, 0)
+        return root.at[:, j].set(column), None
+
+    root, _ = jax.lax.scan(step, jnp.zeros_like(matrix), place)
+    size = jnp.sqrt(jnp.abs(variances))
+    allowed = 4 * rounding * size[:, None] * size
+    gap = jnp.abs(product(root, root.T) - matrix)
+    return root, jnp.max(jnp.where(gap == 0, 0, gap / jnp.where(allowed > 0, allowed, 1e-300)))

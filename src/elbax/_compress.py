@@ -93,7 +93,8 @@ def _deviations(covariance: Array) -> Array:
 
 def _decompose(matrix: Array) -> tuple[Array, Array]:
     """Eigenvalues and eigenvectors of one matrix, of any size: LAPACK's on the host where its values are known."""
-    return (np.linalg.eigh if is_concrete(matrix) else eigh)(matrix)
+    values, vectors = (np.linalg.eigh if is_concrete(matrix) else eigh)(matrix)
+    return jnp.asarray(values), jnp.asarray(vectors)
 
 
 def _half(values: Array, vectors: Array) -> Array:

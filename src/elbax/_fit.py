@@ -1,7 +1,7 @@
 """The loop, for those who want it written: steps until nothing is gained, and a verdict."""
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import cast, Literal
 
 import equinox as eqx
 import jax
@@ -135,7 +135,7 @@ def fit(
     capacity = _capacity(max_steps)
     if progress:
         with _bar(max_steps) as bar:
-            block, now = max(1, max_steps // 100), state
+            block, now = max(1, max_steps // 100), cast(Any, state)
             while not isinstance(now, _Carry) or (_runs(now) and int(now.step) < max_steps):
                 pause = np.minimum(bar.n + block, until)
                 now = _run(update, now, batch, pause, tolerance_now, np.asarray(False), capacity)[0]
@@ -269,7 +269,7 @@ def _limits(max_steps: int, tolerance: float) -> tuple[np.ndarray, np.ndarray]:
 
 def _start(update, state, batch, capacity: int) -> tuple[Callable, _Carry]:
     """(the update, traced once for all places that it stands in, the carry of its loop)."""
-    step = eqx.filter_closure_convert(update, state, batch)
+    step: Any = eqx.filter_closure_convert(update, state, batch)
     info = step.out_struct[1]
     if info.elbo is None:
         raise TypeError(

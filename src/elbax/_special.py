@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import digamma, gammaln, polygamma
 
-from ._types import Array
+from ._types import Any, Array
 
 
 # Below this the two terms differ enough to be subtracted, in float32 and float64 alike: above, four terms
@@ -31,7 +31,7 @@ def stirling_error(x: Array) -> Array:
     return jnp.where(large, y * _polynomial(y * y, _STIRLING_TERMS), exact)
 
 
-def _polynomial(x: Array, coefficients: tuple[float, ...]) -> Array:
+def _polynomial(x: Array, coefficients: tuple[float, ...]) -> Any:
     return functools.reduce(lambda total, c: total * x + c, reversed(coefficients))
 
 

@@ -182,7 +182,7 @@ class StudentT(AbstractComponent):
         return mean + (self.normal.sample(params, component, key_x) - mean) / jnp.sqrt(u)
 
     def at_boundary(self, params, least):
-        found = jax.tree.map(lambda leaf: np.zeros(np.shape(leaf), bool), params)
+        found = super().at_boundary(params, least)
         if self.dof is None:
             log_dof = np.asarray(params["log_dof"])
             found["log_dof"] = log_dof >= np.log(_LARGEST_DOF) - 1e-3

@@ -22,7 +22,7 @@ from ..posteriors import Exact
 class Information(eqx.Module):
     r"""Fisher informations about the free params at hand, `(P, P)`, in nats over all data; on the host.
 
-    Rows follow those entries of `jax.flatten_util.ravel_pytree(params)` that are free.
+    Rows follow those entries of `jax.flatten_util.ravel_pytree(params)` that are free, as a `Reference` never is.
 
     **Fields:**
 

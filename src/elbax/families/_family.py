@@ -65,9 +65,6 @@ class AbstractFamily(eqx.Module):
     linear: ClassVar[bool] = True
     """Whether natural parameters add and scale as coordinates do: β η then belongs to q^β."""
 
-    event_ndim: eqx.AbstractClassVar[int]
-    """How many axes z of one datum has."""
-
     def __init_subclass__(cls, **arguments):
         super().__init_subclass__(**arguments)
         map_over_rows(cls, _ARGUMENTS)
@@ -75,6 +72,11 @@ class AbstractFamily(eqx.Module):
     @abc.abstractmethod
     def batch_ndim(self, natural: PyTree) -> int:
         """How many leading axes these natural parameters have, which are a batch."""
+
+    @property
+    @abc.abstractmethod
+    def event_ndim(self) -> int:
+        """How many axes z of one datum has."""
 
     @property
     def of_potentials(self) -> "AbstractFamily":

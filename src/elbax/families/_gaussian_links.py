@@ -21,7 +21,7 @@ class Links(eqx.Module):
     def join(self, later: "Links") -> "Links":
         """These, then the later ones."""
         spread = self.spread
-        if spread is not None:
+        if spread is not None and later.spread is not None:
             spread = later.spread + product(later.matrix, product(spread, later.matrix.mT))
         return Links(
             product(later.matrix, self.matrix),

@@ -15,7 +15,7 @@ class Sites(AbstractFamily):
     padding, −1."""
 
     num_values: int = eqx.field(static=True)
-    event_ndim: int = eqx.field(static=True, default=1)  # pyright: ignore[reportIncompatibleVariableOverride]
+    event_ndim: int = eqx.field(static=True, default=1)
 
     def batch_ndim(self, natural: PyTree) -> int:
         return jnp.ndim(natural["unary"]) - self.event_ndim - 1

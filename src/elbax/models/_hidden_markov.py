@@ -15,7 +15,6 @@ from .._door import enter_sample
 from .._free import is_frozen
 from .._incomplete import has_incomplete
 from .._invariance import beside_by_name, Invariances, nothing, shifts
-from .._model import AbstractModel
 from .._sequence import all_steps, as_sequence, check_sequences, num_observed, values_of
 from .._shares import log_prior_of_shares, log_shares_of, maximize_shares, vanished
 from .._types import Any, AnyArray, Array, Bool, Float, Int, Key, PyTree, Scalar
@@ -348,7 +347,7 @@ class HiddenMarkovModel(AbstractPartitioned):
         steps, weight = all_steps(x, weight)
         return num_observed(steps[1] if self.driven else steps, weight)
 
-    def nests(self, other: AbstractModel) -> bool:
+    def nests(self, other: Any) -> bool:
         alike = isinstance(other, HiddenMarkovModel) and self.component == other.component
         alike = alike and self.driven == other.driven and self.num_states >= other.num_states
         free = self.chain.allowed is None and self.chain.starts is None

@@ -399,7 +399,7 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
             """d/dt of the params of T = exp(t · change)."""
             moved = jax.tree.map(np.zeros_like, numbers)
             for name, root in roots.items():
-                seen = np.linalg.solve(root, change @ root)
+                seen = np.linalg.pinv(root) @ change @ root
                 lower = np.tril(seen + seen.T, -1) + np.diag(np.diagonal(seen))
                 moved[name]["scale"] = self._parts[name].noise.tangent(root, lower)
                 if "offset" in moved[name]:

@@ -12,7 +12,6 @@ from .._door import enter_sample
 from .._free import log_shares
 from .._incomplete import has_incomplete
 from .._invariance import beside_by_name, Invariances, shifts
-from .._model import AbstractModel
 from .._shares import vanished
 from .._types import Any, Array, Bool, Float, Int, Key, PyTree, Scalar
 from ..components import AbstractComponent
@@ -198,7 +197,7 @@ class Mixture(AbstractPartitioned):
             "components": self.component.at_boundary(params["components"], least),
         }
 
-    def nests(self, other: AbstractModel) -> bool:
+    def nests(self, other: Any) -> bool:
         alike = isinstance(other, Mixture) and self.component == other.component
         return alike and self.prior is None and self.num_components >= other.num_components
 

@@ -11,7 +11,6 @@ from .._check import check_described, check_each
 from .._door import enter_sample
 from .._free import is_frozen
 from .._invariance import beside_by_name, Invariances, nothing, shifts
-from .._model import AbstractModel
 from .._reference import split_coordinates
 from .._types import Any, Array, Bool, Float, Int, Key, PyTree, Scalar
 from ..components import AbstractComponent
@@ -202,7 +201,7 @@ class MixtureOfExperts(AbstractPartitioned):
             "experts": self.expert.at_boundary(params["experts"], least),
         }
 
-    def nests(self, other: AbstractModel) -> bool:
+    def nests(self, other: Any) -> bool:
         alike = isinstance(other, MixtureOfExperts) and self.expert == other.expert
         return alike and self.ridge == 0 and self.num_experts >= other.num_experts
 

@@ -1,5 +1,7 @@
 """Components: against SciPy, what they refuse, what they draw, and what they do with nothing."""
 
+import decimal
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -456,7 +458,7 @@ def test_a_product_wants_its_columns(as_users_run):
     key = jax.random.key(0)
     with pytest.raises(ValueError, match=r"columns named \['a', 'b'\], got \['a', 'c'\]"):
         model.init(key, {"a": jnp.asarray(COUNTS), "c": jnp.asarray(BINARY)})
-    with pytest.raises(ValueError, match=r"columns named \['a', 'b'\], got ArrayImpl"):
+    with pytest.raises(ValueError, match=r"columns named \['a', 'b'\], got ndarray"):
         model.init(key, jnp.asarray(COUNTS))
     with pytest.raises(ValueError, match="columns 'b': expected zeros and ones"):
         model.init(key, {"a": jnp.asarray(COUNTS), "b": jnp.asarray(COUNTS)})
@@ -640,7 +642,7 @@ def test_float32_densities_of_large_numbers(name, tolerance):
     np.testing.assert_allclose(ours, theirs, atol=tolerance)
 
 
-def test_a_poisson_mixture_is_one_density_in_either_form():
+def test_a_poisson_mixture_is_one_density_in_either_form(as_users_run):
     """By products or by differences, of rates for which products do."""
     rng = np.random.default_rng(4)
     rates = rng.uniform(0.5, 20.0, (2, 12))
@@ -675,8 +677,8 @@ def test_functions_of_large_numbers(dtype):
     error -= 0.5 * np.log(2 * np.pi)
     np.testing.assert_allclose(jax.jit(stirling_error)(shape), error, atol=40 * eps)
     v = np.array([-0.9, -0.3, -1e-3, 0, 1e-5, 0.2, 0.31, 5, 1e4], dtype)
-    exact = v.astype(np.longdouble) - np.log1p(v.astype(np.longdouble))
-    np.testing.assert_allclose(jax.jit(excess)(v, np.log1p(v)), exact.astype(float), rtol=8 * eps)
+    exact = [float(one - (1 + one).ln()) for one in map(decimal.Decimal, v.tolist())]
+    np.testing.assert_allclose(jax.jit(excess)(v, np.log1p(v)), exact, rtol=8 * eps)
 
 
 # --- nothing -------------------------------------------------------------------------------------

@@ -82,7 +82,7 @@ def test_frozen_blocks_stay_to_the_bit(name):
 def test_errors_come_at_init(as_users_run, name, free, message):
     """A tree that is no prefix of the params, no truth value, a mask of another shape."""
     posterior = elbax.Exact(MODEL, PARAMS) if name != "joint" else posterior_for(name)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         makers()[name](free).init(PARAMS, posterior, key=jax.random.key(0))
 
 
@@ -382,17 +382,3 @@ def test_tied_params_reach_the_closed_forms_optimum():
     with pytest.raises(TypeError, match="Tied has no closed-form M-step"):
         step = elbax.ClosedFormMStep(tied)
         step.init(params, elbax.Exact(tied, params), key=jax.random.key(0))
-
-
-def test_a_block_with_one_row_is_tied_over_all_components():
-    """Statistics of what all share are summed: a rate for all is that of all rows, whatever the weights."""
-    x = jnp.asarray(np.random.default_rng(5).poisson(3.0, (30, 2)).astype(float))
-    product = elbax.components.Product(a=elbax.components.Poisson(), b=elbax.components.Poisson())
-    model = elbax.Mixture(product, 2)
-    data = {"a": x[:, :1], "b": x[:, 1:]}
-    params = model.init(jax.random.key(0), data)
-    params["components"]["b"]["log_rates"] = jnp.zeros((1, 1))
-    end = one_step(elbax.ClosedFormMStep(model), params, data)
-    rate = model.describe(end)["b"]["rates"]
-    assert rate.shape == (1, 1)
-    np.testing.assert_allclose(rate[0, 0], np.mean(np.asarray(x)[:, 1]), rtol=1e-12)

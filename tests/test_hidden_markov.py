@@ -378,7 +378,7 @@ def test_counts_of_free_params():
 
 def test_what_are_no_sequences_is_refused(as_users_run):
     model = HiddenMarkovModel(POISSON, 2)
-    with pytest.raises(ValueError, match=r"One sequence is x\[None\]"):
+    with pytest.raises(ValueError, match=r"one sequence of 5 steps and 1 columns is x\[None\]"):
         model.init(jax.random.key(0), jnp.ones((5, 1)))
     long = elbax.Sequence(jnp.ones((2, 3, 1)), jnp.array([3, 4]))
     with pytest.raises(ValueError, match="between 1 and 3; sequence 1 has 4"):

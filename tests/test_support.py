@@ -32,7 +32,7 @@ BITS = described(c.GeneralizedLinear("bernoulli"), coefficients=[[0.1, 0.3], [1.
 CASES = {
     "bernoulli": (BERNOULLI, [[2.0], [-1.0], [0.5]], [[NAN], [INF]]),
     "categorical": (CATEGORICAL, [[3.0], [-1.0], [1.5], [INF]], [[NAN]]),
-    "poisson": (POISSON, [[-1.0], [-3.0], [2.5], [-0.5]], [[NAN], [INF]]),
+    "poisson": (POISSON, [[-1.0], [-3.0], [2.5], [-0.5], [INF]], [[NAN]]),
     "multinomial": (MULTINOMIAL, [[-1.0, 3.0], [-4.0, 2.0], [0.5, 0.5]], [[NAN, 1.0]]),
     "gamma": (GAMMA, [[0.0], [-1.0], [INF]], [[NAN]]),
     "counts": (COUNTS, [-1.0, 0.5], [NAN]),

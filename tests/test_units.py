@@ -123,4 +123,4 @@ def test_a_state_spaces_units():
     told = model.describe(params) | {"transition_covariance": [[4.0]]}
     again = model.from_description(**told)
     np.testing.assert_allclose(again["transition"]["unit"].value, [2.0], rtol=1e-12)
-    assert model.num_free_params(params) == model.num_free_params(again) == 2 + 3 + 6 - 1
+    assert model.num_free_params(params) == model.num_free_params(again) == 2 + 3 + 6 - 2

@@ -33,7 +33,9 @@ class Dirichlet(eqx.Module):
     def pseudo_count(self) -> float:
         return self.concentration - 1
 
-    def log_density(self, log_probabilities: Array, possible: np.ndarray | Array | None = None) -> Scalar:
+    def log_density(
+        self, log_probabilities: Array, possible: np.ndarray | Array | None = None
+    ) -> Scalar:
         """Summed over all leading axes; over the `possible` values, the logarithms of the others being 0."""
         if possible is None:
             possible = np.ones(log_probabilities.shape[-1:], bool)

@@ -5,6 +5,7 @@ import decimal
 import functools
 import inspect
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +16,7 @@ import scipy.sparse
 
 import elbax
 from elbax import components, priors
+from elbax._reference import split_coordinates
 
 
 KEY = jax.random.key(0)
@@ -789,7 +791,9 @@ def test_params_are_checked_in_the_trees_of_every_model():
     ):
         model, params = given(kind)
         model.check_params(params)
-        leaves, structure = jax.tree.flatten(params)
+        # A unit is no block: it broadcasts to the columns.
+        trained, rest = split_coordinates(params)
+        leaves, structure = jax.tree.flatten(trained)
         for i, leaf in enumerate(leaves):
             longer = [
                 *leaves[:i],
@@ -797,7 +801,7 @@ def test_params_are_checked_in_the_trees_of_every_model():
                 *leaves[i + 1 :],
             ]
             with pytest.raises(ValueError, match="must have shape"):
-                model.check_params(jax.tree.unflatten(structure, longer))
+                model.check_params(eqx.combine(jax.tree.unflatten(structure, longer), rest))
 
 
 # --- constructors --------------------------------------------------------------------------------

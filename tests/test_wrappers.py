@@ -317,7 +317,7 @@ def test_accelerate_is_scheme_s3():
     update = elbax.Accelerate(EM)
     unflatten = jax.flatten_util.ravel_pytree(PARAMS)[1]
     first = start(update)
-    _, infos, states = scan(update, first, SYSTEM.x, 12)
+    _, infos, states = scan(update, first, SYSTEM.x, 10)
 
     @jax.jit
     def sweep(vector):
@@ -326,7 +326,8 @@ def test_accelerate_is_scheme_s3():
 
     last = here = flat(PARAMS)
     longest, evaluations, kinds = 1.0, 0, set()
-    for t in range(12):
+    # Later an extrapolation gains no more than rounding.
+    for t in range(10):
         second, elbo = map(np.asarray, sweep(here))
         r = here - last
         v = second - here - r
@@ -661,7 +662,7 @@ def test_annealing_escapes_where_em_does_not():
     x = center[jnp.arange(90) % 3] + noise
     model = elbax.GaussianMixture(3, "spherical", floor=0.01)
     em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
-    described = {"weights": [1 / 3] * 3, "covariances": [np.eye(2)] * 3}
+    described = {"weights": [1 / 3] * 3, "covariances": [np.eye(2)] * 3, "unit": np.std(x, 0)}
     bad = model.from_description(means=[[-5.5, 0.0], [-4.5, 0.0], [2.5, 2.0]], **described)
     good = model.from_description(means=center, **described)
 

@@ -79,6 +79,9 @@ class AbstractUpdate(eqx.Module):
         for model in models_of(self):
             model.check_params(params, f"{type(self).__name__}.init")
         params, posterior = carry(params, "params"), carry(posterior, "posterior")
+        if jax.tree.leaves(eqx.filter(self, eqx.is_array)):
+            # A mask is looked at where its values are known, which they are not inside of a program.
+            eqx.filter_eval_shape(self.init_memory, params, posterior)
         memory = carry(_memory(self, params, posterior), "memory")
         return ELBOState(params, posterior, memory, key)
 

@@ -18,7 +18,7 @@ _spec.loader.exec_module(ascent)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
 @pytest.mark.parametrize("family", ascent.FAMILIES, ids=lambda family: family.name)
 def test_no_sweep_falls(family, dtype):
-    for shape in family.shapes[:2]:
+    for shape in family.shapes[:1]:
         with jax.numpy_dtype_promotion("standard"), jax.enable_x64(dtype == np.float64):
             fell, astray, worst = ascent.outcome(ascent.fits(family, shape, 16, dtype, seed=1))
         assert not fell.any(), (

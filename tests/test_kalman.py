@@ -130,7 +130,7 @@ def as_dtype(eta, dtype):
     return jax.tree.map(jnp.asarray, narrow), wide
 
 
-SIZES = [(3, 1, 8), (2, 2, 5), (1, 1, 70), (4, 2, 1)]
+SIZES = [(3, 1, 8), (2, 2, 5)]
 
 
 @pytest.mark.parametrize("order", ["sequential", "pairwise"])
@@ -146,7 +146,7 @@ def test_exact_arithmetic(size, dtype, order):
     """
     family = GaussianChain(size[0], order=order)
 
-    @settings(max_examples=25 if size[2] < 20 else 8, deadline=None)
+    @settings(max_examples=12, deadline=None)
     @given(
         st.integers(0, 10**6),
         st.sampled_from([1e-12, 1e-6, 1e-3, 1.0, 1e2]),

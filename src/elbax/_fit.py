@@ -1,7 +1,7 @@
 """The loop, for those who want it written: steps until nothing is gained, and a verdict."""
 
 from collections.abc import Iterator
-from typing import cast, Literal
+from typing import Literal
 
 import equinox as eqx
 import jax
@@ -133,16 +133,17 @@ def fit(
     batch = _checked(update, batch)
     until, tolerance_now = _limits(max_steps, tolerance)
     capacity = _capacity(max_steps)
+    begun: Any = state
     if progress:
         with _bar(max_steps) as bar:
-            block, now = max(1, max_steps // 100), cast(Any, state)
+            block, now = max(1, max_steps // 100), begun
             while not isinstance(now, _Carry) or (_runs(now) and int(now.step) < max_steps):
                 pause = np.minimum(bar.n + block, until)
                 now = _run(update, now, batch, pause, tolerance_now, np.asarray(False), capacity)[0]
                 bar.update(int(now.step) - bar.n)
                 bar.set_postfix_str(f"ELBO {float(np.asarray(now.trace)[bar.n - 1]):.6g}")
-        state = now
-    end = _run(update, state, batch, until, tolerance_now, np.asarray(True), capacity)
+        begun = now
+    end = _run(update, begun, batch, until, tolerance_now, np.asarray(True), capacity)
     return _result(update, *end, tolerance)
 
 
@@ -205,7 +206,7 @@ def _restarts(update, best, elbos: Array, steps: Array, codes: Array, rejected: 
     num_distinct, num_best = _count_ends(ends, tolerance)
     message = _message_of_ends(len(names), len(ends), num_distinct, num_best)
     return Restarts(
-        _result(update, *best, tolerance),
+        _result(update, *best, tolerance=tolerance),
         elbos,
         steps,
         names,

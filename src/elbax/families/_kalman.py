@@ -267,9 +267,10 @@ def filtered(natural: PyTree, pairwise: bool = False) -> Filtered:
     if tilts:
         slope = tilts["linear"] - apply(tilts["precision"], means)
         inner = apply(steps.root.mT, slope)
-        shifts = jnp.where(in_time[:, None], apply(steps.tilt, inner), 0)
+        tilt: Any = steps.tilt
+        shifts = jnp.where(in_time[:, None], apply(tilt, inner), 0)
         means += apply(steps.root, inner)
-        logs -= jnp.sum(jnp.log(jnp.diagonal(steps.tilt, axis1=1, axis2=2)), 1)
+        logs -= jnp.sum(jnp.log(jnp.diagonal(tilt, axis1=1, axis2=2)), 1)
         value += _tilted(tilts, in_time.astype(means.dtype), means, None) - 0.5 * vdot(
             shifts, shifts
         )
@@ -320,7 +321,7 @@ def smoothed(natural: PyTree, pairwise: bool = False) -> tuple[Filtered, Moments
     each = inside[:, None, None]
     links = Links(jnp.where(each, back, 0), known[:-1, :dim], jnp.where(each, open_, alone[:-1]))
     links = jax.tree.map(lambda leaf: leaf[::-1], links)
-    ahead = run(links, known[-1, :dim], alone[-1], pairwise=pairwise)
+    ahead: Any = run(links, known[-1, :dim], alone[-1], pairwise=pairwise)
     ahead = tuple(leaf[::-1] for leaf in ahead)
     first, (mean, covariance) = (leaf[:1] for leaf in ahead), (leaf[1:] for leaf in ahead)
     eye = jnp.eye(dim, dtype=mean.dtype)
@@ -407,7 +408,7 @@ def expected_score(natural: PyTree, moments: Moments) -> Scalar:
     total = log_volumes(natural) + _constants(natural)
     total -= natural["length"].astype(dtype) * (0.5 * dim * _LOG_2PI)
     start = None, initial["mean"], initial["root"]
-    move = tuple(transition[name] for name in ("matrix", "offset", "root"))
+    move = transition["matrix"], transition["offset"], transition["root"]
     see = unary["rows"], -unary["target"], _root(unary)
     total -= 0.5 * _square(first, *start, moments.initial, None, None)
     total -= 0.5 * _square(inside[1:], *move, moments.transition, before, spreads[1])

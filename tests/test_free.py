@@ -287,7 +287,7 @@ def test_the_rest_of_factor_analysis_takes_its_best(free):
         return total - 0.5 * 0.01 * jnp.sum(jnp.var(x, 0) / variance)
 
     for flag, leaf, new, old in zip(
-        *map(jax.tree.leaves, (free, slope(best), best, params)), strict=True
+        *map(jax.tree.leaves, (spread(free, params), slope(best), best, params)), strict=True
     ):
         here = np.broadcast_to(flag, leaf.shape)
         np.testing.assert_allclose(np.asarray(leaf)[here], 0, atol=1e-8)

@@ -20,11 +20,15 @@ def log_indicator(values: Array, observed: Any, inside: Bool[Array, "..."]) -> S
 
 def is_bit(values: Array) -> Array:
     """Which values are 0 or 1."""
+    if values.dtype == bool:
+        return jnp.ones_like(values)
     return (values == 0) | (values == 1)
 
 
 def is_count(values: Array) -> Array:
     """Which values are 0, 1, 2, …"""
+    if values.dtype == bool:
+        return jnp.ones_like(values)
     if not jnp.issubdtype(values.dtype, jnp.inexact):
         return values >= 0
     # Infinity is no count: ∞ − ∞ is not 0.

@@ -453,7 +453,11 @@ def test_float32_goes_where_float64_does(name):
         rounding = 10 * np.finfo(np.float32).eps * (1 + 1 / noise)
         assert np.all(np.diff(np.asarray(elbo, float)) > -rounding)
         ends = [elbax.evidence(model, cast(end, float), wide) for end in (ours, theirs)]
-        np.testing.assert_allclose(ends[0], ends[1], atol=1e-4)
+        # Noise of a column is told down to 3.5e-4 of it.
+        if noise >= 1e-3:
+            np.testing.assert_allclose(ends[0], ends[1], atol=1e-4)
+        else:
+            assert ends[1] - 6 * np.log(3.5e-4 / noise) - 6 < ends[0] < ends[1]
         seen = elbax.evidence(model, ours, x)
         np.testing.assert_allclose(seen, ends[0], atol=1e-5 + rounding)
 

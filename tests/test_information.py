@@ -139,7 +139,7 @@ def test_errors_of_loadings_do_not_depend_on_the_tolerance_or_the_units():
     np.testing.assert_allclose(
         elbax.standard_errors(model, near, batch)["loadings"], errors, rtol=1e-5
     )
-    unit = 10.0 ** jnp.arange(-4, 5)
+    unit = 10.0 ** jnp.arange(-4.0, 5.0)
     scaled = {
         "mean": params["mean"],
         "loadings": params["loadings"] * unit[:, None],

@@ -163,7 +163,7 @@ def standard_errors(
         )
     kept = moving & ~held
     observed, slope, described = _curvature(
-        model, params, np.flatnonzero(kept), batch, describe, chunk_size
+        model, params, np.flatnonzero(kept), held, batch, describe, chunk_size
     )
     slope = np.asarray(slope, float)
     errors = _errors(
@@ -298,12 +298,14 @@ def _informations(model, params, places, batch, chunk_size):
 
 
 @eqx.filter_jit
-def _curvature(model, params, places, batch, describe, chunk_size):
+def _curvature(model, params, places, held, batch, describe, chunk_size):
     """(observed information of some entries of the params, ∂ describe in all of them, describe)."""
     start, unflatten = ravel_pytree(params)
     flat = lambda vector: ravel_pytree(describe(unflatten(vector)))[0]
     observed = _observed(model, params, places, batch, chunk_size)
-    return observed, jax.jacobian(flat)(start), describe(params)
+    # Of a probability that is 0 to rounding nothing would be seen to move.
+    near = jnp.where(held, jnp.clip(start, -30, 30), start)
+    return observed, jax.jacobian(flat)(near), describe(params)
 
 
 def _observed(model, params, places, batch, chunk_size):

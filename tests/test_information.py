@@ -12,6 +12,7 @@ import scipy.stats
 import statsmodels.api as sm
 from jax.flatten_util import ravel_pytree
 from statsmodels.tools.numdiff import approx_fprime, approx_hess
+from test_factor_models import ABILITY
 
 import elbax
 
@@ -201,19 +202,6 @@ def test_correlated_factors_by_tied_params_have_the_published_errors():
     )
     published = [0.114, 0.102, 0.091, 0.048, 0.058, 0.043, 0.081, 0.074, 0.071]
     np.testing.assert_allclose(errors["noise"], published, atol=6e-4)
-
-
-# Six tests of ability and intelligence, n = 112 (Smith and Stanley 1983).
-ABILITY = np.array(
-    [
-        [24.641, 5.991, 33.520, 6.023, 20.755, 29.701],
-        [5.991, 6.700, 18.137, 1.782, 4.936, 7.204],
-        [33.520, 18.137, 149.831, 19.424, 31.430, 50.753],
-        [6.023, 1.782, 19.424, 12.711, 4.757, 9.075],
-        [20.755, 4.936, 31.430, 4.757, 52.604, 66.762],
-        [29.701, 7.204, 50.753, 9.075, 66.762, 135.292],
-    ]
-)
 
 
 @pytest.mark.slow

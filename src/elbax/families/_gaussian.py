@@ -85,7 +85,7 @@ class Gaussian(AbstractFamily):
     def from_network(self, output: Float[Array, " size"]) -> tuple[Array, Array]:
         return self.distribution(output).natural
 
-    def distribution(self, output: Float[Array, " size"]) -> "FactoredGaussian":
+    def distribution(self, output: Float[Array, " size"]) -> "GaussianByFactor":
         diagonal, full = 2 * self.dim, self.dim + self.dim * (self.dim + 1) // 2
         if output.shape not in ((diagonal,), (full,)):
             raise ValueError(
@@ -104,7 +104,7 @@ class Gaussian(AbstractFamily):
             inverse = invert_triangle(factor)
         # What nobody asks for is never computed under `jit`.
         precision = matmul(inverse.T, inverse)
-        return FactoredGaussian((matmul(precision, mean), precision), self, mean, factor)
+        return GaussianByFactor((matmul(precision, mean), precision), self, mean, factor)
 
     def read(
         self, function: Callable[[Any], Scalar], dtype: Any = float
@@ -115,7 +115,7 @@ class Gaussian(AbstractFamily):
         return (linear, -jax.hessian(function)(origin)), constant
 
 
-class FactoredGaussian(Distribution):
+class GaussianByFactor(Distribution):
     """N(m, L Lᵀ) of which mean m and factor L are at hand."""
 
     location: Float[Array, "*batch d"]

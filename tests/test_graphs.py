@@ -142,7 +142,7 @@ def test_width_of_what_is_known():
     assert FactorGraph((1000,) * 6, [(i, i + 1) for i in range(5)]).largest == 10**6
 
 
-def test_planning_leaves_pythons_random_numbers_alone():
+def test_planning_leaves_pythons_random_numbers_alone(as_users_run):
     import random
 
     random.seed(3)

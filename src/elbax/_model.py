@@ -30,7 +30,7 @@ class AbstractModel(eqx.Module):
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
-        for name in ("describe", "collapsed", "emptied"):
+        for name in ("log_joint", "describe", "collapsed", "emptied"):
             if name in vars(cls):
                 setattr(cls, name, program(vars(cls)[name]))
 

@@ -81,7 +81,7 @@ class AbstractUpdate(eqx.Module):
         params, posterior = carry(params, "params"), carry(posterior, "posterior")
         if jax.tree.leaves(eqx.filter(self, eqx.is_array)):
             # A mask is looked at where its values are known, which they are not inside of a program.
-            eqx.filter_eval_shape(self.init_memory, params, posterior)
+            eqx.filter_eval_shape(lambda *start: self.init_memory(*start), params, posterior)
         memory = carry(_memory(self, params, posterior), "memory")
         return ELBOState(params, posterior, memory, key)
 

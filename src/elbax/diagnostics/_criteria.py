@@ -82,7 +82,7 @@ def criteria(
     >>> model = elbax.Mixture(elbax.components.Poisson(), 1)
     >>> params = model.from_description(weights=[1.0], rates=[[3.0]])
     >>> print(elbax.criteria(model, params, jnp.array([[2], [4], [3], [5], [1]])))
-    log-likelihood -8.968 with 1 params, n = 5: AIC 19.936, AICc 21.270, BIC 19.546, ICL 19.546
+    log-likelihood -8.971 with 1 params, n = 5: AIC 19.943, AICc 21.276, BIC 19.552, ICL 19.552
 
     ```
     """

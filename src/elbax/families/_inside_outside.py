@@ -38,7 +38,7 @@ def inside_outside(
     rules = rules.reshape(number, size * size)
     top_root, roots = _shares(root, None)
     top_word, words = _shares(unary, -1)
-    words = jnp.where(unary > -jnp.inf, jnp.maximum(words, tiny), 0)
+    words = jnp.where(jnp.isneginf(unary), 0, jnp.maximum(words, tiny))
     words = jnp.pad(words, ((0, 0), (number, 0)))
 
     charts, norms = _inside(rules, top_rule, words, top_word[:, 0])

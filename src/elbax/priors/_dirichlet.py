@@ -42,7 +42,7 @@ class Dirichlet(eqx.Module):
         dtype = log_probabilities.dtype
         num_values = possible.sum(-1).astype(dtype)
         alpha = jnp.asarray(self.concentration, dtype)
-        constant = gammaln(np.maximum(num_values, 1) * alpha) - num_values * gammaln(alpha)
+        constant = gammaln(jnp.maximum(num_values, 1) * alpha) - num_values * gammaln(alpha)
         constant = jnp.where(num_values > 0, constant, 0)
         each = constant + self.pseudo_count * jnp.sum(log_probabilities, -1)
         return jnp.sum(each)

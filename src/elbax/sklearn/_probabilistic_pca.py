@@ -21,7 +21,7 @@ class ProbabilisticPCA(FactorAnalysis):
     >>> x = elbax.datasets.old_faithful()
     >>> pca = elbax.sklearn.ProbabilisticPCA(1, random_state=0).fit(x)
     >>> print(f"{pca.score(x):.3f} {pca.noise_variance_:.3f}")
-    -4.742 0.243
+    -4.743 0.243
 
     ```
     """

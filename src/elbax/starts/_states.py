@@ -48,7 +48,7 @@ def initial_states(
     >>> states = elbax.initial_states(em, x, key=jax.random.key(0), num_restarts=8)
     >>> restarts = elbax.fit_restarts(em, states, x, reject=model.collapsed)
     >>> print(restarts.codes[0], round(float(restarts.best.elbo) * len(x), 1))
-    converged -1119.2
+    converged -1114.4
 
     ```
     """

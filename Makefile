@@ -11,10 +11,10 @@ demo: $(VENV)/demo.done
 	$(BIN)/python -m elbax
 
 test: $(VENV)/test.done
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 quick: $(VENV)/test.done
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 lint: $(VENV)/lint.done
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

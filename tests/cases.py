@@ -78,6 +78,12 @@ class Case:
         """One step, compiled once for all laws."""
         return step(self.update, state, batch)
 
+    @functools.cached_property
+    def program(self):
+        """One step on the system's data as (its equations, the shapes that it returns)."""
+        traced = jax.make_jaxpr(self.update, return_shape=True)
+        return traced(self.state, self.system.x)
+
 
 def table(num_data=24, dim=2, num_clusters=3):
     key_center, key_noise = jax.random.split(jax.random.key(11))

@@ -65,6 +65,12 @@ def equations(jaxpr):
                 yield from equations(inner)
 
 
+def signature(equation):
+    """What an equation does, and the numbers that stand in it."""
+    numbers = [str(value) for value in equation.invars if hasattr(value, "val")]
+    return equation.primitive.name, numbers, [str(value.aval) for value in equation.outvars]
+
+
 def points(state):
     """What a step moves: θ and q, without keys and memories."""
     return state.params, state.posterior
@@ -123,8 +129,14 @@ def one_trace(case):
 
 
 def purity(case):
-    """The same state and batch give the same answer, to the bit."""
+    """The same state and batch give the same answer, to the bit, and a second trace the same program."""
     assert_equal(case.step(case.state, case.system.x), case.step(case.state, case.system.x))
+    fresh = lambda state, x: case.update(state, x)
+    first, again = case.program[0], jax.make_jaxpr(fresh)(case.state, case.system.x)
+    assert_equal(first.consts, again.consts)
+    assert list(map(signature, equations(first.jaxpr))) == [
+        signature(equation) for equation in equations(again.jaxpr)
+    ]
 
 
 def claims(case):

@@ -7,13 +7,15 @@ import pathlib
 # Before JAX looks: two devices on the host, for the law of sharding. Most of the suite's time is compilation, and
 # what it compiles runs once: the other flags (of the jaxlib that constraints.txt names) make it 2.5 to 4 times
 # faster.
-FLAGS = """
-    --xla_force_host_platform_device_count=2
-    --xla_cpu_use_fusion_emitters=false
-    --xla_llvm_force_inline_before_split=false
-    --xla_cpu_parallel_codegen_split_count=1
-"""
-os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS.split()])
+os.environ["XLA_FLAGS"] = " ".join(
+    (
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_force_host_platform_device_count=2",
+        "--xla_cpu_use_fusion_emitters=false",
+        "--xla_llvm_force_inline_before_split=false",
+        "--xla_cpu_parallel_codegen_split_count=1",
+    )
+)
 
 import jax
 import jaxtyping

@@ -140,7 +140,7 @@ def purity(case):
 
 
 def claims(case):
-    """Any step leaves constants as they are, to the bit; so an E-step does θ and an M-step q, which come out of the
+    """Any step leaves constants as they are, to the bit; so do an E-step θ and an M-step q, which come out of the
     program as they went in."""
     moved, _ = case.step(case.state, case.system.x)
     assert_equal(split_coordinates(moved.params)[1], split_coordinates(case.state.params)[1])

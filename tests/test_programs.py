@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import types
 
 import equinox as eqx
 import jax
@@ -16,8 +17,9 @@ from cases import CASES, find
 from laws import count_compilations
 
 import elbax
+from elbax import _program
 from elbax._padding import padded
-from elbax._program import by_value, program
+from elbax._program import by_value, compiled, program
 
 
 CASE = find("mixture-full-auto:exact/closed")
@@ -101,6 +103,32 @@ def test_small_data_take_one_form(monkeypatch):
     monkeypatch.setattr(elbax._elbo, "_SMALL", 4096)
     assert choices(X) < both
     assert choices(jnp.zeros((2049, 2))) == both
+
+
+def test_programs_of_little_data_are_compiled_the_quick_way(monkeypatch):
+    """And where XLA does not know what it is told, as any other."""
+    asked = []
+
+    def filter_jit(function, **options):
+        asked.append(bool(options))
+        return eqx.filter_jit(function, **options)
+
+    def sizes():
+        asked.clear()
+        total = compiled(jnp.sum)
+        for size, expected in ((_program._SMALL, 1.0), (_program._SMALL + 1, 2.0)):
+            assert total(jnp.full(size, expected)) == size * expected
+        assert jax.vmap(total)(jnp.ones((2, 3))).tolist() == [3, 3]
+        return asked
+
+    monkeypatch.setattr(_program, "eqx", types.SimpleNamespace(filter_jit=filter_jit))
+    assert sizes() == [True, False]
+    monkeypatch.setattr(_program, "_QUICK", {"xla_no_such_option": True})
+    _program._understood.cache_clear()
+    try:
+        assert sizes() == [False]
+    finally:
+        _program._understood.cache_clear()
 
 
 def twice(function):

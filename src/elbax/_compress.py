@@ -1,6 +1,5 @@
 """All that a model quadratic in x sees of the data: a mean and a covariance."""
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +9,7 @@ from ._batch import as_batch, Batch, effective_weight, reduce_data
 from ._check import check_rows, check_table, is_concrete
 from ._incomplete import known_numbers
 from ._math.linear_algebra import cholesky, eigh, invert_triangle
+from ._program import compiled
 from ._types import Any, Array, PyTree
 
 
@@ -49,7 +49,7 @@ def compress(x: PyTree, *, chunk_size: int | None = None) -> Batch:
     return _points(mean, matmul(factor, _half(*_decompose(rest))), count)
 
 
-@eqx.filter_jit
+@compiled
 def _moments(batch: Batch, chunk_size: int | None) -> tuple[Array, Array, Array, Array]:
     """(mean, L, A, Σ w) with the covariance L A Lᵀ about the mean, in two passes of their own."""
     table, _ = known_numbers(batch.x)

@@ -11,6 +11,7 @@ from ._algebra import in_every_lane
 from ._batch import as_batch, over_rows, reduce_data, rows
 from ._door import enter
 from ._model import AbstractModel
+from ._program import compiled
 from ._reference import split_coordinates
 from ._types import Any, Array, Callable, Key, PyTree, Scalar
 from .families import Distribution
@@ -55,7 +56,7 @@ def elbo(
     return _elbo(model, params, apart, batch, key, chunk_size)
 
 
-@eqx.filter_jit
+@compiled
 def _elbo(model, params, posterior, batch, key, chunk_size):
     posterior = with_params(posterior, params)
     total, weight = _sum_over_data(_bound, model, params, posterior, batch, key, chunk_size)
@@ -86,7 +87,7 @@ def evidence(
     return _evidence(model, params, batch, chunk_size)
 
 
-@eqx.filter_jit
+@compiled
 def _evidence(model, params, batch, chunk_size):
     posterior = Exact(model, params)
     total, weight = _sum_over_data(_bound, model, params, posterior, batch, None, chunk_size)
@@ -156,7 +157,7 @@ def elbo_terms(
     return _terms(model, params, apart, batch, key, chunk_size, log_evidence)
 
 
-@eqx.filter_jit
+@compiled
 def _terms(model, params, posterior, batch, key, chunk_size, log_evidence):
     posterior, prior = with_params(posterior, params), model.latent_prior(params)
 

@@ -12,7 +12,7 @@ from ._algebra import num_rows, where
 from ._arguments import check_count, check_not_negative
 from ._batch import as_batch, read
 from ._check import is_concrete
-from ._program import by_value
+from ._program import by_value, compiled
 from ._state import ELBOState, Info, unmeasured
 from ._types import Any, Array, Bool, Callable, Float, Int, PyTree, Scalar
 from ._update import AbstractUpdate
@@ -371,10 +371,10 @@ def _fit(update, state, batch, until, tolerance, conclude, capacity: int):
     return done.carry, done.end, done.elbo, done.code
 
 
-_run = eqx.filter_jit(_fit)
+_run = compiled(_fit)
 
 
-@eqx.filter_jit
+@compiled
 def _run_lanes(update, reject, states, batch, until, tolerance, capacity: int):
     return _best_of(update, reject, states, batch, until, tolerance, capacity)
 
@@ -397,7 +397,7 @@ def _best_of(update, reject, states, batch, until, tolerance, capacity: int):
     return best, elbos, carry.step, codes, rejected
 
 
-@eqx.filter_jit
+@compiled
 def _best_so_far(update, reject, states, batch, until, tolerance, capacity: int, number: int):
     """The carries of the lanes whose ELBO, last measured, is the highest; first those not rejected nor astray."""
 
@@ -489,12 +489,12 @@ def _fit_stream(update, state, batches, max_steps: int, progress: bool) -> Resul
     return _result(update, *end, tolerance=0.0)
 
 
-@eqx.filter_jit
+@compiled
 def _begin(update, state, batch, capacity: int) -> _Carry:
     return _start(update, state, batch, capacity)[1]
 
 
-@eqx.filter_jit
+@compiled
 def _stream_step(update, carry: _Carry, batch) -> _Carry:
     moved, info = update(carry.state, batch)
     good = jnp.isfinite(info.elbo)

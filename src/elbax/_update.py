@@ -12,7 +12,7 @@ from ._batch import host_rows
 from ._check import check_rows
 from ._door import check_model
 from ._model import AbstractModel, models_of
-from ._program import program
+from ._program import compiled, program
 from ._state import carry, ELBOState, Info
 from ._types import Any, Key, PyTree
 
@@ -111,7 +111,7 @@ class AbstractUpdate(eqx.Module):
         return self is other
 
 
-@eqx.filter_jit
+@compiled
 def _memory(update: AbstractUpdate, params: PyTree, posterior: PyTree) -> PyTree:
     return update.init_memory(params, posterior)
 

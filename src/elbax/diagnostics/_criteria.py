@@ -11,6 +11,7 @@ from .._batch import over_rows, reduce_data, rows
 from .._door import enter
 from .._elbo import evidence
 from .._model import AbstractModel
+from .._program import compiled
 from .._types import PyTree
 from ..posteriors import Exact
 
@@ -104,7 +105,7 @@ def criteria(
     return Criteria(log_likelihood, p, n, aic, aicc, bic, icl)
 
 
-@eqx.filter_jit
+@compiled
 def _certainty(model, params, batch, chunk_size):
     """Σ w log q(ẑ)."""
     posterior = Exact(model, params)

@@ -13,6 +13,7 @@ from .._door import enter
 from .._elbo import elbo, evidence
 from .._invariance import directions_within, free_entries, unravel
 from .._model import AbstractModel, models_of
+from .._program import compiled
 from .._state import ELBOState
 from .._types import Callable, Float, PyTree
 from .._update import AbstractUpdate
@@ -273,7 +274,7 @@ def convergence_rate(update: AbstractUpdate, state: ELBOState, batch: PyTree) ->
     return float(np.max(np.abs(np.linalg.eigvals(slope)), initial=0.0))
 
 
-@eqx.filter_jit
+@compiled
 def _slope_of_sweep(update, state, batch):
     start, unflatten = ravel_pytree(state.params)
 
@@ -285,7 +286,7 @@ def _slope_of_sweep(update, state, batch):
     return jax.jacfwd(sweep)(start)
 
 
-@eqx.filter_jit
+@compiled
 def _informations(model, params, places, batch, chunk_size):
     at, start = _entries(params, places)
     exact = Exact(model, params)
@@ -297,7 +298,7 @@ def _informations(model, params, places, batch, chunk_size):
     return _observed(model, params, places, batch, chunk_size), jax.hessian(complete)(start)
 
 
-@eqx.filter_jit
+@compiled
 def _curvature(model, params, places, held, batch, describe, chunk_size):
     """(observed information of some entries of the params, ∂ describe in all of them, describe)."""
     start, unflatten = ravel_pytree(params)

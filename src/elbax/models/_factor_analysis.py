@@ -16,6 +16,7 @@ from .._incomplete import has_incomplete, host_known, known_numbers
 from .._invariance import beside_by_name, directions_within, Invariances, nothing, of_blocks, unused
 from .._math.linear_algebra import cholesky, eigh, invert_triangle
 from .._model import AbstractExponentialFamilyModel, AbstractModel
+from .._program import compiled
 from .._types import Any, Array, Float, Key, PyTree, Scalar
 from ..components import FactorAnalyzer
 from ..components._factor_analyzer import Noise, rotations
@@ -355,7 +356,7 @@ def ProbabilisticPCA(num_factors: int, *, floor: float = 1e-6) -> FactorAnalysis
     return FactorAnalysis(num_factors, "isotropic", floor=floor)
 
 
-@eqx.filter_jit
+@compiled
 def _start(model: FactorAnalysis, key: Key, x: PyTree, weight: Array, drawn: bool) -> PyTree:
     x, observed = known_numbers(x)
     seen, weight = observed.astype(x.dtype), weight.astype(x.dtype)

@@ -18,6 +18,7 @@ from .._invariance import as_invariances, Invariances
 from .._math.linear_algebra import eigh
 from .._math.triangularize import semidefinite_root, triangularize
 from .._model import AbstractExponentialFamilyModel
+from .._program import compiled
 from .._sequence import all_steps, as_sequence, check_sequences, num_observed
 from .._types import Any, Array, Key, PyTree, Scalar
 from ..components._covariance import Diagonal, Full, Spherical
@@ -428,7 +429,7 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
         return {"dim": self.dim, "structure": f"{self.transition_noise}, {self.emission_noise}"}
 
 
-@eqx.filter_jit
+@compiled
 def _state_roots(model: LinearGaussianStateSpace, params: PyTree) -> dict[str, Array]:
     names = ("initial", "transition")
     return {name: model._parts[name].root(params[name], model.dim) for name in names}
@@ -445,7 +446,7 @@ def _changes(noise: Noise, covariance: np.ndarray) -> list[np.ndarray]:
     return turns + ([np.diag(row) for row in eye] if noise == "diagonal" else [eye])
 
 
-@eqx.filter_jit
+@compiled
 def _start(
     model: LinearGaussianStateSpace, key: Key, x: PyTree, weight: Array, drawn: bool
 ) -> PyTree:

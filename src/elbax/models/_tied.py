@@ -9,6 +9,7 @@ from .._around import AbstractAround
 from .._door import check_model
 from .._invariance import directions_within, Invariances, null_space, of_blocks, unravel
 from .._model import AbstractModel
+from .._program import compiled
 from .._types import Array, Bool, Callable, PyTree
 
 
@@ -81,7 +82,7 @@ class Tied(AbstractAround):
         return None if found is None else (found[0], Tied(found[1], self.expand))
 
 
-@eqx.filter_jit
+@compiled
 def _linearized(expand, params):
     """(f(φ), ∂f/∂φ)."""
     start, unflatten = ravel_pytree(params)

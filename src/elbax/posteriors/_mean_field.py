@@ -1,6 +1,5 @@
 """Independent blocks for each datum, moved by coordinate ascent."""
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 
@@ -8,6 +7,7 @@ from .._batch import as_batch, effective_weight, row_numbers, rows
 from .._check import is_concrete
 from .._door import enter
 from .._model import AbstractModel
+from .._program import compiled
 from .._types import Any, PyTree
 from ..families import AbstractFactored, AbstractFamily, Distribution, factored
 from ._table import AbstractTable
@@ -76,7 +76,7 @@ class MeanField(AbstractTable):
         return cls(_start(model, params, batch, family, num_rows), family)
 
 
-@eqx.filter_jit
+@compiled
 def _start(
     model: AbstractModel, params: PyTree, batch: PyTree, family: Any, num_rows: int
 ) -> PyTree:

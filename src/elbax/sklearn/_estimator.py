@@ -4,7 +4,6 @@ import abc
 import dataclasses
 import warnings
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +20,7 @@ from .._incomplete import Incomplete
 from .._model import AbstractModel
 from .._padding import padded
 from .._pattern import incomplete
+from .._program import compiled
 from .._table import named
 from .._types import Any, Callable, Key, PyTree
 from .._update import AbstractUpdate, Chain
@@ -275,12 +275,12 @@ def in_precision_of(dtype: Any) -> Any:
     return jax.enable_x64(dtype == np.float64)
 
 
-@eqx.filter_jit
+@compiled
 def _collapsed(model: Any, params: PyTree) -> Any:
     return model.collapsed(params)
 
 
-@eqx.filter_jit
+@compiled
 def _each_row(
     summary: Callable, model: Any, params: PyTree, batch: Batch, chunk_size: int | None
 ) -> tuple[PyTree, PyTree]:

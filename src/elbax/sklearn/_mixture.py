@@ -9,6 +9,7 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted, check_non_negative
 
 from .._batch import Batch
+from .._program import compiled
 from .._reference import split_coordinates
 from .._types import Any, Key, PyTree
 from ..components import AbstractComponent
@@ -160,6 +161,6 @@ class AbstractWholeNumberMixture(AbstractDiscreteMixture):
         return X
 
 
-@eqx.filter_jit
+@compiled
 def _sample(model: Mixture, params: PyTree, key: Key, num_data: int) -> tuple[PyTree, PyTree]:
     return model.sample(params, key, num_data)

@@ -12,6 +12,7 @@ from .._arguments import check_key
 from .._batch import as_batch, effective_weight, row_numbers
 from .._check import is_concrete
 from .._model import AbstractExponentialFamilyModel
+from .._program import compiled
 from .._types import Any, Array, Callable, Float, Int, Key, PyTree
 from ._hierarchical import hierarchical
 from ._k_means import k_means
@@ -177,12 +178,12 @@ def start_of(start: Callable, init: Any, model: Any, key: Key, x: Any, weight: A
     return start(model, key, x, weight, init == "random")
 
 
-@eqx.filter_jit
+@compiled
 def _table(model: AbstractPartitioned, x: PyTree) -> Array:
     return model.start_table(x)
 
 
-@eqx.filter_jit
+@compiled
 def _start(model: AbstractPartitioned, key: Key, x: PyTree, weight: Array, start: Any) -> PyTree:
     table = model.start_table(x)
     weight = weight.astype(table.dtype)

@@ -8,6 +8,7 @@ import numpy as np
 from .._arguments import check_count, check_key
 from .._check import is_concrete
 from .._model import AbstractModel, models_of
+from .._program import compiled
 from .._state import ELBOState
 from .._types import Any, Callable, Key, PyTree
 from .._update import AbstractUpdate
@@ -120,7 +121,7 @@ def _diverse(number: int, known: bool) -> list[Name]:
     return [name if known or name != "hierarchical" else "random_from_data" for name in names]
 
 
-@eqx.filter_jit
+@compiled
 def _lanes(model, keys, x, weight, plan, given) -> PyTree:
     """The params of every lane: one program, in which each kind of start comes once, vmapped."""
     table = model.start_table(x)
@@ -160,17 +161,17 @@ def _by_its_own_init(model, batch, keys, init) -> PyTree:
     return jax.tree.map(lambda *leaves: np.stack(leaves), *found)
 
 
-@eqx.filter_jit
+@compiled
 def _each(model, keys, batch) -> PyTree:
     return jax.vmap(lambda key: model.init(key, batch))(keys)
 
 
-@eqx.filter_jit
+@compiled
 def _one(model, key, batch, init) -> PyTree:
     return model.init(key, batch, init=init)
 
 
-@eqx.filter_jit
+@compiled
 def _states(update, posterior, params, key) -> ELBOState:
     keys = jax.random.split(key, len(jax.tree.leaves(params)[0]))
     return jax.vmap(lambda params, key: update.init(params, posterior(params), key=key))(

@@ -270,6 +270,33 @@ def test_errors(as_users_run):
         elbax.fit(step, state, elbax.incomplete(table))
 
 
+@pytest.mark.parametrize("covariance", ["full", "diagonal"])
+def test_float32_evidence_of_nearly_singular_covariances(covariance):
+    """As in float64: no narrow conditional density of what is missing is formed and multiplied out again."""
+    rng = np.random.default_rng(5)
+    directions = rng.normal(size=(2, 4, 2))
+    roots = np.concatenate([directions, np.broadcast_to(1e-3 * np.eye(4), (2, 4, 4))], -1)
+    covariances = roots @ roots.transpose(0, 2, 1)
+    if covariance == "diagonal":
+        covariances = covariances * np.eye(4)
+    x = np.concatenate([rng.normal(size=(30, 6)) @ root.T for root in roots])
+    model = elbax.Mixture(elbax.components.Normal(covariance), 2)
+    params = model.from_description(
+        weights=WEIGHTS, means=np.zeros((2, 4)), covariances=covariances
+    )
+    batch = elbax.incomplete(holes(x, 0.4))
+    wide = jax.tree.map(jnp.asarray, (params, batch))
+    narrow = jax.tree.map(
+        lambda leaf: leaf.astype(jnp.float32) if leaf.dtype == jnp.float64 else leaf, wide
+    )
+    rounded = jax.tree.map(
+        lambda leaf: leaf.astype(float) if leaf.dtype == jnp.float32 else leaf, narrow
+    )
+    ours, theirs = elbax.evidence(model, *narrow), elbax.evidence(model, *rounded)
+    assert ours.dtype == jnp.float32
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
 # --- against the textbook ------------------------------------------------------------------------
 
 

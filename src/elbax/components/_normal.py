@@ -172,7 +172,9 @@ class Normal(AbstractComponent):
             "count": jnp.broadcast_to(counts, mean.shape[:1]),
             "linear": jnp.zeros_like(mean),
             "precision": identity(factor),
-            "about": Reference({"mean": mean, "inverse": inverse, "center": mean.mean(0)}),
+            "about": Reference(
+                {"mean": mean, "factor": factor, "inverse": inverse, "center": mean.mean(0)}
+            ),
         }
 
     def prepare(self, natural):

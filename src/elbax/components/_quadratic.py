@@ -14,16 +14,20 @@ import jax.numpy as jnp
 from .._algebra import matmul, vdot
 from .._incomplete import Incomplete
 from .._math.linear_algebra import cholesky, invert_triangle
+from .._math.triangularize import triangularize
 from .._reference import Reference
 from .._types import Array, Callable, Float, PyTree
 from ._covariance import AbstractCovariance
 
 
-def over_components(function: Callable, axis: int | None, natural: PyTree) -> PyTree:
-    """function(count, h, J, μ, W) of every component; `axis` is None where they share one covariance."""
+def over_components(
+    function: Callable, axis: int | None, natural: PyTree, root: str = "inverse"
+) -> PyTree:
+    """function(count, h, J, μ, W) of every component, or of C as `root`; `axis` is None where they share one
+    covariance."""
     about = natural["about"].value
     return jax.vmap(function, in_axes=(0, 0, axis, 0, axis))(
-        natural["count"], natural["linear"], natural["precision"], about["mean"], about["inverse"]
+        natural["count"], natural["linear"], natural["precision"], about["mean"], about[root]
     )
 
 
@@ -76,29 +80,35 @@ def marginal(
 ) -> tuple[Float[Array, " K"], Float[Array, " K"]]:
     """log of each density's integral over the missing columns: (its exponent, the volume integrated).
 
-    With v = x − μ, A = WᵀJW, a = Wᵀh and o, m what is observed and missing:
-    count + a·v_o − ½ v_oᵀA v_o + ½ uᵀ A_mm⁻¹ u with u = (a − A v_o)_m, and ½ log |2π A_mm⁻¹|.
+    With C = W⁻¹ and the observed rows first, C Θ = L is lower triangular (Θ orthogonal). In t = Θᵀz what is
+    observed fixes the first numbers, L_oo t_o = (x − μ)_o, and the others are free; dx_m = |L_mm| dt_m. So with
+    J' = ΘᵀJΘ, h' = Θᵀh and u = (h' − J't)_m at t_m = 0 it is count + h'·t − ½ tᵀJ't + ½ uᵀ J'_mm⁻¹ u, and
+    log |L_mm| + ½ log |2π J'_mm⁻¹|. At J = I nothing cancels, however close to singular the covariance is: the
+    conditional densities of x_m, which are narrow there, are not formed.
     What does not depend on the values is formed once for all rows that share `observed`.
     """
     dim = x.values.shape[-1]
-    missing = ~x.observed
+    order = jnp.argsort(~x.observed)
+    missing = jnp.arange(dim) >= jnp.sum(x.observed)
     both = missing[:, None] & missing
 
-    def one(count, linear, precision, mean, inverse):
+    def one(count, linear, precision, mean, factor):
         eye = jnp.eye(dim, dtype=mean.dtype)
-        # Columns in units of their standard deviations given all others, so that A has size one.
-        weights = jax.vmap(lambda column: structure.apply(inverse, column))(eye).T
-        unit = 1 / jnp.linalg.norm(weights, axis=0)
-        weights = weights * unit
-        form = matmul(weights.T, matmul(structure.dense(precision, dim), weights))
-        pull = matmul(linear, weights)
-        v = jnp.where(x.observed, (x.values - mean) / unit, 0)
-        factor = cholesky(jnp.where(both, form, eye))
-        root = invert_triangle(factor)
-        push = matmul(v, form)
-        whitened = matmul(root, jnp.where(missing, pull - push, 0))
-        exponent = count + vdot(pull, v) - 0.5 * vdot(push, v) + 0.5 * vdot(whitened, whitened)
-        units = jnp.where(missing, jnp.log(unit) + 0.5 * math.log(2 * math.pi), 0)
-        return exponent, jnp.sum(units) - jnp.sum(jnp.log(jnp.diagonal(factor)))
+        triangle, turn = triangularize(structure.dense(factor, dim)[order], dim)
+        turn = turn.matrix()
+        form = matmul(turn.T, matmul(structure.dense(precision, dim), turn))
+        pull = matmul(linear, turn)
+        solve = jnp.where(missing[:, None] | missing, 0, invert_triangle(triangle))
+        root = invert_triangle(cholesky(jnp.where(both, form, eye)))
+        # What no datum touches is multiplied out first: rows often share all but their values.
+        push = matmul(solve.T, form)
+        t = jnp.where(x.observed, x.values - mean, 0)[order]
+        pushed = matmul(t, push)
+        whitened = matmul(root, jnp.where(missing, pull - pushed, 0))
+        t = matmul(solve, t)
+        exponent = count + vdot(pull, t) - 0.5 * vdot(pushed, t) + 0.5 * vdot(whitened, whitened)
+        units = jnp.log(jnp.diagonal(triangle)) + 0.5 * math.log(2 * math.pi)
+        units = units + jnp.log(jnp.diagonal(root))
+        return exponent, jnp.sum(jnp.where(missing, units, 0))
 
-    return over_components(one, axis, natural)
+    return over_components(one, axis, natural, "factor")

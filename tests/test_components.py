@@ -577,6 +577,57 @@ def test_float32_student_t():
     np.testing.assert_allclose(ours[0]["dofs"], theirs[0]["dofs"], rtol=1e-2)
 
 
+def test_float32_regression_far_from_the_origin():
+    """Inputs a thousand deviations from 0, such as dates: slopes as in float64, from the start on."""
+    rng = np.random.default_rng(6)
+    u = rng.normal(size=(200, 2))
+    y = 2 * u[:, 0] - u[:, 1] + 0.3 * rng.normal(size=200)
+    x = jnp.asarray(1000 + u, jnp.float32), jnp.asarray(y, jnp.float32)
+    wide = np.asarray(x[0], float), np.asarray(x[1], float)
+    expected = np.linalg.lstsq(np.column_stack([np.ones(200), wide[0]]), wide[1], rcond=None)[0]
+    model = elbax.Mixture(components.LinearRegression(), 1)
+    em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
+    params = model.init(jax.random.key(0), x)
+    state = em.init(params, elbax.Exact(model, params), key=jax.random.key(0))
+    for _ in range(3):
+        slopes = model.describe(state.params)["coefficients"][0, 1:]
+        np.testing.assert_allclose(slopes, expected[1:], rtol=1e-4)
+        state, _ = em(state, x)
+
+
+def test_a_mean_that_rounding_holds_does_not_lower_the_bound():
+    """Two columns, one the other and a constant, whose means are coarse beside what is left between them."""
+    rng = np.random.default_rng(7)
+    u = rng.normal(size=(40, 1))
+    x = jnp.asarray(np.hstack([400 + u, 250 + u]), jnp.float32)
+    model = elbax.GaussianMixture(2)
+    em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
+    params = model.init(jax.random.key(0), x)
+    state = em.init(params, elbax.Exact(model, params), key=jax.random.key(0))
+    bounds = jax.jit(lambda s: jax.lax.scan(lambda s, _: em(s, x), s, length=30)[1].elbo)(state)
+    falls = np.maximum(0, -np.diff(np.asarray(bounds, float)))
+    assert bounds.dtype == jnp.float32
+    assert falls.max() < 64 * np.finfo(np.float32).eps * (1 + abs(float(bounds[-1])))
+
+
+def test_a_component_whose_statistics_vanish_one_by_one_stays():
+    """At a count of 1e-30 products with small inputs are 0, those with large ones are not."""
+    component = components.LinearRegression()
+    model = elbax.Mixture(component, 2)
+    x = jnp.array([[1e-4, 20.0], [2e-4, -5.0], [-1e-4, 3.0]], jnp.float32), jnp.ones(3, jnp.float32)
+    params = jax.tree.map(
+        lambda leaf: leaf.astype(jnp.float32),
+        model.from_description(
+            weights=[1, np.exp(-80.0)], coefficients=np.zeros((2, 3)), deviations=[1.0, 1.0]
+        ),
+    )
+    em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
+    state = em.init(params, elbax.Exact(model, params), key=jax.random.key(0))
+    moved = em(state, x)[0].params["components"]
+    assert np.all(np.isfinite(moved["coefficients"])) and np.all(np.isfinite(moved["log_noise"]))
+    np.testing.assert_array_equal(moved["coefficients"][1], 0)
+
+
 def large(name):
     """(component, description, rows) of numbers whose densities are differences of large ones."""
     rng = np.random.default_rng(3)

@@ -37,6 +37,15 @@ def log(x: Array) -> Array:
     return jnp.log(jnp.maximum(x, jnp.finfo(x.dtype).tiny))
 
 
+def without_data(count: Array) -> Array:
+    """Which of some expected counts are 0 but for underflow: 1e-19 of their sum in float32.
+
+    Of so few, products with numbers of other sizes vanish one by one, and moments no longer fit together.
+    """
+    tiny = jnp.finfo(count.dtype).tiny
+    return count <= jnp.maximum(tiny, tiny**0.5 * jnp.sum(count))
+
+
 def is_label(leaf: Any) -> bool:
     """Whether an array says which (a length, a symbol) rather than how much: no coordinate of a vector."""
     return not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)

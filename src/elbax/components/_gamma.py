@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._algebra import matmul
+from .._algebra import matmul, without_data
 from .._arguments import check_positive
 from .._check import check_described, check_row, check_table, check_values
 from .._free import choose
@@ -98,7 +98,7 @@ class Gamma(AbstractComponent):
 
     def maximize(self, statistics, params, free):
         count, losses, total = statistics["count"], -statistics["shape"], statistics["tilt"]
-        empty = count <= jnp.finfo(count.dtype).tiny
+        empty = without_data(count)
         safe = jnp.where(empty, 1, count)
         # log E[x] − E[log x], of numbers in units of the mean at hand.
         change = jnp.where(empty, 0, total / safe)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._algebra import matmul, vdot
+from .._algebra import matmul, vdot, without_data
 from .._arguments import check_choice, check_kind, check_not_negative, in_full
 from .._check import check_described, check_row, is_concrete
 from .._free import choose
@@ -21,6 +21,7 @@ from .._types import Array, Float, PyTree
 from ..priors import NormalInverseWishart
 from ._component import AbstractComponent
 from ._covariance import AbstractCovariance, Diagonal, Full, Spherical
+from ._moved import unless
 from ._parts import part_means, pooled_covariance
 from ._quadratic import differences, expand, expanded, marginal
 from ._unit import floors, positive_variance, with_given_unit, with_unit
@@ -207,7 +208,7 @@ class Normal(AbstractComponent):
         """`maximize` where means and covariances have counts of their own (`count` the covariances')."""
         mean, scale = params["mean"], params["scale"]
         dim = mean.shape[-1]
-        structure, tiny = self.structure, jnp.finfo(mean.dtype).tiny
+        structure = self.structure
         factor, inverse = self._factors(params)
         over_components = functools.partial(jax.vmap, in_axes=(self._axis, 0))
         linear, scatter = statistics["linear"], -2 * statistics["precision"]
@@ -230,12 +231,15 @@ class Normal(AbstractComponent):
 
         self._check_masks(free)
         # An emptied component stays where it is: its moments are 0/0.
-        empty = mean_count <= tiny
-        shift = jnp.where(empty[:, None], 0, linear / jnp.where(empty, 1, mean_count)[:, None])
-        moved = over_components(structure.apply)(factor, shift)
-        moved = choose(free["mean"], moved, jnp.zeros_like(moved))
-        if free["mean"] is not True:
-            shift = over_components(structure.apply)(inverse, moved)
+        empty = without_data(mean_count)
+        best = jnp.where(empty[:, None], 0, linear / jnp.where(empty, 1, mean_count)[:, None])
+        moved = choose(free["mean"], mean + over_components(structure.apply)(factor, best), mean)
+        # Formed once: in another fusion the sum may have another last digit.
+        moved = jax.lax.optimization_barrier(moved)
+        made = jax.lax.stop_gradient(over_components(structure.apply)(inverse, moved - mean))
+        lost = jnp.sum((made - best) ** 2, -1) >= jnp.sum(best**2, -1)
+        moved = unless(lost, mean, moved)
+        shift = over_components(structure.apply)(inverse, moved - mean)
         # Scatter about the new mean: that of z − shift.
         about = jax.vmap(lambda n, d, t: n * structure.square(d) - 2 * structure.outer(d, t))(
             mean_count, shift, linear
@@ -250,14 +254,14 @@ class Normal(AbstractComponent):
             scale = structure.rescale(scale, moment / total, dim, rounding)
         else:
             total = count + pseudo_count
-            nothing = total <= tiny
+            nothing = without_data(total)
             safe = jnp.where(nothing, 1, total).reshape((-1,) + (1,) * (scatter.ndim - 1))
             moment = (scatter + about + pseudo_scatter) / safe
             size = jnp.max((scatter / safe).reshape(len(scatter), -1), -1)
             rescale = lambda raw, moment, rounding: structure.rescale(raw, moment, dim, rounding)
             fresh = jax.vmap(rescale)(scale, moment, squares + 4 * dim * eps * size)
             scale = jnp.where(nothing.reshape((-1,) + (1,) * (scale.ndim - 1)), scale, fresh)
-        return params | {"mean": mean + moved, "scale": scale}
+        return params | {"mean": moved, "scale": scale}
 
     def _floor(self, params: PyTree) -> Float[Array, "dim dim"]:
         """A root of floor · D."""

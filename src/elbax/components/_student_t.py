@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._algebra import without_data
 from .._arguments import check_positive
 from .._check import check_described
 from .._incomplete import known
@@ -133,7 +134,7 @@ class StudentT(AbstractComponent):
         )
         if self.dof is not None:
             return normal
-        empty = count <= jnp.finfo(count.dtype).tiny
+        empty = without_data(count)
         # log ν/2 − ψ(ν/2) = E[u − log u] − 1.
         gap = -statistics["half_dof"] / jnp.where(empty, 1, count)
         half_dof = solve_shape(gap, smallest=0.1, largest=0.5 * _LARGEST_DOF)

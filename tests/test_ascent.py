@@ -15,7 +15,7 @@ _spec.loader.exec_module(ascent)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", [np.float64], ids=["float64"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
 @pytest.mark.parametrize("family", ascent.FAMILIES, ids=lambda family: family.name)
 def test_no_sweep_falls(family, dtype):
     for shape in family.shapes[:1]:

@@ -87,6 +87,14 @@ def test_a_fall_is_no_convergence():
     assert int(result.state.params) == 1  # Where the ELBO was highest.
 
 
+def test_a_fall_that_rounding_explains_is_said_to_be_one():
+    with jax.enable_x64(False):
+        result = elbax.fit(*scripted(-3.0, -2.0, -2.0001, -2.0), jnp.asarray(X, jnp.float32))
+        assert result.code == "decreased"
+        assert "which is rounding: float32 cannot tell more" in result.message
+        assert "wrong M-step" in elbax.fit(*scripted(-3.0, -2.0, -2.01), X).message
+
+
 def test_a_fall_is_allowed_without_the_promise():
     result = elbax.fit(*scripted(-3.0, -2.0, -2.5, -2.0, promises=False), X, max_steps=30)
     assert result.code == "converged"

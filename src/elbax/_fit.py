@@ -33,7 +33,7 @@ class Result(eqx.Module):
     - `trace`: the ELBO that each step measured before its move, shape `(num_steps,)`, on the host.
     - `num_steps`: how many steps were made.
     - `code`: `"converged"`, `"max_steps"`, `"decreased"` (a step that promises to ascend lowered the
-        ELBO of the same batch) or `"nonfinite"`.
+        ELBO of the same batch; the message says if by no more than rounding) or `"nonfinite"`.
     - `message`: what happened, in a sentence.
     """
 
@@ -323,6 +323,10 @@ def _loop(update, step, carry: _Carry, batch, until, tolerance) -> _Carry:
     return jax.lax.while_loop(lambda carry: carry.running & (carry.step < until), body, carry)
 
 
+# In machine epsilons, a fall that rounding explains: residuals of a thousandth of what they are differences of.
+_CANCELLED = 1024
+
+
 def _resolution(dtype: Any) -> float:
     """The relative gain that rounding hides."""
     return 4 * float(jnp.finfo(dtype).eps)
@@ -441,6 +445,12 @@ def _message(code: Code, update, info: Info, trace: np.ndarray, tolerance: float
         return f"Stopped after {steps} steps, the most allowed; the ELBO may still rise."
     if code == "decreased":
         fall = float(trace[-2] - trace[-1])
+        if fall <= _CANCELLED * np.finfo(trace.dtype).eps * (1 + abs(float(trace[-1]))):
+            return (
+                f"Step {steps - 1} of {_name(update)} lowered the ELBO by {fall:.3g}, which is rounding: "
+                f"{trace.dtype} cannot tell more where numbers that cancel are large (data far from 0, little "
+                "noise). The state before it is returned. float64 sees further."
+            )
         return (
             f"Step {steps - 1} of {_name(update)} lowered the ELBO by {fall:.3g} although it promises "
             "to ascend: a wrong M-step, a model whose statistics are not linear, or rounding. "

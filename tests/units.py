@@ -123,7 +123,9 @@ def regression(system):
         described["deviations"] = c * described["deviations"]
         if "gate" in described:
             described["gate"] = slopes(described["gate"])
-        return in_unit(model.from_description(**described), params, lambda unit: c * unit)
+        # The inputs' center is one of inputs.
+        units = lambda leaf: c * leaf if leaf.ndim == 0 else a * leaf + b
+        return in_unit(model.from_description(**described), params, units)
 
     return There((a * inputs + b, c * target + d), params)
 

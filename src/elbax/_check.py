@@ -187,12 +187,12 @@ def check_described(who: str, **described: tuple[Any, Shape, str]) -> None:
 
 
 def check_each(who: str, number: int, described: PyTree) -> None:
-    """Raises `ValueError` unless all arrays of a description have that many entries, one a component (but a unit,
-    which is the data's)."""
+    """Raises `ValueError` unless all arrays of a description have that many entries, one a component (but a unit
+    or a center, which are the data's)."""
     is_list = lambda node: isinstance(node, list | tuple)
     for path, leaf in jax.tree_util.tree_leaves_with_path(as_arrays(described), is_leaf=is_list):
         name = jax.tree_util.keystr(path, simple=True, separator=".")
-        if name.split(".")[-1] == "unit":
+        if name.split(".")[-1] in ("unit", "center"):
             continue
         if np.shape(leaf)[:1] != (number,):
             raise ValueError(

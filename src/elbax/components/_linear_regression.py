@@ -178,21 +178,31 @@ class LinearRegression(AbstractComponent):
             "deviations": jnp.exp(params["log_noise"]),
         }
 
-    def from_description(self, *, coefficients, deviations, unit=None):
+    def from_description(self, *, coefficients, deviations, unit=None, center=None):
         """From coefficients and deviations of the noise.
 
         `unit` is the target's standard deviation, to which the floor is relative; by default that of the noise,
-        components in equal shares.
+        components in equal shares. `center` are the inputs' means, about which sums are formed; by default 0,
+        which loses digits only where inputs are many deviations from it.
         """
         check_described(
             "LinearRegression",
             coefficients=(coefficients, ("K", "num_inputs + 1"), "finite"),
             deviations=(deviations, ("K",), "positive"),
         )
-        deviation = jnp.asarray(deviations, float)
+        deviation, coefficients = jnp.asarray(deviations, float), jnp.asarray(coefficients, float)
+        about = jnp.zeros_like(coefficients[0, 1:])
+        if center is not None:
+            about = jnp.asarray(center, about.dtype)
+        size = coefficients[0, 1:].shape
+        if about.shape != size:
+            raise ValueError(
+                f"LinearRegression: center is a number an input, of shape {size}; got {about.shape}."
+            )
         params = {
-            "coefficients": jnp.asarray(coefficients, float),
+            "coefficients": coefficients,
             "log_noise": jnp.log(deviation),
+            "center": Reference(about),
         }
         variance = jnp.mean(deviation**2)
         return with_given_unit(params, self.floor, unit, variance, "LinearRegression")

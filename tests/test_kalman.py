@@ -130,7 +130,7 @@ def as_dtype(eta, dtype):
     return jax.tree.map(jnp.asarray, narrow), wide
 
 
-SIZES = [(3, 1, 8), (2, 2, 5)]
+SIZES = [(3, 1, 8), (2, 2, 5), (4, 2, 1)]
 
 
 @pytest.mark.parametrize("order", ["sequential", "pairwise"])
@@ -182,6 +182,17 @@ def test_exact_arithmetic(size, dtype, order):
         )
 
     check()
+
+
+def test_a_chain_of_one_step_has_moments():
+    """Those of its only state, though nothing comes from the next one."""
+    eta = draw(np.random.default_rng(1), 4, 2, 1, 1.0, 1.0, 30.0, False)
+    narrow, wide = as_dtype(eta, np.float64)
+    means, covariances = GaussianChain(4).moments(narrow)[:2]
+    assert means.shape == (1, 4)
+    _, expected, blocks, _ = dense(wide)
+    np.testing.assert_allclose(means, expected, rtol=1e-12)
+    np.testing.assert_allclose(covariances, blocks, rtol=1e-10, atol=1e-12)
 
 
 # --- the program -----------------------------------------------------------------------------------

@@ -331,7 +331,8 @@ def smoothed(natural: PyTree, pairwise: bool = False) -> tuple[Filtered, Moments
 
     both = apply(by_next, mean)
     spread = product(by_next, product(covariance, by_next.mT)) + rest
-    of_xi = jnp.concatenate([both[:, :dim], jnp.zeros_like(both[:1, :dim])])
+    # A chain of one step has no transition: a slice of none would leave it no states.
+    of_xi = jnp.concatenate([both[:, :dim], jnp.zeros((1, dim), both.dtype)])
     of_xi_spread = jnp.concatenate([spread[:, :dim, :dim], eye[None]])
     roots = steps.root
     means = jnp.where(in_time[:, None], found.means + apply(roots, of_xi), 0)

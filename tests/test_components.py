@@ -628,6 +628,25 @@ def test_a_component_whose_statistics_vanish_one_by_one_stays():
     np.testing.assert_array_equal(moved["coefficients"][1], 0)
 
 
+def test_factors_of_a_component_whose_statistics_vanish_stay():
+    """At a count above the least positive number whose half is below it."""
+    model = elbax.Mixture(components.FactorAnalyzer(1), 2)
+    described = {
+        "means": np.zeros((2, 3)),
+        "loadings": LOADINGS[:, :, :1],
+        "noise": np.ones((2, 3)),
+    }
+    described["loadings"] = np.stack([described["loadings"][0]] * 2)
+    params = model.from_description(weights=[1, 1.3e-38], **described)
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
+    x = jnp.array([[0.1, 0.2, -0.3]], jnp.float32)
+    em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
+    state = em.init(params, elbax.Exact(model, params), key=jax.random.key(0))
+    moved = em(state, x)[0].params["components"]
+    for name in ("mean", "loadings", "log_noise"):
+        np.testing.assert_array_equal(moved[name][1], params["components"][name][1])
+
+
 def large(name):
     """(component, description, rows) of numbers whose densities are differences of large ones."""
     rng = np.random.default_rng(3)

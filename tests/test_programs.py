@@ -118,7 +118,10 @@ def test_programs_of_little_data_are_compiled_the_quick_way(monkeypatch):
         total = compiled(jnp.sum)
         for size, expected in ((_program._SMALL, 1.0), (_program._SMALL + 1, 2.0)):
             assert total(jnp.full(size, expected)) == size * expected
+        # Inside of another program it is a part of that one, of constants too.
         assert jax.vmap(total)(jnp.ones((2, 3))).tolist() == [3, 3]
+        assert jax.jit(lambda: total(jnp.ones(3)))() == 3
+        assert jax.grad(jax.grad(lambda x: total(x**3)))(jnp.array(2.0)) == 12
         return asked
 
     monkeypatch.setattr(_program, "eqx", types.SimpleNamespace(filter_jit=filter_jit))

@@ -43,14 +43,18 @@ def compiled(function: Callable) -> Callable:
 
     @functools.wraps(function)
     def call(*args, **kwargs):
-        leaves = jax.tree.leaves((args, kwargs))
         # A program inside of another is compiled with it.
-        if any(isinstance(leaf, Tracer) for leaf in leaves) or not _understood():
+        if not _outside() or not _understood():
             return optimized()(*args, **kwargs)
-        size = sum(getattr(leaf, "size", 1) for leaf in leaves)
+        size = sum(getattr(leaf, "size", 1) for leaf in jax.tree.leaves((args, kwargs)))
         return (quick if size <= _SMALL else optimized)()(*args, **kwargs)
 
     return call
+
+
+def _outside() -> bool:
+    """Whether nothing is traced now: what is traced turns constants into tracers too."""
+    return not isinstance(jax.device_put(np.zeros(())), Tracer)
 
 
 @functools.cache

@@ -44,7 +44,7 @@ def compiled(function: Callable) -> Callable:
     @functools.wraps(function)
     def call(*args, **kwargs):
         # A program inside of another is compiled with it.
-        if not _outside() or not _understood():
+        if not (is_concrete((args, kwargs)) and _outside() and _understood()):
             return optimized()(*args, **kwargs)
         size = sum(getattr(leaf, "size", 1) for leaf in jax.tree.leaves((args, kwargs)))
         return (quick if size <= _SMALL else optimized)()(*args, **kwargs)
@@ -53,7 +53,7 @@ def compiled(function: Callable) -> Callable:
 
 
 def _outside() -> bool:
-    """Whether nothing is traced now: what is traced turns constants into tracers too."""
+    """Whether no program is traced now, which would have constants as tracers too."""
     return not isinstance(jax.device_put(np.zeros(())), Tracer)
 
 

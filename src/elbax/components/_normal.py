@@ -147,9 +147,10 @@ class Normal(AbstractComponent):
         return with_unit({"mean": mean, "scale": scale}, self.floor, whole)
 
     def exchange(self, which, fresh, params):
-        fresh = fresh | {"scale": params["scale"]} if self.shared else fresh
-        moved = super().exchange(which, fresh, params)
-        return moved | {"scale": params["scale"]} if self.shared else moved
+        if not self.shared:
+            return super().exchange(which, fresh, params)
+        own = {name: block for name, block in params.items() if name != "scale"}
+        return params | super().exchange(which, fresh, own)
 
     def shapes(self, num_components):
         scale = self.structure.shape("dim")

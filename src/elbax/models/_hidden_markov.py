@@ -155,6 +155,10 @@ class HiddenMarkovModel(AbstractPartitioned):
             "components": self.component.init(self._values(x), weight, assignment, number),
         }
 
+    def exchange_parts(self, which: Array, fresh: PyTree, params: PyTree) -> PyTree:
+        moved = self.component.exchange(which, fresh["components"], params["components"])
+        return params | {"components": moved}
+
     @property
     def shapes(self) -> PyTree:
         return {

@@ -88,6 +88,10 @@ class Mixture(AbstractPartitioned):
             "components": self.component.init(x, weight, assignment, self.num_components),
         }
 
+    def exchange_parts(self, which: Array, fresh: PyTree, params: PyTree) -> PyTree:
+        moved = self.component.exchange(which, fresh["components"], params["components"])
+        return params | {"components": moved}
+
     @property
     def shapes(self) -> PyTree:
         return {

@@ -100,6 +100,10 @@ class MixtureOfExperts(AbstractPartitioned):
             "experts": self.expert.init(x, weight, assignment, self.num_experts),
         }
 
+    def exchange_parts(self, which: Array, fresh: PyTree, params: PyTree) -> PyTree:
+        moved = self.expert.exchange(which, fresh["experts"], params["experts"])
+        return params | {"experts": moved}
+
     @property
     def shapes(self) -> PyTree:
         return {"gate": callable, "experts": self.expert.shapes(self.num_experts)}

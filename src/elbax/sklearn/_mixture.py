@@ -24,9 +24,10 @@ class AbstractMixture(AbstractEstimator):
     """Mixtures: labels, their probabilities, information criteria, draws.
 
     `init_params` says where fits start, in scikit-learn's words and ours: `"kmeans"`, `"k-means++"`, `"random"`
-    (rows shared at random), `"random_from_data"` (rows as means), `"quantiles"`, `"hierarchical"`, or a function
-    as `elbax.Mixture.init` takes it. `"auto"` is k-means for one start, and starts of several kinds for more. A
-    parameter `weights_init` (or another attribute's name before `_init`) is where fits start in that attribute.
+    (rows shared at random), `"random_from_data"` (rows as means), `"random_parts"`, `"quantiles"`,
+    `"hierarchical"`, or a function as `elbax.Mixture.init` takes it. `"auto"` is k-means for one start, and starts
+    of several kinds for more. A parameter `weights_init` (or another attribute's name before `_init`) is where
+    fits start in that attribute.
     """
 
     init_params: Any = "auto"

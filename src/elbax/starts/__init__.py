@@ -7,6 +7,7 @@ num_components)`. Any such function is an `init=` of a model, which knows those 
 
 from ._hierarchical import hierarchical as hierarchical
 from ._k_means import k_means as k_means
+from ._parts import random_parts as random_parts
 from ._quantiles import quantiles as quantiles
 from ._responsibilities import random as random
 from ._rows import k_means_plus_plus as k_means_plus_plus, random_from_data as random_from_data

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from .._algebra import matmul
 from .._types import Array, Float, Int, Key
-from ._rows import draw, Rows, scaled
+from ._rows import draw, nearest, Rows, scaled
 
 
 _BLOCK = 1 << 14
@@ -28,14 +28,9 @@ def k_means(
     centers = rows.x[draw(key, rows, num_components, 1.0)]
     blocks = _in_blocks(rows)
 
-    def assign(rows: Rows, centers):
-        """argmin of ‖x − c‖² over the columns seen, less ‖x‖², which is the same for all."""
-        distance = matmul(rows.seen, (centers**2).T) - 2 * matmul(rows.x, centers.T)
-        return jnp.argmin(distance, -1)
-
     def improve(centers, _):
         def add(sums, rows):
-            member = jax.nn.one_hot(assign(rows, centers), num_components, dtype=centers.dtype)
+            member = jax.nn.one_hot(nearest(rows, centers), num_components, dtype=centers.dtype)
             member = (member * rows.share[:, None]).T
             mass, total = sums
             return (mass + matmul(member, rows.seen), total + matmul(member, rows.x)), None
@@ -46,7 +41,7 @@ def k_means(
         return jnp.where(mass > 0, moved, centers), None
 
     centers, _ = jax.lax.scan(improve, centers, length=num_rounds)
-    assignment = jax.lax.map(lambda rows: assign(rows, centers), blocks)
+    assignment = jax.lax.map(lambda rows: nearest(rows, centers), blocks)
     return assignment.reshape(-1)[: len(weight)]
 
 

@@ -38,6 +38,12 @@ def scaled(table: Float[Array, "num_data features"], weight: Float[Array, " num_
     return Rows(x / jnp.where(deviation > 0, deviation, 1), seen, share)
 
 
+def nearest(rows: Rows, centers: Float[Array, "num_centers features"]) -> Int[Array, " num_data"]:
+    """argmin of ‖x − c‖² over the columns seen, less ‖x‖², which is the same for all."""
+    distance = matmul(rows.seen, (centers**2).T) - 2 * matmul(rows.x, centers.T)
+    return jnp.argmin(distance, -1)
+
+
 def draw(key: Key, rows: Rows, number: int, power: float) -> Int[Array, " number"]:
     """Which rows are centers: each is drawn with probability in proportion to its weight times the squared
     distance from the nearest center before, to the given power.

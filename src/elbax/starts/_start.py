@@ -13,15 +13,24 @@ from .._batch import as_batch, effective_weight, row_numbers
 from .._check import is_concrete
 from .._model import AbstractExponentialFamilyModel
 from .._program import compiled
-from .._types import Any, Array, Callable, Float, Int, Key, PyTree
+from .._types import Any, Array, Bool, Callable, Float, Int, Key, PyTree
 from ._hierarchical import hierarchical
 from ._k_means import k_means
+from ._parts import random_parts, with_own_spread
 from ._quantiles import quantiles
 from ._responsibilities import random
 from ._rows import k_means_plus_plus, random_from_data
 
 
-Name = Literal["k-means", "k-means++", "random_from_data", "random", "quantiles", "hierarchical"]
+Name = Literal[
+    "k-means",
+    "k-means++",
+    "random_from_data",
+    "random_parts",
+    "random",
+    "quantiles",
+    "hierarchical",
+]
 Init = Name | Array | np.ndarray | Callable[[Key, Array, Array, int], Array] | PyTree
 """What `init=` takes: see `AbstractPartitioned.init`."""
 
@@ -29,6 +38,7 @@ _STARTS: dict[str, Callable] = {
     "k-means": k_means,
     "k-means++": k_means_plus_plus,
     "random_from_data": random_from_data,
+    "random_parts": random_parts,
     "random": random,
     "quantiles": quantiles,
     "hierarchical": hierarchical,
@@ -36,7 +46,8 @@ _STARTS: dict[str, Callable] = {
     "kmeans": k_means,
 }
 # The others are called where their values are known: they may run on the host.
-_JITTED = (k_means, k_means_plus_plus, random_from_data, random, quantiles)
+_JITTED = (k_means, k_means_plus_plus, random_from_data, random_parts, random, quantiles)
+_WITH_OWN_SPREAD = (random_parts,)
 
 
 class AbstractPartitioned(AbstractExponentialFamilyModel):
@@ -61,11 +72,15 @@ class AbstractPartitioned(AbstractExponentialFamilyModel):
     ) -> PyTree:
         """Params from the part of each row, or −1 for a row in none: such rows count in what components share."""
 
+    def exchange_parts(self, which: Bool[Array, " K"], fresh: PyTree, params: PyTree) -> PyTree:
+        """`fresh` for the components in `which` in what each has to itself, `params` in all else."""
+        return params
+
     def init(self, key: Key, x: PyTree, init: Init = "k-means") -> PyTree:
         r"""Params to start from: a pure function of the key, so restarts may be vmapped.
 
         Each component starts at the mean (rate, …) of a part of the rows, all with what spread is left within
-        the parts (a part's own covariance may be singular).
+        the parts (a part's own covariance may be singular), unless `init` says otherwise.
 
         **Arguments:**
 
@@ -75,6 +90,9 @@ class AbstractPartitioned(AbstractExponentialFamilyModel):
             - `"k-means++"`: K rows far from each other are the means; what is spread is that of all rows.
             - `"random_from_data"`: K distinct rows, drawn by their weights, likewise. Of many such starts EM
                 often ends higher than of k-means, whose starts are much alike.
+            - `"random_parts"`: the rows nearest to each of 2 K random rows, dealt out to the components. Each
+                component begins with the spread of its own part, drawn a little to that of all rows: it leads to
+                optima with components of unequal width.
             - `"random"`: every row is shared among the components at random.
             - `"quantiles"`: K parts of equal weight along the first principal component.
             - `"hierarchical"`: Ward's agglomeration, on the host (not under `jit`).
@@ -188,7 +206,13 @@ def _start(model: AbstractPartitioned, key: Key, x: PyTree, weight: Array, start
     table = model.start_table(x)
     weight = weight.astype(table.dtype)
     parts: Any = start(key, table, weight, model.num_parts) if callable(start) else start
-    return from_parted(model, x, weight, parts)
+    params = from_parted(model, x, weight, parts)
+    return with_own_spread(model, x, weight, parts, params) if has_own_spread(start) else params
+
+
+def has_own_spread(start: Any) -> bool:
+    """Whether components begin each with the spread of its own part, not all with that within the parts."""
+    return callable(start) and start in _WITH_OWN_SPREAD
 
 
 def from_parted(model: AbstractPartitioned, x: PyTree, weight: Array, parts: Array) -> PyTree:

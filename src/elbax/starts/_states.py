@@ -13,7 +13,16 @@ from .._state import ELBOState
 from .._types import Any, Callable, Key, PyTree
 from .._update import AbstractUpdate
 from ..posteriors import Exact
-from ._start import AbstractPartitioned, from_parted, Init, is_params, known_start, Name
+from ._parts import with_own_spread
+from ._start import (
+    AbstractPartitioned,
+    from_parted,
+    has_own_spread,
+    Init,
+    is_params,
+    known_start,
+    Name,
+)
 
 
 def initial_states(
@@ -28,9 +37,9 @@ def initial_states(
     r"""States to fit from, one for each restart: what `fit_restarts` takes.
 
     By default starts are of several kinds, for what many of one kind miss: of eight, one each from k-means,
-    hierarchical clusters, quantiles and k-means++, the others from random rows as means with the covariance of
-    all rows; of more, three of four from random rows. Where one such end is the best and others are not, ask for
-    more restarts.
+    hierarchical clusters, quantiles and k-means++, two from random rows as means with the covariance of all rows,
+    two from random parts each with its own covariance; of more, half from random parts, a quarter each from
+    random rows and from k-means++. Where one such end is the best and others are not, ask for more restarts.
 
     **Arguments:**
 
@@ -44,12 +53,12 @@ def initial_states(
 
     ```python
     >>> import elbax, jax
-    >>> x, model = elbax.datasets.old_faithful(), elbax.GaussianMixture(3)
+    >>> x, model = elbax.datasets.old_faithful(), elbax.GaussianMixture(2)
     >>> em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
     >>> states = elbax.initial_states(em, x, key=jax.random.key(0), num_restarts=8)
     >>> restarts = elbax.fit_restarts(em, states, x, reject=model.collapsed)
     >>> print(restarts.codes[0], round(float(restarts.best.elbo) * len(x), 1))
-    converged -1114.4
+    converged -1130.3
 
     ```
     """
@@ -108,12 +117,20 @@ def _dealt(init: Any, number: int) -> list:
     return [inits[lane % len(inits)] for lane in range(number)]
 
 
-_ONE_OF_EACH: dict[int, Name] = {0: "k-means", 2: "hierarchical", 4: "k-means++", 6: "quantiles"}
+_ONE_OF_EACH: dict[int, Name] = {
+    0: "k-means",
+    2: "hierarchical",
+    3: "random_parts",
+    4: "k-means++",
+    6: "quantiles",
+    7: "random_parts",
+}
 
 
 def _diverse(number: int, known: bool) -> list[Name]:
-    """Those with much luck once, the others from random rows, every fourth of them far from each other."""
-    later: dict[int, Name] = {lane: "k-means++" for lane in range(8, number, 4)}
+    """Those with much luck once, the others by turns random: parts, rows, parts, rows far from each other."""
+    turns: list[Name] = ["k-means++", "random_parts", "random_from_data", "random_parts"]
+    later = {lane: turns[lane % 4] for lane in range(8, number)}
     names: list[Name] = [
         (_ONE_OF_EACH | later).get(lane, "random_from_data") for lane in range(number)
     ]
@@ -127,7 +144,8 @@ def _lanes(model, keys, x, weight, plan, given) -> PyTree:
     table = model.start_table(x)
     weight = weight.astype(table.dtype)
     kinds: dict[str, list] = {}
-    for start, lanes in plan:
+    num_own = 0
+    for start, lanes in sorted(plan, key=lambda group: has_own_spread(group[0])):
         if callable(start):
             draw = lambda key, start=start: start(key, table, weight, model.num_parts)
             parts = jax.vmap(draw)(keys[np.array(lanes)])
@@ -137,15 +155,24 @@ def _lanes(model, keys, x, weight, plan, given) -> PyTree:
         if kind != "params":
             parts = parts.astype(jnp.int32 if kind == "labels" else weight.dtype)
         kinds.setdefault(kind, []).append((lanes, parts))
+        num_own += len(lanes) if has_own_spread(start) else 0
     found, order = [], []
     for kind, several in kinds.items():
         parts = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *(p for _, p in several))
         if kind != "params":
-            parts = jax.vmap(lambda parts: from_parted(model, x, weight, parts))(parts)
+            labels, parts = parts, jax.vmap(lambda p: from_parted(model, x, weight, p))(parts)
+            if kind == "labels" and num_own:
+                parts = _with_own_spread_of_last(num_own, model, x, weight, labels, parts)
         found.append(parts)
         order += [lane for lanes, _ in several for lane in lanes]
     back = np.argsort(order)
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[back], *found)
+
+
+def _with_own_spread_of_last(number: int, model, x, weight, labels, params) -> PyTree:
+    move = lambda labels, params: with_own_spread(model, x, weight, labels, params)
+    moved = jax.vmap(move)(*jax.tree.map(lambda leaf: leaf[-number:], (labels, params)))
+    return jax.tree.map(lambda old, new: old.at[-number:].set(new), params, moved)
 
 
 def _by_its_own_init(model, batch, keys, init) -> PyTree:

@@ -293,6 +293,16 @@ def test_a_table_says_where_more_components_end_lower_than_fewer(as_users_run):
     assert lines[3].split()[:5] == ["3", "tied", "3", "tied", "-420.000"]
 
 
+def test_select_warns_where_more_components_end_lower_than_fewer():
+    """One sweep from halves of a normal sample is not yet as good as the normal itself."""
+    x = scipy.stats.norm.ppf((np.arange(64) + 0.5) / 64)[:, None]
+    models = {"1": elbax.GaussianMixture(1), "2": elbax.GaussianMixture(2)}
+    options = {"init": "quantiles", "num_restarts": 1, "max_steps": 1}
+    with pytest.warns(UserWarning, match="select: 2 ended at the log-likelihood .* lower than 1"):
+        table = elbax.select(models, x, key=jax.random.key(0), **options)
+    assert "Raise num_restarts" in str(table)
+
+
 def test_select_names_its_criteria(as_users_run):
     with pytest.raises(ValueError, match="'aicc', 'icl' or 'held_out'; got 'dic'"):
         elbax.select({}, jnp.zeros((3, 1)), key=jax.random.key(0), by="dic")

@@ -50,7 +50,6 @@ def with_own_spread(
     number, width = model.num_parts, model.start_table(x).shape[-1]
     share = weight / jnp.sum(weight)
     little = (width + 1) / jnp.sum((weight > 0).astype(weight.dtype)) + 0.01
-
     places = jnp.arange(number, dtype=parts.dtype)
 
     def one(params, component):

@@ -117,23 +117,22 @@ def _dealt(init: Any, number: int) -> list:
     return [inits[lane % len(inits)] for lane in range(number)]
 
 
-_ONE_OF_EACH: dict[int, Name] = {
-    0: "k-means",
-    2: "hierarchical",
-    3: "random_parts",
-    4: "k-means++",
-    6: "quantiles",
-    7: "random_parts",
-}
+_FIRST: list[Name] = [
+    "k-means",
+    "random_from_data",
+    "hierarchical",
+    "random_parts",
+    "k-means++",
+    "random_from_data",
+    "quantiles",
+    "random_parts",
+]
+_LATER: list[Name] = ["k-means++", "random_parts", "random_from_data", "random_parts"]
 
 
 def _diverse(number: int, known: bool) -> list[Name]:
-    """Those with much luck once, the others by turns random: parts, rows, parts, rows far from each other."""
-    turns: list[Name] = ["k-means++", "random_parts", "random_from_data", "random_parts"]
-    later = {lane: turns[lane % 4] for lane in range(8, number)}
-    names: list[Name] = [
-        (_ONE_OF_EACH | later).get(lane, "random_from_data") for lane in range(number)
-    ]
+    """Those with much luck once, then random ones by turns."""
+    names = [*_FIRST, *(_LATER[lane % 4] for lane in range(len(_FIRST), number))][:number]
     # What runs on the host sees no values inside of jit.
     return [name if known or name != "hierarchical" else "random_from_data" for name in names]
 

@@ -254,7 +254,7 @@ def lower(found: dict[str, dict[tuple[str, int], dict[str, Row]]]) -> str:
             "best reached by": one["more"].get("reached", ""),
             "rows of the smallest": written(one["more"].get("smallest"), 1),
             "rows of scikit-learn's smallest": written(one["scikit-learn"].get("smallest"), 1),
-            "its narrowest": f"{one['scikit-learn'].get('narrowest', np.nan):.1e}",
+            "its narrowest": written(one["scikit-learn"].get("narrowest"), 5),
         }
         for name, table in found.items()
         for (structure, number), one in table.items()

@@ -144,7 +144,7 @@ def fit(
                 bar.set_postfix_str(f"ELBO {float(np.asarray(now.trace)[bar.n - 1]):.6g}")
         begun = now
     end = _run(update, begun, batch, until, tolerance_now, np.asarray(True), capacity)
-    return _result(update, *end, tolerance)
+    return _result(update, *end, tolerance=tolerance)
 
 
 def fit_restarts(
@@ -190,7 +190,7 @@ def fit_restarts(
         first = np.minimum(short, until)
         states = _best_so_far(update, reject, states, batch, first, gain, capacity, kept)
     ends = _run_lanes(update, reject, states, batch, until, gain, capacity)
-    return _restarts(update, *ends, tolerance)
+    return _restarts(update, *ends, tolerance=tolerance)
 
 
 def _restarts(update, best, elbos: Array, steps: Array, codes: Array, rejected: Array, tolerance):

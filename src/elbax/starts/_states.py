@@ -132,9 +132,10 @@ _LATER: list[Name] = ["k-means++", "random_parts", "random_from_data", "random_p
 
 def _diverse(number: int, known: bool) -> list[Name]:
     """Those with much luck once, then random ones by turns."""
-    names = [*_FIRST, *(_LATER[lane % 4] for lane in range(len(_FIRST), number))][:number]
+    names = (_FIRST + _LATER * number)[:number]
     # What runs on the host sees no values inside of jit.
-    return [name if known or name != "hierarchical" else "random_from_data" for name in names]
+    instead: Name = "random_from_data"
+    return [name if known or name != "hierarchical" else instead for name in names]
 
 
 @compiled

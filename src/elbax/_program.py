@@ -44,11 +44,11 @@ def compiled(function: Callable) -> Any:
 
     @functools.wraps(function)
     def call(*args, **kwargs):
+        given = args, kwargs
+        small = sum(getattr(leaf, "size", 1) for leaf in jax.tree.leaves(given)) <= _SMALL
         # A program inside of another is compiled with it.
-        if not (is_concrete((args, kwargs)) and _outside() and _understood()):
-            return optimized()(*args, **kwargs)
-        size = sum(getattr(leaf, "size", 1) for leaf in jax.tree.leaves((args, kwargs)))
-        return (quick if size <= _SMALL else optimized)()(*args, **kwargs)
+        soon = small and is_concrete(given) and _understood() and _outside()
+        return (quick if soon else optimized)()(*args, **kwargs)
 
     return call
 

@@ -155,9 +155,9 @@ class HiddenMarkovModel(AbstractPartitioned):
             "components": self.component.init(self._values(x), weight, assignment, number),
         }
 
-    def exchange_parts(self, which: Array, fresh: PyTree, params: PyTree) -> PyTree:
-        moved = self.component.exchange(which, fresh["components"], params["components"])
-        return params | {"components": moved}
+    @property
+    def parted(self) -> dict[str, Any]:
+        return {"components": self.component}
 
     @property
     def shapes(self) -> PyTree:

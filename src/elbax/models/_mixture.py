@@ -88,9 +88,9 @@ class Mixture(AbstractPartitioned):
             "components": self.component.init(x, weight, assignment, self.num_components),
         }
 
-    def exchange_parts(self, which: Array, fresh: PyTree, params: PyTree) -> PyTree:
-        moved = self.component.exchange(which, fresh["components"], params["components"])
-        return params | {"components": moved}
+    @property
+    def parted(self) -> dict[str, Any]:
+        return {"components": self.component}
 
     @property
     def shapes(self) -> PyTree:

@@ -100,9 +100,9 @@ class MixtureOfExperts(AbstractPartitioned):
             "experts": self.expert.init(x, weight, assignment, self.num_experts),
         }
 
-    def exchange_parts(self, which: Array, fresh: PyTree, params: PyTree) -> PyTree:
-        moved = self.expert.exchange(which, fresh["experts"], params["experts"])
-        return params | {"experts": moved}
+    @property
+    def parted(self) -> dict[str, Any]:
+        return {"experts": self.expert}
 
     @property
     def shapes(self) -> PyTree:

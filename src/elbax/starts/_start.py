@@ -72,9 +72,17 @@ class AbstractPartitioned(AbstractExponentialFamilyModel):
     ) -> PyTree:
         """Params from the part of each row, or −1 for a row in none: such rows count in what components share."""
 
+    @property
+    @abc.abstractmethod
+    def parted(self) -> dict[str, Any]:
+        """The component whose params `from_parts` makes one of each part, by their name."""
+
     def exchange_parts(self, which: Bool[Array, " K"], fresh: PyTree, params: PyTree) -> PyTree:
         """`fresh` for the components in `which` in what each has to itself, `params` in all else."""
-        return params
+        return params | {
+            name: component.exchange(which, fresh[name], params[name])
+            for name, component in self.parted.items()
+        }
 
     def init(self, key: Key, x: PyTree, init: Init = "k-means") -> PyTree:
         r"""Params to start from: a pure function of the key, so restarts may be vmapped.

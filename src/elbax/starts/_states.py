@@ -144,8 +144,7 @@ def _lanes(model, keys, x, weight, plan, given) -> PyTree:
     table = model.start_table(x)
     weight = weight.astype(table.dtype)
     kinds: dict[str, list] = {}
-    num_own = 0
-    for start, lanes in sorted(plan, key=lambda group: has_own_spread(group[0])):
+    for start, lanes in plan:
         if callable(start):
             draw = lambda key, start=start: start(key, table, weight, model.num_parts)
             parts = jax.vmap(draw)(keys[np.array(lanes)])
@@ -154,25 +153,29 @@ def _lanes(model, keys, x, weight, plan, given) -> PyTree:
         kind = _kind(parts)
         if kind != "params":
             parts = parts.astype(jnp.int32 if kind == "labels" else weight.dtype)
-        kinds.setdefault(kind, []).append((lanes, parts))
-        num_own += len(lanes) if has_own_spread(start) else 0
+        kinds.setdefault(kind, []).append((lanes, parts, [has_own_spread(start)] * len(lanes)))
     found, order = [], []
     for kind, several in kinds.items():
-        parts = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *(p for _, p in several))
+        lanes, parts, own = zip(*several)
+        parts = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
         if kind != "params":
-            labels, parts = parts, jax.vmap(lambda p: from_parted(model, x, weight, p))(parts)
-            if kind == "labels" and num_own:
-                parts = _with_own_spread_of_last(num_own, model, x, weight, labels, parts)
+            params = jax.vmap(lambda p: from_parted(model, x, weight, p))(parts)
+            parts = _with_own_spread(
+                np.flatnonzero(np.concatenate(own)), model, x, weight, parts, params
+            )
         found.append(parts)
-        order += [lane for lanes, _ in several for lane in lanes]
+        order += np.concatenate(lanes).tolist()
     back = np.argsort(order)
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[back], *found)
 
 
-def _with_own_spread_of_last(number: int, model, x, weight, labels, params) -> PyTree:
+def _with_own_spread(places: np.ndarray, model, x, weight, labels, params) -> PyTree:
+    """`with_own_spread` of the lanes at some places."""
+    if not places.size:
+        return params
     move = lambda labels, params: with_own_spread(model, x, weight, labels, params)
-    moved = jax.vmap(move)(*jax.tree.map(lambda leaf: leaf[-number:], (labels, params)))
-    return jax.tree.map(lambda old, new: old.at[-number:].set(new), params, moved)
+    moved = jax.vmap(move)(*jax.tree.map(lambda leaf: leaf[places], (labels, params)))
+    return jax.tree.map(lambda old, new: old.at[places].set(new), params, moved)
 
 
 def _by_its_own_init(model, batch, keys, init) -> PyTree:

@@ -335,4 +335,4 @@ def least_squares(inputs, target, weight, assignment, num_components, pull: floa
 
     gram, cross = map(systems, weighted)
     found = jax.vmap(lambda g, c: solve_masked(g, c, jnp.ones(len(c), bool)))(gram, cross)
-    return found.at[:, 0].add(-matmul(found[:, 1:], center))
+    return _at_center(found, -center)

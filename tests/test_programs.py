@@ -145,15 +145,16 @@ def twice(function):
 ONCE = {case.system.name: case for case in reversed(CASES)}
 QUICK = {"mixture-full-auto"}
 # One of each kind: most mixtures differ in their densities only.
-KINDS = [
-    *sorted(QUICK),
-    "mixture-student",
-    "mixture-factors",
-    "plain-gaussian",
-    "autoencoder",
+KINDS = [*sorted(QUICK), "mixture-student", "mixture-factors", "plain-gaussian", "autoencoder"]
+KINDS += [
     "experts",
+    "factors-diagonal",
+    "hidden-markov",
+    "state-space",
+    "grammar",
+    "ctc",
+    "bayesian-network",
 ]
-KINDS += ["factors-diagonal", "hidden-markov", "state-space", "grammar", "ctc", "bayesian-network"]
 
 
 @pytest.mark.parametrize(

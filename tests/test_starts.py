@@ -1,5 +1,7 @@
 """Where fits start: partitions of the rows, and the params that follow."""
 
+from typing import get_args
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,19 +18,12 @@ from elbax.starts import (
     random_from_data,
     random_parts,
 )
+from elbax.starts._start import Name
 
 
 X = jnp.asarray(load_iris().data)
 WEIGHT = jnp.ones(len(X))
-NAMES = [
-    "k-means",
-    "k-means++",
-    "random_from_data",
-    "random_parts",
-    "random",
-    "quantiles",
-    "hierarchical",
-]
+NAMES = get_args(Name)
 KEYS = jax.random.split(jax.random.key(0), 3)
 MODEL = elbax.GaussianMixture(3, floor=0.0)
 
@@ -270,8 +265,8 @@ def test_factors_start_at_random_too(model):
         model.init(KEYS[0], X, "k-means")
 
 
-def _lane_key(lane, number=8):
-    return jax.random.split(jax.random.split(jax.random.key(1))[0], number)[lane]
+def _lane_key(lane):
+    return jax.random.split(jax.random.split(jax.random.key(1))[0], 8)[lane]
 
 
 def test_states_of_restarts_are_of_several_kinds():

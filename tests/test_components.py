@@ -12,6 +12,7 @@ import scipy.stats
 from cases import find
 
 import elbax
+from elbax._batch import as_batch, over_rows
 from elbax._reference import split_coordinates
 from elbax._special import excess, half_deviance, stirling_error
 
@@ -713,20 +714,64 @@ def test_float32_densities_of_large_numbers(name, tolerance):
     np.testing.assert_allclose(ours, theirs, atol=tolerance)
 
 
-def test_a_poisson_mixture_is_one_density_in_either_form(as_users_run):
-    """By products or by differences, of rates for which products do."""
+def counts_and_positive_numbers():
     rng = np.random.default_rng(4)
-    rates = rng.uniform(0.5, 20.0, (2, 12))
-    x = jnp.asarray(rng.poisson(rates[np.arange(30) % 2]), float).at[0].set(0.0)
-    values = []
-    for form in ("difference", "expanded", "auto"):
-        model = elbax.Mixture(components.Poisson(form=form), 2)
-        params = model.from_description(weights=WEIGHTS, rates=rates)
-        values.append(jax.jit(jax.vmap(elbax.Exact(model, params)))(x).natural)
-    np.testing.assert_allclose(values[0], values[1], rtol=1e-12)
-    np.testing.assert_allclose(values[0], values[2], rtol=1e-12)
-    with pytest.raises(ValueError, match="form must be 'auto'"):
-        components.Poisson(form="fast")
+    counts = rng.poisson(rng.uniform(0.5, 20.0, (30, 12))).astype(float)
+    counts[0] = 0.0
+    return counts, rng.gamma(2.0, 3.0, (30, 12)) * np.logspace(-5, 5, 12)
+
+
+@pytest.mark.parametrize(
+    "name", ["Poisson", "Multinomial", "Gamma", "Product", "gaps", "sequences"]
+)
+def test_a_faster_form_is_the_same_density(name):
+    """Less the log-density's part that only the datum enters: its sum over labels, its slope and its posterior."""
+    counts, positive = counts_and_positive_numbers()
+    if name == "Product":
+        parts = {"a": components.Poisson(), "b": components.Gamma(), "c": components.Bernoulli()}
+        component, x = components.Product(**parts), {"a": counts, "b": positive, "c": counts > 3}
+    elif name in ("gaps", "sequences"):
+        component, x = components.Gamma(), positive
+    else:
+        component = getattr(components, name)()
+        x = positive if name == "Gamma" else counts
+    model, batch = elbax.Mixture(component, 3), x
+    if name == "gaps":
+        gaps = np.random.default_rng(5).uniform(size=x.shape) < 0.2
+        batch = elbax.incomplete(np.where(gaps, np.nan, x))
+    if name == "sequences":
+        model = elbax.HiddenMarkovModel(component, 3)
+        batch = elbax.sequences([x[:20], x[20:]])
+    params = model.init(jax.random.key(0), batch)
+    found = model.shortcut(params, as_batch(batch).x)
+    assert bool(found.allowed)
+
+    def total(form, base):
+        q = form.prepare(form.natural(params))
+
+        def one(x):
+            bound = form.latent.log_normalizer(form.conditional(q, x).natural)
+            return bound if base is None else bound + base(x)
+
+        return over_rows(one, as_batch(batch).x)
+
+    np.testing.assert_allclose(
+        total(found.form, found.base), total(model, None), rtol=1e-11, atol=1e-11
+    )
+
+
+@pytest.mark.parametrize("name", ["Poisson", "Multinomial", "Gamma"])
+def test_a_faster_form_is_not_taken_where_it_cancels(name):
+    """Rates, totals and shapes of a million."""
+    described = {
+        "Poisson": {"rates": jnp.full((2, 12), 1e6)},
+        "Multinomial": {"probabilities": jnp.full((2, 12), 1 / 12)},
+        "Gamma": {"shapes": jnp.full((2, 12), 9e3), "rates": jnp.ones((2, 12))},
+    }[name]
+    model = elbax.Mixture(getattr(components, name)(), 2)
+    params = model.from_description(weights=WEIGHTS, **described)
+    x = jnp.full((3, 12), 1e6)
+    assert not bool(model.shortcut(params, x).allowed)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

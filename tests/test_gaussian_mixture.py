@@ -205,10 +205,10 @@ def test_the_form_follows_the_data():
     for name, expected in (("offset", True), ("apart", False)):
         x = hard_data(name).astype(jnp.float64)
         em, state = start(model, x)
-        allowed, fast = model.shortcut(em(state, x)[0].params)
-        assert bool(allowed) is expected
-        assert fast.component.form == "expanded"
-    assert elbax.GaussianMixture(3, form="difference").shortcut(state.params) is None
+        found = model.shortcut(em(state, x)[0].params, x)
+        assert bool(found.allowed) is expected
+        assert found.form.component.form == "expanded"
+    assert elbax.GaussianMixture(3, form="difference").shortcut(state.params, x) is None
 
 
 @pytest.mark.parametrize("covariance", COVARIANCES)

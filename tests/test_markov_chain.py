@@ -316,15 +316,15 @@ def test_impossible_transitions_are_never_scaled():
     component = elbax.components.Poisson()
     x = jnp.asarray(np.random.default_rng(0).poisson(3.0, (1, 20, 1)))
     masked = elbax.HiddenMarkovModel(component, 4, allowed=block, order="pairwise")
-    assert masked.shortcut(masked.init(jax.random.key(0), x)) is None
+    assert masked.shortcut(masked.init(jax.random.key(0), x), x) is None
     model = elbax.HiddenMarkovModel(component, 4, order="pairwise")
     params = model.init(jax.random.key(0), x)
-    taken, fast = model.shortcut(params)
-    assert bool(taken)
-    assert fast.chain.form == "scaled"
+    found = model.shortcut(params, x)
+    assert bool(found.allowed)
+    assert found.form.chain.form == "scaled"
     table = np.where(block, 0.5, 0.0)
     zeros = params | {"transition": jnp.log(jnp.maximum(table, 1e-300))}
-    assert not bool(model.shortcut(zeros)[0])
+    assert not bool(model.shortcut(zeros, x).allowed)
 
 
 def scaled_chain(spread, drop, dtype):

@@ -267,7 +267,9 @@ def _gradient_pass(model, params, posterior, source, lift, wrt, batch, key, chun
             (gradient["params"],) = pull_back(gradient["params"])
         return total, gradient, weight
 
-    return with_shortcut(run, model, params, posterior, batch)
+    found, base = with_shortcut(run, model, params, posterior, batch, chunk_size)
+    total, gradient, weight = found
+    return total + base, gradient, weight
 
 
 def _sum_over_data(datum, model, params, posterior, batch, key, chunk_size):
@@ -282,7 +284,9 @@ def _sum_over_data(datum, model, params, posterior, batch, key, chunk_size):
 
         return reduce_data(chunk, batch, key, chunk_size)
 
-    return with_shortcut(run, model, params, posterior, batch)
+    (total, weight), base = with_shortcut(run, model, params, posterior, batch, chunk_size)
+    # The bound comes first.
+    return (total.at[0].add(base) if total.ndim else total + base), weight
 
 
 def _bound(model, natural, x, q, key):
@@ -297,7 +301,11 @@ def _weighted_sum(datum: Callable, model, natural, posterior, x, weight, places)
         q = at_row(posterior, place.row)(x, key=key_q)
         return datum(model, natural, x, q, key_expectation)
 
-    values = over_rows(one, x, places)
+    return weighted_sum(weight, over_rows(one, x, places))
+
+
+def weighted_sum(weight: Array, values: Array) -> Array:
+    """Σᵢ wᵢ valuesᵢ over rows, and blocks of rows."""
     weight = weight.astype(values.dtype)
     return jnp.tensordot(weight, values, weight.ndim, precision=jax.lax.Precision.HIGHEST)
 
@@ -332,10 +340,15 @@ _SMALL = 4096
 
 
 def with_shortcut(
-    run: Callable, model: AbstractModel, params: PyTree, posterior: PyTree, batch: PyTree
-) -> Any:
-    """run(form, prepare), by the model's shortcut where it may be taken: decided once a pass, and never on data
-    of a few thousand numbers.
+    run: Callable,
+    model: AbstractModel,
+    params: PyTree,
+    posterior: PyTree,
+    batch: PyTree,
+    chunk_size: int | None = None,
+) -> tuple[Any, Scalar | float]:
+    """(run(form, prepare), what is to be added to its sum of bounds), by the model's shortcut where it may be
+    taken: decided once a pass, and never on data of a few thousand numbers.
 
     `prepare(natural)(posterior)` is the posterior with every exact one of this model prepared: it
     takes the same form as the model does, and is `tight` if it is the posterior itself, at the same θ, and the
@@ -371,16 +384,26 @@ def with_shortcut(
 
         return prepare
 
-    small = sum(jnp.size(leaf) for leaf in jax.tree.leaves(as_batch(batch).x)) <= _SMALL
-    found = None if small else model.shortcut(params)
+    x = as_batch(batch).x
+    small = sum(jnp.size(leaf) for leaf in jax.tree.leaves(x)) <= _SMALL
+    found = None if small else model.shortcut(params, x)
     if found is None:
-        return run(model, prepare_with(model))
-    allowed, fast = found
+        return run(model, prepare_with(model)), 0.0
+    allowed = found.allowed
     for snapshot in snapshots:
-        also = model.shortcut(snapshot)
-        allowed = allowed if also is None else allowed & also[0]
-    return jax.lax.cond(
-        in_every_lane(allowed),
-        lambda: run(fast, prepare_with(fast)),
+        also = model.shortcut(snapshot, x)
+        allowed = allowed if also is None else allowed & also.allowed
+    allowed = in_every_lane(allowed)
+    result = jax.lax.cond(
+        allowed,
+        lambda: run(found.form, prepare_with(found.form)),
         lambda: run(model, prepare_with(model)),
     )
+    if found.base is None:
+        return result, 0.0
+
+    def chunk(x, weight, places):
+        return weighted_sum(weight, over_rows(found.base, x))
+
+    base, _ = reduce_data(chunk, batch, jax.random.key(0), chunk_size)
+    return result, jnp.where(allowed, base, 0)

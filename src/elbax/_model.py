@@ -13,7 +13,8 @@ from ._batch import host_rows, rows
 from ._check import check_no_nan, check_rows
 from ._invariance import as_invariances, free_entries, Invariances, somewhere_near
 from ._program import program
-from ._types import Any, Array, Bool, Callable, Float, Key, PyTree, Scalar
+from ._shortcut import Shortcut
+from ._types import Any, Array, Callable, Float, Key, PyTree, Scalar
 from .estimators import AbstractEstimator, Reparameterized, ScoreFunction
 from .families import AbstractFamily, Distribution
 
@@ -201,8 +202,8 @@ class AbstractModel(eqx.Module):
         """Natural parameters of p(z) where it lies in `latent`; lets `elbo_terms` split it off."""
         return None
 
-    def shortcut(self, params: PyTree) -> "tuple[Bool[Array, ''], AbstractModel] | None":
-        """(whether it may be taken, a faster model), equal to this one to rounding where it may."""
+    def shortcut(self, params: PyTree, x: PyTree) -> Shortcut | None:
+        """A faster form for a pass over the rows `x`, or `None`."""
         return None
 
 

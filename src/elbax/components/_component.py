@@ -12,6 +12,7 @@ from .._free import is_frozen
 from .._incomplete import known_numbers
 from .._invariance import Invariances, nothing
 from .._reference import is_reference
+from .._shortcut import Shortcut
 from .._types import Any, AnyArray, Array, Bool, Float, Int, Key, PyTree, Scalar
 
 
@@ -124,8 +125,8 @@ class AbstractComponent(eqx.Module):
         """log p(θ)."""
         return 0.0
 
-    def shortcut(self, params: PyTree) -> "tuple[Bool[Array, ''], AbstractComponent] | None":
-        """(whether it may be taken, a faster component), as for a model."""
+    def shortcut(self, params: PyTree, x: PyTree) -> Shortcut | None:
+        """A faster form for a pass over the rows `x`, as for a model."""
         return None
 
     def collapsed(self, params: PyTree) -> Bool[Array, "..."]:

@@ -11,12 +11,18 @@ from .._algebra import matmul, without_data
 from .._arguments import check_positive
 from .._check import check_described, check_row, check_table, check_values
 from .._free import choose
-from .._incomplete import known, known_numbers
+from .._incomplete import is_incomplete, known, known_numbers
 from .._reference import Reference
+from .._shortcut import Shortcut
 from .._special import excess, inverse_digamma, solve_shape, stirling_error
 from ._component import AbstractComponent
 from ._parts import part_means
 from ._support import log_indicator
+
+
+# What a matrix product may add up to: rounding then stays below 3e-4 nats in float32, 1e-12 in float64.
+_LARGEST_EXPANDED = 4096.0
+_LARGEST_TERM = 256.0
 
 
 class Gamma(AbstractComponent):
@@ -116,6 +122,16 @@ class Gamma(AbstractComponent):
         unit = params["log_shapes"] - params["log_rates"]
         return {"log_shapes": log_shapes, "log_rates": log_shapes - jnp.log1p(change) - unit}
 
+    def shortcut(self, params, x):
+        # What the products of a typical row of some component add up to, and each of its terms: the statistics
+        # of a narrow density are small differences of theirs.
+        shape, log_mean = jnp.exp(params["log_shapes"]), params["log_shapes"] - params["log_rates"]
+        gap = jnp.abs(log_mean - jnp.mean(log_mean, 0))
+        terms = (shape + jnp.sqrt(shape)) * (1 + gap)
+        allowed = jnp.max(jnp.sum(terms, -1)) <= _LARGEST_EXPANDED
+        allowed &= jnp.max(terms) <= _LARGEST_TERM
+        return Shortcut(allowed, _Expanded(self.largest_shape), _log_volume)
+
     def describe(self, params):
         """Shapes and rates, `(K, dim)`."""
         return {"shapes": jnp.exp(params["log_shapes"]), "rates": jnp.exp(params["log_rates"])}
@@ -138,3 +154,43 @@ class Gamma(AbstractComponent):
 
     def collapsed(self, params):
         return jnp.any(params["log_shapes"] >= np.log(self.largest_shape) - 1e-3, -1)
+
+
+class _Expanded(Gamma):
+    r"""Multiplied out in x / c and its logarithm, c being one center for all components, less log h(x) = −log x:
+
+    [count + shape (1 + log c/mean) − tilt] + shape log(x/c) + (tilt − shape) (c/mean) (x/c).
+    """
+
+    def prepare(self, natural):
+        log_mean = natural["about"].value
+        # The density does not depend on the center: no derivative need be taken there.
+        center = jax.lax.stop_gradient(jnp.mean(log_mean, 0))
+        gap, shape, tilt = center - log_mean, natural["shape"], natural["tilt"]
+        return {
+            "constant": natural["count"] + shape * (1 + gap) - tilt,
+            "shape": shape,
+            "slope": (tilt - shape) * jnp.exp(gap),
+            "about": Reference(center),
+        }
+
+    def log_densities(self, natural, x):
+        check_row(x, natural["shape"].shape[-1], "Gamma")
+        values, observed = known(x)
+        ratio = values * jnp.exp(-natural["about"].value)
+        outside = (ratio <= 0) | (ratio == jnp.inf)
+        log_ratio, constant = jnp.log(jnp.where(outside, 1, ratio)), natural["constant"]
+        if is_incomplete(x):
+            log_ratio, ratio = (jnp.where(observed, part, 0) for part in (log_ratio, ratio))
+            constant = matmul(constant, observed.astype(ratio.dtype))
+        else:
+            constant = jnp.sum(constant, -1)
+        return constant + matmul(natural["shape"], log_ratio) + matmul(natural["slope"], ratio)
+
+
+def _log_volume(x):
+    """−Σⱼ log xⱼ of a row, −∞ where a number is not positive."""
+    values, observed = known(x)
+    inside = (values > 0) & (values < jnp.inf)
+    logs = jnp.log(jnp.where(observed & inside, values, 1))
+    return log_indicator(values, observed, inside) - jnp.sum(logs)

@@ -17,6 +17,7 @@ from .._incomplete import is_incomplete, known_numbers
 from .._math.linear_algebra import cholesky, eigh, invert_triangle
 from .._program import program
 from .._reference import Reference
+from .._shortcut import Shortcut
 from .._types import Array, Float, PyTree
 from ..priors import NormalInverseWishart
 from ._component import AbstractComponent
@@ -315,7 +316,7 @@ class Normal(AbstractComponent):
             total += jnp.sum(self.prior.log_density_of_covariance(traces, determinants, dim))
         return total
 
-    def shortcut(self, params):
+    def shortcut(self, params, x):
         if self.form != "auto":
             return None
         mean = params["mean"]
@@ -332,7 +333,8 @@ class Normal(AbstractComponent):
             mean - mean.mean(0), factor, inverse
         )
         allowed = jnp.max(sizes) <= _LARGEST_EXPANDED
-        return allowed, Normal(self.covariance, floor=self.floor, prior=self.prior, form="expanded")
+        form = Normal(self.covariance, floor=self.floor, prior=self.prior, form="expanded")
+        return Shortcut(allowed, form)
 
     def describe(self, params):
         dim = params["mean"].shape[-1]

@@ -1,25 +1,21 @@
 """Independent counts."""
 
-from typing import get_args
-
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import gammaln
 
 from .._algebra import log, matmul
-from .._arguments import check_choice, check_kind
+from .._arguments import check_kind
 from .._check import check_described, check_row, check_table, check_values
-from .._incomplete import known, known_numbers
+from .._incomplete import is_incomplete, known, known_numbers
 from .._reference import Reference
+from .._shortcut import Shortcut
 from .._special import half_deviance, highest_log_mass
 from ..families._undefined import where_defined
 from ..priors import Gamma
 from ._component import AbstractComponent
-from ._normal import Form
 from ._parts import part_means
-from ._support import is_count, log_indicator
+from ._support import is_count, log_indicator, log_reciprocal_factorials
 
 
 # What a matrix product may add up to: rounding then stays below 3e-4 nats in float32, 1e-12 in float64.
@@ -37,9 +33,9 @@ class Poisson(AbstractComponent):
     **Arguments:**
 
     - `prior`: a `Gamma` on every rate.
-    - `form`: how log-densities are taken. `"difference"` takes the deviance of each count from each rate, right
-        at any rates. `"expanded"` multiplies counts and logarithms of rates, which cancels where they are large.
-        `"auto"` expands in those passes in which a bound on the cancellation allows it.
+
+    Log-densities are deviances of each count from each rate, right at any rates. Passes over many rows multiply
+    counts and logarithms of rates instead, where a bound on the cancellation allows it.
 
     ```python
     >>> import elbax, jax.numpy as jnp
@@ -55,11 +51,9 @@ class Poisson(AbstractComponent):
     """
 
     prior: Gamma | None = None
-    form: Form = eqx.field(static=True, default="auto", kw_only=True)
 
     def __check_init__(self):
         check_kind("Poisson", Gamma, prior=self.prior)
-        check_choice("Poisson", get_args(Form), form=self.form)
 
     def check(self, x, weight, who, *, varied=False):
         check_table(x, weight, who, varied=False)
@@ -90,24 +84,15 @@ class Poisson(AbstractComponent):
             "about": Reference(log_rates),
         }
 
-    def prepare(self, natural):
-        if self.form != "expanded":
-            return natural
-        about = natural["about"].value
-        return natural | {"log_rate": about + natural["log_rate"]}
-
     def log_densities(self, natural, x):
         log_rates = natural["about"].value
         check_row(x, log_rates.shape[-1], "Poisson")
         values, observed = known(x)
         seen = observed.astype(log_rates.dtype)
-        count = seen * values.astype(seen.dtype)
         inside = is_count(values)
-        count = jnp.where(inside, count, 0)
+        count = jnp.where(observed & inside, values, 0).astype(seen.dtype)
         possible = log_indicator(values, observed, inside).astype(seen.dtype)
         gain, rate = matmul(natural["log_rate"], count), natural["rate"]
-        if self.form == "expanded":
-            return gain - matmul(rate, seen) + (possible - jnp.sum(gammaln(count + 1)))
         loss = jnp.sum(seen * half_deviance(count, log_rates), -1)
         reference = possible + jnp.sum(highest_log_mass(count)) - loss
         return reference + gain - matmul(rate - jnp.exp(log_rates), seen)
@@ -123,14 +108,14 @@ class Poisson(AbstractComponent):
     def log_prior(self, params):
         return 0.0 if self.prior is None else self.prior.log_density(params["log_rates"])
 
-    def shortcut(self, params):
+    def shortcut(self, params, x):
         log_rates = params["log_rates"]
-        if self.form != "auto" or log_rates.size <= _FEW_RATES:
+        if log_rates.size <= _FEW_RATES:
             return None
         # What the products of a typical row of some component add up to.
         rates = jnp.exp(log_rates)
         size = jnp.max(jnp.sum((rates + jnp.sqrt(rates)) * (1 + jnp.abs(log_rates)), -1))
-        return size <= _LARGEST_EXPANDED, Poisson(self.prior, form="expanded")
+        return Shortcut(size <= _LARGEST_EXPANDED, _Expanded(self.prior), log_reciprocal_factorials)
 
     def describe(self, params):
         """Rates, `(K, dim)`."""
@@ -146,3 +131,19 @@ class Poisson(AbstractComponent):
 
     def at_boundary(self, params, least):
         return {"log_rates": np.asarray(params["log_rates"]) < np.log(least)}
+
+
+class _Expanded(Poisson):
+    """x · log rate − rate, less log h(x) = −log x!."""
+
+    def prepare(self, natural):
+        return natural | {"log_rate": natural["about"].value + natural["log_rate"]}
+
+    def log_densities(self, natural, x):
+        log_rate, rate = natural["log_rate"], natural["rate"]
+        check_row(x, rate.shape[-1], "Poisson")
+        if not is_incomplete(x):
+            return matmul(log_rate, x.astype(rate.dtype)) - jnp.sum(rate, -1)
+        values, observed = known(x)
+        count, seen = jnp.where(observed, values, 0), observed.astype(rate.dtype)
+        return matmul(log_rate, count.astype(rate.dtype)) - matmul(rate, seen)

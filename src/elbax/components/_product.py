@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from .._arguments import Apart
 from .._invariance import beside_by_name
+from .._shortcut import Shortcut
 from .._types import Any
 from ._component import AbstractComponent
 
@@ -93,14 +94,16 @@ class Product(AbstractComponent):
     def log_prior(self, params):
         return sum(self._each("log_prior", params).values())
 
-    def shortcut(self, params):
-        found = self._each("shortcut", params)
-        taken = {name: pair for name, pair in found.items() if pair is not None}
+    def shortcut(self, params, x):
+        found = self._each("shortcut", params, x)
+        taken = {name: each for name, each in found.items() if each is not None}
         if not taken:
             return None
-        allowed = jnp.all(jnp.stack([pair[0] for pair in taken.values()]))
-        return allowed, Product(
-            **(self.components | {name: pair[1] for name, pair in taken.items()})
+        bases = {name: each.base for name, each in taken.items() if each.base is not None}
+        return Shortcut(
+            allowed=jnp.all(jnp.stack([each.allowed for each in taken.values()])),
+            form=Product(**(self.components | {name: each.form for name, each in taken.items()})),
+            base=(lambda x: sum(base(x[name]) for name, base in bases.items())) if bases else None,
         )
 
     def describe(self, params):

@@ -143,12 +143,11 @@ class StudentT(AbstractComponent):
     def log_prior(self, params):
         return self.normal.log_prior(params)
 
-    def shortcut(self, params):
-        found = self.normal.shortcut(params)
+    def shortcut(self, params, x):
+        found = self.normal.shortcut(params, x)
         if found is None:
             return None
-        allowed, normal = found
-        return allowed, eqx.tree_at(lambda component: component.normal, self, normal)
+        return found.around(lambda form: eqx.tree_at(lambda outer: outer.normal, self, form))
 
     def describe(self, params):
         """Means `(K, dim)`, scale matrices Σ `(K, dim, dim)` and degrees of freedom `(K,)`."""

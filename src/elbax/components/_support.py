@@ -1,8 +1,10 @@
 """Where densities are zero."""
 
 import jax.numpy as jnp
+from jax.scipy.special import gammaln
 
-from .._types import Any, Array, Bool, Scalar
+from .._incomplete import known_numbers
+from .._types import Any, Array, Bool, PyTree, Scalar
 
 
 def log_indicator(values: Array, observed: Any, inside: Bool[Array, "..."]) -> Scalar:
@@ -33,3 +35,11 @@ def is_count(values: Array) -> Array:
         return values >= 0
     # Infinity is no count: ∞ − ∞ is not 0.
     return (values >= 0) & (values - jnp.floor(values) == 0)
+
+
+def log_reciprocal_factorials(x: PyTree) -> Scalar:
+    """−Σⱼ log xⱼ! of a row of counts, −∞ where one is no count."""
+    values, observed = known_numbers(x)
+    inside = is_count(values)
+    count = jnp.where(observed & inside, values, 0)
+    return log_indicator(values, observed, inside) - jnp.sum(gammaln(count + 1))

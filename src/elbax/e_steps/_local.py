@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from .._batch import as_batch, effective_weight, over_rows, places, row_numbers, without_padding
-from .._elbo import per_datum, with_shortcut
+from .._elbo import per_datum, weighted_sum, with_shortcut
 from .._model import AbstractModel
 from .._state import ELBOState, Info
 from .._types import Any, Key, PyTree
@@ -67,7 +67,8 @@ class AbstractLocalStep(AbstractUpdate):
                 return over_rows(one, x, each)
             return jax.lax.map(lambda row: one(*row), (x, each), batch_size=self.chunk_size)
 
-        values, entries = with_shortcut(run, self.model, state.params, table, batch)
+        found = with_shortcut(run, self.model, state.params, table, batch, self.chunk_size)
+        (values, entries), base = found
         # Padding has no row of its own: it is written past the end, that is nowhere.
         target = jnp.where(weight > 0, rows, table.num_rows).reshape(-1)
 
@@ -75,7 +76,6 @@ class AbstractLocalStep(AbstractUpdate):
             return old.at[target].set(new.reshape((-1, *old.shape[1:])), mode="drop")
 
         moved = eqx.tree_at(lambda t: t.table, table, jax.tree.map(write, table.table, entries))
-        weight = weight.astype(values.dtype)
-        total = jnp.tensordot(weight, values, weight.ndim, precision=jax.lax.Precision.HIGHEST)
-        found = per_datum(total, self.model.log_prior(state.params), jnp.sum(weight))
-        return state.replace(posterior=moved, key=key), Info(found)
+        total, weight = weighted_sum(weight, values) + base, jnp.sum(weight).astype(values.dtype)
+        bound = per_datum(total, self.model.log_prior(state.params), weight)
+        return state.replace(posterior=moved, key=key), Info(bound)

@@ -17,6 +17,7 @@ from .._incomplete import has_incomplete
 from .._invariance import beside_by_name, Invariances, nothing, shifts
 from .._sequence import all_steps, as_sequence, check_sequences, num_observed, values_of
 from .._shares import log_prior_of_shares, log_shares_of, maximize_shares, vanished
+from .._shortcut import Shortcut
 from .._types import Any, AnyArray, Array, Bool, Float, Int, Key, PyTree, Scalar
 from ..components import AbstractComponent
 from ..families import MarkovChain
@@ -236,21 +237,29 @@ class HiddenMarkovModel(AbstractPartitioned):
             total += log_prior_of_shares(params["transition"], allowed, self.transition_prior)
         return total
 
-    def shortcut(self, params: PyTree) -> "tuple[Bool[Array, ''], HiddenMarkovModel] | None":
-        found = self.component.shortcut(params["components"])
+    def shortcut(self, params: PyTree, x: PyTree) -> Shortcut | None:
+        found = self.component.shortcut(params["components"], self._values(values_of(x)))
         # One step after the other the chain finds out by itself.
         chain = self.chain
         scalable = chain.form == "auto" and runs_pairwise(chain.order) and not self.driven
         scalable = scalable and chain.allowed is None and chain.starts is None
         if found is None and not scalable:
             return None
-        allowed, component = (jnp.array(True), self.component) if found is None else found
+        found = Shortcut(jnp.array(True), self.component) if found is None else found
+        allowed = found.allowed
         if scalable:
             allowed &= MarkovChain.in_scaled_range(self.natural(params)["transition"])
             chain = MarkovChain(
                 self.num_states, form="scaled", order=chain.order, segment=chain.segment
             )
-        return allowed, eqx.tree_at(lambda m: (m.component, m.chain), self, (component, chain))
+        form = eqx.tree_at(lambda m: (m.component, m.chain), self, (found.form, chain))
+
+        def base(x):
+            values, length, _ = as_sequence(x)
+            each = jax.vmap(found.base)(self._values(values))
+            return jnp.sum(jnp.where(jnp.arange(len(each)) < length, each, 0))
+
+        return Shortcut(allowed, form, None if found.base is None else base)
 
     def describe(self, params: PyTree) -> dict[str, Any]:
         """Initial probabilities (K,), the transition matrix (K, K), and what the components say of themselves."""

@@ -13,6 +13,7 @@ from .._free import log_shares
 from .._incomplete import has_incomplete
 from .._invariance import beside_by_name, Invariances, shifts
 from .._shares import vanished
+from .._shortcut import Shortcut
 from .._types import Any, Array, Bool, Float, Int, Key, PyTree, Scalar
 from ..components import AbstractComponent
 from ..families import Categorical
@@ -136,12 +137,11 @@ class Mixture(AbstractPartitioned):
     def latent_prior(self, params: PyTree) -> Float[Array, " K"]:
         return jax.nn.log_softmax(params["logits"])
 
-    def shortcut(self, params: PyTree) -> "tuple[Bool[Array, ''], Mixture] | None":
-        found = self.component.shortcut(params["components"])
+    def shortcut(self, params: PyTree, x: PyTree) -> Shortcut | None:
+        found = self.component.shortcut(params["components"], x)
         if found is None:
             return None
-        allowed, component = found
-        return allowed, eqx.tree_at(lambda model: model.component, self, component)
+        return found.around(lambda form: eqx.tree_at(lambda model: model.component, self, form))
 
     def describe(self, params: PyTree) -> dict[str, Any]:
         """Weights `(K,)`, and what the components say of themselves (means, covariances, rates, …)."""

@@ -12,6 +12,7 @@ from .._door import enter_sample
 from .._free import is_frozen
 from .._invariance import beside_by_name, Invariances, nothing, shifts
 from .._reference import split_coordinates
+from .._shortcut import Shortcut
 from .._types import Any, Array, Bool, Float, Int, Key, PyTree, Scalar
 from ..components import AbstractComponent
 from ..components._linear import described, linear
@@ -144,12 +145,11 @@ class MixtureOfExperts(AbstractPartitioned):
             total -= 0.5 * self.ridge * sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(weights))
         return total
 
-    def shortcut(self, params: PyTree) -> "tuple[Bool[Array, ''], MixtureOfExperts] | None":
-        found = self.expert.shortcut(params["experts"])
+    def shortcut(self, params: PyTree, x: PyTree) -> Shortcut | None:
+        found = self.expert.shortcut(params["experts"], x)
         if found is None:
             return None
-        allowed, expert = found
-        return allowed, eqx.tree_at(lambda model: model.expert, self, expert)
+        return found.around(lambda form: eqx.tree_at(lambda model: model.expert, self, form))
 
     def describe(self, params: PyTree) -> dict[str, Any]:
         """The gate's coefficients `(K, num_inputs + 1)`, the last row 0, and what the experts say."""

@@ -10,7 +10,8 @@ from .._door import check_model
 from .._invariance import directions_within, Invariances, null_space, of_blocks, unravel
 from .._model import AbstractModel
 from .._program import compiled
-from .._types import Array, Bool, Callable, PyTree
+from .._shortcut import Shortcut
+from .._types import Callable, PyTree
 
 
 class Tied(AbstractAround):
@@ -77,9 +78,9 @@ class Tied(AbstractAround):
         held = touched.any(0) & ~touched[~ends].any(0)
         return unravel(held, params)
 
-    def shortcut(self, params: PyTree) -> "tuple[Bool[Array, ''], Tied] | None":
-        found = self.model.shortcut(self.expand(params))
-        return None if found is None else (found[0], Tied(found[1], self.expand))
+    def shortcut(self, params: PyTree, x: PyTree) -> Shortcut | None:
+        found = self.model.shortcut(self.expand(params), x)
+        return None if found is None else found.around(lambda form: Tied(form, self.expand))
 
 
 @compiled

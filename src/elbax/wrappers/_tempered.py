@@ -10,7 +10,8 @@ from .._algebra import is_label
 from .._around import AbstractAround
 from .._model import AbstractModel
 from .._reference import Reference
-from .._types import Any, Array, Bool, Key, PyTree, Scalar
+from .._shortcut import Shortcut
+from .._types import Any, Array, Key, PyTree, Scalar
 from ..families import Distribution
 
 
@@ -77,9 +78,11 @@ class Tempered(AbstractAround):
             "ClosedFormMStep."
         )
 
-    def shortcut(self, params: PyTree) -> "tuple[Bool[Array, ''], Tempered] | None":
-        found = self.model.shortcut(params)
-        return None if found is None else (found[0], Tempered(found[1], self.beta, self.target))
+    def shortcut(self, params: PyTree, x: PyTree) -> Shortcut | None:
+        found = self.model.shortcut(params, x)
+        if found is None:
+            return None
+        return found.around(lambda form: Tempered(form, self.beta, self.target))
 
     def restart_components(
         self, params: PyTree, which: Array, x: PyTree, weight: Array, assignment: Array

@@ -156,7 +156,8 @@ def check_tree(params: PyTree, shapes: PyTree, who: str, advice: str) -> None:
     """Raises `ValueError` or `TypeError` for params of another structure or other shapes than `shapes` says.
 
     Its leaves are shapes as `check_shapes` takes them, `callable` for a function such as a network, and `None` for
-    what may be anything. Under a trace shapes are known, and values not; NaN is refused where they are.
+    what may be anything. A `Reference` to a shape says that one to an array of that shape may stand there. Under a
+    trace shapes are known, and values not; NaN is refused where they are.
     """
 
     def walk(expected: Any, found: Any, path: str, sizes: dict[str, int]) -> None:
@@ -172,13 +173,17 @@ def check_tree(params: PyTree, shapes: PyTree, who: str, advice: str) -> None:
         elif isinstance(expected, dict):
             # Constants may stand beside the params.
             names = found.items() if isinstance(found, dict) else ()
-            if {name for name, node in names if not is_reference(node)} != set(expected):
+            params = {name for name, inside in expected.items() if not is_reference(inside)}
+            if {name for name, node in names if not is_reference(node)} != params:
                 raise ValueError(
-                    f"{who}: params{path} must be a dictionary of {sorted(expected)}, got {_shown(found)}. "
+                    f"{who}: params{path} must be a dictionary of {sorted(params)}, got {_shown(found)}. "
                     f"{advice}"
                 )
             for name, inside in expected.items():
-                walk(inside, found[name], f"{path}[{name!r}]", sizes)
+                if name in params:
+                    walk(inside, found[name], f"{path}[{name!r}]", sizes)
+                elif name in found:
+                    walk(inside.value, found[name].value, f"{path}[{name!r}].value", sizes)
         elif isinstance(expected, list):
             if not isinstance(found, tuple | list) or len(found) != len(expected):
                 raise ValueError(

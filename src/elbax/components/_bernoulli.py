@@ -67,8 +67,9 @@ class Bernoulli(AbstractComponent):
         check_row(x, natural["on"].shape[-1], "Bernoulli")
         values, observed = known(x)
         seen = observed.astype(natural["on"].dtype)
-        on = seen * values.astype(seen.dtype)
-        possible = log_indicator(values, observed, is_bit(values)).astype(seen.dtype)
+        inside = is_bit(values)
+        on = jnp.where(observed & inside, values, 0).astype(seen.dtype)
+        possible = log_indicator(values, observed, inside).astype(seen.dtype)
         return matmul(natural["on"], on) + matmul(natural["off"], seen - on) + possible
 
     def maximize(self, statistics, params, free):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._algebra import matmul, vdot, without_data
-from .._arguments import check_choice, check_count, check_not_negative, in_full, Shape
+from .._arguments import check_choice, check_count, check_not_negative, in_full
 from .._check import check_described, check_row
 from .._incomplete import known, known_numbers
 from .._invariance import beside_by_name, nothing, of_blocks
@@ -78,10 +78,11 @@ class FactorAnalyzer(AbstractComponent):
 
     # --- one analyzer, without the component axis -------------------------------------------------
 
-    def one_shapes(self, dim: int | str) -> dict[str, Shape]:
+    def one_shapes(self, dim: int | str) -> dict[str, Any]:
         """Of the params."""
         noise = () if self.noise == "isotropic" else (dim,)
-        return {"mean": (dim,), "loadings": (dim, self.num_factors), "log_noise": noise}
+        params = {"mean": (dim,), "loadings": (dim, self.num_factors), "log_noise": noise}
+        return params | {"unit": Reference((dim,))}
 
     def one_deviation(self, params: PyTree) -> Array:
         """σ of each column."""
@@ -317,7 +318,9 @@ class FactorAnalyzer(AbstractComponent):
         return with_unit(params, self.floor, whole)
 
     def shapes(self, num_components):
-        return {name: (num_components, *shape) for name, shape in self.one_shapes("dim").items()}
+        each = self._rows(self.one_shapes("dim"))
+        rows = {name: (num_components, *shape) for name, shape in each.items()}
+        return rows | {"unit": Reference(("dim",))}
 
     def natural(self, params):
         return jax.vmap(self.one_natural)(self._rows(params))

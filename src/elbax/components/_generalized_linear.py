@@ -10,6 +10,7 @@ import numpy as np
 
 from .._arguments import check_choice, check_not_negative
 from .._check import check_described, check_values
+from .._reference import Reference
 from .._special import half_deviance, highest_log_mass
 from .._types import Any, Array, Float, PyTree
 from ..families._undefined import where_defined
@@ -109,8 +110,10 @@ class GeneralizedLinear(AbstractComponent):
         return params
 
     def shapes(self, num_components):
-        noise = {"log_noise": (num_components,)} if self.response == "normal" else {}
-        return {"predictor": callable} | noise
+        found: dict[str, Any] = {"predictor": callable}
+        if self.response == "normal":
+            found |= {"log_noise": (num_components,), "unit": Reference(())}
+        return found
 
     def natural(self, params: PyTree) -> PyTree:
         """The params themselves: the log-density is linear in no finite set of coordinates of a network."""

@@ -78,7 +78,12 @@ class LinearRegression(AbstractComponent):
         return with_unit(params, self.floor, spread)
 
     def shapes(self, num_components):
-        return {"coefficients": (num_components, "num_inputs + 1"), "log_noise": (num_components,)}
+        return {
+            "coefficients": (num_components, "num_inputs + 1"),
+            "log_noise": (num_components,),
+            "center": Reference((lambda sizes: sizes["num_inputs + 1"] - 1,)),
+            "unit": Reference(()),
+        }
 
     def natural(self, params: PyTree) -> PyTree:
         """With e = (y − β·ũ)/σ at the β at hand and ũ = (1, u − c): count − ½ τ e² + e c·ũ − ½ ũᵀGũ at

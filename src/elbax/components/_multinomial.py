@@ -167,5 +167,5 @@ class _Expanded(Multinomial):
 
 def _log_coefficient(x):
     """log of the number of orders in which the words of a bag may come, −∞ where a number is no count."""
-    total = jnp.sum(known_numbers(x)[0])
+    total = jnp.maximum(jnp.sum(known_numbers(x)[0]), 0)
     return gammaln(total + 1) + log_reciprocal_factorials(x)

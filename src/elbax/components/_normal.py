@@ -158,6 +158,7 @@ class Normal(AbstractComponent):
         return {
             "mean": (num_components, "dim"),
             "scale": scale if self.shared else (num_components, *scale),
+            "unit": Reference(("dim",)),
         }
 
     def natural(self, params):

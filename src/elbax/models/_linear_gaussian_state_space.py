@@ -19,6 +19,7 @@ from .._math.linear_algebra import eigh
 from .._math.triangularize import semidefinite_root, triangularize
 from .._model import AbstractExponentialFamilyModel
 from .._program import compiled
+from .._reference import Reference
 from .._sequence import all_steps, as_sequence, check_sequences, num_observed
 from .._types import Any, Array, Key, PyTree, Scalar
 from ..components._covariance import Diagonal, Full, Spherical
@@ -164,7 +165,11 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
     @property
     def shapes(self) -> PyTree:
         return {
-            "initial": {"offset": (self.dim,), "scale": Full().shape(self.dim)},
+            "initial": {
+                "offset": (self.dim,),
+                "scale": Full().shape(self.dim),
+                "unit": Reference((self.dim,)),
+            },
             "transition": self._conditional_shapes(self.transition_noise, self.dim),
             "emission": self._conditional_shapes(self.emission_noise, "outputs"),
         }
@@ -172,7 +177,8 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
     def _conditional_shapes(self, noise: Noise, outputs: int | str) -> dict[str, Any]:
         offset = {"offset": (outputs,)} if self.offsets else {}
         matrix = {"matrix": (outputs, self.dim)}
-        return matrix | offset | {"scale": _NOISE[noise].shape(outputs)}
+        scale = {"scale": _NOISE[noise].shape(outputs), "unit": Reference((outputs,))}
+        return matrix | offset | scale
 
     def natural(self, params: PyTree) -> PyTree:
         shapes = self._shapes(params)

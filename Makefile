@@ -23,7 +23,7 @@ types: $(VENV)/lint.done $(VENV)/test.done
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 notebooks: $(VENV)/notebooks.done
-	$(BIN)/jupyter nbconvert --to notebook --execute --output-dir $(VENV)/notebooks notebooks/*.ipynb
+	ls notebooks/*.ipynb | xargs -P 2 -n 1 $(BIN)/jupyter nbconvert --to notebook --execute --output-dir $(VENV)/notebooks
 
 benchmark: $(VENV)/test.done
 	$(BIN)/python -m pytest benchmarks --benchmark-only --override-ini="filterwarnings=default"

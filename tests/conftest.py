@@ -27,8 +27,12 @@ import elbax._elbo
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_disable_most_optimizations", True)
-# On small data, as those of the tests, there is one form of quadratics: here the choice is to be seen.
-elbax._elbo._SMALL = 0
+
+
+@pytest.fixture
+def both_forms(monkeypatch):
+    """The choice between a faster form and the other, which passes over little data do not make."""
+    monkeypatch.setattr(elbax._elbo, "_SMALL", 0)
 
 
 @pytest.fixture

@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 
 
+pytestmark = pytest.mark.usefixtures("both_forms")
+
+
 PATH = pathlib.Path(__file__).parent.parent / "benchmarks" / "ascent.py"
 _spec = importlib.util.spec_from_file_location("ascent", PATH)
 ascent = importlib.util.module_from_spec(_spec)

@@ -17,6 +17,9 @@ from elbax._reference import split_coordinates
 from elbax._special import excess, half_deviance, stirling_error
 
 
+pytestmark = pytest.mark.usefixtures("both_forms")
+
+
 components, priors = elbax.components, elbax.priors
 WEIGHTS = np.array([0.3, 0.7])
 RNG = np.random.default_rng(0)

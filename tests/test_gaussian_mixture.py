@@ -17,6 +17,9 @@ import elbax
 from elbax._reference import split_coordinates
 
 
+pytestmark = pytest.mark.usefixtures("both_forms")
+
+
 COVARIANCES = ["full", "tied", "diagonal", "spherical"]
 
 

@@ -16,6 +16,9 @@ import elbax
 from elbax import HiddenMarkovModel
 
 
+pytestmark = pytest.mark.usefixtures("both_forms")
+
+
 K = 2
 POISSON = elbax.components.Poisson()
 NORMAL = elbax.components.Normal("diagonal", floor=0.0)

@@ -14,6 +14,9 @@ from test_components import FULL, LOADINGS, MEANS, NOISE, TABLE, WEIGHTS
 import elbax
 
 
+pytestmark = pytest.mark.usefixtures("both_forms")
+
+
 def holes(x, share=0.25, seed=0):
     """NaN in a share of the entries, at least one entry left in every row."""
     rng = np.random.default_rng(seed)

@@ -26,7 +26,7 @@ def product(a: Array, b: Array) -> Array:
 
 def apply(matrix: Array, vector: Array) -> Array:
     """A v, likewise."""
-    if max(matrix.shape[-2:]) > _SMALL:
+    if matrix.shape[-1] > _SMALL:
         return matmul(matrix, vector[..., None])[..., 0]
     terms = (matrix[..., :, j] * vector[..., j, None] for j in range(matrix.shape[-1]))
     return functools.reduce(jnp.add, terms)

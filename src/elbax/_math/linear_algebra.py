@@ -51,8 +51,7 @@ def _(primals, tangents):
     factor = cholesky(*primals)
     inverse = invert_triangle(factor)
     change = matmul(inverse, matmul(_symmetric(*tangents), inverse.mT))
-    half = jnp.tril(change) - 0.5 * _diagonal_matrix(change)
-    return factor, matmul(factor, half)
+    return factor, matmul(factor, _half(change))
 
 
 @jax.custom_jvp
@@ -76,6 +75,20 @@ def invert_triangle(factor: Float[Array, "*batch D D"]) -> Float[Array, "*batch 
 def _(primals, tangents):
     inverse = invert_triangle(*primals)
     return inverse, -matmul(inverse, matmul(jnp.tril(*tangents), inverse))
+
+
+@jax.custom_jvp
+@_compiled
+def root_of_inverse(matrix: Float[Array, "*batch D D"]) -> Float[Array, "*batch D D"]:
+    """The lower triangular L with L Lᵀ = A⁻¹: Cholesky's factor with the coordinates in reverse order, inverted."""
+    return _reversed(invert_triangle(cholesky(_reversed(matrix)))).mT
+
+
+@root_of_inverse.defjvp
+def _(primals, tangents):
+    # L⁻¹ d(A⁻¹) L⁻ᵀ = − Lᵀ dA L = L⁻¹ dL + (L⁻¹ dL)ᵀ.
+    root = root_of_inverse(*primals)
+    return root, -matmul(root, _half(matmul(root.mT, matmul(_symmetric(*tangents), root))))
 
 
 @_compiled
@@ -182,6 +195,15 @@ def _(primals, tangents):
 
 def _symmetric(matrix):
     return 0.5 * (matrix + matrix.mT)
+
+
+def _half(matrix):
+    """The lower triangle H of A = H + Hᵀ."""
+    return matrix * (np.tri(matrix.shape[-1]) - 0.5 * np.eye(matrix.shape[-1])).astype(matrix.dtype)
+
+
+def _reversed(matrix):
+    return matrix[..., ::-1, ::-1]
 
 
 def _diagonal_matrix(matrix):

@@ -1,6 +1,5 @@
 """Triangular roots by orthogonal transformations, of small matrices, and roots that are singular."""
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 
@@ -9,55 +8,22 @@ from .._types import Array
 from .linear_algebra import invert_triangle
 
 
-class Reflections(eqx.Module):
-    """Householder reflections I − u uᵀ in order, then signs of the columns: an orthogonal matrix Θ.
-
-    **Fields:** `vectors` (number, size), each of squared length 2 or 0; `signs` (size,).
-    """
-
-    vectors: Array
-    signs: Array
-
-    def matrix(self) -> Array:
-        """Θ (size, size)."""
-        eye = jnp.eye(len(self.signs), dtype=self.signs.dtype)
-        if len(self.vectors) <= _UNROLLED:
-            for vector in self.vectors:
-                eye = _reflect(eye, vector)
-            return eye * self.signs
-        return jax.lax.scan(lambda m, u: (_reflect(m, u), None), eye, self.vectors)[0] * self.signs
-
-
-# Up to here a loop's overhead is more than its body.
-_UNROLLED = 8
-
-
-def triangularize(matrix: Array, number: int) -> tuple[Array, Reflections]:
-    r"""(M Θ, Θ) with the first `number` rows of M Θ lower triangular, their diagonal not negative.
+def triangularize(matrix: Array, number: int) -> tuple[Array, Array]:
+    r"""(M Θ, Θ), Θ orthogonal, with the first `number` rows of M Θ lower triangular, their diagonal not negative.
 
     Each row is reflected onto its diagonal entry (Householder 1958). An entry changes by a multiple of what its
     own column holds of that row, so that small columns keep their digits: of [S, L] with L far smaller than S the
     columns of L are not rounded away. A row of zeros is left as it is.
     """
-
-    def step(matrix, i):
-        matrix, vector, sign = _onto_diagonal(matrix, i)
-        return matrix, (vector, sign)
-
-    if number <= _UNROLLED:
-        found = []
-        for i in range(number):
-            matrix, pair = step(matrix, i)
-            found.append(pair)
-        vectors, signs = (jnp.stack(leaves) for leaves in zip(*found, strict=True))
-    else:
-        matrix, (vectors, signs) = jax.lax.scan(step, matrix, jnp.arange(number))
-    signs = jnp.concatenate([signs, jnp.ones(matrix.shape[1] - number, matrix.dtype)])
-    return matrix * signs, Reflections(vectors, signs)
+    height, width = matrix.shape
+    # What is done to M is done to the identity below it, which so becomes Θ.
+    both = jnp.concatenate([matrix, jnp.eye(width, dtype=matrix.dtype)])
+    both, _ = jax.lax.scan(lambda both, i: (_onto_diagonal(both, i), None), both, jnp.arange(number))
+    return both[:height], both[height:]
 
 
 def _onto_diagonal(matrix, i):
-    """(M reflected so that row i is zero behind the diagonal, u, the sign that makes the diagonal positive)."""
+    """M reflected so that row i is zero behind the diagonal, which is not negative."""
     column = jnp.arange(matrix.shape[1])
     row = jnp.where(column >= i, matrix[i], 0)
     head, square = matrix[i, i], jnp.sum(row**2)
@@ -67,11 +33,8 @@ def _onto_diagonal(matrix, i):
     reach = jnp.abs(head) + length
     vector = jnp.where(column == i, sign * reach, row) / jnp.sqrt(reach * length)
     vector = jnp.where(found, vector, 0)
-    return _reflect(matrix, vector), vector, jnp.where(found, -sign, 1)
-
-
-def _reflect(matrix, vector):
-    return matrix - apply(matrix, vector)[:, None] * vector
+    matrix = matrix - apply(matrix, vector)[:, None] * vector
+    return jnp.where(column == i, jnp.where(found, -sign, 1), 1) * matrix
 
 
 def invert_noise(root: Array) -> Array:

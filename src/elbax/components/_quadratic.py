@@ -95,7 +95,6 @@ def marginal(
     def one(count, linear, precision, mean, factor):
         eye = jnp.eye(dim, dtype=mean.dtype)
         triangle, turn = triangularize(structure.dense(factor, dim)[order], dim)
-        turn = turn.matrix()
         form = matmul(turn.T, matmul(structure.dense(precision, dim), turn))
         pull = matmul(linear, turn)
         solve = jnp.where(missing[:, None] | missing, 0, invert_triangle(triangle))

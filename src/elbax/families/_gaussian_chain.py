@@ -109,7 +109,7 @@ class GaussianChain(AbstractFamily):
             return known + apply(of_state, own), own
 
         by_next, of_state = steps.of_move[:, :dim, :dim], steps.left()[:, :dim]
-        rows = jnp.arange(number), alone, drawn, by_next, of_state, found.known()[:, :dim]
+        rows = jnp.arange(number), alone, drawn, by_next, of_state, found.known[:, :dim]
         _, own = jax.lax.scan(step, jnp.zeros(dim, dtype), rows, reverse=True)
         z = found.means + apply(steps.root, own)
         return jnp.where((jnp.arange(number) <= last)[:, None], z, 0)

@@ -59,25 +59,16 @@ class Filtered(eqx.Module):
 
     - `steps`: of covariances.
     - `means` (T, d): after all that is said of a state.
-    - `scores` ζ (T, p), in the padding 0; `shifts` (T, d): the means of ξ, None without terms h and J.
+    - `known` (T, d + p): (η, ν) as far as they are known from the observations so far.
     - `log_narrowing`: Σ log |X| less Σ log |tilt|.
     - `value`: the log-normalizer.
     """
 
     steps: Step
     means: Array
-    scores: Array
-    shifts: Array | None
+    known: Array
     log_narrowing: Scalar
     value: Scalar
-
-    def known(self) -> Array:
-        """(η, ν) (T, d + p) as far as they are known from the observations so far."""
-        number = self.scores.shape[1]
-        both = apply(self.steps.of_rows[..., :number], self.scores)
-        if self.shifts is not None:
-            both += apply(self.steps.of_rows[..., number:], self.shifts)
-        return both
 
 
 class Noise(eqx.Module):
@@ -182,18 +173,13 @@ def _steps(natural: PyTree, tilts: dict[str, Array]) -> Step:
         both = jnp.concatenate([product(terms["matrix"], root), terms["root"]], 1)
         moved, of_move = triangularize(both, dim)
         gain, innovation = array[width:, :width], array[:width, :width]
-        return moved[:, :dim], (predicted, root, innovation, gain, tilt, of_rows, of_move)
+        found = Step(predicted, root, innovation, gain, tilt, of_rows, of_move)
+        return moved[:, :dim], found
 
     start = natural["initial"]["root"]
     if own:
-        return _with_matrices(jax.lax.scan(step, start, own)[1])
+        return jax.lax.scan(step, start, own)[1]
     return _until_settled(step, start, number)
-
-
-def _with_matrices(found) -> Step:
-    """Θ and Φ in place of their reflections."""
-    *rest, of_rows, of_move = found
-    return Step(*rest, *(jax.vmap(lambda some: some.matrix())(some) for some in (of_rows, of_move)))
 
 
 _SETTLING = 64
@@ -205,7 +191,6 @@ def _until_settled(step, root, number):
 
     def go_on(root):
         last, found = jax.lax.scan(step, root, {}, length=size)
-        found = _with_matrices(found)
         before = found.predicted[-1]
         moved = jnp.max(jnp.abs(last - before))
         return last, found, moved <= 4 * jnp.finfo(root.dtype).eps * jnp.max(jnp.abs(before))
@@ -246,30 +231,33 @@ def filtered(natural: PyTree, pairwise: bool = False) -> Filtered:
     whiten = invert_triangle(steps.innovation)
     gain = product(steps.gain, whiten)
     eye = jnp.eye(len(initial["mean"]), dtype=gain.dtype)
-    keeping, shift = eye - product(gain, rows), apply(gain, target)
+    matrix = matrix if matrix.ndim == 2 else _padded(matrix, number)
+    offset, keeping = _every(offset, 1, number), eye - product(gain, rows)
     if tilts:
         covariance = product(steps.root, steps.root.mT)
         more = eye - product(covariance, tilts["precision"])
-        keeping = product(more, keeping)
-        shift = apply(more, shift) + apply(covariance, tilts["linear"])
-    matrix = matrix if matrix.ndim == 2 else _padded(matrix, number)
-    moving = Links(product(matrix, keeping), apply(matrix, shift) + _every(offset, 1, number))
+        keeping, gain = product(more, keeping), product(more, gain)
+        offset += apply(matrix, apply(covariance, tilts["linear"]))
+    moving = Links(product(matrix, keeping), apply(product(matrix, gain), target) + offset)
     moving = jax.tree.map(lambda leaf: leaf[:-1], moving)
     predicted, _ = run(moving, initial["mean"], pairwise=pairwise)
 
     scores = apply(whiten, target - apply(rows, predicted))
     scores = jnp.where(in_time[:, None], scores, 0)
-    means = predicted + apply(steps.gain, scores)
+    (dim, width), of_rows = steps.gain.shape[1:], steps.of_rows
+    of_scores = jnp.concatenate([steps.gain, of_rows[..., :width]], 1)
+    change, known = jnp.split(apply(of_scores, scores), [dim], 1)
+    means = predicted + change
     pivots = jnp.diagonal(steps.innovation, axis1=1, axis2=2)
     logs = jnp.sum(jnp.log(pivots), 1)
     value = -0.5 * vdot(scores, scores) + _constants(natural)
-    shifts = None
     if tilts:
         slope = tilts["linear"] - apply(tilts["precision"], means)
         inner = apply(steps.root.mT, slope)
         tilt: Any = steps.tilt
         shifts = jnp.where(in_time[:, None], apply(tilt, inner), 0)
         means += apply(steps.root, inner)
+        known += apply(of_rows[..., width:], shifts)
         logs -= jnp.sum(jnp.log(jnp.diagonal(tilt, axis1=1, axis2=2)), 1)
         value += _tilted(tilts, in_time.astype(means.dtype), means, None) - 0.5 * vdot(
             shifts, shifts
@@ -277,7 +265,7 @@ def filtered(natural: PyTree, pairwise: bool = False) -> Filtered:
     # Seen to more digits than there are: then there is no density.
     lost = jnp.any(~(pivots > _rounding(steps.predicted, matrix, rows)), 1)
     log_narrowing = jnp.sum(jnp.where(in_time, jnp.where(lost, jnp.nan, logs), 0))
-    return Filtered(steps, means, scores, shifts, log_narrowing, value - log_narrowing)
+    return Filtered(steps, means, known, log_narrowing, value - log_narrowing)
 
 
 def _rounding(predicted, matrix, rows):
@@ -307,62 +295,55 @@ def smoothed(natural: PyTree, pairwise: bool = False) -> tuple[Filtered, Moments
     """The filter, and back."""
     found = filtered(natural, pairwise)
     steps, (number, dim) = found.steps, found.means.shape
+    width = found.known.shape[1] - dim
     time, last = jnp.arange(number), natural["length"] - 1
-    inside, in_time = time[:-1] < last, time <= last
-
-    # Of the noise (ξ, ε) by (η', ρ), and of (η, ν) by what is left of ξ.
-    by_next, by_rest = steps.of_move[:-1, :, :dim], steps.of_move[:-1, :, dim:]
-    rest = product(by_rest, by_rest.mT)
-    left, known = steps.left(), found.known()
-    of_state = left[:, :dim]
-    back = product(of_state[:-1], by_next[:, :dim])
-    open_ = product(of_state[:-1], product(rest[:, :dim, :dim], of_state[:-1].mT))
-    alone = product(of_state, of_state.mT)
+    in_time, inside = time <= last, time < last
     each = inside[:, None, None]
-    links = Links(jnp.where(each, back, 0), known[:-1, :dim], jnp.where(each, open_, alone[:-1]))
-    links = jax.tree.map(lambda leaf: leaf[::-1], links)
-    ahead: Any = run(links, known[-1, :dim], alone[-1], pairwise=pairwise)
-    ahead = tuple(leaf[::-1] for leaf in ahead)
-    first, (mean, covariance) = (leaf[:1] for leaf in ahead), (leaf[1:] for leaf in ahead)
-    eye = jnp.eye(dim, dtype=mean.dtype)
+
+    # Of all that is random at a step, (η, z, ν, ε), by what the next state says of it, η', and leaves open, ρ.
+    left, eye = steps.left(), jnp.eye(dim, dtype=found.means.dtype)
+    of_xi = jnp.concatenate([left[:, :dim], steps.root, left[:, dim:]], 1)
+    both = jnp.concatenate([product(of_xi, steps.of_move[:, :dim]), steps.of_move[:, dim:]], 1)
+    by_next, by_rest = both[..., :dim], both[..., dim:]
+    open_, back = product(by_rest, by_rest.mT), by_next[:, :dim]
+
     # Behind the last state nothing is known of the next one.
-    mean = jnp.where(inside[:, None], mean, 0)
-    covariance = jnp.where(each, covariance, eye)
+    alone = open_[:, :dim, :dim] + jnp.where(each, 0, product(back, back.mT))
+    links = Links(jnp.where(each, back, 0), found.known[:, :dim], alone)
+    links = jax.tree.map(lambda leaf: leaf[::-1], links)
+    ahead: Any = run(links, jnp.zeros_like(eye[0]), eye, pairwise=pairwise)
+    first, (mean, covariance) = ([leaf[-1:] for leaf in ahead], [leaf[-2::-1] for leaf in ahead])
+    mean, covariance = jnp.where(inside[:, None], mean, 0), jnp.where(each, covariance, eye)
 
-    both = apply(by_next, mean)
-    spread = product(by_next, product(covariance, by_next.mT)) + rest
-    # A chain of one step has no transition: a slice of none would leave it no states.
-    of_xi = jnp.concatenate([both[:, :dim], jnp.zeros((1, dim), both.dtype)])
-    of_xi_spread = jnp.concatenate([spread[:, :dim, :dim], eye[None]])
-    roots = steps.root
-    means = jnp.where(in_time[:, None], found.means + apply(roots, of_xi), 0)
-    with_state = product(of_xi_spread, roots.mT)
-    covariances = jnp.where(in_time[:, None, None], product(roots, with_state), 0)
-    cross = product(
-        product(roots[:-1], by_next[:, :dim]), product(covariance, steps.predicted[1:].mT)
-    )
+    shift = apply(by_next[:, dim:], mean)
+    state, seen, noise = jnp.split(shift, [dim, dim + width], 1)
+    spread = product(by_next, product(covariance, by_next.mT)) + open_
+    places = slice(dim, 2 * dim), slice(2 * dim, 2 * dim + width), slice(2 * dim + width, None)
+    z, nu, epsilon = places
+    means = jnp.where(in_time[:, None], found.means + state, 0)
+    covariances = jnp.where(in_time[:, None, None], spread[:, z, z], 0)
+    cross = product(product(by_next[:-1, z], covariance[:-1]), steps.predicted[1:].mT)
 
-    of_noise = left[:, dim:]
     initial, transition, unary = (natural[name] for name in ("initial", "transition", "unary"))
     moments = Moments(
         means,
         initial=Noise(None, initial["mean"], initial["root"], *first),
         transition=Noise(
             *(transition[name] for name in ("matrix", "offset", "root")),
-            mean=both[:, dim:],
-            covariance=spread[:, dim:, dim:],
-            cross=product(spread[:, dim:, :dim], roots[:-1].mT),
+            mean=noise[:-1],
+            covariance=spread[:-1, epsilon, epsilon],
+            cross=spread[:-1, epsilon, z],
         ),
         unary=Noise(
             unary["rows"],
             -unary["target"],
             _root(unary),
-            mean=known[:, dim:] + apply(of_noise, of_xi),
-            covariance=product(of_noise, product(of_xi_spread, of_noise.mT)),
-            cross=product(of_noise, with_state),
+            mean=found.known[:, dim:] + seen,
+            covariance=spread[:, nu, nu],
+            cross=spread[:, nu, z],
         ),
         covariances=covariances,
-        cross=jnp.where(each, cross, 0),
+        cross=jnp.where(each[:-1], cross, 0),
     )
     return found, moments
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from .._algebra import matmul, vdot
-from .._math.linear_algebra import cholesky, invert_triangle
+from .._math.linear_algebra import root_of_inverse
 from .._math.triangularize import invert_noise
 from .._reference import Reference
 from .._types import Any, Array, PyTree, Scalar
@@ -53,10 +53,8 @@ class LinearGaussian(eqx.Module):
     def conditional(self, natural: PyTree) -> dict[str, Array]:
         """The conditional that these coordinates mean: matrix, offset, root, and the factor in u."""
         about = natural["about"].value
-        factor = cholesky(natural["precision"])
-        whiten = invert_triangle(factor)
-        covariance = matmul(whiten.T, whiten)
-        shrunk = cholesky(covariance)
+        shrunk = root_of_inverse(natural["precision"])
+        covariance = matmul(shrunk, shrunk.T)
         cross, linear = matmul(covariance, natural["cross"]), matmul(covariance, natural["linear"])
         return {
             "matrix": about["matrix"] + matmul(about["root"], cross),
@@ -66,7 +64,7 @@ class LinearGaussian(eqx.Module):
             "precision": natural["square"] - matmul(natural["cross"].T, cross),
             "constant": natural["count"]
             + 0.5 * vdot(natural["linear"], linear)
-            - jnp.sum(jnp.log(jnp.diagonal(factor))),
+            + jnp.sum(jnp.log(jnp.diagonal(shrunk))),
         }
 
     def maximize(

@@ -176,10 +176,7 @@ def _log_normalizer(natural, pairwise):
 def _(pairwise, primals, tangents):
     (natural,), (slope,) = primals, tangents
     found, moments = kalman.smoothed(natural, pairwise)
-    coordinates, labels = eqx.partition(natural, eqx.is_inexact_array)
-    slope = eqx.filter(slope, jax.tree.map(eqx.is_inexact_array, natural))
-    score = lambda coordinates: kalman.expected_score(eqx.combine(coordinates, labels), moments)
-    return found.value, jax.jvp(score, (coordinates,), (slope,))[1]
+    return found.value, kalman.score_slope(natural, moments, slope)
 
 
 def _second_moments(means, covariances, cross):

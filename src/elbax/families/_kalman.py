@@ -278,16 +278,22 @@ def _rounding(predicted, matrix, rows):
 
 def _constants(natural):
     """Σ c of all terms, and what normalizes observations that have a root."""
-    time, last = jnp.arange(len(natural["unary"]["target"])), natural["length"] - 1
-    total = natural["initial"].get("constant", 0.0)
-    for name, inside in (("transition", time < last), ("unary", time <= last)):
-        if "constant" in natural[name]:
-            constant = _every(natural[name]["constant"], 0, len(time))
-            total += jnp.sum(jnp.where(inside, constant, 0))
-    unary = natural["unary"]
+    unary, length = natural["unary"], natural["length"]
+    total = _added(natural, len(unary["target"]), length)
     if "root" in unary:
-        steps = natural["length"].astype(unary["root"].dtype)
-        total -= steps * (0.5 * _LOG_2PI * unary["root"].shape[-1])
+        root = unary["root"]
+        total -= length.astype(root.dtype) * (0.5 * _LOG_2PI * root.shape[-1])
+    return total
+
+
+def _added(natural, number, length):
+    """Σ c of all terms."""
+    time = jnp.arange(number)
+    total = natural["initial"].get("constant", 0.0)
+    for name, inside in (("transition", time < length - 1), ("unary", time < length)):
+        if "constant" in natural[name]:
+            constant = _every(natural[name]["constant"], 0, number)
+            total += jnp.sum(jnp.where(inside, constant, 0))
     return total
 
 
@@ -395,17 +401,65 @@ def expected_score(natural: PyTree, moments: Moments) -> Scalar:
     total -= 0.5 * _square(first, *start, moments.initial, None, None)
     total -= 0.5 * _square(inside[1:], *move, moments.transition, before, spreads[1])
     total -= 0.5 * _square(inside, *see, moments.unary, means, spreads[2])
-    for terms, weight, inputs, spread in (
-        (initial, first, means[:1], spreads[0]),
-        (transition, inside[1:], before, spreads[1]),
-        (unary, inside, means, spreads[2]),
-    ):
-        total += _tilted(terms, weight, inputs, spread)
-    for name, probe in natural.get("probe", {}).items():
-        count = {"unary": number, "transition": number - 1}[name]
-        part = None if covariances is None else covariances[:count]
-        total += _tilted(probe, inside[number - count :], means[:count], part)
+    return total + _on_top(natural, moments, inside)
+
+
+def _on_top(natural, moments, inside):
+    """Of terms h and J, which the exponent is linear in."""
+    means, covariances = moments.means, moments.covariances
+    number = {"initial": 1, "transition": len(means) - 1, "unary": len(means)}
+    weights = {"initial": inside[:1], "transition": inside[1:], "unary": inside}
+    parts = [(name, natural[name]) for name in number] + [*natural.get("probe", {}).items()]
+    total = jnp.zeros((), means.dtype)
+    for name, terms in parts:
+        spread = None if covariances is None else covariances[: number[name]]
+        total += _tilted(terms, weights[name], means[: number[name]], spread)
     return total
+
+
+def score_slope(natural: PyTree, moments: Moments, change: PyTree) -> Scalar:
+    """The derivative of `expected_score` along a change of the chain that the moments are of.
+
+    There the noise is its own, e = L⁻¹ (y - A u - b), and moves by -L⁻¹ (dL e + dA u + db).
+    """
+    means = moments.means
+    inside = (jnp.arange(len(means)) < natural["length"]).astype(means.dtype)
+    initial, transition, unary = (change[name] for name in ("initial", "transition", "unary"))
+    total = _on_top(change, moments, inside) + _added(change, len(means), natural["length"])
+    total += _density_slope(
+        inside[:1], moments.initial, None, None, initial["mean"], initial["root"]
+    )
+    total += _density_slope(
+        inside[1:],
+        moments.transition,
+        means[:-1],
+        *(transition[name] for name in ("matrix", "offset", "root")),
+    )
+    return total + _density_slope(
+        inside, moments.unary, means, unary["rows"], -unary["target"], unary.get("root")
+    )
+
+
+def _density_slope(weight, noise, inputs, matrix, offset, root):
+    """Σ_t w_t E (e·W (dL e + dA u + db) - tr W dL), W being L⁻¹ of the directions that have noise."""
+    whiten = invert_noise(noise.root)
+    moved, mean = apply(whiten, offset), weight[:, None] * noise.mean
+    total = vdot(mean if moved.ndim == 2 else jnp.sum(mean, 0), moved)
+    if matrix is not None:
+        moved = product(whiten, matrix)
+        total += vdot(_moment(weight, noise.mean, inputs, noise.cross, moved), moved)
+    if root is not None:
+        moved = product(whiten, jnp.tril(root))
+        excess = noise.covariance - jnp.eye(root.shape[-1], dtype=root.dtype)
+        total += vdot(_moment(weight, noise.mean, noise.mean, excess, moved), moved)
+    return total
+
+
+def _moment(weight, left, right, covariance, like):
+    """Σ_t w_t (a_t b_tᵀ + C_t), or its summands where each step has a matrix of its own."""
+    if like.ndim == 2:
+        return matmul((weight[:, None] * left).T, right) + _weighted(weight, covariance)
+    return weight[:, None, None] * (left[:, :, None] * right[:, None, :] + covariance)
 
 
 def _square(weight, matrix, offset, root, noise, inputs, spread):

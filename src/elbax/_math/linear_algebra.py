@@ -80,7 +80,7 @@ def _(primals, tangents):
 @jax.custom_jvp
 @_compiled
 def root_of_inverse(matrix: Float[Array, "*batch D D"]) -> Float[Array, "*batch D D"]:
-    """The lower triangular L with L Lᵀ = A⁻¹: Cholesky's factor with the coordinates in reverse order, inverted."""
+    """The lower triangular L with L Lᵀ = A⁻¹: Cholesky's factor of the reversed A, inverted."""
     return _reversed(invert_triangle(cholesky(_reversed(matrix)))).mT
 
 

@@ -18,7 +18,8 @@ def triangularize(matrix: Array, number: int) -> tuple[Array, Array]:
     height, width = matrix.shape
     # What is done to M is done to the identity below it, which so becomes Θ.
     both = jnp.concatenate([matrix, jnp.eye(width, dtype=matrix.dtype)])
-    both, _ = jax.lax.scan(lambda both, i: (_onto_diagonal(both, i), None), both, jnp.arange(number))
+    step = lambda both, i: (_onto_diagonal(both, i), None)
+    both, _ = jax.lax.scan(step, both, jnp.arange(number))
     return both[:height], both[height:]
 
 

@@ -246,7 +246,7 @@ def filtered(natural: PyTree, pairwise: bool = False) -> Filtered:
     scores = jnp.where(in_time[:, None], scores, 0)
     (dim, width), of_rows = steps.gain.shape[1:], steps.of_rows
     of_scores = jnp.concatenate([steps.gain, of_rows[..., :width]], 1)
-    change, known = jnp.split(apply(of_scores, scores), [dim], 1)
+    change, known = jnp.split(_once(of_scores, scores), [dim], 1)
     means = predicted + change
     pivots = jnp.diagonal(steps.innovation, axis1=1, axis2=2)
     logs = jnp.sum(jnp.log(pivots), 1)
@@ -266,6 +266,11 @@ def filtered(natural: PyTree, pairwise: bool = False) -> Filtered:
     lost = jnp.any(~(pivots > _rounding(steps.predicted, matrix, rows)), 1)
     log_narrowing = jnp.sum(jnp.where(in_time, jnp.where(lost, jnp.nan, logs), 0))
     return Filtered(steps, means, known, log_narrowing, value - log_narrowing)
+
+
+def _once(matrix, vector):
+    """A v, as a call: XLA would work out a sum of products anew wherever it is read."""
+    return matmul(matrix, vector[..., None])[..., 0]
 
 
 def _rounding(predicted, matrix, rows):
@@ -321,11 +326,14 @@ def smoothed(natural: PyTree, pairwise: bool = False) -> tuple[Filtered, Moments
     first, (mean, covariance) = ([leaf[-1:] for leaf in ahead], [leaf[-2::-1] for leaf in ahead])
     mean, covariance = jnp.where(inside[:, None], mean, 0), jnp.where(each, covariance, eye)
 
-    shift = apply(by_next[:, dim:], mean)
+    shift = _once(by_next[:, dim:], mean)
     state, seen, noise = jnp.split(shift, [dim, dim + width], 1)
     spread = product(by_next, product(covariance, by_next.mT)) + open_
-    places = slice(dim, 2 * dim), slice(2 * dim, 2 * dim + width), slice(2 * dim + width, None)
-    z, nu, epsilon = places
+    z, nu, epsilon = (
+        slice(dim, 2 * dim),
+        slice(2 * dim, 2 * dim + width),
+        slice(2 * dim + width, None),
+    )
     means = jnp.where(in_time[:, None], found.means + state, 0)
     covariances = jnp.where(in_time[:, None, None], spread[:, z, z], 0)
     cross = product(product(by_next[:-1, z], covariance[:-1]), steps.predicted[1:].mT)
@@ -446,20 +454,22 @@ def _density_slope(weight, noise, inputs, matrix, offset, root):
     moved, mean = apply(whiten, offset), weight[:, None] * noise.mean
     total = vdot(mean if moved.ndim == 2 else jnp.sum(mean, 0), moved)
     if matrix is not None:
-        moved = product(whiten, matrix)
-        total += vdot(_moment(weight, noise.mean, inputs, noise.cross, moved), moved)
+        total += _form(weight, product(whiten, matrix), noise.mean, inputs, noise.cross)
     if root is not None:
-        moved = product(whiten, jnp.tril(root))
         excess = noise.covariance - jnp.eye(root.shape[-1], dtype=root.dtype)
-        total += vdot(_moment(weight, noise.mean, noise.mean, excess, moved), moved)
+        moved = product(whiten, jnp.tril(root))
+        total += _form(weight, moved, noise.mean, noise.mean, excess)
     return total
 
 
-def _moment(weight, left, right, covariance, like):
-    """Σ_t w_t (a_t b_tᵀ + C_t), or its summands where each step has a matrix of its own."""
-    if like.ndim == 2:
-        return matmul((weight[:, None] * left).T, right) + _weighted(weight, covariance)
-    return weight[:, None, None] * (left[:, :, None] * right[:, None, :] + covariance)
+def _form(weight, matrix, left, right, covariance):
+    """Σ_t w_t (a·M b + tr Mᵀ C). Its derivative in M is one product, of all steps of all sequences."""
+    total = vdot(weight[:, None] * left, _on_rows(matrix, right))
+    if covariance is None:
+        return total
+    if matrix.ndim == 2:
+        return total + vdot(matrix, _weighted(weight, covariance))
+    return total + vdot(matrix, weight[:, None, None] * covariance)
 
 
 def _square(weight, matrix, offset, root, noise, inputs, spread):
@@ -516,17 +526,7 @@ def _tilted(terms, weight, means, covariances):
     if "linear" in terms:
         total += jnp.sum(weight[:, None] * terms["linear"] * means)
     if "precision" in terms:
-        precision = terms["precision"]
-        if precision.ndim == 2:
-            square = matmul((weight[:, None] * means).T, means)
-            if covariances is not None:
-                square += _weighted(weight, covariances)
-            total -= 0.5 * vdot(precision, square)
-        else:
-            square = means[:, :, None] * means[:, None, :]
-            if covariances is not None:
-                square += covariances
-            total -= 0.5 * vdot(weight[:, None, None] * precision, square)
+        total -= 0.5 * _form(weight, terms["precision"], means, means, covariances)
     return total
 
 

@@ -13,7 +13,7 @@ from ._door import enter
 from ._model import AbstractModel
 from ._program import compiled
 from ._reference import split_coordinates
-from ._types import Any, Array, Callable, Key, PyTree, Scalar
+from ._types import Any, AnyArray, Array, Callable, Key, PyTree, Scalar
 from .families import Distribution
 from .posteriors import Exact
 from .posteriors._snapshot import partition, same_arrays, with_params, without_params
@@ -304,9 +304,9 @@ def _weighted_sum(datum: Callable, model, natural, posterior, x, weight, places)
     return weighted_sum(weight, over_rows(one, x, places))
 
 
-def weighted_sum(weight: Array, values: Array) -> Array:
+def weighted_sum(weight: AnyArray, values: Array) -> Array:
     """Σᵢ wᵢ valuesᵢ over rows, and blocks of rows."""
-    weight = weight.astype(values.dtype)
+    weight = jnp.asarray(weight, values.dtype)
     return jnp.tensordot(weight, values, weight.ndim, precision=jax.lax.Precision.HIGHEST)
 
 
@@ -399,11 +399,12 @@ def with_shortcut(
         lambda: run(found.form, prepare_with(found.form)),
         lambda: run(model, prepare_with(model)),
     )
-    if found.base is None:
+    each = found.base
+    if each is None:
         return result, 0.0
 
     def chunk(x, weight, places):
-        return weighted_sum(weight, over_rows(found.base, x))
+        return weighted_sum(weight, over_rows(each, x))
 
     base, _ = reduce_data(chunk, batch, jax.random.key(0), chunk_size)
     return result, jnp.where(allowed, base, 0)

@@ -24,7 +24,7 @@ from ._component import AbstractComponent
 from ._covariance import AbstractCovariance, Diagonal, Full, Spherical
 from ._moved import unless
 from ._parts import part_means, pooled_covariance
-from ._quadratic import differences, expand, expanded, marginal
+from ._quadratic import differences, expand, expanded, marginal, marginal_by_precision
 from ._unit import floors, positive_variance, with_given_unit, with_unit
 
 
@@ -182,7 +182,7 @@ class Normal(AbstractComponent):
         }
 
     def prepare(self, natural):
-        """For the expanded form its coefficients, besides η: incomplete rows take differences in any form."""
+        """For the expanded form its coefficients, besides η: incomplete rows have a form of their own."""
         if self.form != "expanded":
             return natural
         return {"expanded": expand(self.structure, self._axis, natural), "natural": natural}
@@ -197,7 +197,9 @@ class Normal(AbstractComponent):
         natural = natural.get("natural", natural)
         check_row(x, natural["linear"].shape[-1], "Normal")
         if is_incomplete(x):
-            return marginal(self.structure, self._axis, natural, x)
+            # Where squares may be expanded, no covariance is near singular either.
+            form = marginal if coefficients is None else marginal_by_precision
+            return form(self.structure, self._axis, natural, x)
         if coefficients is None:
             exponents = differences(self.structure, self._axis, natural, x)
         else:

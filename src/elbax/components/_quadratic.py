@@ -75,6 +75,38 @@ def expanded(
     return coefficients["constant"] + matmul(features, coefficients["coefficients"].T)
 
 
+def marginal_by_precision(
+    structure: AbstractCovariance, axis: int | None, natural: PyTree, x: Incomplete
+) -> tuple[Float[Array, " K"], Float[Array, " K"]]:
+    """`marginal` by completing the square in the missing columns, for covariances that are not near singular.
+
+    With v = x − μ, A = WᵀJW, a = Wᵀh and o, m what is observed and missing:
+    count + a·v_o − ½ v_oᵀA v_o + ½ uᵀ A_mm⁻¹ u with u = (a − A v_o)_m, and ½ log |2π A_mm⁻¹|. The difference of
+    the last two squares cancels as expanded squares do. A few products a pattern take a third of the time.
+    """
+    dim = x.values.shape[-1]
+    missing = ~x.observed
+    both = missing[:, None] & missing
+
+    def one(count, linear, precision, mean, inverse):
+        eye = jnp.eye(dim, dtype=mean.dtype)
+        # Columns in units of their standard deviations given all others, so that A has size one.
+        weights = structure.dense(inverse, dim)
+        unit = 1 / jnp.linalg.norm(weights, axis=0)
+        weights = weights * unit
+        form = matmul(weights.T, matmul(structure.dense(precision, dim), weights))
+        pull = matmul(linear, weights)
+        v = jnp.where(x.observed, (x.values - mean) / unit, 0)
+        factor = cholesky(jnp.where(both, form, eye))
+        push = matmul(v, form)
+        whitened = matmul(invert_triangle(factor), jnp.where(missing, pull - push, 0))
+        exponent = count + vdot(pull, v) - 0.5 * vdot(push, v) + 0.5 * vdot(whitened, whitened)
+        units = jnp.where(missing, jnp.log(unit) + 0.5 * math.log(2 * math.pi), 0)
+        return exponent, jnp.sum(units) - jnp.sum(jnp.log(jnp.diagonal(factor)))
+
+    return over_components(one, axis, natural)
+
+
 def marginal(
     structure: AbstractCovariance, axis: int | None, natural: PyTree, x: Incomplete
 ) -> tuple[Float[Array, " K"], Float[Array, " K"]]:

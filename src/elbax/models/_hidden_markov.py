@@ -253,13 +253,16 @@ class HiddenMarkovModel(AbstractPartitioned):
                 self.num_states, form="scaled", order=chain.order, segment=chain.segment
             )
         form = eqx.tree_at(lambda m: (m.component, m.chain), self, (found.form, chain))
+        of_step = found.base
+        if of_step is None:
+            return Shortcut(allowed, form)
 
         def base(x):
             values, length, _ = as_sequence(x)
-            each = jax.vmap(found.base)(self._values(values))
+            each = jax.vmap(of_step)(self._values(values))
             return jnp.sum(jnp.where(jnp.arange(len(each)) < length, each, 0))
 
-        return Shortcut(allowed, form, None if found.base is None else base)
+        return Shortcut(allowed, form, base)
 
     def describe(self, params: PyTree) -> dict[str, Any]:
         """Initial probabilities (K,), the transition matrix (K, K), and what the components say of themselves."""

@@ -61,6 +61,16 @@ def test_evidence_is_of_what_is_seen(name):
     np.testing.assert_allclose(ours, oracles.log_sum(log_joint).mean(), rtol=1e-12)
 
 
+@pytest.mark.parametrize("form", ["difference", "expanded"])
+@pytest.mark.parametrize("name", COVARIANCES)
+def test_either_form_is_of_what_is_seen(name, form):
+    """By turning the factor of the covariance, or by completing the square."""
+    _, params, x, log_joint = setting(name)
+    model = elbax.Mixture(elbax.components.Normal(name, form=form), 2)
+    ours = elbax.evidence(model, params, elbax.incomplete(x))
+    np.testing.assert_allclose(ours, oracles.log_sum(log_joint).mean(), rtol=1e-12)
+
+
 @pytest.mark.slow
 def test_responsibilities_are_of_what_is_seen():
     """Bayes' rule on one row."""

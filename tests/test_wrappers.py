@@ -82,10 +82,23 @@ def test_every():
             assert np.isfinite(ours.parts[1].elbo[t])
         else:
             laws.assert_equal((laws.points(after), after.key), (laws.points(before), before.key))
-            np.testing.assert_array_equal(ours.elbo[t], ours.elbo[t - 1] if t else np.nan)
-            assert np.isnan(ours.parts[1].elbo[t])
+            # The first step measures, though it does not act.
+            np.testing.assert_array_equal(ours.elbo[t], ours.elbo[t - 1] if t else infos.elbo[0])
+            assert np.isnan(ours.parts[1].elbo[t]) == (t > 0)
         assert after.memory.step == t + 1
         before = after
+
+
+@pytest.mark.slow
+def test_a_turn_that_has_not_come_is_no_failure():
+    """Neither for `fit` nor for `Guard`."""
+    late = elbax.Every(EM, 2, offset=1)
+    result = elbax.fit(late, start(late), SYSTEM.x)
+    assert result.code == "converged"
+    np.testing.assert_allclose(result.elbo, elbax.fit(EM, start(EM), SYSTEM.x).elbo, rtol=1e-10)
+    guarded = elbax.Guard(late)
+    state, _ = guarded(start(guarded), SYSTEM.x)
+    assert state.memory.skipped == 0
 
 
 def test_every_keeps_none():
@@ -99,12 +112,13 @@ def test_every_under_vmap():
     update = elbax.Every(EM, 2)
     state = start(update)
     later = eqx.tree_at(lambda s: s.memory.step, state, state.memory.step + 1)
+    later = eqx.tree_at(lambda s: s.memory.elbo, later, jnp.asarray(-7.0))
     both = jax.tree.map(lambda *leaves: jnp.stack(leaves), state, later)
     ends, infos = jax.jit(jax.vmap(lambda s: update(s, SYSTEM.x)))(both)
     laws.assert_equal(laws.points(pick(ends, 1)), laws.points(later))
     _, _, states = em_path()
     laws.assert_close(laws.points(pick(ends, 0)), laws.points(pick(states, 0)), 1e-12)
-    assert np.isfinite(infos.elbo[0]) and np.isnan(infos.elbo[1])
+    assert np.isfinite(infos.elbo[0]) and infos.elbo[1] == -7.0
 
 
 def test_only():

@@ -26,8 +26,8 @@ class Every(AbstractRemembering):
     For what is dear or rare: a `ReseedStep` every 50 sweeps, a Newton step after every tenth gradient step.
     A skipped step costs nothing, except under `vmap` over states that are not in step with each other.
 
-    The `info.elbo` of a skipped step is the last one measured (NaN before any), and its parts are blank. `fit`
-    waits for a whole turn without gain.
+    The `info.elbo` of a skipped step is the last one measured, and its parts are blank. The very first step
+    measures the ELBO even where it does not act. `fit` waits for a whole turn without gain.
 
     **Arguments:**
 
@@ -59,7 +59,8 @@ class Every(AbstractRemembering):
 
     @property
     def patience(self) -> int:
-        return self.period * self.update.patience
+        # Until the first turn nothing is gained either.
+        return self.offset + self.period * self.update.patience
 
     def init_memory(self, params: PyTree, posterior: PyTree) -> Turns:
         inner = self.update.init_memory(params, posterior)
@@ -69,10 +70,14 @@ class Every(AbstractRemembering):
         memory, inner = state.memory, self.inside(state)
         acts = (memory.step >= self.offset) & ((memory.step - self.offset) % self.period == 0)
         blank = unmeasured(jax.eval_shape(lambda: self.update(inner, batch)[1]))
-        moved, info = jax.lax.cond(acts, lambda: self.update(inner, batch), lambda: (inner, blank))
-        last = memory.elbo
+        # An ELBO that nobody measured would be taken for one that is not finite.
+        measures = acts | (memory.step == 0) if blank.elbo is not None else acts
+        moved, info = jax.lax.cond(
+            measures, lambda: self.update(inner, batch), lambda: (inner, blank)
+        )
+        moved, last = where(acts, moved, inner), memory.elbo
         if info.elbo is not None:
-            elbo = where(acts, info.elbo, last.astype(info.elbo.dtype))
+            elbo = where(measures, info.elbo, last.astype(info.elbo.dtype))
             info = eqx.tree_at(lambda info: info.elbo, info, elbo)
             last = elbo.astype(last.dtype)
         return moved.replace(memory=Turns(moved.memory, memory.step + 1, last)), info

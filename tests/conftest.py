@@ -31,7 +31,10 @@ jax.config.update("jax_disable_most_optimizations", True)
 
 @pytest.fixture
 def both_forms(monkeypatch):
-    """The choice between a faster form and the other, which passes over little data do not make."""
+    """The choice between a faster form and the other, which passes over little data do not make.
+
+    A program that was compiled before keeps the choice that it was traced with.
+    """
     monkeypatch.setattr(elbax._elbo, "_SMALL", 0)
 
 

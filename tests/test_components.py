@@ -5,6 +5,7 @@ import decimal
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import oracles
 import pytest
 import scipy.special
@@ -724,48 +725,92 @@ def counts_and_positive_numbers():
     return counts, rng.gamma(2.0, 3.0, (30, 12)) * np.logspace(-5, 5, 12)
 
 
-@pytest.mark.parametrize(
-    "name", ["Poisson", "Multinomial", "Gamma", "Product", "gaps", "sequences"]
-)
-def test_a_faster_form_is_the_same_density(name):
-    """Less the log-density's part that only the datum enters: its sum over labels, its slope and its posterior."""
+def faster(name):
+    """(model, params, batch) of which a pass takes the faster form."""
     counts, positive = counts_and_positive_numbers()
-    if name == "Product":
+    kind, _, around = name.partition(" ")
+    x = positive if kind == "Gamma" else counts
+    if kind == "Product":
         parts = {"a": components.Poisson(), "b": components.Gamma(), "c": components.Bernoulli()}
         component, x = components.Product(**parts), {"a": counts, "b": positive, "c": counts > 3}
-    elif name in ("gaps", "sequences"):
-        component, x = components.Gamma(), positive
     else:
-        component = getattr(components, name)()
-        x = positive if name == "Gamma" else counts
-    model, batch = elbax.Mixture(component, 3), x
-    if name == "gaps":
+        component = getattr(components, kind)()
+    model, batch = elbax.Mixture(component, 3), jax.tree.map(jnp.asarray, x)
+    if around == "gaps":
         gaps = np.random.default_rng(5).uniform(size=x.shape) < 0.2
         batch = elbax.incomplete(np.where(gaps, np.nan, x))
-    if name == "sequences":
+    if around == "sequences":
         model = elbax.HiddenMarkovModel(component, 3)
         batch = elbax.sequences([x[:20], x[20:]])
     params = model.init(jax.random.key(0), batch)
+    if around == "tied":
+        model = elbax.Tied(model, lambda params: params)
+    return model, params, batch
+
+
+FASTER = ["Poisson", "Multinomial", "Gamma", "Product", "Poisson tied"]
+FASTER += [f"{kind} {around}" for kind in ("Poisson", "Gamma") for around in ("gaps", "sequences")]
+
+
+@pytest.mark.parametrize("name", FASTER)
+def test_a_faster_form_is_the_same_density(name):
+    """Its sum over labels of each datum, with what it leaves out, and its posterior."""
+    model, params, batch = faster(name)
     found = model.shortcut(params, as_batch(batch).x)
     assert bool(found.allowed)
 
-    def total(form, base):
+    def values(form, base):
         q = form.prepare(form.natural(params))
 
         def one(x):
-            bound = form.latent.log_normalizer(form.conditional(q, x).natural)
-            return bound if base is None else bound + base(x)
+            posterior = form.conditional(q, x)
+            bound = form.latent.log_normalizer(posterior.natural)
+            return bound if base is None else bound + base(x), posterior.mean()
 
         return over_rows(one, as_batch(batch).x)
 
-    np.testing.assert_allclose(
-        total(found.form, found.base), total(model, None), rtol=1e-11, atol=1e-11
-    )
+    ours, theirs = values(found.form, found.base), values(model, None)
+    for mine, other in zip(*map(jax.tree.leaves, (ours, theirs)), strict=True):
+        np.testing.assert_allclose(mine, other, rtol=1e-11, atol=1e-10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, int])
+@pytest.mark.parametrize("name", ["Poisson", "Multinomial", "Gamma"])
+def test_a_pass_adds_what_a_faster_form_leaves_out_once(name, dtype, monkeypatch):
+    """In every update, posterior and report; the bound's dtype is the params'."""
+    model, params, batch = faster(name)
+    exact, sampled = elbax.Exact(model, params), jax.random.key(2)
+    stale = elbax.Exact(model, model.init(jax.random.key(3), batch))
+    batch = jnp.asarray(np.ceil(batch) if dtype is int else batch, dtype)
+    em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
+
+    def first(update):
+        moved, info = update(update.init(params, exact, key=jax.random.key(1)), batch)
+        return info.elbo, moved.params
+
+    def found():
+        terms = elbax.elbo_terms(model, params, exact, batch, chunk_size=7)
+        yield terms.elbo, terms.expected_log_joint, terms.entropy, terms.evidence
+        yield elbax.elbo(model, params, stale, batch)
+        yield elbax.elbo(model, params, elbax.Importance(stale, exact, 3), batch, key=sampled)
+        yield first(em)
+        for target in ("entropy", "divergence"):
+            yield first(elbax.Anneal(em, optax.constant_schedule(0.7), target=target))
+
+    results = []
+    for small in (0, 10**9):
+        monkeypatch.setattr(elbax._elbo, "_SMALL", small)
+        jax.clear_caches()
+        results.append(jax.tree.leaves(list(found())))
+    for ours, theirs in zip(*results, strict=True):
+        assert ours.dtype == theirs.dtype
+        np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", ["Poisson", "Multinomial", "Gamma"])
 def test_a_faster_form_is_not_taken_where_it_cancels(name):
-    """Rates, totals and shapes of a million."""
+    """Large rates, totals and shapes."""
     described = {
         "Poisson": {"rates": jnp.full((2, 12), 1e6)},
         "Multinomial": {"probabilities": jnp.full((2, 12), 1 / 12)},

@@ -33,7 +33,7 @@ CASES = {
     "bernoulli": (BERNOULLI, [[2.0], [-1.0], [0.5], [INF]], [[NAN]]),
     "categorical": (CATEGORICAL, [[3.0], [-1.0], [1.5], [INF]], [[NAN]]),
     "poisson": (POISSON, [[-1.0], [-3.0], [2.5], [-0.5], [INF]], [[NAN]]),
-    "multinomial": (MULTINOMIAL, [[-1.0, 3.0], [-4.0, 2.0], [0.5, 0.5]], [[NAN, 1.0]]),
+    "multinomial": (MULTINOMIAL, [[-1.0, 3.0], [-4.0, 2.0], [0.5, 0.5], [INF, 1.0]], [[NAN, 1.0]]),
     "gamma": (GAMMA, [[0.0], [-1.0], [INF]], [[NAN]]),
     "counts": (COUNTS, [-1.0, 0.5], [NAN]),
     "bits": (BITS, [2.0, 0.5], [NAN]),

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ._algebra import in_every_lane
-from ._batch import as_batch, over_rows, reduce_data, rows
+from ._batch import as_batch, effective_weight, over_rows, reduce_data, rows, without_padding
 from ._door import enter
 from ._model import AbstractModel
 from ._program import compiled
@@ -269,7 +269,7 @@ def _gradient_pass(model, params, posterior, source, lift, wrt, batch, key, chun
 
     found, base = with_shortcut(run, model, params, posterior, batch, chunk_size)
     total, gradient, weight = found
-    return total + base, gradient, weight
+    return with_base(total, base), gradient, weight
 
 
 def _sum_over_data(datum, model, params, posterior, batch, key, chunk_size):
@@ -286,7 +286,8 @@ def _sum_over_data(datum, model, params, posterior, batch, key, chunk_size):
 
     (total, weight), base = with_shortcut(run, model, params, posterior, batch, chunk_size)
     # The bound comes first.
-    return (total.at[0].add(base) if total.ndim else total + base), weight
+    total = total.at[0].set(with_base(total[0], base)) if total.ndim else with_base(total, base)
+    return total, weight
 
 
 def _bound(model, natural, x, q, key):
@@ -308,6 +309,12 @@ def weighted_sum(weight: AnyArray, values: Array) -> Array:
     """Σᵢ wᵢ valuesᵢ over rows, and blocks of rows."""
     weight = jnp.asarray(weight, values.dtype)
     return jnp.tensordot(weight, values, weight.ndim, precision=jax.lax.Precision.HIGHEST)
+
+
+def with_base(total: Scalar, base: Scalar | float) -> Scalar:
+    """The sum, −∞ where the base is: what the faster form makes of a datum outside of the support is no matter."""
+    base = jnp.asarray(base, total.dtype)
+    return jnp.where(base == -jnp.inf, -jnp.inf, total + base)
 
 
 class _Prepared(eqx.Module):
@@ -384,8 +391,10 @@ def with_shortcut(
 
         return prepare
 
-    x = as_batch(batch).x
+    batch = as_batch(batch)
+    x = batch.x
     small = sum(jnp.size(leaf) for leaf in jax.tree.leaves(x)) <= _SMALL
+    x = without_padding(batch, x, effective_weight(batch))
     found = None if small else model.shortcut(params, x)
     if found is None:
         return run(model, prepare_with(model)), 0.0

@@ -14,8 +14,9 @@ class Shortcut(NamedTuple):
     - `form`: a model (or component) whose `prepare`, `elbo` and `conditional` (`log_densities`) are the faster
         ones.
     - `base`: x ↦ log h(x), what `form` leaves out of each log-density because neither params nor latents enter
-        it; `None` if nothing is. A pass adds it once, outside of the choice between the forms, so that a compiled
-        loop over sweeps computes it once and for all.
+        it; `None` if nothing is left out. A pass adds it outside of the choice between the forms, where a compiled
+        loop over sweeps of the same data computes it once. A datum outside of the support has log h(x) = −∞:
+        then the bound is −∞, whatever `form` makes of that datum.
     """
 
     allowed: Bool[Array, ""]
@@ -23,5 +24,5 @@ class Shortcut(NamedTuple):
     base: Callable | None = None
 
     def around(self, outer: Callable) -> "Shortcut":
-        """The same of what stands around: `outer(form)`."""
+        """The same shortcut for a model that contains this one: `outer(form)`."""
         return self._replace(form=outer(self.form))

@@ -24,7 +24,7 @@ def triangularize(matrix: Array, number: int) -> tuple[Array, Array]:
 
 
 def _onto_diagonal(matrix, i):
-    """M reflected so that row i is zero behind the diagonal, which is not negative."""
+    """M reflected so that row i is zero behind its diagonal entry, and that entry is not negative."""
     column = jnp.arange(matrix.shape[1])
     row = jnp.where(column >= i, matrix[i], 0)
     head, square = matrix[i, i], jnp.sum(row**2)

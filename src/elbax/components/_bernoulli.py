@@ -68,7 +68,7 @@ class Bernoulli(AbstractComponent):
         values, observed = known(x)
         seen = observed.astype(natural["on"].dtype)
         inside = is_bit(values)
-        on = jnp.where(observed & inside, values, 0).astype(seen.dtype)
+        on = jnp.where(observed & inside, values.astype(seen.dtype), 0)
         possible = log_indicator(values, observed, inside).astype(seen.dtype)
         return matmul(natural["on"], on) + matmul(natural["off"], seen - on) + possible
 

@@ -1,5 +1,7 @@
 """Counts that share one total."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ from .._algebra import log, matmul
 from .._arguments import check_kind
 from .._check import check_described, check_row, check_table, check_values
 from .._free import log_shares
-from .._incomplete import is_incomplete, known_numbers
+from .._incomplete import is_incomplete, known
 from .._invariance import shifts
 from .._reference import Reference
 from .._shares import vanished
@@ -18,11 +20,9 @@ from .._special import half_deviance, highest_log_mass
 from ..families._undefined import where_defined
 from ..priors import Dirichlet
 from ._component import AbstractComponent
-from ._support import is_count, log_indicator, log_reciprocal_factorials
+from ._support import known_counts, LARGEST_EXPANDED, log_reciprocal_factorials
 
 
-# What a matrix product may add up to: rounding then stays below 3e-4 nats in float32, 1e-12 in float64.
-_LARGEST_EXPANDED = 4096.0
 # Up to so many columns each component's deviance is taken, beyond that of one center for all.
 _FEW_COLUMNS = 8
 
@@ -101,15 +101,13 @@ class Multinomial(AbstractComponent):
     def log_densities(self, natural, x):
         about = natural["about"].value
         check_row(x, about["logits"].shape[-1], "Multinomial")
-        inside = is_count(x)
-        counts = jnp.where(inside, x.astype(about["logits"].dtype), 0)
+        counts, possible = known_counts(x, about["logits"].dtype)
         total = jnp.sum(counts)
         # Independent Poisson counts given their sum, each by its deviance: no large numbers are subtracted.
         log_total = jnp.log(jnp.where(total > 0, total, 1))
         loss = jnp.sum(half_deviance(counts, about["logits"] + log_total), -1)
         highest = jnp.sum(highest_log_mass(counts)) - highest_log_mass(total)
         reference = jnp.where(total > 0, highest - loss, 0) - total * about["surplus"]
-        possible = log_indicator(x, True, inside).astype(counts.dtype)
         return reference + matmul(natural["logits"], counts) + possible
 
     def maximize(self, statistics, params, free):
@@ -129,8 +127,11 @@ class Multinomial(AbstractComponent):
         logits = jax.nn.log_softmax(params["logits"])
         # What the products of the longest row add up to, in its component.
         entropy = jnp.max(jnp.sum(jnp.where(logits > -jnp.inf, -logits * jnp.exp(logits), 0), -1))
-        size = jnp.max(jnp.sum(known_numbers(x)[0], -1)) * (1 + entropy)
-        return Shortcut(size <= _LARGEST_EXPANDED, _Expanded(self.prior), _log_coefficient)
+        total = jnp.max(jnp.sum(known(x)[0].astype(logits.dtype), -1))
+        # That of the coefficient's factorials is about total · log total.
+        size = total * (1 + jnp.maximum(entropy, jnp.log(jnp.maximum(total, 1))))
+        base = functools.partial(_log_coefficient, dtype=logits.dtype)
+        return Shortcut(size <= LARGEST_EXPANDED, _Expanded(self.prior), base)
 
     def describe(self, params):
         """Probabilities, `(K, dim)`."""
@@ -165,7 +166,7 @@ class _Expanded(Multinomial):
         return matmul(natural["logits"], x.astype(natural["logits"].dtype))
 
 
-def _log_coefficient(x):
+def _log_coefficient(x, dtype):
     """log of the number of orders in which the words of a bag may come, −∞ where a number is no count."""
-    total = jnp.maximum(jnp.sum(known_numbers(x)[0]), 0)
-    return gammaln(total + 1) + log_reciprocal_factorials(x)
+    total = jnp.sum(known_counts(x, dtype)[0])
+    return gammaln(total + 1) + log_reciprocal_factorials(x, dtype)

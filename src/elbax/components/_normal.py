@@ -25,6 +25,7 @@ from ._covariance import AbstractCovariance, Diagonal, Full, Spherical
 from ._moved import unless
 from ._parts import part_means, pooled_covariance
 from ._quadratic import differences, expand, expanded, marginal, marginal_by_precision
+from ._support import LARGEST_EXPANDED
 from ._unit import floors, positive_variance, with_given_unit, with_unit
 
 
@@ -37,10 +38,6 @@ _STRUCTURES = {
     "diagonal": (Diagonal(), False),
     "spherical": (Spherical(), False),
 }
-
-# Expanding squares costs eps · (‖W‖ distance from center)²; this bound keeps the loss below 3e-4 nats
-# in float32 and 1e-12 in float64, for points that are typical of some component.
-_LARGEST_EXPANDED = 4096.0
 
 
 class Normal(AbstractComponent):
@@ -63,7 +60,8 @@ class Normal(AbstractComponent):
     - `form`: how quadratics are taken. `"difference"` subtracts each component's mean and scales by
         its covariance first, right at any offset, spread and correlation. `"expanded"` multiplies
         the squares out about one center, which makes a sweep two matrix products but cancels for
-        components many standard deviations apart. `"auto"` expands in those passes in which a bound on the
+        components many standard deviations apart (and for `Incomplete` rows where a covariance is near singular).
+        `"auto"` expands in those passes in which a bound on the
         cancellation allows it.
 
     Rows may be `Incomplete`. A component without data keeps its mean and covariance, or takes its prior's.
@@ -251,7 +249,7 @@ class Normal(AbstractComponent):
         )
         # The scatter about the new mean is a difference of squares about the old one, each with its rounding.
         eps = jnp.finfo(mean.dtype).eps
-        squares = 0.0 if self.form == "difference" else eps * _LARGEST_EXPANDED
+        squares = 0.0 if self.form == "difference" else eps * LARGEST_EXPANDED
         if self.shared:
             total = jnp.sum(count) + pseudo_count
             moment = scatter + jnp.sum(about, 0) + pseudo_scatter
@@ -335,7 +333,7 @@ class Normal(AbstractComponent):
         sizes = jax.vmap(size, in_axes=(0, self._axis, self._axis))(
             mean - mean.mean(0), factor, inverse
         )
-        allowed = jnp.max(sizes) <= _LARGEST_EXPANDED
+        allowed = jnp.max(sizes) <= LARGEST_EXPANDED
         form = Normal(self.covariance, floor=self.floor, prior=self.prior, form="expanded")
         return Shortcut(allowed, form)
 

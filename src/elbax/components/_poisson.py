@@ -1,5 +1,7 @@
 """Independent counts."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,11 +17,9 @@ from ..families._undefined import where_defined
 from ..priors import Gamma
 from ._component import AbstractComponent
 from ._parts import part_means
-from ._support import is_count, log_indicator, log_reciprocal_factorials
+from ._support import known_counts, LARGEST_EXPANDED, log_reciprocal_factorials
 
 
-# What a matrix product may add up to: rounding then stays below 3e-4 nats in float32, 1e-12 in float64.
-_LARGEST_EXPANDED = 4096.0
 # Up to so many rates a product saves little, and a second form would have to be compiled.
 _FEW_RATES = 8
 
@@ -87,11 +87,8 @@ class Poisson(AbstractComponent):
     def log_densities(self, natural, x):
         log_rates = natural["about"].value
         check_row(x, log_rates.shape[-1], "Poisson")
-        values, observed = known(x)
-        seen = observed.astype(log_rates.dtype)
-        inside = is_count(values)
-        count = jnp.where(observed & inside, values, 0).astype(seen.dtype)
-        possible = log_indicator(values, observed, inside).astype(seen.dtype)
+        count, possible = known_counts(x, log_rates.dtype)
+        seen = known(x)[1].astype(log_rates.dtype)
         gain, rate = matmul(natural["log_rate"], count), natural["rate"]
         loss = jnp.sum(seen * half_deviance(count, log_rates), -1)
         reference = possible + jnp.sum(highest_log_mass(count)) - loss
@@ -114,8 +111,9 @@ class Poisson(AbstractComponent):
             return None
         # What the products of a typical row of some component add up to.
         rates = jnp.exp(log_rates)
+        base = functools.partial(log_reciprocal_factorials, dtype=log_rates.dtype)
         size = jnp.max(jnp.sum((rates + jnp.sqrt(rates)) * (1 + jnp.abs(log_rates)), -1))
-        return Shortcut(size <= _LARGEST_EXPANDED, _Expanded(self.prior), log_reciprocal_factorials)
+        return Shortcut(size <= LARGEST_EXPANDED, _Expanded(self.prior), base)
 
     def describe(self, params):
         """Rates, `(K, dim)`."""

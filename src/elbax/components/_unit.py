@@ -51,7 +51,7 @@ def floors(params: PyTree, floor: float, who: str) -> Float[Array, "*dim"]:
     if not is_reference(unit):
         raise ValueError(
             f"{who}: floor={floor} is relative to the data's scale, which these params do not hold: model.init "
-            'and model.from_description add it, or by hand "unit": elbax.Reference(standard deviations of the '
-            "data). A floor of 0 needs none."
+            'and model.from_description add it, or by hand "unit": elbax.Reference(an array of the columns\' '
+            "standard deviations). A floor of 0 needs none."
         )
     return floor**0.5 * jax.lax.stop_gradient(unit.value)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from .._batch import as_batch, effective_weight, over_rows, places, row_numbers, without_padding
-from .._elbo import per_datum, weighted_sum, with_shortcut
+from .._elbo import per_datum, weighted_sum, with_base, with_shortcut
 from .._model import AbstractModel
 from .._state import ELBOState, Info
 from .._types import Any, Key, PyTree
@@ -76,6 +76,7 @@ class AbstractLocalStep(AbstractUpdate):
             return old.at[target].set(new.reshape((-1, *old.shape[1:])), mode="drop")
 
         moved = eqx.tree_at(lambda t: t.table, table, jax.tree.map(write, table.table, entries))
-        total, weight = weighted_sum(weight, values) + base, jnp.sum(weight).astype(values.dtype)
+        total = with_base(weighted_sum(weight, values), base)
+        weight = jnp.sum(weight).astype(values.dtype)
         bound = per_datum(total, self.model.log_prior(state.params), weight)
         return state.replace(posterior=moved, key=key), Info(bound)

@@ -246,7 +246,7 @@ def filtered(natural: PyTree, pairwise: bool = False) -> Filtered:
     scores = jnp.where(in_time[:, None], scores, 0)
     (dim, width), of_rows = steps.gain.shape[1:], steps.of_rows
     of_scores = jnp.concatenate([steps.gain, of_rows[..., :width]], 1)
-    change, known = jnp.split(_once(of_scores, scores), [dim], 1)
+    change, known = jnp.split(_matvec(of_scores, scores), [dim], 1)
     means = predicted + change
     pivots = jnp.diagonal(steps.innovation, axis1=1, axis2=2)
     logs = jnp.sum(jnp.log(pivots), 1)
@@ -268,8 +268,8 @@ def filtered(natural: PyTree, pairwise: bool = False) -> Filtered:
     return Filtered(steps, means, known, log_narrowing, value - log_narrowing)
 
 
-def _once(matrix, vector):
-    """A v, as a call: XLA would work out a sum of products anew wherever it is read."""
+def _matvec(matrix, vector):
+    """A v by `matmul`: written as a sum of products, XLA would recompute it at every use."""
     return matmul(matrix, vector[..., None])[..., 0]
 
 
@@ -284,14 +284,14 @@ def _rounding(predicted, matrix, rows):
 def _constants(natural):
     """Σ c of all terms, and what normalizes observations that have a root."""
     unary, length = natural["unary"], natural["length"]
-    total = _added(natural, len(unary["target"]), length)
+    total = _sum_of_constants(natural, len(unary["target"]), length)
     if "root" in unary:
         root = unary["root"]
         total -= length.astype(root.dtype) * (0.5 * _LOG_2PI * root.shape[-1])
     return total
 
 
-def _added(natural, number, length):
+def _sum_of_constants(natural, number, length):
     """Σ c of all terms."""
     time = jnp.arange(number)
     total = natural["initial"].get("constant", 0.0)
@@ -326,7 +326,7 @@ def smoothed(natural: PyTree, pairwise: bool = False) -> tuple[Filtered, Moments
     first, (mean, covariance) = ([leaf[-1:] for leaf in ahead], [leaf[-2::-1] for leaf in ahead])
     mean, covariance = jnp.where(inside[:, None], mean, 0), jnp.where(each, covariance, eye)
 
-    shift = _once(by_next[:, dim:], mean)
+    shift = _matvec(by_next[:, dim:], mean)
     state, seen, noise = jnp.split(shift, [dim, dim + width], 1)
     spread = product(by_next, product(covariance, by_next.mT)) + open_
     z, nu, epsilon = (
@@ -409,11 +409,11 @@ def expected_score(natural: PyTree, moments: Moments) -> Scalar:
     total -= 0.5 * _square(first, *start, moments.initial, None, None)
     total -= 0.5 * _square(inside[1:], *move, moments.transition, before, spreads[1])
     total -= 0.5 * _square(inside, *see, moments.unary, means, spreads[2])
-    return total + _on_top(natural, moments, inside)
+    return total + _expected_tilt(natural, moments, inside)
 
 
-def _on_top(natural, moments, inside):
-    """Of terms h and J, which the exponent is linear in."""
+def _expected_tilt(natural, moments, inside):
+    """The expected value of the terms h and J, which is linear in them."""
     means, covariances = moments.means, moments.covariances
     number = {"initial": 1, "transition": len(means) - 1, "unary": len(means)}
     weights = {"initial": inside[:1], "transition": inside[1:], "unary": inside}
@@ -433,7 +433,9 @@ def score_slope(natural: PyTree, moments: Moments, change: PyTree) -> Scalar:
     means = moments.means
     inside = (jnp.arange(len(means)) < natural["length"]).astype(means.dtype)
     initial, transition, unary = (change[name] for name in ("initial", "transition", "unary"))
-    total = _on_top(change, moments, inside) + _added(change, len(means), natural["length"])
+    total = _expected_tilt(change, moments, inside) + _sum_of_constants(
+        change, len(means), natural["length"]
+    )
     total += _density_slope(
         inside[:1], moments.initial, None, None, initial["mean"], initial["root"]
     )

@@ -27,7 +27,8 @@ class Every(AbstractRemembering):
     A skipped step costs nothing, except under `vmap` over states that are not in step with each other.
 
     The `info.elbo` of a skipped step is the last one measured, and its parts are blank. The very first step
-    measures the ELBO even where it does not act. `fit` waits for a whole turn without gain.
+    measures the ELBO even where it does not act: it is made and reported, and its move dropped. `fit` waits for a
+    whole turn without gain.
 
     **Arguments:**
 

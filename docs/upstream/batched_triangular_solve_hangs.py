@@ -3,12 +3,12 @@
     python batched_triangular_solve_hangs.py
 
 Seen with jax and jaxlib 0.10.2 on Linux (x86-64, two cores): the program prints its first line and never returns,
-in every run. What is needed:
+in most runs. What is needed:
 
 - two calls that do not depend on each other, each on a batch (16 matrices of 32 rows are enough);
 - a pool of two threads, as two cores or NPROC=2 make it.
 
-It returns with XLA_FLAGS=--xla_cpu_enable_concurrency_optimized_scheduler=false, with NPROC=8, and on one core. It
+It returns with XLA_FLAGS=--xla_cpu_enable_concurrency_optimized_scheduler=false and on one core. It
 does not with --xla_cpu_multi_thread_eigen=false or OPENBLAS_NUM_THREADS=1.
 
 What we believe happens: the call for a batch splits the batch into tasks on the intra-op thread pool and blocks

@@ -9,7 +9,7 @@ in most runs. What is needed:
 - a pool of two threads, as two cores or NPROC=2 make it.
 
 It returns with XLA_FLAGS=--xla_cpu_enable_concurrency_optimized_scheduler=false and on one core. It
-does not with --xla_cpu_multi_thread_eigen=false or OPENBLAS_NUM_THREADS=1.
+may hang with --xla_cpu_multi_thread_eigen=false too.
 
 What we believe happens: the call for a batch splits the batch into tasks on the intra-op thread pool and blocks
 until they are done. The scheduler runs both calls on that same pool, so both of its threads block, and none is

@@ -24,10 +24,15 @@ def product(a: Array, b: Array) -> Array:
     return functools.reduce(jnp.add, terms)
 
 
+def matvec(matrix: Array, vector: Array) -> Array:
+    """A v by `matmul`: as a sum of products XLA would compute it again at every use."""
+    return matmul(matrix, vector[..., None])[..., 0]
+
+
 def apply(matrix: Array, vector: Array) -> Array:
     """A v, likewise."""
     if matrix.shape[-1] > _SMALL:
-        return matmul(matrix, vector[..., None])[..., 0]
+        return matvec(matrix, vector)
     terms = (matrix[..., :, j] * vector[..., j, None] for j in range(matrix.shape[-1]))
     return functools.reduce(jnp.add, terms)
 

@@ -392,9 +392,8 @@ def with_shortcut(
         return prepare
 
     batch = as_batch(batch)
-    x = batch.x
-    small = sum(jnp.size(leaf) for leaf in jax.tree.leaves(x)) <= _SMALL
-    x = without_padding(batch, x, effective_weight(batch))
+    small = sum(jnp.size(leaf) for leaf in jax.tree.leaves(batch.x)) <= _SMALL
+    x = without_padding(batch, batch.x, effective_weight(batch))
     found = None if small else model.shortcut(params, x)
     if found is None:
         return run(model, prepare_with(model)), 0.0

@@ -7,12 +7,12 @@ import numpy as np
 from .._algebra import log, matmul
 from .._arguments import check_kind
 from .._check import check_described, check_row, check_table, check_values
-from .._incomplete import known, known_numbers
+from .._incomplete import known_numbers
 from ..families._undefined import where_defined
 from ..priors import Beta
 from ._component import AbstractComponent
 from ._parts import part_means
-from ._support import is_bit, log_indicator
+from ._support import is_bit, known_within
 
 
 class Bernoulli(AbstractComponent):
@@ -65,11 +65,8 @@ class Bernoulli(AbstractComponent):
 
     def log_densities(self, natural, x):
         check_row(x, natural["on"].shape[-1], "Bernoulli")
-        values, observed = known(x)
-        seen = observed.astype(natural["on"].dtype)
-        inside = is_bit(values)
-        on = jnp.where(observed & inside, values.astype(seen.dtype), 0)
-        possible = log_indicator(values, observed, inside).astype(seen.dtype)
+        on, observed, possible = known_within(x, is_bit, natural["on"].dtype)
+        seen = observed.astype(on.dtype)
         return matmul(natural["on"], on) + matmul(natural["off"], seen - on) + possible
 
     def maximize(self, statistics, params, free):

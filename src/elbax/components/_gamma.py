@@ -18,7 +18,7 @@ from .._shortcut import Shortcut
 from .._special import excess, inverse_digamma, solve_shape, stirling_error
 from ._component import AbstractComponent
 from ._parts import part_means
-from ._support import LARGEST_EXPANDED, log_indicator
+from ._support import is_positive, known_within, LARGEST_EXPANDED
 
 
 # And each of them: the statistics of a narrow density are small differences of its terms.
@@ -92,15 +92,12 @@ class Gamma(AbstractComponent):
 
     def log_densities(self, natural, x):
         check_row(x, natural["shape"].shape[-1], "Gamma")
-        values, observed = known(x)
-        values = values.astype(natural["shape"].dtype)
-        inside = (values > 0) & (values < jnp.inf)
-        value = jnp.where(observed & inside, values, 1)
+        dtype = natural["shape"].dtype
+        value, observed, possible = known_within(x, is_positive, dtype, otherwise=1)
         log_value, log_mean = jnp.log(value), natural["about"].value
         v = value * jnp.exp(-log_mean) - 1
         loss = excess(v, log_value - log_mean)
         terms = natural["count"] - natural["shape"] * loss + natural["tilt"] * v - log_value
-        possible = log_indicator(values, observed, inside).astype(terms.dtype)
         return jnp.sum(jnp.where(observed, terms, 0), -1) + possible
 
     def maximize(self, statistics, params, free):
@@ -192,8 +189,5 @@ class _Expanded(Gamma):
 
 def _log_reciprocals(x, dtype):
     """−Σⱼ log xⱼ of a row, −∞ where a number is not positive."""
-    values, observed = known(x)
-    values = values.astype(dtype)
-    inside = (values > 0) & (values < jnp.inf)
-    logs = jnp.log(jnp.where(observed & inside, values, 1))
-    return log_indicator(values, observed, inside) - jnp.sum(logs)
+    value, _, possible = known_within(x, is_positive, dtype, otherwise=1)
+    return possible - jnp.sum(jnp.log(value))

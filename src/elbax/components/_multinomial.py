@@ -20,7 +20,7 @@ from .._special import half_deviance, highest_log_mass
 from ..families._undefined import where_defined
 from ..priors import Dirichlet
 from ._component import AbstractComponent
-from ._support import known_counts, LARGEST_EXPANDED, log_reciprocal_factorials
+from ._support import is_count, known_within, LARGEST_EXPANDED, log_reciprocal_factorials
 
 
 # Up to so many columns each component's deviance is taken, beyond that of one center for all.
@@ -101,7 +101,7 @@ class Multinomial(AbstractComponent):
     def log_densities(self, natural, x):
         about = natural["about"].value
         check_row(x, about["logits"].shape[-1], "Multinomial")
-        counts, possible = known_counts(x, about["logits"].dtype)
+        counts, _, possible = known_within(x, is_count, about["logits"].dtype)
         total = jnp.sum(counts)
         # Independent Poisson counts given their sum, each by its deviance: no large numbers are subtracted.
         log_total = jnp.log(jnp.where(total > 0, total, 1))
@@ -168,5 +168,5 @@ class _Expanded(Multinomial):
 
 def _log_coefficient(x, dtype):
     """log of the number of orders in which the words of a bag may come, −∞ where a number is no count."""
-    total = jnp.sum(known_counts(x, dtype)[0])
+    total = jnp.sum(known_within(x, is_count, dtype)[0])
     return gammaln(total + 1) + log_reciprocal_factorials(x, dtype)

@@ -17,7 +17,7 @@ from ..families._undefined import where_defined
 from ..priors import Gamma
 from ._component import AbstractComponent
 from ._parts import part_means
-from ._support import known_counts, LARGEST_EXPANDED, log_reciprocal_factorials
+from ._support import is_count, known_within, LARGEST_EXPANDED, log_reciprocal_factorials
 
 
 # Up to so many rates a product saves little, and a second form would have to be compiled.
@@ -87,8 +87,8 @@ class Poisson(AbstractComponent):
     def log_densities(self, natural, x):
         log_rates = natural["about"].value
         check_row(x, log_rates.shape[-1], "Poisson")
-        count, possible = known_counts(x, log_rates.dtype)
-        seen = known(x)[1].astype(log_rates.dtype)
+        count, observed, possible = known_within(x, is_count, log_rates.dtype)
+        seen = observed.astype(log_rates.dtype)
         gain, rate = matmul(natural["log_rate"], count), natural["rate"]
         loss = jnp.sum(seen * half_deviance(count, log_rates), -1)
         reference = possible + jnp.sum(highest_log_mass(count)) - loss

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jax.scipy.special import gammaln
 
 from .._incomplete import known
-from .._types import Any, Array, Bool, PyTree, Scalar
+from .._types import Any, Array, Bool, Callable, PyTree, Scalar
 
 
 # What the terms of a product form may add up to: their rounding then stays below 3e-4 nats in float32, 1e-12 in
@@ -42,15 +42,23 @@ def is_count(values: Array) -> Array:
     return (values >= 0) & (values - jnp.floor(values) == 0)
 
 
-def known_counts(x: PyTree, dtype: Any) -> tuple[Array, Scalar]:
-    """(the counts of a row, 0 where one is missing or no count; −∞ if a number is no count, NaN of NaN)."""
+def is_positive(values: Array) -> Array:
+    """Which values are positive and finite."""
+    return (values > 0) & jnp.isfinite(values)
+
+
+def known_within(
+    x: PyTree, is_inside: Callable, dtype: Any, otherwise: float = 0.0
+) -> tuple[Array, Array, Scalar]:
+    """(the values of a row, `otherwise` where one is missing or outside of the support; which are observed;
+    `log_indicator` of the row)."""
     values, observed = known(x)
-    inside = is_count(values)
+    inside = is_inside(values)
     possible = log_indicator(values, observed, inside).astype(dtype)
-    return jnp.where(observed & inside, values.astype(dtype), 0), possible
+    return jnp.where(observed & inside, values.astype(dtype), otherwise), observed, possible
 
 
 def log_reciprocal_factorials(x: PyTree, dtype: Any) -> Scalar:
     """−Σⱼ log xⱼ! of a row of counts, −∞ where one is no count."""
-    count, possible = known_counts(x, dtype)
+    count, _, possible = known_within(x, is_count, dtype)
     return possible - jnp.sum(gammaln(count + 1))

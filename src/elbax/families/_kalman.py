@@ -17,7 +17,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._algebra import apply, in_every_lane, matmul, product, vdot
+from .._algebra import apply, in_every_lane, matmul, matvec, product, vdot
 from .._math.linear_algebra import cholesky, invert_triangle
 from .._math.triangularize import invert_noise, triangularize, without_noise
 from .._types import Any, Array, PyTree, Scalar
@@ -246,7 +246,7 @@ def filtered(natural: PyTree, pairwise: bool = False) -> Filtered:
     scores = jnp.where(in_time[:, None], scores, 0)
     (dim, width), of_rows = steps.gain.shape[1:], steps.of_rows
     of_scores = jnp.concatenate([steps.gain, of_rows[..., :width]], 1)
-    change, known = jnp.split(_matvec(of_scores, scores), [dim], 1)
+    change, known = jnp.split(matvec(of_scores, scores), [dim], 1)
     means = predicted + change
     pivots = jnp.diagonal(steps.innovation, axis1=1, axis2=2)
     logs = jnp.sum(jnp.log(pivots), 1)
@@ -266,11 +266,6 @@ def filtered(natural: PyTree, pairwise: bool = False) -> Filtered:
     lost = jnp.any(~(pivots > _rounding(steps.predicted, matrix, rows)), 1)
     log_narrowing = jnp.sum(jnp.where(in_time, jnp.where(lost, jnp.nan, logs), 0))
     return Filtered(steps, means, known, log_narrowing, value - log_narrowing)
-
-
-def _matvec(matrix, vector):
-    """A v by `matmul`: written as a sum of products, XLA would recompute it at every use."""
-    return matmul(matrix, vector[..., None])[..., 0]
 
 
 def _rounding(predicted, matrix, rows):
@@ -326,7 +321,7 @@ def smoothed(natural: PyTree, pairwise: bool = False) -> tuple[Filtered, Moments
     first, (mean, covariance) = ([leaf[-1:] for leaf in ahead], [leaf[-2::-1] for leaf in ahead])
     mean, covariance = jnp.where(inside[:, None], mean, 0), jnp.where(each, covariance, eye)
 
-    shift = _matvec(by_next[:, dim:], mean)
+    shift = matvec(by_next[:, dim:], mean)
     state, seen, noise = jnp.split(shift, [dim, dim + width], 1)
     spread = product(by_next, product(covariance, by_next.mT)) + open_
     z, nu, epsilon = (

@@ -306,12 +306,16 @@ print(json.dumps(len(hits)))
 
 
 @pytest.mark.slow
-def test_import_takes_little_more_than_that_of_jax(tmp_path):
-    """A third more on a quiet machine; the fastest of three, of compiled sources, and some slack."""
-
-    def seconds(modules):
-        code = f"import time; t = time.process_time(); import {modules}; print(time.process_time() - t)"
-        written = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(tmp_path)}
-        return min(child(code, **written) for _ in range(4))
-
-    assert seconds("jax, equinox, optax, elbax") < 1.5 * seconds("jax, equinox, optax")
+def test_import_takes_a_part_of_that_of_jax(tmp_path):
+    """A sixth on a quiet machine. Both are timed in one process, since the machine's speed changes."""
+    code = """
+import time
+start = time.process_time()
+import jax, equinox, optax
+middle = time.process_time()
+import elbax
+print((time.process_time() - middle) / (middle - start))
+"""
+    written = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(tmp_path)}
+    child(code, **written)  # The sources are compiled.
+    assert min(child(code, **written) for _ in range(4)) < 0.4

@@ -113,6 +113,21 @@ def check_function(who: str, what: str, **given: Any) -> None:
             raise TypeError(f"{who}: {name} must be a function, such as {what}; got {one!r}.")
 
 
+def check_schedule(who: str, schedule: Any, dtype: Any = int) -> None:
+    """Raises `TypeError` for a function of the step, a number of this type, that does not return one number."""
+    if not callable(schedule):
+        return
+    try:
+        with jax.numpy_dtype_promotion("standard"):
+            found = jax.eval_shape(lambda step: jnp.asarray(schedule(step)), jnp.zeros((), dtype))
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{who}: the schedule cannot take a step such as 0: {error}") from error
+    if found.shape != () or not jnp.issubdtype(found.dtype, jnp.number):
+        raise TypeError(
+            f"{who}: the schedule must return one number for a step, got shape {found.shape} of {found.dtype}."
+        )
+
+
 def check_key(key: Any, who: str) -> None:
     """Raises `TypeError` for what is no random key."""
     dtype = getattr(key, "dtype", None)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._algebra import add, num_rows
+from ._algebra import add, num_rows, where
 from ._arguments import check_count
 from ._incomplete import has_blocks, Incomplete, is_incomplete, row_axes
 from ._program import is_concrete, program
@@ -119,10 +119,15 @@ def reduce_data(
     x = without_padding(batch, x, weight)
     rows = row_numbers(batch)
 
-    def run(x, weight, rows):
-        return function(x, weight, places(rows, key))
-
     total_weight = jnp.sum(weight)
+
+    def run(x, weight, rows):
+        found = function(x, weight, places(rows, key))
+        if not batch.padded or batch.blocked:
+            return found
+        # Where all is padding, no row could take its place, and it may hold anything.
+        return jax.tree.map(lambda leaf: jnp.where(total_weight > 0, leaf, 0), found)
+
     if chunk_size is None or chunk_size >= n:
         return run(x, weight, rows), total_weight
     take, num_chunks = _chunks(n, chunk_size)
@@ -184,6 +189,14 @@ def effective_weight(batch: Batch, numpy: Any = jnp) -> AnyArray:
     if batch.mask is not None:
         weight = numpy.where(batch.mask, weight, 0)
     return weight
+
+
+def where_seen(batch: PyTree, new: PyTree, old: PyTree) -> PyTree:
+    """What a step makes of the batch, and what was before it where the batch is all padding: it says nothing."""
+    batch = as_batch(batch)
+    if not batch.padded:
+        return new
+    return where(jnp.any(effective_weight(batch) > 0), new, old)
 
 
 def over_rows(function: Callable, x: PyTree, *others: PyTree) -> PyTree:

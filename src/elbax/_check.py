@@ -25,6 +25,14 @@ def is_concrete(tree: PyTree) -> bool:
     return outside_of_traces(tree) and all(map(is_here, jax.tree.leaves(tree)))
 
 
+def check_known(who: str, given: PyTree, advice: str = "Call it outside.") -> None:
+    """Raises `TypeError` inside of `jit`, `vmap` and `grad`, for a function that decides by values."""
+    if not outside_of_traces(given):
+        raise TypeError(
+            f"{who} looks at values, which are not known inside of jit, vmap and grad. {advice}"
+        )
+
+
 def check_row(x: Any, dim: int, who: str) -> None:
     """Raises `ValueError` for a datum that has other columns than the params are for."""
     shape = jnp.shape(known(x)[0])

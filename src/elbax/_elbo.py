@@ -17,7 +17,7 @@ from ._types import Any, AnyArray, Array, Callable, Key, PyTree, Scalar
 from .families import Distribution
 from .posteriors import Exact
 from .posteriors._snapshot import partition, same_arrays, with_params, without_params
-from .posteriors._table import at_row
+from .posteriors._table import at_row, check_places
 
 
 def elbo(
@@ -170,8 +170,9 @@ def _terms(model, params, posterior, batch, key, chunk_size, log_evidence):
         return jnp.stack([bound, entropy.astype(bound.dtype), kl.astype(bound.dtype)])
 
     total, weight = _sum_over_data(datum, model, params, posterior, batch, key, chunk_size)
-    bound, entropy, kl = total / weight.astype(total.dtype)
-    global_term = jnp.asarray(model.log_prior(params), bound.dtype) / weight.astype(bound.dtype)
+    number = divisor(weight, total.dtype)
+    bound, entropy, kl = total / number
+    global_term = jnp.asarray(model.log_prior(params), bound.dtype) / number
     return ELBOTerms(
         elbo=bound + global_term,
         expected_log_joint=bound - entropy,
@@ -185,8 +186,13 @@ def _terms(model, params, posterior, batch, key, chunk_size, log_evidence):
 
 
 def per_datum(total: Scalar, global_term: Scalar | float, weight: Array) -> Scalar:
-    """(Σᵢ wᵢ elboᵢ + global term) / Σ w, in the precision of the sum."""
-    return (total + jnp.asarray(global_term, total.dtype)) / weight.astype(total.dtype)
+    """(Σᵢ wᵢ elboᵢ + global term) / Σ w, in the precision of the sum; of no data the global term."""
+    return (total + jnp.asarray(global_term, total.dtype)) / divisor(weight, total.dtype)
+
+
+def divisor(weight: Array, dtype: Any) -> Array:
+    """Σ w, and 1 where that is 0: a batch that is all padding says nothing, rather than NaN."""
+    return jnp.where(weight == 0, 1, weight).astype(dtype)
 
 
 def expected_statistics(
@@ -361,6 +367,8 @@ def with_shortcut(
     takes the same form as the model does, and is `tight` if it is the posterior itself, at the same θ, and the
     pass asks for nothing but bounds.
     """
+
+    check_places(posterior, batch, "A pass over data")
 
     def is_exact(node):
         return isinstance(node, Exact) and node.model == model

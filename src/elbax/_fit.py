@@ -11,11 +11,13 @@ import numpy as np
 from ._algebra import num_rows, where
 from ._arguments import check_count, check_not_negative
 from ._batch import as_batch, read
-from ._check import is_concrete
+from ._check import check_known, is_concrete
 from ._program import by_value, compiled
 from ._state import ELBOState, Info, unmeasured
 from ._types import Any, Array, Bool, Callable, Float, Int, PyTree, Scalar
-from ._update import AbstractUpdate
+from ._update import AbstractUpdate, name_of
+from .posteriors._monte_carlo import draws_anew
+from .posteriors._table import check_places
 
 
 Code = Literal["converged", "max_steps", "decreased", "nonfinite"]
@@ -131,6 +133,7 @@ def fit(
     if isinstance(batch, Iterator):
         return _fit_stream(update, state, batch, max_steps, progress)
     batch = _checked(update, batch)
+    check_places(state.posterior, batch, "fit")
     until, tolerance_now = _limits(max_steps, tolerance)
     capacity = _capacity(max_steps)
     begun: Any = state
@@ -274,7 +277,7 @@ def _start(update, state, batch, capacity: int) -> tuple[Callable, _Carry]:
     info = step.out_struct[1]
     if info.elbo is None:
         raise TypeError(
-            f"fit watches the ELBO, but {_name(update)} measures none. Chain it with a step that makes "
+            f"fit watches the ELBO, but {name_of(update)} measures none. Chain it with a step that makes "
             "a pass over the data, such as an M-step."
         )
     trace = jnp.full(capacity, jnp.nan, info.elbo.dtype)
@@ -287,7 +290,9 @@ def _loop(update, step, carry: _Carry, batch, until, tolerance) -> _Carry:
     eps = float(jnp.finfo(carry.trace.dtype).eps)
     # A sum over the data rounds by some eps of its size; what falls by less has not fallen.
     slack, resolution = max(1e-10, 64 * eps), _resolution(carry.trace.dtype)
-    patience = update.patience
+    # A bound under draws is an estimate: what falls may rise, and what gains nothing may gain.
+    ascends = update.ascends and not draws_anew(carry.state.posterior)
+    patience = update.patience if ascends else max(update.patience, 10)
 
     def body(carry):
         moved, info = step(carry.state, batch)
@@ -304,7 +309,7 @@ def _loop(update, step, carry: _Carry, batch, until, tolerance) -> _Carry:
         still = jnp.maximum(jnp.abs(gain), to_come) <= tolerance * size
         still = (still | (jnp.abs(gain) <= resolution * size)) & (count > 0)
         quiet = jnp.where(still, carry.quiet + 1, 0)
-        fell = (gain < -slack * size) & update.ascends
+        fell = (gain < -slack * size) & ascends
         code = jnp.where(quiet >= patience, _CONVERGED, _RUNNING)
         code = jnp.where(fell, _DECREASED, code)
         code = jnp.where(jnp.isfinite(now), code, _NONFINITE)
@@ -427,7 +432,7 @@ def _result(
     message = _message(name, update, carry.info, trace, tolerance)
     skipped = int(getattr(state.memory, "skipped", 0))
     if skipped:
-        message += f" {_name(update)} skipped {skipped} of them."
+        message += f" {name_of(update)} skipped {skipped} of them."
     return Result(state, elbo, trace, num_steps, name, message)
 
 
@@ -447,16 +452,16 @@ def _message(code: Code, update, info: Info, trace: np.ndarray, tolerance: float
         fall = float(trace[-2] - trace[-1])
         if fall <= _CANCELLED * np.finfo(trace.dtype).eps * (1 + abs(float(trace[-1]))):
             return (
-                f"Step {steps - 1} of {_name(update)} lowered the ELBO by {fall:.3g}, which is rounding: "
+                f"Step {steps - 1} of {name_of(update)} lowered the ELBO by {fall:.3g}, which is rounding: "
                 f"{trace.dtype} cannot tell more where numbers that cancel are large (data far from 0, little "
                 "noise). The state before it is returned. float64 sees further."
             )
         return (
-            f"Step {steps - 1} of {_name(update)} lowered the ELBO by {fall:.3g} although it promises "
+            f"Step {steps - 1} of {name_of(update)} lowered the ELBO by {fall:.3g} although it promises "
             "to ascend: a wrong M-step, a model whose statistics are not linear, or rounding. "
             "The state before it is returned."
         )
-    culprit = _name(_nonfinite_part(update, info))
+    culprit = name_of(_nonfinite_part(update, info))
     return (
         f"The ELBO that {culprit} measured at step {max(steps - 1, 0)} is not finite: look for a "
         "collapsed component, a singular covariance, a step size too large, or data outside the "
@@ -468,17 +473,10 @@ def _nonfinite_part(update, info: Info):
     """The innermost part of a chain whose ELBO is not finite."""
     if hasattr(update, "update"):
         return _nonfinite_part(update.update, info)
-    parts = getattr(update, "updates", ())
-    for part, seen in zip(parts, info.parts, strict=False):
+    for part, seen in zip(update.parts, info.parts, strict=False):
         if seen.elbo is not None and not np.isfinite(seen.elbo):
             return _nonfinite_part(part, seen)
     return update
-
-
-def _name(update) -> str:
-    parts = getattr(update, "updates", (update.update,) if hasattr(update, "update") else ())
-    inside = f"({', '.join(map(_name, parts))})" if parts else ""
-    return type(update).__name__ + inside
 
 
 def _fit_stream(update, state, batches, max_steps: int, progress: bool) -> Result:
@@ -527,12 +525,17 @@ def _check(update, state, max_steps, tolerance) -> None:
             f"fit: expected the state that update.init(params, posterior, key=key) makes, got a "
             f"{type(state).__name__}."
         )
+    check_known("fit", state, _SCAN)
     check_count("fit", max_steps=max_steps)
     check_not_negative("fit", tolerance=tolerance)
 
 
+_SCAN = "There scan over the update itself: jax.lax.scan(lambda s, _: update(s, batch), state, length=100)."
+
+
 def _checked(update: AbstractUpdate, batch: PyTree) -> PyTree:
     """The batch, its tables made arrays, looked at where its values are known."""
+    check_known("fit", batch, _SCAN)
     batch = read(batch)
     if num_rows(as_batch(batch).x) == 0:
         raise ValueError("fit: the batch is empty.")

@@ -9,7 +9,8 @@ import optax
 
 from ._algebra import add, zeros_like
 from ._arguments import check_optimizer
-from ._elbo import elbo_and_gradient, per_datum
+from ._batch import where_seen
+from ._elbo import divisor, elbo_and_gradient, per_datum
 from ._free import choose, moving, spread
 from ._model import AbstractModel
 from ._program import by_value
@@ -76,7 +77,7 @@ class AbstractGradientStep(AbstractUpdate):
         global_term, slope = _log_prior_and_gradient(self.model, state.params)
         if "params" in self.blocks:
             gradient["params"] = add(gradient["params"], slope)
-        descent = jax.tree.map(lambda leaf: -leaf / weight.astype(leaf.dtype), gradient)
+        descent = jax.tree.map(lambda leaf: -leaf / divisor(weight, leaf.dtype), gradient)
 
         if "params" in self.blocks and self.free is not True:
             # An optimizer that looks at all entries at once (a norm to clip) must not see those that stay.
@@ -93,6 +94,7 @@ class AbstractGradientStep(AbstractUpdate):
         if "params" in moved and self.free is not True:
             free = spread(self.free, blocks["params"])
             moved["params"] = choose(free, moved["params"], blocks["params"])
+        moved, memory = where_seen(batch, (moved, memory), (blocks, state.memory))
         info = Info(per_datum(total, global_term, weight))
         return state.replace(**moved, memory=memory, key=key), info
 

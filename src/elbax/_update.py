@@ -1,6 +1,8 @@
 """An update moves a state; a chain of updates is one."""
 
 import abc
+import enum
+import functools
 from collections.abc import Iterator, Sequence
 
 import equinox as eqx
@@ -14,7 +16,19 @@ from ._door import check_model
 from ._model import AbstractModel, models_of
 from ._program import compiled, program
 from ._state import carry, ELBOState, Info
-from ._types import Any, Key, PyTree
+from ._types import Any, Callable, Key, PyTree
+
+
+class Promise(enum.IntEnum):
+    """What an update has not lowered since it began, the strongest first.
+
+    `BOUND` is the ELBO of the state as it stands. `SETTLED` is the ELBO once the posterior is brought up to the
+    params: the posterior lags behind, and the ELBO as it stands may have fallen.
+    """
+
+    BOUND = 0
+    SETTLED = 1
+    NOTHING = 2
 
 
 class AbstractUpdate(eqx.Module):
@@ -42,6 +56,24 @@ class AbstractUpdate(eqx.Module):
     def ascends(self) -> bool:
         """The promise never to lower the ELBO of the batch it is given (given the same again)."""
 
+    def keeps(self, promise: Promise) -> Promise:
+        """What is still promised after a step, of what was before it.
+
+        One step of a chain may need what another leaves behind: an M-step at a posterior that lags behind raises
+        the ELBO as it stands, which says nothing of the one to come.
+        """
+        return promise if self.ascends and promise is Promise.BOUND else Promise.NOTHING
+
+    @property
+    def settles(self) -> bool:
+        """Whether `settle` brings the posterior up to the params."""
+        return False
+
+    @property
+    def parts(self) -> tuple["AbstractUpdate", ...]:
+        """The updates that it is made of."""
+        return ()
+
     @property
     def patience(self) -> int:
         """After how many steps in a row that gain nothing `fit` takes it that nothing is left to gain."""
@@ -60,11 +92,15 @@ class AbstractUpdate(eqx.Module):
         super().__init_subclass__(**kwargs)
         for name in ("__call__", "settle"):
             if name in vars(cls):
-                setattr(cls, name, program(vars(cls)[name]))
+                setattr(cls, name, _looks_first(program(vars(cls)[name])))
 
     def init_memory(self, params: PyTree, posterior: PyTree) -> PyTree:
         """What the update remembers at the start; raises `TypeError` for a posterior it cannot move."""
         return ()
+
+    def unmade(self, before: PyTree, after: PyTree) -> PyTree:
+        """The memory where a step was tried and is not made: what counts steps goes on, all else is as before."""
+        return before
 
     def init(self, params: PyTree, posterior: PyTree, *, key: Key) -> ELBOState:
         """The first state of a scan of this update.
@@ -76,8 +112,14 @@ class AbstractUpdate(eqx.Module):
         that this update cannot move.
         """
         check_key(key, "init")
-        for model in models_of(self):
+        models = distinct_models(self)
+        for model in models:
             model.check_params(params, f"{type(self).__name__}.init")
+        if len(models) > 1:
+            raise TypeError(
+                f"{name_of(self)}: its steps are of {len(models)} different models, which have no ELBO in common. "
+                "Give all of them the same model."
+            )
         params, posterior = carry(params, "params"), carry(posterior, "posterior")
         if jax.tree.leaves(eqx.filter(self, eqx.is_array)):
             # A mask is looked at where its values are known, which they are not inside of a program.
@@ -95,12 +137,10 @@ class AbstractUpdate(eqx.Module):
 
     def check(self, batch: PyTree) -> None:
         """Raises `ValueError` for data that no step could use; `fit` calls it before it begins."""
-        seen: list[AbstractModel] = []
-        for model in models_of(self):
-            if model not in seen:
-                model.check(batch)
-                seen.append(model)
-        if not seen:
+        models = distinct_models(self)
+        for model in models:
+            model.check(batch)
+        if not models:
             check_rows(*host_rows(batch), "fit")
 
     # A scan hashes its body. By value, an update that holds an array (a traced rate) could not be.
@@ -109,6 +149,73 @@ class AbstractUpdate(eqx.Module):
 
     def __eq__(self, other: Any) -> bool:
         return self is other
+
+
+def distinct_models(update: AbstractUpdate) -> list[AbstractModel]:
+    """The models in an update, each once."""
+    found: list[AbstractModel] = []
+    for model in models_of(update):
+        if model not in found:
+            found.append(model)
+    return found
+
+
+def _looks_first(step: Callable) -> Callable:
+    """The step, which says so if the state is none of its own."""
+
+    @functools.wraps(step)
+    def call(self, state, batch):
+        if not isinstance(state, ELBOState):
+            raise TypeError(
+                f"An update takes (state, batch) with state = update.init(params, posterior, key=key); got a "
+                f"{type(state).__name__} for the state."
+            )
+        try:
+            return step(self, state, batch)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            # To look at every memory would cost as much as to trace the step: only what failed is looked at.
+            if _is_its_own(self, state):
+                raise
+            raise TypeError(
+                f"{name_of(self)}: the memory of this state is another update's. Start from "
+                "update.init(state.params, state.posterior, key=state.key)."
+            ) from error
+
+    return call
+
+
+def _is_its_own(update: AbstractUpdate, state: ELBOState) -> bool:
+    """Whether the state's memory is shaped as the update would make it; taken to be so where it would make none."""
+    try:
+        made = eqx.filter_eval_shape(update.init_memory, state.params, state.posterior)
+    except (TypeError, ValueError):
+        return True
+    return kind(made) == kind(state.memory)
+
+
+def kind(tree: PyTree) -> Any:
+    """Structure, shapes and dtypes."""
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, [(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves]
+
+
+def walk(update: AbstractUpdate) -> Iterator[AbstractUpdate]:
+    """The update and all that it is made of."""
+    yield update
+    for part in update.parts:
+        yield from walk(part)
+
+
+def name_of(update: AbstractUpdate) -> str:
+    """Such as `Repeat(Chain(ExactEStep, ClosedFormMStep))`."""
+    inside = f"({', '.join(map(name_of, update.parts))})" if update.parts else ""
+    return type(update).__name__ + inside
+
+
+def ascends_again_and_again(update: AbstractUpdate) -> bool:
+    """Whether a promise is left after any number of steps."""
+    # There are two to lose, so what is left after two steps stays.
+    return update.keeps(update.keeps(Promise.BOUND)) is not Promise.NOTHING
 
 
 @compiled
@@ -147,7 +254,20 @@ class Chain(AbstractUpdate):
 
     @property
     def ascends(self) -> bool:
-        return all(update.ascends for update in self.updates)
+        return ascends_again_and_again(self)
+
+    def keeps(self, promise: Promise) -> Promise:
+        for update in self.updates:
+            promise = update.keeps(promise)
+        return promise
+
+    @property
+    def settles(self) -> bool:
+        return any(update.settles for update in self.updates)
+
+    @property
+    def parts(self) -> tuple[AbstractUpdate, ...]:
+        return self.updates
 
     @property
     def fixed_point(self) -> bool:
@@ -156,12 +276,11 @@ class Chain(AbstractUpdate):
     def init_memory(self, params: PyTree, posterior: PyTree) -> PyTree:
         return tuple(update.init_memory(params, posterior) for update in self.updates)
 
+    def unmade(self, before: PyTree, after: PyTree) -> PyTree:
+        each = zip(self.updates, before, after, strict=True)
+        return tuple(update.unmade(old, new) for update, old, new in each)
+
     def __call__(self, state: ELBOState, batch: PyTree) -> tuple[ELBOState, Info]:
-        if not isinstance(state, ELBOState):
-            raise TypeError(
-                f"An update takes (state, batch) with state = update.init(params, posterior, key=key); got a "
-                f"{type(state).__name__} for the state."
-            )
         *_, last = steps = list(self.walk(state, batch))
         return last[0], self.summary([info for _, info in steps])
 

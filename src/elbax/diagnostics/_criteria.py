@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._batch import over_rows, reduce_data, rows
+from .._check import check_known
 from .._door import enter
 from .._elbo import evidence
 from .._model import AbstractModel
@@ -87,6 +88,7 @@ def criteria(
 
     ```
     """
+    check_known("criteria", (params, batch))
     batch = enter("criteria", model, params, batch, chunk_size=chunk_size)
     if num_free_params is None:
         num_free_params = model.num_free_params(params, free)

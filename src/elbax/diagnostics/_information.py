@@ -9,6 +9,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from .._batch import as_batch, effective_weight
+from .._check import check_known
 from .._door import enter
 from .._elbo import elbo, evidence
 from .._invariance import directions_within, free_entries, unravel
@@ -100,6 +101,7 @@ def information(
 
     ```
     """
+    check_known("information", (params, batch))
     batch = enter("information", model, params, batch, chunk_size=chunk_size)
     params = jax.tree.map(jnp.asarray, params)
     moving = free_entries(free, params)
@@ -151,6 +153,7 @@ def standard_errors(
 
     ```
     """
+    check_known("standard_errors", (params, batch))
     batch = enter("standard_errors", model, params, batch, chunk_size=chunk_size)
     describe = model.describe if describe is None else describe
     params = jax.tree.map(jnp.asarray, params)
@@ -262,6 +265,7 @@ def convergence_rate(update: AbstractUpdate, state: ELBOState, batch: PyTree) ->
 
     ```
     """
+    check_known("convergence_rate", (state, batch))
     slope = np.asarray(_slope_of_sweep(update, state, batch), float)
     moving = (slope != np.eye(len(slope))).any(1)
     slope = slope[np.ix_(moving, moving)]

@@ -9,6 +9,7 @@ import numpy as np
 
 from .._arguments import check_count, check_key
 from .._batch import read
+from .._check import check_known
 from .._door import check_model
 from .._elbo import evidence
 from .._fit import fit_restarts, Restarts
@@ -201,6 +202,7 @@ def select(
             f"select: models must be a dictionary of at least one model by its name, got {models!r}."
         )
     check_key(key, "select")
+    check_known("select", (batch, held_out))
     check_count("select", num_restarts=num_restarts)
     batch = read(batch)
     for name, model in models.items():

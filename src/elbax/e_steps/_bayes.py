@@ -2,12 +2,10 @@
 
 from typing import ClassVar
 
-import jax
-
 from .._model import AbstractModel
 from .._state import ELBOState, Info
 from .._types import Any, PyTree
-from .._update import AbstractUpdate
+from .._update import AbstractUpdate, kind, Promise
 from ..posteriors._snapshot import has_snapshot, refresh
 
 
@@ -29,6 +27,14 @@ class AbstractBayesStep(AbstractUpdate):
     def ascends(self) -> bool:
         return True
 
+    def keeps(self, promise: Promise) -> Promise:
+        lost = promise is Promise.NOTHING or not self.ascends
+        return Promise.NOTHING if lost else Promise.BOUND
+
+    @property
+    def settles(self) -> bool:
+        return True
+
     @property
     def fixed_point(self) -> bool:
         return True
@@ -39,9 +45,7 @@ class AbstractBayesStep(AbstractUpdate):
         moved = refresh(posterior, self.model, params)
         if not isinstance(posterior, self.kind):
             given = f"{article} {given}"
-        elif not has_snapshot(posterior, self.model) or (
-            jax.tree.structure(moved) != jax.tree.structure(posterior)
-        ):
+        elif not has_snapshot(posterior, self.model) or kind(moved) != kind(posterior):
             given = f"{article} {given} of another model or other params"
         else:
             return ()

@@ -46,11 +46,6 @@ class AbstractLocalStep(AbstractUpdate):
         key, now = jax.random.split(state.key)
         batch, table = as_batch(batch), state.posterior
         weight, rows = effective_weight(batch), row_numbers(batch)
-        if batch.index is None and not batch.padded and weight.size != table.num_rows:
-            raise ValueError(
-                f"{type(self).__name__}: the batch has {weight.size} rows, the table {table.num_rows}. Make a "
-                "table for all data, and say which rows a minibatch has: Batch(x, index=...)."
-            )
         x = without_padding(batch, jax.tree.map(jnp.asarray, batch.x), weight)
         each = places(rows, now)
 

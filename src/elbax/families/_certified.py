@@ -6,7 +6,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from .._algebra import in_every_lane
+from .._algebra import in_every_lane, is_label
 from .._types import Array, PyTree, Scalar
 from ._semiring import AbstractSemiring, LOG
 from ._structured import AbstractStructured
@@ -28,13 +28,20 @@ class AbstractCertified(AbstractStructured):
         """The sum over all structures."""
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def certified(family: AbstractCertified, natural: PyTree) -> Scalar:
     """The log-normalizer, with its marginals for a derivative."""
+    # Params and data may differ in precision, and either way of adding up must give the same.
+    dtype = jnp.result_type(*(leaf for leaf in jax.tree.leaves(natural) if not is_label(leaf)))
+    cast = lambda leaf: leaf if is_label(leaf) else leaf.astype(dtype)
+    return _certified(family, jax.tree.map(cast, natural))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _certified(family: AbstractCertified, natural: PyTree) -> Scalar:
     return _value_and_marginals(family, natural)[0]
 
 
-@certified.defjvp
+@_certified.defjvp
 def _(family, primals, tangents):
     (natural,), (slope,) = primals, tangents
     value, marginals = _value_and_marginals(family, natural)

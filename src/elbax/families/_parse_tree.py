@@ -142,10 +142,10 @@ class ParseTree(AbstractCertified):
         )
 
     def mode(self, natural: PyTree) -> Array:
-        return self._nodes(natural, MAX) > 0.5
+        return self._nodes(jax.lax.stop_gradient(natural), MAX) > 0.5
 
     def sample(self, natural: PyTree, key: Key) -> Array:
-        return self._nodes(natural, Sampling(key)) > 0.5
+        return self._nodes(jax.lax.stop_gradient(natural), Sampling(key)) > 0.5
 
     def decode(self, statistics: PyTree) -> Array:
         raise TypeError("ParseTree: counts of rules do not say where; use mode or sample.")

@@ -101,13 +101,14 @@ def _one_hot(x: Array, scores: Array, axis: int) -> Array:
 
 
 # JAX's own logsumexp has NaN for a derivative where all terms are −∞.
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 3))
+# The semiring is an argument like the others: it may hold a key, which a transformation traces.
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
 def _sum(semiring: AbstractSemiring, x: Array, key: Key | None, axis: int) -> Array:
     return semiring.total(x, axis)
 
 
 @_sum.defjvp
-def _(semiring, axis, primals, tangents):
-    (x, key), (tangent, _) = primals, tangents
+def _(axis, primals, tangents):
+    (semiring, x, key), (_, tangent, _) = primals, tangents
     total = _sum(semiring, x, key, axis)
     return total, jnp.sum(semiring.shares(x, total, axis, key) * tangent, axis)

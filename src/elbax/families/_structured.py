@@ -59,7 +59,11 @@ class AbstractStructured(AbstractFamily):
         return self.decode(self._chosen(natural, Sampling(key)))
 
     def _chosen(self, natural: PyTree, semiring: AbstractSemiring) -> PyTree:
-        """The statistics of one structure: 0 where none is possible, NaN where that is not known."""
+        """The statistics of one structure: 0 where none is possible, NaN where that is not known.
+
+        They jump from one structure to another and have no derivative, so none is taken through the choice.
+        """
+        natural = jax.lax.stop_gradient(natural)
         coordinates, labels = eqx.partition(natural, eqx.is_inexact_array)
         fold = lambda coordinates: self.fold(eqx.combine(coordinates, labels), semiring)
         return eqx.combine(if_any(*jax.value_and_grad(fold)(coordinates)), labels)

@@ -4,6 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._batch import where_seen
 from .._elbo import expected_statistics, per_datum
 from .._free import choose, spread
 from .._model import AbstractModel
@@ -56,7 +57,7 @@ class ClosedFormMStep(AbstractUpdate):
         elbo = per_datum(total, self.model.log_prior(state.params), weight)
         free = spread(self.free, state.params)
         moved = self.model.maximize(statistics, state.params, free)
-        params = choose(free, moved, state.params)
+        params = where_seen(batch, choose(free, moved, state.params), state.params)
         return state.replace(params=params, key=key), Info(elbo)
 
 

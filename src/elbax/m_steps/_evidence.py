@@ -4,12 +4,12 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from .._algebra import matmul
-from .._batch import as_batch, reduce_data
+from .._batch import as_batch, reduce_data, where_seen
 from .._free import choose, spread
 from .._model import AbstractModel
 from .._state import ELBOState, Info
 from .._types import PyTree
-from .._update import AbstractUpdate
+from .._update import AbstractUpdate, Promise
 from ..posteriors import Exact
 
 
@@ -46,6 +46,9 @@ class EvidenceMStep(AbstractUpdate):
     def ascends(self) -> bool:
         return True
 
+    def keeps(self, promise: Promise) -> Promise:
+        return max(promise, Promise.SETTLED)
+
     def init_memory(self, params: PyTree, posterior: PyTree) -> PyTree:
         if not isinstance(posterior, Exact):
             raise TypeError(
@@ -80,7 +83,8 @@ class EvidenceMStep(AbstractUpdate):
         found["count"] = jnp.asarray(count, about.dtype)
         free = spread(self.free, state.params)
         moved = self.model.maximize_evidence(found, state.params, free)
-        return state.replace(params=choose(free, moved, state.params)), Info()
+        params = where_seen(batch, choose(free, moved, state.params), state.params)
+        return state.replace(params=params), Info()
 
 
 def _refuse_incomplete(batch: PyTree) -> None:

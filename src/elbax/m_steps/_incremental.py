@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from .._arguments import check_count
 from .._model import AbstractModel
 from .._types import PyTree
-from ._statistics import AbstractStatisticsStep
+from ._statistics import AbstractStatisticsStep, Remembered
 
 
 class IncrementalMStep(AbstractStatisticsStep):
@@ -15,8 +15,8 @@ class IncrementalMStep(AbstractStatisticsStep):
     \sum_k s_k \rangle + \log p(\theta)$: each batch's statistics are replaced when it comes by again (Neal
     and Hinton 1998).
 
-    Batches come in a fixed cycle, `num_batches` of them, which together are the data; θ stays through the first
-    round. With an exact E-step each step ascends the ELBO of all the data, whose q is exact on the newest
+    Batches come in a fixed cycle, `num_batches` of them, which together are the data; the step counts those that
+    it is given, and θ stays through the first round. With an exact E-step each step ascends the ELBO of all the data, whose q is exact on the newest
     batch and older on the others, so it ends where EM on the whole does, most often in fewer passes.
 
     **Arguments:**
@@ -47,6 +47,10 @@ class IncrementalMStep(AbstractStatisticsStep):
 
     def __check_init__(self):
         check_count("IncrementalMStep", num_batches=self.num_batches)
+
+    def unmade(self, before: Remembered, after: Remembered) -> Remembered:
+        # The next batch has the next place in the cycle.
+        return Remembered(before.kept, before.about, after.step)
 
     def start(self, zeros):
         return jax.tree.map(

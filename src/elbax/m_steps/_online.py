@@ -4,11 +4,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._arguments import check_count
+from .._arguments import check_count, check_schedule
 from .._model import AbstractModel
 from .._program import by_value
 from .._types import Any, Array, Callable, PyTree, Scalar
-from ._statistics import AbstractStatisticsStep
+from ._statistics import AbstractStatisticsStep, Remembered
 
 
 class OnlineMStep(AbstractStatisticsStep):
@@ -63,6 +63,10 @@ class OnlineMStep(AbstractStatisticsStep):
             )
         if isinstance(self.rate, int | float) and not 0 < self.rate <= 1:
             raise ValueError(f"OnlineMStep: rate must be in (0, 1], got {self.rate}.")
+
+    def init_memory(self, params: PyTree, posterior: PyTree) -> Remembered:
+        check_schedule("OnlineMStep", self.rate, float)
+        return AbstractStatisticsStep.init_memory(self, params, posterior)
 
     def start(self, zeros):
         return zeros

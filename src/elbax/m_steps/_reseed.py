@@ -46,6 +46,8 @@ class ReseedStep(AbstractUpdate):
     def __check_init__(self):
         if self.share is not None:
             check_not_negative("ReseedStep", share=self.share)
+            if not 0 < self.share <= 1:
+                raise ValueError(f"ReseedStep: share must be in (0, 1], got {self.share}.")
 
     @property
     def ascends(self) -> bool:

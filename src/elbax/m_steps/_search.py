@@ -4,7 +4,9 @@ import abc
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 
+from .._batch import where_seen
 from .._elbo import elbo
 from .._free import choose, moving, spread
 from .._model import AbstractModel
@@ -57,4 +59,6 @@ class AbstractSearchStep(AbstractUpdate):
         if not any(leaf.size for leaf in jax.tree.leaves(start)):
             return state.replace(key=key), Info(objective(start))
         best, value = self.search(objective, start)
-        return state.replace(params=put(best), key=key), Info(value)
+        params = where_seen(batch, put(best), state.params)
+        value = where_seen(batch, value, jnp.asarray(self.model.log_prior(params), value.dtype))
+        return state.replace(params=params, key=key), Info(value)

@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._batch import as_batch
+from .._batch import as_batch, where_seen
 from .._elbo import elbo, expected_statistics
 from .._free import choose, spread
 from .._model import AbstractModel
@@ -84,5 +84,7 @@ class AbstractStatisticsStep(AbstractUpdate):
         value = elbo(
             self.model, state.params, state.posterior, batch, key=now, chunk_size=self.chunk_size
         )
-        memory = Remembered(kept, memory.about, step + 1)
+        found = Remembered(kept, memory.about, step + 1)
+        nothing = state.params, self.unmade(memory, found)
+        params, memory = where_seen(batch, (params, found), nothing)
         return state.replace(params=params, memory=memory, key=key), Info(value)

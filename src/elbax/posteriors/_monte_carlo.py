@@ -87,6 +87,12 @@ class Importance(eqx.Module):
         return Particles(z, log_weights, log_density, r.family)
 
 
+def draws_anew(posterior: PyTree) -> bool:
+    """Whether every pass over the data draws, so that a bound under it is an estimate."""
+    is_drawn = lambda node: isinstance(node, MonteCarlo | Importance)
+    return any(map(is_drawn, jax.tree.leaves(posterior, is_leaf=is_drawn)))
+
+
 def draw(who: str, posterior: Callable, x: PyTree, number: int, key: Key | None) -> tuple:
     """(q, that many draws of it)."""
     if key is None:

@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 
 from .._model import AbstractModel
-from .._reference import is_reference, split_coordinates
+from .._reference import split_coordinates
 from .._types import PyTree
 from ._exact import Exact
 
@@ -31,8 +31,14 @@ def refresh(posterior: PyTree, model: AbstractModel, params: PyTree) -> PyTree:
 
 
 def partition(posterior: PyTree) -> tuple[PyTree, PyTree]:
-    """(weights, the rest), to be joined by `equinox.combine`: coordinates outside of any `Exact`."""
-    return split_coordinates(posterior, lambda node: is_snapshot(node) or is_reference(node))
+    """(weights, the rest), to be joined by `equinox.combine`: coordinates outside of any `Exact`.
+
+    Among the weights there is `None` for a whole `Exact`: an optimizer's memory is shaped as they are, and the
+    model of the moment is no matter of it.
+    """
+    snapshots, trained = eqx.partition(posterior, is_snapshot, is_leaf=is_snapshot)
+    weights, rest = split_coordinates(trained)
+    return weights, eqx.combine(snapshots, rest, is_leaf=is_snapshot)
 
 
 class _Here(eqx.Module):

@@ -5,7 +5,10 @@ import abc
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from .._batch import as_batch, effective_weight
+from .._check import is_concrete
 from .._program import program
 from .._types import Any, Array, Key, PyTree
 from ..families import AbstractFamily
@@ -80,6 +83,29 @@ class _Row(eqx.Module):
 
     def __call__(self, x: PyTree, *, key: Key | None = None) -> Any:
         return self.table(x, key=key, index=self.row)
+
+
+def check_places(posterior: PyTree, batch: PyTree, who: str) -> None:
+    """Raises `ValueError` unless every table in the posterior has the batch's rows."""
+    batch = as_batch(batch)
+    is_table = lambda node: isinstance(node, AbstractTable)
+    for table in filter(is_table, jax.tree.leaves(posterior, is_leaf=is_table)):
+        name, number = type(table).__name__, table.num_rows
+        if batch.index is not None:
+            beyond = is_concrete(batch.index) and not np.all(
+                (np.asarray(batch.index) >= 0) & (np.asarray(batch.index) < number)
+            )
+            if beyond:
+                raise ValueError(
+                    f"{who}: the batch's index names rows that the {name} of {number} rows does not have."
+                )
+            continue
+        rows = effective_weight(batch).size
+        if rows != number and not (batch.padded and rows > number):
+            raise ValueError(
+                f"{who}: the batch has {rows} rows, the {name} {number}. Make a table for all data, and say which "
+                "rows a minibatch has: Batch(x, index=...)."
+            )
 
 
 def at_row(posterior: PyTree, row: Array) -> PyTree:

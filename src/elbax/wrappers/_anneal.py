@@ -4,11 +4,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._arguments import check_schedule
 from .._model import AbstractModel, models_of
 from .._program import by_value
 from .._state import ELBOState, Info
 from .._types import Any, Array, Callable, Int, PyTree
-from .._update import AbstractUpdate
+from .._update import AbstractUpdate, Promise
 from ._tempered import Target, Tempered
 from ._wrapper import AbstractRemembering
 
@@ -76,11 +77,11 @@ class Anneal(AbstractRemembering):
                 f"Anneal: target must be 'entropy' or 'divergence', got {self.target!r}."
             )
 
-    @property
-    def ascends(self) -> bool:
-        return False
+    def keeps(self, promise: Promise) -> Promise:
+        return Promise.NOTHING
 
     def init_memory(self, params: PyTree, posterior: PyTree) -> Schedule:
+        check_schedule("Anneal", self.schedule)
         for model in models_of((self.update, posterior)):
             name = type(model).__name__
             if self.target == "divergence" and model.latent_prior(params) is None:
@@ -94,6 +95,9 @@ class Anneal(AbstractRemembering):
                     f"{type(model.latent).__name__}, the latent of {name}, do not scale so."
                 )
         return Schedule(self.update.init_memory(params, posterior), jnp.zeros((), int))
+
+    def unmade(self, before: Schedule, after: Schedule) -> Schedule:
+        return Schedule(self.update.unmade(before.update, after.update), after.step)
 
     def __call__(self, state: ELBOState, batch: PyTree) -> tuple[ELBOState, Info]:
         step = state.memory.step

@@ -8,7 +8,7 @@ from .._algebra import where
 from .._arguments import check_count
 from .._state import ELBOState, Info, unmeasured
 from .._types import Int, PyTree, Scalar
-from .._update import AbstractUpdate
+from .._update import AbstractUpdate, Promise
 from ._wrapper import AbstractRemembering
 
 
@@ -58,6 +58,9 @@ class Every(AbstractRemembering):
         check_count("Every", period=self.period)
         check_count("Every", least=0, offset=self.offset)
 
+    def keeps(self, promise: Promise) -> Promise:
+        return max(promise, self.update.keeps(promise))
+
     @property
     def patience(self) -> int:
         # Until the first turn nothing is gained either.
@@ -67,12 +70,16 @@ class Every(AbstractRemembering):
         inner = self.update.init_memory(params, posterior)
         return Turns(inner, jnp.zeros((), int), jnp.full((), jnp.nan, float))
 
+    def unmade(self, before: Turns, after: Turns) -> Turns:
+        inner = self.update.unmade(before.update, after.update)
+        return Turns(inner, after.step, before.elbo)
+
     def __call__(self, state: ELBOState, batch: PyTree) -> tuple[ELBOState, Info]:
         memory, inner = state.memory, self.inside(state)
         acts = (memory.step >= self.offset) & ((memory.step - self.offset) % self.period == 0)
         blank = unmeasured(jax.eval_shape(lambda: self.update(inner, batch)[1]))
         # An ELBO that nobody measured would be taken for one that is not finite.
-        measures = acts | (memory.step == 0) if blank.elbo is not None else acts
+        measures = acts | jnp.isnan(memory.elbo) if blank.elbo is not None else acts
         moved, info = jax.lax.cond(
             measures, lambda: self.update(inner, batch), lambda: (inner, blank)
         )

@@ -9,10 +9,12 @@ import jax.numpy as jnp
 
 from .._algebra import where
 from .._arguments import check_flag
+from .._elbo import elbo
 from .._model import models_of
 from .._state import ELBOState, Info
-from .._types import Array, Bool, Int, PyTree
-from .._update import AbstractUpdate
+from .._types import Array, Bool, Int, PyTree, Scalar
+from .._update import AbstractUpdate, distinct_models, name_of, Promise, walk
+from ._averaged import Averaged
 from ._wrapper import AbstractRemembering
 
 
@@ -28,22 +30,26 @@ class Guard(AbstractRemembering):
 
     Astray is a step that measured an ELBO which is not finite, or by which a number in the params, the
     posterior or the memory ceased to be finite. A step that only falls, however far, is made; with
-    `falling=True` one that lowered the ELBO of this very batch is astray too, which takes a second call of the
-    update, at the place moved to and with the same draws.
-    Only the key goes on, so that a step that draws does not fail the same way again; one that draws nothing,
-    on the same batch, does, and stays where it is (`NumericalMStep` shortens such steps instead). `info` is
-    that of the step that was tried, `state.memory.skipped` the count.
+    `falling=True` one that lowered the ELBO of this very batch is astray too. That ELBO is the model's, of the
+    settled state: the posterior is brought up to the params, before and after, as `update.settle` does, and draws
+    are the same. It takes two passes over the data more.
+    The key goes on, and with it whatever counts steps (the turns of `Every`, the schedule of `Anneal`), so that a
+    step that draws does not fail the same way again. One that draws nothing, on the same batch, does, and stays
+    where it is (`NumericalMStep` shortens such steps instead). `state.memory.skipped` is the count.
 
-    Guarded against falling, an update ascends whatever it is, given that its models' expectations are
-    exact: what is compared is what the update measures (for an exact E-step and any M-step, the evidence),
-    and of samples that would be an estimate.
+    `info` is that of the step that was tried; with `falling=True` its `elbo` is the one before the step, which
+    never falls on one batch. So guarded, an update ascends whatever it is, given that its model's expectations are
+    exact: under draws that would be an estimate.
+
+    It may stand around any update. Put `Guard(falling=True)` inside of `Anneal`, where it compares the annealed
+    objective, and inside of `Averaged`, whose average is no place where the update stands.
 
     **Arguments:**
 
     - `update`: any update.
     - `falling`: whether to refuse steps that lower the ELBO.
 
-    **Raises** `TypeError` at the first step for `falling=True` around an update that measures no ELBO.
+    **Raises** `TypeError` for `falling=True` around an update of no model or of several, or around `Averaged`.
 
     ```python
     >>> import elbax, optax
@@ -61,14 +67,33 @@ class Guard(AbstractRemembering):
 
     def __check_init__(self):
         check_flag("Guard", falling=self.falling)
+        if not self.falling:
+            return
+        found = len(distinct_models(self.update))
+        if found != 1:
+            raise TypeError(
+                f"Guard(falling=True) compares the ELBO of the update's model, but {name_of(self.update)} has "
+                f"{found or 'none'}."
+            )
+        if any(isinstance(part, Averaged) for part in walk(self.update)):
+            raise TypeError(
+                "Guard(falling=True) compares where the update stands, and Averaged settles at an average: put "
+                "Averaged around the Guard."
+            )
 
-    @property
-    def ascends(self) -> bool:
-        guarded = self.falling and all(model.exact for model in models_of(self.update))
-        return guarded or self.update.ascends
+    def keeps(self, promise: Promise) -> Promise:
+        if not (self.falling and all(model.exact for model in models_of(self.update))):
+            # Any step may be skipped.
+            return max(promise, self.update.keeps(promise))
+        if self.update.settles:
+            return max(promise, Promise.SETTLED)
+        return promise if promise is Promise.BOUND else Promise.NOTHING
 
     def init_memory(self, params: PyTree, posterior: PyTree) -> Skips:
         return Skips(self.update.init_memory(params, posterior), jnp.zeros((), int))
+
+    def unmade(self, before: Skips, after: Skips) -> Skips:
+        return Skips(self.update.unmade(before.update, after.update), after.skipped)
 
     def __call__(self, state: ELBOState, batch: PyTree) -> tuple[ELBOState, Info]:
         inner = self.inside(state)
@@ -77,21 +102,26 @@ class Guard(AbstractRemembering):
         if info.elbo is not None:
             good &= jnp.isfinite(info.elbo)
         if self.falling:
-            good &= self._keeps(inner, moved, info, batch)
-        kept = where(good, moved, inner.replace(key=moved.key))
+            before, after = self._settled(inner, inner, batch), self._settled(moved, inner, batch)
+            slack = 8 * jnp.finfo(before.dtype).eps * (1 + jnp.abs(before))
+            good &= after >= before - slack
+            info = eqx.tree_at(
+                lambda info: info.elbo, info, before, is_leaf=lambda leaf: leaf is None
+            )
+        unmade = self.update.unmade(inner.memory, moved.memory)
+        kept = where(good, moved, inner.replace(memory=unmade, key=moved.key))
         skipped = state.memory.skipped + (~good).astype(state.memory.skipped.dtype)
         return kept.replace(memory=Skips(kept.memory, skipped)), info
 
-    def _keeps(self, inner, moved, info, batch) -> Bool[Array, ""]:
-        """Whether the ELBO at the place moved to is no lower, to rounding."""
-        if info.elbo is None:
-            raise TypeError(
-                f"Guard(falling=True) compares ELBOs, but {type(self.update).__name__} measures none. Put "
-                "it around the whole chain."
-            )
-        after = self.update(moved.replace(key=inner.key), batch)[1].elbo
-        slack = 8 * jnp.finfo(info.elbo.dtype).eps * (1 + jnp.abs(info.elbo))
-        return after >= info.elbo - slack
+    def _settled(self, state: ELBOState, before: ELBOState, batch: PyTree) -> Scalar:
+        """The model's ELBO of the state once settled, with the draws of the step."""
+        (model,) = distinct_models(self.update)
+        state = self.update.settle(state, batch)
+        sizes = [getattr(part, "chunk_size", None) for part in walk(self.update)]
+        chunk_size = min((size for size in sizes if size is not None), default=None)
+        return elbo(
+            model, state.params, state.posterior, batch, key=before.key, chunk_size=chunk_size
+        )
 
 
 def _lost(old: PyTree, new: PyTree) -> Bool[Array, ""]:

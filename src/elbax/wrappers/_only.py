@@ -3,7 +3,7 @@
 from .._free import choose, is_frozen, spread
 from .._state import ELBOState, Info
 from .._types import PyTree
-from .._update import AbstractUpdate
+from .._update import AbstractUpdate, Promise
 from ._wrapper import AbstractWrapper
 
 
@@ -39,11 +39,15 @@ class Only(AbstractWrapper):
     params: PyTree = True
     posterior: PyTree = True
 
-    @property
-    def ascends(self) -> bool:
+    def keeps(self, promise: Promise) -> Promise:
+        if is_frozen((self.params, self.posterior)):
+            return promise
         everything = self.params is True and self.posterior is True
-        nothing = is_frozen((self.params, self.posterior))
-        return nothing or (everything and self.update.ascends)
+        return self.update.keeps(promise) if everything else Promise.NOTHING
+
+    @property
+    def settles(self) -> bool:
+        return self.posterior is True and self.update.settles
 
     @property
     def fixed_point(self) -> bool:

@@ -6,7 +6,8 @@ import jax
 from .._arguments import check_count
 from .._state import ELBOState, Info
 from .._types import PyTree
-from .._update import AbstractUpdate
+from .._update import AbstractUpdate, Promise, walk
+from ..m_steps import IncrementalMStep
 from ._wrapper import AbstractWrapper
 
 
@@ -21,7 +22,9 @@ class Repeat(AbstractWrapper):
     - `update`: any update.
     - `num_times`: how many steps, at least 1.
 
-    **Raises** `ValueError` for fewer than one.
+    It may stand around anything but an `IncrementalMStep`, which takes every batch for the next of its cycle.
+
+    **Raises** `ValueError` for fewer than one, `TypeError` around an `IncrementalMStep`.
 
     ```python
     >>> import elbax, optax
@@ -37,6 +40,17 @@ class Repeat(AbstractWrapper):
 
     def __check_init__(self):
         check_count("Repeat", num_times=self.num_times)
+        if any(isinstance(part, IncrementalMStep) for part in walk(self.update)):
+            raise TypeError(
+                "Repeat gives the same batch again, which IncrementalMStep would take for the next of its cycle. "
+                "Go through the batches more often instead."
+            )
+
+    def keeps(self, promise: Promise) -> Promise:
+        # What is left after two steps stays.
+        for _ in range(min(self.num_times, 2)):
+            promise = self.update.keeps(promise)
+        return promise
 
     @property
     def fixed_point(self) -> bool:

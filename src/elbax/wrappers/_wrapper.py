@@ -1,10 +1,12 @@
 """What all wrappers have in common: an update inside, to which they hand on what is not theirs."""
 
+import dataclasses
+
 import equinox as eqx
 
 from .._state import ELBOState
 from .._types import PyTree
-from .._update import AbstractUpdate
+from .._update import AbstractUpdate, ascends_again_and_again, Promise
 
 
 class AbstractWrapper(AbstractUpdate):
@@ -20,7 +22,18 @@ class AbstractWrapper(AbstractUpdate):
 
     @property
     def ascends(self) -> bool:
-        return self.update.ascends
+        return ascends_again_and_again(self)
+
+    def keeps(self, promise: Promise) -> Promise:
+        return self.update.keeps(promise)
+
+    @property
+    def settles(self) -> bool:
+        return self.update.settles
+
+    @property
+    def parts(self) -> tuple[AbstractUpdate, ...]:
+        return (self.update,)
 
     @property
     def patience(self) -> int:
@@ -28,6 +41,9 @@ class AbstractWrapper(AbstractUpdate):
 
     def init_memory(self, params: PyTree, posterior: PyTree) -> PyTree:
         return self.update.init_memory(params, posterior)
+
+    def unmade(self, before: PyTree, after: PyTree) -> PyTree:
+        return self.update.unmade(before, after)
 
     def inside(self, state: ELBOState) -> ELBOState:
         """The state as the inner update knows it."""
@@ -39,6 +55,9 @@ class AbstractWrapper(AbstractUpdate):
 
 class AbstractRemembering(AbstractWrapper):
     """A wrapper with a memory of its own, `state.memory`, whose field `update` is the inner one's."""
+
+    def unmade(self, before: PyTree, after: PyTree) -> PyTree:
+        return dataclasses.replace(before, update=self.update.unmade(before.update, after.update))
 
     def inside(self, state: ELBOState) -> ELBOState:
         return state.replace(memory=state.memory.update)

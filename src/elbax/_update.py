@@ -202,13 +202,15 @@ def kind(tree: PyTree) -> Any:
 def walk(update: AbstractUpdate) -> Iterator[AbstractUpdate]:
     """The update and all that it is made of."""
     yield update
-    for part in update.parts:
+    # Wrappers look into what they were given before it is known to be an update.
+    for part in getattr(update, "parts", ()):
         yield from walk(part)
 
 
 def name_of(update: AbstractUpdate) -> str:
     """Such as `Repeat(Chain(ExactEStep, ClosedFormMStep))`."""
-    inside = f"({', '.join(map(name_of, update.parts))})" if update.parts else ""
+    parts = getattr(update, "parts", ())
+    inside = f"({', '.join(map(name_of, parts))})" if parts else ""
     return type(update).__name__ + inside
 
 

@@ -7,8 +7,7 @@ from .._elbo import elbo
 from .._model import AbstractModel
 from .._state import ELBOState, Info
 from .._types import Array, Float, Int, PyTree
-from .._update import Chain
-from ..m_steps import EvidenceMStep
+from .._update import Chain, Promise
 from ._wrapper import AbstractWrapper
 
 
@@ -91,9 +90,7 @@ class Certify(AbstractWrapper):
             infos.append(info)
         values = jnp.stack(values)
         gains = jnp.diff(values)
-        promised = [
-            part.ascends and not isinstance(part, EvidenceMStep) for part in self.update.updates
-        ]
+        promised = [part.keeps(Promise.BOUND) is Promise.BOUND for part in self.update.parts]
         slack = max(1e-10, 64 * float(jnp.finfo(values.dtype).eps)) * (1 + jnp.abs(values[1:]))
         # A gain that is not finite is no gain either.
         fell = ~(gains >= -slack) & jnp.array(promised)

@@ -178,3 +178,104 @@ def test_a_second_evaluation_compiles_nothing():
     with laws.count_compilations() as compiled:
         elbax.fit(EM, state, X, max_steps=101)
     assert not compiled
+
+
+@pytest.mark.parametrize(
+    "made_by", [elbax.Guard(EM), elbax.Every(EM, 2), elbax.Chain(EM.updates[0])]
+)
+@pytest.mark.parametrize("update", [EM, elbax.Accelerate(EM), elbax.Averaged(EM)])
+def test_the_state_of_another_update(as_users_run, update, made_by):
+    """Wherever its memory does not fit, and it is told from a mistake in the data."""
+    with pytest.raises(
+        TypeError, match=f"{type(update).__name__}.*: the memory of this state is another"
+    ):
+        update(start(update=made_by), X)
+    with pytest.raises(ValueError, match=r"shape \(2,\), got \(1,\)"):
+        update(start(update=update), X[:, :1])
+
+
+def test_the_memory_of_another_optimizer(as_users_run):
+    with_moments, without = (
+        elbax.Chain(elbax.ExactEStep(MODEL), elbax.GradientMStep(MODEL, optimizer))
+        for optimizer in (optax.adam(0.1), optax.sgd(0.1))
+    )
+    with pytest.raises(TypeError, match="the memory of this state is another update's. Start from"):
+        with_moments(start(update=without), X)
+
+
+def test_steps_of_different_models(as_users_run):
+    other = elbax.ClosedFormMStep(elbax.GaussianMixture(2, floor=0.5))
+    with pytest.raises(
+        TypeError, match=r"Chain\(ExactEStep, ClosedFormMStep\): its steps are of 2"
+    ):
+        start(update=elbax.Chain(elbax.ExactEStep(MODEL), other))
+
+
+def test_an_exact_posterior_of_another_precision(as_users_run):
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.float16), PARAMS)
+    with pytest.raises(TypeError, match="of another model or other params"):
+        EM.init(PARAMS, elbax.Exact(MODEL, half), key=jax.random.key(0))
+
+
+@pytest.mark.parametrize("length", [10, 39])
+@pytest.mark.parametrize(
+    "m_step", [elbax.ClosedFormMStep(MODEL), elbax.GradientMStep(MODEL, optax.sgd(0.1))]
+)
+def test_a_table_that_is_too_short(as_users_run, m_step, length):
+    update = elbax.Chain(m_step)
+    table = elbax.Local(jnp.zeros((length, 2)), MODEL.latent)
+    state = update.init(PARAMS, table, key=jax.random.key(0))
+    message = f"the batch has 40 rows, the Local {length}. Make a table for all data"
+    with pytest.raises(ValueError, match=message):
+        update(state, X)
+    with pytest.raises(ValueError, match=f"fit: .*{message}"):
+        elbax.fit(update, state, X)
+    with pytest.raises(ValueError, match="index names rows that the Local of"):
+        elbax.fit(update, state, elbax.Batch(X[:2], index=jnp.array([3, length])))
+    # Rows that it has, and padding past its end.
+    batch = elbax.Batch(X, mask=jnp.arange(40) < length)
+    assert jnp.isfinite(update(state, batch)[1].elbo)
+
+
+@pytest.mark.parametrize("schedule", [lambda step: jnp.ones(3), lambda step: None])
+def test_schedules_that_are_no_number(as_users_run, schedule):
+    with pytest.raises(TypeError, match="Anneal: the schedule"):
+        start(update=elbax.Anneal(EM, schedule))
+    online = elbax.Chain(elbax.ExactEStep(MODEL), elbax.OnlineMStep(MODEL, schedule))
+    with pytest.raises(TypeError, match="OnlineMStep: the schedule"):
+        start(update=online)
+
+
+@pytest.mark.parametrize(
+    ("name", "function"),
+    [
+        ("fit", lambda state, x: elbax.fit(EM, state, x).elbo),
+        ("fit", lambda state, x: elbax.fit_restarts(EM, state, x).elbo),
+        ("criteria", lambda state, x: elbax.criteria(MODEL, state.params, x).bic),
+        ("information", lambda state, x: elbax.information(MODEL, state.params, x).rate),
+        ("standard_errors", lambda state, x: elbax.standard_errors(MODEL, state.params, x)),
+        ("convergence_rate", lambda state, x: elbax.convergence_rate(EM, state, x)),
+        ("select", lambda state, x: elbax.select({"2": MODEL}, x, key=jax.random.key(0)).best),
+    ],
+)
+def test_functions_that_decide_by_values_are_not_traced(as_users_run, name, function):
+    with pytest.raises(
+        TypeError, match=f"{name} looks at values, which are not known inside of jit"
+    ):
+        jax.jit(function)(start(), X)
+    with pytest.raises(TypeError, match=f"{name} looks at values"):
+        jax.vmap(function, (None, 0))(start(), X[None])
+
+
+def test_repeat_would_take_a_batch_for_the_next_one(as_users_run):
+    incremental = elbax.Chain(elbax.ExactEStep(MODEL), elbax.IncrementalMStep(MODEL, 2))
+    with pytest.raises(
+        TypeError, match="which IncrementalMStep would take for the next of its cycle"
+    ):
+        elbax.Repeat(elbax.Guard(incremental), 2)
+
+
+@pytest.mark.parametrize("share", [0.0, 2.0])
+def test_a_share_of_the_rows(as_users_run, share):
+    with pytest.raises(ValueError, match=f"ReseedStep: share must be in .*, got {share}"):
+        elbax.ReseedStep(MODEL, share=share)

@@ -185,7 +185,7 @@ def _looks_first(step: Callable) -> Callable:
 
 
 def _is_its_own(update: AbstractUpdate, state: ELBOState) -> bool:
-    """Whether the state's memory is shaped as the update would make it; taken to be so where it would make none."""
+    """Whether the state's memory is shaped as the update would make it, or that cannot be told."""
     try:
         made = eqx.filter_eval_shape(update.init_memory, state.params, state.posterior)
     except (TypeError, ValueError):

@@ -16,8 +16,9 @@ class IncrementalMStep(AbstractStatisticsStep):
     and Hinton 1998).
 
     Batches come in a fixed cycle, `num_batches` of them, which together are the data; the step counts those that
-    it is given, and θ stays through the first round. With an exact E-step each step ascends the ELBO of all the data, whose q is exact on the newest
-    batch and older on the others, so it ends where EM on the whole does, most often in fewer passes.
+    it is given, and θ stays through the first round. With an exact E-step each step ascends the ELBO of all the
+    data, whose q is exact on the newest batch and older on the others, so it ends where EM on the whole does, most
+    often in fewer passes.
 
     **Arguments:**
 

@@ -14,6 +14,7 @@ import elbax
 from elbax._elbo import expected_statistics
 from elbax._free import spread
 from elbax._reference import split_coordinates
+from elbax.posteriors._snapshot import partition
 
 
 def leaves(tree):
@@ -170,7 +171,7 @@ def randomness(case):
 
 def weights(case):
     """Weight 2 is the row twice; weight 0 or mask False is the row left out, whatever it holds;
-    the order of rows does not matter. A row's draws follow its index."""
+    the order of rows does not matter. A row's draws follow its index. Where all is padding, nothing moves."""
     x = case.system.x
     n, more = case.system.num_data, 5
     index = jnp.concatenate([jnp.arange(n), jnp.arange(more)])
@@ -195,6 +196,13 @@ def weights(case):
     assert_close(run(*shuffled), duplicated, 1e-8)
     plain, seen = case.step(case.state, x)
     assert_close(run(padded, ones, real, nowhere), (seen.elbo, points(plain)), 1e-8)
+
+    nothing = jax.tree.map(lambda leaf: jnp.full_like(leaf, nonsense(leaf.dtype)), twice)
+    before, _ = case.step(case.state, x)
+    after, seen = case.step(before, elbax.Batch(nothing, ones, ~always, index))
+    assert np.isfinite(seen.elbo)
+    assert_equal(after.params, before.params)
+    assert_equal(partition(after.posterior)[0], partition(before.posterior)[0])
 
 
 def nonsense(dtype):

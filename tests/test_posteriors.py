@@ -7,8 +7,10 @@ import numpy as np
 import optax
 import pytest
 from cases import encoder, find, SYSTEMS
+from jax.flatten_util import ravel_pytree
 
 import elbax
+from elbax._reference import split_coordinates
 
 
 MIXTURE = find("mixture-full-auto:exact/closed").system
@@ -264,6 +266,46 @@ def test_chains_reach_the_exact_posterior():
             np.testing.assert_allclose(a, b, atol=0.25)
     rest = np.setdiff1d(np.arange(len(x)), rows)
     np.testing.assert_array_equal(moved.posterior.table[rest], 0)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_chains_of_whole_numbers(dtype):
+    """The mean of log p(x, z) where they stand, in the precision of the data."""
+    model = MIXTURE.model
+    x, params = jax.tree.map(lambda leaf: leaf.astype(dtype), (MIXTURE.x, MIXTURE.params))
+    table = jnp.arange(2 * len(x)).reshape(len(x), 2) % 3
+    bound = elbax.elbo(model, params, elbax.Chains(table, model.latent), x)
+    each = jax.vmap(lambda x, zs: jax.vmap(lambda z: model.log_joint(params, x, z))(zs))(x, table)
+    expected = jnp.mean(each) + jnp.asarray(model.log_prior(params)) / len(x)
+    assert bound.dtype == dtype
+    np.testing.assert_allclose(bound, expected, rtol=1e-5 if dtype == jnp.float32 else 1e-12)
+
+
+GRAPH = find("bayesian-network:exact/closed").system
+GRAMMAR = find("grammar:exact/closed").system
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("system", [CHAIN, GRAMMAR, GRAPH], ids=lambda s: s.name)
+def test_draws_of_structures_have_derivatives(system):
+    """Their mean is the slope of the evidence (and prior), as for any draws."""
+    trained, rest = split_coordinates(system.params)
+
+    def bound(trained, key):
+        params = eqx.combine(trained, rest)
+        draws = elbax.MonteCarlo(elbax.Exact(system.model, params), 60)
+        return elbax.elbo(system.model, params, draws, system.x, key=key)
+
+    def exact(trained):
+        params = eqx.combine(trained, rest)
+        return elbax.elbo(system.model, params, elbax.Exact(system.model, params), system.x)
+
+    flat = lambda tree: ravel_pytree(tree)[0]
+    keys = jax.random.split(jax.random.key(0), 16)
+    drawn = jax.lax.map(lambda key: flat(jax.grad(bound)(trained, key)), keys)
+    error = jnp.std(drawn, 0) / 4
+    gap = jnp.abs(jnp.mean(drawn, 0) - flat(jax.grad(exact)(trained)))
+    assert jnp.all(gap <= 5 * error + 1e-9), (gap, error)
 
 
 @pytest.mark.slow

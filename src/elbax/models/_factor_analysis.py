@@ -184,7 +184,8 @@ class FactorAnalysis(AbstractExponentialFamilyModel):
         """
         if not (free["mean"] is True and free["log_noise"] is True):
             raise TypeError(
-                "maximize_evidence moves the mean and the noise together; free must be True for both."
+                f"EvidenceMStep moves the mean and the noise of {type(self).__name__} together: free must be True "
+                "for both. Use ClosedFormMStep for one of them."
             )
         params = self._masked(params)
         count, shift = moments["count"], moments["first"] / moments["count"]

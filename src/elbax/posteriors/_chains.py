@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from .._algebra import is_label
 from .._types import PyTree
 from ._particles import Particles
 from ._table import AbstractTable
@@ -32,6 +33,7 @@ class Chains(AbstractTable):
 
     def at(self, entry: PyTree) -> Particles:
         number = len(jax.tree.leaves(entry)[0])
-        dtype = jnp.result_type(float, *jax.tree.leaves(entry))
+        inexact = [leaf for leaf in jax.tree.leaves(entry) if not is_label(leaf)]
+        dtype = jnp.result_type(*inexact) if inexact else jnp.result_type(float)
         none = jnp.zeros(number, dtype)
         return Particles(entry, none - jnp.log(jnp.asarray(number, dtype)), none, self.family)

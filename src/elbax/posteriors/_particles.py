@@ -103,7 +103,7 @@ class Particles(eqx.Module):
 def _average(values: Array, log_weights: Array) -> Array:
     """Σₛ wₛ vₛ for weights that are normalized here."""
     weights = jnp.exp(log_weights - jax.nn.logsumexp(log_weights))
-    dtype = weights.dtype if values.dtype == bool else jnp.result_type(values, weights)
+    dtype = weights.dtype if is_label(values) else values.dtype
     weights = weights.reshape(weights.shape + (1,) * (values.ndim - 1)).astype(dtype)
     # A draw of no weight contributes 0, not 0 · ∞; one of weight NaN NaN.
     return jnp.sum(weights * jnp.where(weights == 0, 0, values), 0)

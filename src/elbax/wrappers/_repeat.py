@@ -12,7 +12,7 @@ from ._wrapper import AbstractWrapper
 
 
 class Repeat(AbstractWrapper):
-    """`num_times` steps of the update on the same batch, as one step; its info is the last one's.
+    """`num_times` steps of the update on the same batch, as one step; its info, and ELBO, is the last one's.
 
     Around an M-step, the gradient steps of a generalized EM (Dempster, Laird and Rubin 1977); around an
     encoder's step, an E-step that comes closer; around a chain, several sweeps for each minibatch.

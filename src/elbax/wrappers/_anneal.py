@@ -36,10 +36,10 @@ class Anneal(AbstractRemembering):
     M-step still maximizes $E_q[\log p(x, z)]$, the same thing wherever p(z) is fixed or has params
     without a prior of their own.
 
-    It may stand around any update of models that can be tempered, a guarded one too: within, ELBO means the annealed
-    objective. `info.elbo` is this objective, global term included. As it moves with β nothing promises to ascend,
-    though at a constant β every step does that would at 1. Every model in the update and in
-    the posterior is tempered for the length of a step; the posterior that the state carries is the plain one.
+    It may stand around any update of models that can be tempered, a guarded one too: within, ELBO means the
+    annealed objective. `info.elbo` is this objective, global term included. As it moves with β nothing promises to
+    ascend, though at a constant β every step does that would at 1. Every model in the update and in the posterior
+    is tempered for the length of a step; the posterior that the state carries is the plain one.
 
     **Arguments:**
 

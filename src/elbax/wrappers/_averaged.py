@@ -27,8 +27,8 @@ class Averaged(AbstractRemembering):
     Where steps stay noisy (minibatches, Monte Carlo) the average has asymptotically the least variance that an
     estimate can have, at step sizes at which the last point still wanders (Polyak and Juditsky 1992; for online
     EM, Cappé and Moulines 2009). `settle` puts it in the params' place, so `fit` ends with it, and
-    `averaged(state)` says it at any time. It may stand around any update, whose info is its own: the ELBO where the
-    update stands, not at the average.
+    `averaged(state)` says it at any time. It may stand around any update, whose info is its own: the ELBO where
+    the update stands, not at the average.
 
     Averages are taken of the unconstrained params, after each step:
 

@@ -33,8 +33,8 @@ class Certify(AbstractWrapper):
     |ELBO|), or 64 units of rounding in float32. An `EvidenceMStep` is measured but not judged: it
     climbs the evidence, the posterior being left out.
 
-    Its ELBO is the chain's. It makes one pass over the data more for each part, and one. Samples, if any, are the same before and
-    after.
+    Its ELBO is the chain's. It makes one pass over the data more for each part, and one. Samples, if any, are the
+    same before and after.
 
     **Arguments:**
 

@@ -26,9 +26,9 @@ class Every(AbstractRemembering):
     For what is dear or rare: a `ReseedStep` every 50 sweeps, a Newton step after every tenth gradient step.
     A skipped step costs nothing, except under `vmap` over states that are not in step with each other.
 
-    It may stand around any update, a whole chain or a part of one. The `info.elbo` of a skipped step is the last one
-    measured, and its parts are blank. The very first step measures the ELBO even where it does not act: it is made
-    and reported, and its move dropped. `fit` waits for a whole turn without gain.
+    It may stand around any update, a whole chain or a part of one. The `info.elbo` of a skipped step is the last
+    one measured, and its parts are blank. The very first step measures the ELBO even where it does not act: it is
+    made and reported, and its move dropped. `fit` waits for a whole turn without gain.
 
     **Arguments:**
 

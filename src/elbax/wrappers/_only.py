@@ -10,11 +10,11 @@ from ._wrapper import AbstractWrapper
 class Only(AbstractWrapper):
     """The update, of which only the named entries come to effect: all others are put back, to the bit.
 
-    It may stand around any update, also one that knows no `free`; its ELBO is the update's. Where a step does take `free`, that is
-    better: its free params then take their best given that the others stay, while here they come as the
-    whole step would have them. So what is put back in part may lower the ELBO, and `Only` promises
-    ascent only if the update does and nothing is put back, or nothing moves. The update's memory (an
-    optimizer's moments) goes on as if all had moved.
+    It may stand around any update, also one that knows no `free`; its ELBO is the update's. Where a step does take
+    `free`, that is better: its free params then take their best given that the others stay, while here they come
+    as the whole step would have them. So what is put back in part may lower the ELBO, and `Only` promises ascent
+    only if the update does and nothing is put back, or nothing moves. The update's memory (an optimizer's moments)
+    goes on as if all had moved.
 
     **Arguments:**
 

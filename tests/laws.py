@@ -443,7 +443,25 @@ def one_datum(system):
                 jax.eval_shape(posterior, x)
 
 
+# --- laws of JAX's modes: what holds of any function in JAX holds of an update -----------------------
+
+
+def on_two_devices(tree, axis_type=jax.sharding.AxisType.Explicit):
+    """The rows, half of them on each device, on a mesh as `jax.make_mesh` makes it by default, or of another type."""
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(axis_type,))
+    return jax.device_put(tree, jax.sharding.NamedSharding(mesh, jax.P("data")))
+
+
+def sharded(case):
+    """Rows on two devices: the same step."""
+    end, info = case.step(case.state, on_two_devices(case.system.x))
+    single, seen = case.step(case.state, case.system.x)
+    assert_close(info.elbo, seen.elbo)
+    assert_close(points(end), points(single), 1e-8)
+
+
 OF_UPDATES = [scan, structure, ascent, one_trace, purity, claims, randomness, weights, dtype]
 OF_UPDATES += [array_operations]
 OF_MODELS = [tightness, chunks]
 OF_LINEAR_MIXTURES = [statistics, stationarity]
+OF_MODES = [sharded]

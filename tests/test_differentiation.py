@@ -1,11 +1,14 @@
 """A sweep is a differentiable, shardable function like any other."""
 
+import re
+
 import jax
 import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import find, gaussian_mixture
+from laws import assert_close, on_two_devices
 
 import elbax
 
@@ -65,26 +68,66 @@ def test_the_rate_of_em_is_the_spectral_radius():
     assert observed == pytest.approx(radius, rel=1e-2)
 
 
-def test_sharded_data():
-    """A batch over two devices: the same step, and the chunks stay on both."""
+COLLECTIVES = re.compile(
+    r" (all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)(?:-start)?\("
+)
+
+
+@pytest.mark.parametrize("axis_type", [jax.sharding.AxisType.Explicit, jax.sharding.AxisType.Auto])
+def test_sharded_data(axis_type):
+    """A batch over two devices: the same step, whose devices meet once, to add up their statistics."""
     assert len(jax.devices()) == 2
     case = find("mixture-full-auto:exact/closed")
-    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-    rows = jax.sharding.NamedSharding(mesh, jax.P("data"))
-    whole = jax.sharding.NamedSharding(mesh, jax.P())
-    x = jax.device_put(case.system.x, rows)
-    state = jax.device_put(case.state, whole)
+    x, state = on_two_devices(case.system.x, axis_type), case.state
     model = case.system.model
-    single, seen = case.step(case.state, case.system.x)
+    single, seen = case.step(state, case.system.x)
     for chunk_size in (None, 8):
         em = elbax.Chain(
             elbax.ExactEStep(model), elbax.ClosedFormMStep(model, chunk_size=chunk_size)
         )
         compiled = jax.jit(lambda s, x, em=em: em(s, x)).lower(state, x).compile()
         end, info = compiled(state, x)
-        np.testing.assert_allclose(info.elbo, seen.elbo, rtol=1e-12)
-        for ours, theirs in zip(jax.tree.leaves(end.params), jax.tree.leaves(single.params)):
-            np.testing.assert_allclose(ours, theirs, rtol=1e-9)
-        text = compiled.as_text()
-        assert "all-reduce" in text
-        assert "all-gather" not in text  # No device sees another's rows.
+        assert_close(info.elbo, seen.elbo, 1e-12)
+        assert_close(end.params, single.params, 1e-9)
+        # No device sees another's rows.
+        assert set(COLLECTIVES.findall(compiled.as_text())) == {"all-reduce"}
+        if chunk_size is None:
+            assert COLLECTIVES.findall(compiled.as_text()) == ["all-reduce"]
+
+
+def test_sharded_data_everywhere():
+    """Whatever takes data takes them from several devices."""
+    case = find("mixture-full-auto:exact/closed")
+    model, params, state, update = case.system.model, case.system.params, case.state, case.update
+    key = jax.random.key(0)
+
+    def everything(x):
+        exact = elbax.Exact(model, params)
+        table = elbax.MeanField.init(model, params, x)
+        local = elbax.Local(jnp.zeros((len(x), 3)), model.latent)
+        padded = elbax.Batch(x, mask=jnp.arange(len(x)) > 2)
+        return (
+            model.init(key, x),
+            model.init(key, x, init="hierarchical"),
+            elbax.initial_states(update, x, key=key, num_restarts=3).params,
+            elbax.evidence(model, params, x, chunk_size=5),
+            elbax.elbo_terms(model, params, exact, padded),
+            [elbax.elbo(model, params, q, x) for q in (table, local)],
+            jax.jit(lambda x: jax.vmap(exact)(x).mean())(x),
+            elbax.fit(update, state, x, max_steps=3).state.params,
+            elbax.fit(update, state, iter([x, x])).state.params,
+            update.settle(state, x).posterior,
+            elbax.information(model, params, x).observed,
+        )
+
+    assert_close(everything(on_two_devices(case.system.x)), everything(case.system.x), 1e-8)
+
+
+def test_a_sharded_table_stays_sharded():
+    """A posterior of each row's own lies where the rows are, after steps as before."""
+    case = find("mixture-full-auto:local/closed")
+    x, table = on_two_devices((case.system.x, case.posterior.table))
+    posterior = elbax.Local(table, case.posterior.family)
+    state = case.update.init(case.system.params, posterior, key=jax.random.key(7))
+    end, _ = jax.lax.scan(lambda state, _: case.update(state, x), state, length=2)
+    assert jax.typeof(end.posterior.table) == jax.typeof(table)

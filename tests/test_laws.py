@@ -36,6 +36,34 @@ def test_update(case, law, request):
     law(case)
 
 
+# One of each kind of pass over data, of posterior and of memory, as these laws compile programs of their own.
+IN_MODES = [
+    "mixture-full-auto:exact/closed",
+    "mixture-full-auto:joint",
+    "mixture-full-auto:mean-field/closed",
+    "mixture-full-auto:local/closed",
+    "mixture-full-auto:importance/gradient",
+    "mixture-full-auto:exact/online",
+    "mixture-full-auto:averaged",
+    "mixture-full-auto:accelerate",
+    "mixture-product:exact/closed",
+    "mixture-poisson-regression:newton",
+    "autoencoder:joint",
+    "factors-diagonal:ecme",
+    "hidden-markov:exact/closed",
+    "grammar:exact/closed",
+    "ctc:exact/gradient",
+    "bayesian-network:exact/closed",
+]
+IN_MODES = [case for case in CASES if case.name in IN_MODES]
+
+
+@pytest.mark.parametrize("law", laws.OF_MODES, ids=lambda law: law.__name__)
+@pytest.mark.parametrize("case", named(IN_MODES))
+def test_mode(case, law):
+    law(case)
+
+
 # One of each family of posteriors; the families themselves have a test for batches, each.
 BATCHED = {"mixture-full-auto", "plain-gaussian", "factors-diagonal", "hidden-markov"}
 BATCHED |= {"state-space", "grammar", "ctc", "bayesian-network"}

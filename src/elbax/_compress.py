@@ -10,6 +10,7 @@ from ._check import check_rows, check_table, is_concrete
 from ._incomplete import known_numbers
 from ._math.linear_algebra import cholesky, eigh, invert_triangle
 from ._program import compiled
+from ._sharding import automatic
 from ._types import Any, Array, PyTree
 
 
@@ -50,6 +51,7 @@ def compress(x: PyTree, *, chunk_size: int | None = None) -> Batch:
 
 
 @compiled
+@automatic
 def _moments(batch: Batch, chunk_size: int | None) -> tuple[Array, Array, Array, Array]:
     """(mean, L, A, Σ w) with the covariance L A Lᵀ about the mean, in two passes of their own."""
     table, _ = known_numbers(batch.x)

@@ -13,6 +13,7 @@ from ._door import enter
 from ._model import AbstractModel
 from ._program import compiled
 from ._reference import split_coordinates
+from ._sharding import automatic
 from ._types import Any, AnyArray, Array, Callable, Key, PyTree, Scalar
 from .families import Distribution
 from .posteriors import Exact
@@ -57,6 +58,7 @@ def elbo(
 
 
 @compiled
+@automatic
 def _elbo(model, params, posterior, batch, key, chunk_size):
     posterior = with_params(posterior, params)
     total, weight = _sum_over_data(_bound, model, params, posterior, batch, key, chunk_size)
@@ -88,6 +90,7 @@ def evidence(
 
 
 @compiled
+@automatic
 def _evidence(model, params, batch, chunk_size):
     posterior = Exact(model, params)
     total, weight = _sum_over_data(_bound, model, params, posterior, batch, None, chunk_size)
@@ -158,6 +161,7 @@ def elbo_terms(
 
 
 @compiled
+@automatic
 def _terms(model, params, posterior, batch, key, chunk_size, log_evidence):
     posterior, prior = with_params(posterior, params), model.latent_prior(params)
 

@@ -13,6 +13,7 @@ from ._arguments import check_count, check_not_negative
 from ._batch import as_batch, read
 from ._check import check_known, is_concrete
 from ._program import by_value, compiled
+from ._sharding import automatic
 from ._state import ELBOState, Info, unmeasured
 from ._types import Any, Array, Bool, Callable, Float, Int, PyTree, Scalar
 from ._update import AbstractUpdate, name_of
@@ -380,10 +381,11 @@ def _fit(update, state, batch, until, tolerance, conclude, capacity: int):
     return done.carry, done.end, done.elbo, done.code
 
 
-_run = compiled(_fit)
+_run = compiled(automatic(_fit))
 
 
 @compiled
+@automatic
 def _run_lanes(update, reject, states, batch, until, tolerance, capacity: int):
     return _best_of(update, reject, states, batch, until, tolerance, capacity)
 
@@ -407,6 +409,7 @@ def _best_of(update, reject, states, batch, until, tolerance, capacity: int):
 
 
 @compiled
+@automatic
 def _best_so_far(update, reject, states, batch, until, tolerance, capacity: int, number: int):
     """The carries of the lanes whose ELBO, last measured, is the highest; first those not rejected nor astray."""
 
@@ -503,6 +506,7 @@ def _begin(update, state, batch, capacity: int) -> _Carry:
 
 
 @compiled
+@automatic
 def _stream_step(update, carry: _Carry, batch) -> _Carry:
     moved, info = update(carry.state, batch)
     good = jnp.isfinite(info.elbo)

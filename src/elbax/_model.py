@@ -13,6 +13,7 @@ from ._batch import host_rows, rows
 from ._check import check_no_nan, check_rows
 from ._invariance import as_invariances, free_entries, Invariances, somewhere_near
 from ._program import program
+from ._sharding import automatic
 from ._shortcut import Shortcut
 from ._types import Any, Array, Callable, Float, Key, PyTree, Scalar
 from .estimators import AbstractEstimator, Reparameterized, ScoreFunction
@@ -34,6 +35,8 @@ class AbstractModel(eqx.Module):
         for name in ("log_joint", "describe", "collapsed", "emptied"):
             if name in vars(cls):
                 setattr(cls, name, program(vars(cls)[name]))
+        if "init" in vars(cls):
+            cls.init = automatic(vars(cls)["init"])
 
     @property
     def exact(self) -> bool:

@@ -15,6 +15,7 @@ from ._check import check_rows
 from ._door import check_model
 from ._model import AbstractModel, models_of
 from ._program import compiled, program
+from ._sharding import automatic
 from ._state import carry, ELBOState, Info
 from ._types import Any, Callable, Key, PyTree
 
@@ -92,7 +93,7 @@ class AbstractUpdate(eqx.Module):
         super().__init_subclass__(**kwargs)
         for name in ("__call__", "settle"):
             if name in vars(cls):
-                setattr(cls, name, _looks_first(program(vars(cls)[name])))
+                setattr(cls, name, _looks_first(program(automatic(vars(cls)[name]))))
 
     def init_memory(self, params: PyTree, posterior: PyTree) -> PyTree:
         """What the update remembers at the start; raises `TypeError` for a posterior it cannot move."""

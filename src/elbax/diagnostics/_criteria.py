@@ -13,6 +13,7 @@ from .._door import enter
 from .._elbo import evidence
 from .._model import AbstractModel
 from .._program import compiled
+from .._sharding import automatic
 from .._types import PyTree
 from ..posteriors import Exact
 
@@ -108,6 +109,7 @@ def criteria(
 
 
 @compiled
+@automatic
 def _certainty(model, params, batch, chunk_size):
     """Σ w log q(ẑ)."""
     posterior = Exact(model, params)

@@ -15,6 +15,7 @@ from .._elbo import elbo, evidence
 from .._invariance import directions_within, free_entries, unravel
 from .._model import AbstractModel, models_of
 from .._program import compiled
+from .._sharding import automatic
 from .._state import ELBOState
 from .._types import Callable, Float, PyTree
 from .._update import AbstractUpdate
@@ -279,6 +280,7 @@ def convergence_rate(update: AbstractUpdate, state: ELBOState, batch: PyTree) ->
 
 
 @compiled
+@automatic
 def _slope_of_sweep(update, state, batch):
     start, unflatten = ravel_pytree(state.params)
 
@@ -291,6 +293,7 @@ def _slope_of_sweep(update, state, batch):
 
 
 @compiled
+@automatic
 def _informations(model, params, places, batch, chunk_size):
     at, start = _entries(params, places)
     exact = Exact(model, params)
@@ -303,6 +306,7 @@ def _informations(model, params, places, batch, chunk_size):
 
 
 @compiled
+@automatic
 def _curvature(model, params, places, held, batch, describe, chunk_size):
     """(observed information of some entries of the params, ∂ describe in all of them, describe)."""
     start, unflatten = ravel_pytree(params)

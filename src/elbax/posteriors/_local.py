@@ -30,7 +30,8 @@ class Local(AbstractTable):
 
     def __check_init__(self):
         AbstractTable.__check_init__(self)
-        one = jax.eval_shape(lambda: jax.tree.map(lambda leaf: jnp.asarray(leaf)[0], self.table))
+        row = lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], jnp.result_type(leaf))
+        one = jax.tree.map(row, self.table)
         jax.eval_shape(self.family.from_network, one)
 
     def at(self, entry: PyTree) -> Distribution:

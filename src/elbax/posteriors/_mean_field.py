@@ -8,6 +8,7 @@ from .._check import is_concrete
 from .._door import enter
 from .._model import AbstractModel
 from .._program import compiled
+from .._sharding import automatic
 from .._types import Any, PyTree
 from ..families import AbstractFactored, AbstractFamily, Distribution, factored
 from ._table import AbstractTable
@@ -77,6 +78,7 @@ class MeanField(AbstractTable):
 
 
 @compiled
+@automatic
 def _start(
     model: AbstractModel, params: PyTree, batch: PyTree, family: Any, num_rows: int
 ) -> PyTree:

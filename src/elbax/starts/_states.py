@@ -9,6 +9,7 @@ from .._arguments import check_count, check_key
 from .._check import is_concrete
 from .._model import AbstractModel, models_of
 from .._program import compiled
+from .._sharding import automatic
 from .._state import ELBOState
 from .._types import Any, Callable, Key, PyTree
 from .._update import AbstractUpdate
@@ -139,6 +140,7 @@ def _diverse(number: int, known: bool) -> list[Name]:
 
 
 @compiled
+@automatic
 def _lanes(model, keys, x, weight, plan, given) -> PyTree:
     """The params of every lane: one program, in which each kind of start comes once, vmapped."""
     table = model.start_table(x)
@@ -192,16 +194,19 @@ def _by_its_own_init(model, batch, keys, init) -> PyTree:
 
 
 @compiled
+@automatic
 def _each(model, keys, batch) -> PyTree:
     return jax.vmap(lambda key: model.init(key, batch))(keys)
 
 
 @compiled
+@automatic
 def _one(model, key, batch, init) -> PyTree:
     return model.init(key, batch, init=init)
 
 
 @compiled
+@automatic
 def _states(update, posterior, params, key) -> ELBOState:
     keys = jax.random.split(key, len(jax.tree.leaves(params)[0]))
     return jax.vmap(lambda params, key: update.init(params, posterior(params), key=key))(

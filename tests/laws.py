@@ -460,6 +460,22 @@ def sharded(case):
     assert_close(points(end), points(single), 1e-8)
 
 
+def buffers(tree):
+    """Where each leaf lies."""
+    data = [
+        jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+        for leaf in jax.tree.leaves(tree)
+    ]
+    return [leaf.unsafe_buffer_pointer() for leaf in data if leaf.size]
+
+
+def donation(case):
+    """No two leaves of a first state are one buffer, so that a program may be given its memory."""
+    state = case.update.init(case.system.params, case.posterior, key=jax.random.key(7))
+    assert len(set(buffers(state))) == len(buffers(state))
+    assert_equal(state, case.state)
+
+
 OF_UPDATES = [scan, structure, ascent, one_trace, purity, claims, randomness, weights, dtype]
 OF_UPDATES += [array_operations]
 OF_MODELS = [tightness, chunks]

@@ -64,6 +64,11 @@ def test_mode(case, law):
     law(case)
 
 
+@pytest.mark.parametrize("case", named(CASES))
+def test_donation(case):
+    laws.donation(case)
+
+
 # One of each family of posteriors; the families themselves have a test for batches, each.
 BATCHED = {"mixture-full-auto", "plain-gaussian", "factors-diagonal", "hidden-markov"}
 BATCHED |= {"state-space", "grammar", "ctc", "bayesian-network"}

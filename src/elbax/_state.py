@@ -4,6 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from ._types import Any, Key, PyTree, Scalar
 
@@ -86,3 +87,26 @@ def carry(tree: PyTree, name: str) -> PyTree:
         )
 
     return jax.tree_util.tree_map_with_path(leaf, tree)
+
+
+def apart(tree: PyTree) -> PyTree:
+    """The tree, no two leaves of which are one buffer: so it can be donated to a program (`donate_argnums`)."""
+    seen: set[int] = set()
+
+    def leaf(value):
+        # Inside of a program leaves are values, not places.
+        if isinstance(value, Tracer) or not value.is_fully_addressable:
+            return value
+        places = set(map(_place, value.addressable_shards)) - {0}
+        if not places & seen:
+            seen.update(places)
+            return value
+        return jax.device_put(value, value.sharding, may_alias=False)
+
+    return jax.tree.map(leaf, tree)
+
+
+def _place(shard: jax.Shard) -> int:
+    data = shard.data
+    is_key = jnp.issubdtype(data.dtype, jax.dtypes.prng_key)
+    return (jax.random.key_data(data) if is_key else data).unsafe_buffer_pointer()

@@ -16,7 +16,7 @@ from ._door import check_model
 from ._model import AbstractModel, models_of
 from ._program import compiled, program
 from ._sharding import automatic
-from ._state import carry, ELBOState, Info
+from ._state import apart, carry, ELBOState, Info
 from ._types import Any, Callable, Key, PyTree
 
 
@@ -126,7 +126,7 @@ class AbstractUpdate(eqx.Module):
             # A mask is looked at where its values are known, which they are not inside of a program.
             eqx.filter_eval_shape(lambda *start: self.init_memory(*start), params, posterior)
         memory = carry(_memory(self, params, posterior), "memory")
-        return ELBOState(params, posterior, memory, key)
+        return apart(ELBOState(params, posterior, memory, key))
 
     def settle(self, state: ELBOState, batch: PyTree) -> ELBOState:
         """Brings the posterior up to the params, where the update does so at no cost.

@@ -1,6 +1,9 @@
 """The laws that every update and model obeys: each a function of a case that raises AssertionError."""
 
 import contextlib
+import copy
+import io
+import pickle
 
 import equinox as eqx
 import jax
@@ -476,8 +479,51 @@ def donation(case):
     assert_equal(state, case.state)
 
 
+class Pickler(pickle.Pickler):
+    """Knows the functions of others by name: those of optax, of JAX and of a user need not be what pickle can take."""
+
+    def __init__(self, file):
+        super().__init__(file)
+        self.others = {}
+
+    def persistent_id(self, obj):
+        function = callable(obj) and hasattr(obj, "__qualname__") and not isinstance(obj, type)
+        if not function or (obj.__module__ or "").startswith("elbax"):
+            return None
+        self.others[id(obj)] = obj
+        return id(obj)
+
+
+def copies(tree):
+    """(through pickle, by `copy.deepcopy`)"""
+    file = io.BytesIO()
+    pickler = Pickler(file)
+    pickler.dump(tree)
+    unpickler = pickle.Unpickler(io.BytesIO(file.getvalue()))
+    unpickler.persistent_load = pickler.others.__getitem__
+    # JAX's functions are copied, to others that do the same.
+    return unpickler.load(), copy.deepcopy(tree, dict(pickler.others))
+
+
+def copying(case):
+    """Models, updates, posteriors and states are after `pickle` and `copy.deepcopy` what they were."""
+    everything = case.system.model, case.update, case.posterior, case.state
+    for again in copies(everything):
+        assert jax.tree.structure(again) == jax.tree.structure(everything)
+        for ours, theirs in zip(jax.tree.leaves(again), jax.tree.leaves(everything), strict=True):
+            assert eqx.is_array(theirs) or ours == theirs
+        assert_equal(*(eqx.filter(tree, eqx.is_array) for tree in (again, everything)))
+
+
+def lowering(case):
+    """A step is a program for accelerators too: as far as can be said without one."""
+    traced = jax.jit(case.update).trace(case.state, case.system.x)
+    assert traced.lower(lowering_platforms=("cuda", "tpu")).as_text()
+
+
 OF_UPDATES = [scan, structure, ascent, one_trace, purity, claims, randomness, weights, dtype]
 OF_UPDATES += [array_operations]
 OF_MODELS = [tightness, chunks]
 OF_LINEAR_MIXTURES = [statistics, stationarity]
-OF_MODES = [sharded]
+OF_STATES = [donation, copying]
+OF_MODES = [sharded, lowering]

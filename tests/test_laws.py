@@ -64,9 +64,10 @@ def test_mode(case, law):
     law(case)
 
 
+@pytest.mark.parametrize("law", laws.OF_STATES, ids=lambda law: law.__name__)
 @pytest.mark.parametrize("case", named(CASES))
-def test_donation(case):
-    laws.donation(case)
+def test_state(case, law):
+    law(case)
 
 
 # One of each family of posteriors; the families themselves have a test for batches, each.

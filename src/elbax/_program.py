@@ -127,6 +127,10 @@ class Closure:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.function(*args, **kwargs)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Its value holds modules and identities, which no other process has.
+        return Closure, (self.function,)
+
     def __hash__(self) -> int:
         return hash(self._value)
 

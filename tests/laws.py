@@ -450,7 +450,7 @@ def one_datum(system):
 
 
 def on_two_devices(tree, axis_type=jax.sharding.AxisType.Explicit):
-    """The rows, half of them on each device, on a mesh as `jax.make_mesh` makes it by default, or of another type."""
+    """The rows, half on each device, on a mesh as `jax.make_mesh` makes it by default, or of another type."""
     mesh = jax.make_mesh((2,), ("data",), axis_types=(axis_type,))
     return jax.device_put(tree, jax.sharding.NamedSharding(mesh, jax.P("data")))
 
@@ -480,7 +480,7 @@ def donation(case):
 
 
 class Pickler(pickle.Pickler):
-    """Knows the functions of others by name: those of optax, of JAX and of a user need not be what pickle can take."""
+    """Knows functions of others by name: those of optax, of JAX and of a user need not be what pickle can take."""
 
     def __init__(self, file):
         super().__init__(file)

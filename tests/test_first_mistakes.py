@@ -279,3 +279,25 @@ def test_repeat_would_take_a_batch_for_the_next_one(as_users_run):
 def test_a_share_of_the_rows(as_users_run, share):
     with pytest.raises(ValueError, match=f"ReseedStep: share must be in .*, got {share}"):
         elbax.ReseedStep(MODEL, share=share)
+
+
+@pytest.mark.parametrize(
+    "posterior",
+    [
+        lambda encoder: elbax.Importance(encoder, elbax.Exact(MODEL, PARAMS), 3),
+        lambda encoder: elbax.Local(jnp.zeros((40, 2)), MODEL.latent),
+    ],
+)
+def test_dreams_need_a_density(as_users_run, posterior):
+    network = elbax.Network(lambda w, x: w @ x, jnp.zeros((2, 2)))
+    sleep = elbax.SleepEStep(MODEL, optax.sgd(0.1), lambda params, key: (jnp.zeros(2), 0))
+    with pytest.raises(TypeError, match="SleepEStep raises log q.*; got (Importance|Local)"):
+        posterior = posterior(elbax.Amortized(network, MODEL.latent))
+        sleep.init(PARAMS, posterior, key=jax.random.key(0))
+
+
+def test_a_regression_has_no_gaps(as_users_run):
+    model = elbax.MixtureOfExperts(components.LinearRegression(), 2)
+    inputs = elbax.Incomplete(np.ones((6, 2)), np.ones((6, 2), bool))
+    with pytest.raises(ValueError, match="a regression needs every input and target"):
+        model.check((inputs, np.arange(6.0)))

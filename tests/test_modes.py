@@ -7,7 +7,6 @@ from cases import find
 from laws import assert_equal
 
 
-
 def test_plain_pickle():
     """Where no function of others is inside, there is nothing to look out for."""
     case = find("mixture-full-auto:accelerate")

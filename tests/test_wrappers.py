@@ -368,6 +368,12 @@ def test_certify_under_fit():
     np.testing.assert_allclose(result.elbo, plain.elbo, rtol=1e-12)
 
 
+def test_a_turn_that_was_skipped_breaks_no_promise():
+    update = elbax.Every(elbax.Certify(EM, MODEL), 2)
+    _, infos, _ = scan(update, start(update), SYSTEM.x, 4)
+    assert infos.broken.tolist() == [-1] * 4
+
+
 def test_fit_names_what_is_wrapped():
     broken = elbax.Repeat(elbax.Chain(E_STEP, Falling(M_STEP)), 2)
     result = elbax.fit(broken, start(broken), SYSTEM.x, max_steps=30)

@@ -20,9 +20,9 @@ from ._types import Any, Callable
 def automatic(function: Callable) -> Callable:
     """The function, in which the compiler decides where arrays lie, whatever the mesh of its arguments says.
 
-    On `Explicit` axes JAX asks of each operation how its result is sharded. A pass over data has one answer to all:
-    rows stay where they are, and a sum over them is everywhere. So results lie whole on every device, but for a
-    state, which lies as the one that came.
+    On `Explicit` axes JAX asks of each operation how its result is sharded. A pass over data has one answer to
+    all: rows stay where they are, and a sum over them is everywhere. So results lie whole on every device, but for
+    a state, which lies as the one that came.
     """
 
     @functools.wraps(function)

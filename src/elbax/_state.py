@@ -52,10 +52,10 @@ class Info(eqx.Module):
 
 
 def unmeasured(info: PyTree) -> PyTree:
-    """An info of the same shapes that says nothing: NaN for numbers, 0 for counts."""
+    """An info of the same shapes that says nothing: NaN for numbers, −1 for what says which."""
 
     def blank(leaf):
-        value = jnp.nan if jnp.issubdtype(leaf.dtype, jnp.inexact) else 0
+        value = jnp.nan if jnp.issubdtype(leaf.dtype, jnp.inexact) else -1
         return jnp.full(leaf.shape, value, leaf.dtype)
 
     return jax.tree.map(blank, info)
@@ -101,12 +101,13 @@ def apart(tree: PyTree) -> PyTree:
         if not places & seen:
             seen.update(places)
             return value
-        return jax.device_put(value, value.sharding, may_alias=False)
+        # Where it is, though not committed to that place if it was not.
+        return jax.device_put(value, may_alias=False)
 
     return jax.tree.map(leaf, tree)
 
 
-def _place(shard: jax.Shard) -> int:
+def _place(shard: Any) -> int:
     data = shard.data
     is_key = jnp.issubdtype(data.dtype, jax.dtypes.prng_key)
     return (jax.random.key_data(data) if is_key else data).unsafe_buffer_pointer()

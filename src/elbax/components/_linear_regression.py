@@ -10,7 +10,7 @@ import numpy as np
 from .._algebra import matmul, without_data
 from .._arguments import check_not_negative
 from .._check import check_described, check_row, check_rows, check_table
-from .._incomplete import known_numbers
+from .._incomplete import has_incomplete, known_numbers
 from .._math.linear_algebra import solve_positive
 from .._reference import Reference
 from .._types import Any, AnyArray, Array, Float, PyTree
@@ -276,6 +276,10 @@ def check_regression(x: Any, weight: AnyArray, who: str, varied: bool) -> None:
         raise ValueError(
             f"{who}: a regression's data are a pair (inputs, target) of shapes (num_data, num_inputs) and "
             f"(num_data,); got {type(x).__name__}."
+        )
+    if has_incomplete(x):
+        raise ValueError(
+            f"{who}: a regression needs every input and target. Drop incomplete rows, or fill them."
         )
     inputs, target = map(np.asanyarray, x)
     if target.ndim != 1:

@@ -12,7 +12,9 @@ from .._program import by_value
 from .._state import ELBOState, Info
 from .._types import Any, Callable, PyTree
 from .._update import AbstractUpdate
+from ..posteriors._monte_carlo import draws_anew
 from ..posteriors._snapshot import partition, refresh
+from ..posteriors._table import tables
 
 
 class SleepEStep(AbstractUpdate):
@@ -65,6 +67,12 @@ class SleepEStep(AbstractUpdate):
 
     def init_memory(self, params: PyTree, posterior: PyTree) -> PyTree:
         check_trainable("SleepEStep", posterior)
+        if draws_anew(posterior) or tables(posterior):
+            raise TypeError(
+                "SleepEStep raises log q(z | x) of dreamed x, which has to be known there: draws have no density, "
+                f"and a table none of such rows. Start from elbax.Amortized(network, model.latent); got "
+                f"{type(posterior).__name__}."
+            )
         return self.optimizer.init(partition(posterior)[0])
 
     def settle(self, state: ELBOState, batch: PyTree) -> ELBOState:

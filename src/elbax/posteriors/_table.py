@@ -85,11 +85,19 @@ class _Row(eqx.Module):
         return self.table(x, key=key, index=self.row)
 
 
+def _is_table(node: PyTree) -> bool:
+    return isinstance(node, AbstractTable)
+
+
+def tables(posterior: PyTree) -> list[AbstractTable]:
+    """All tables in a posterior."""
+    return list(filter(_is_table, jax.tree.leaves(posterior, is_leaf=_is_table)))
+
+
 def check_places(posterior: PyTree, batch: PyTree, who: str) -> None:
     """Raises `ValueError` unless every table in the posterior has the batch's rows."""
     batch = as_batch(batch)
-    is_table = lambda node: isinstance(node, AbstractTable)
-    for table in filter(is_table, jax.tree.leaves(posterior, is_leaf=is_table)):
+    for table in tables(posterior):
         name, number = type(table).__name__, table.num_rows
         if batch.index is not None:
             beyond = is_concrete(batch.index) and not np.all(
@@ -110,6 +118,5 @@ def check_places(posterior: PyTree, batch: PyTree, who: str) -> None:
 
 def at_row(posterior: PyTree, row: Array) -> PyTree:
     """The posterior with every table at this row."""
-    is_table = lambda node: isinstance(node, AbstractTable)
-    exchange = lambda node: _Row(node, row) if is_table(node) else node
-    return jax.tree.map(exchange, posterior, is_leaf=is_table)
+    exchange = lambda node: _Row(node, row) if _is_table(node) else node
+    return jax.tree.map(exchange, posterior, is_leaf=_is_table)

@@ -36,7 +36,7 @@ HERE = pathlib.Path(__file__).parent
 RESULTS = HERE / "results" / "compositions.md"
 SOURCE = str(pathlib.Path(elbax.__file__).parent)
 NAMES = {name for module in (elbax, elbax.components) for name in dir(module) if name[0] != "_"}
-STEPS, ROWS, PADDING = 3, 24, 3
+STEPS, ROWS, PADDING = 4, 24, 3
 PRECISIONS = ("float64", "float32", "float32 under x64")
 GAPS = ("none", "none", "none", "rows", "blocks", "raw")
 
@@ -62,9 +62,14 @@ def registry(x64: bool) -> dict[str, Any]:
         rates = params["rate"] + jnp.log(jnp.array([1.0, 2.0], params["rate"].dtype))
         return {"logits": params["logits"], "components": {"log_rates": rates[:, None]}}
 
-    poisson, counts = elbax.Mixture(elbax.components.Poisson(), 2), functools.partial(cases.counts, dim=1)
+    poisson, counts = (
+        elbax.Mixture(elbax.components.Poisson(), 2),
+        functools.partial(cases.counts, dim=1),
+    )
     tied = lambda x: {"logits": jnp.zeros(2), "rate": jnp.zeros(())}
-    mixed = elbax.Model(counted, elbax.Gaussian(1), latent_prior=lambda _: (jnp.zeros(1), jnp.eye(1)))
+    mixed = elbax.Model(
+        counted, elbax.Gaussian(1), latent_prior=lambda _: (jnp.zeros(1), jnp.eye(1))
+    )
     more = [
         cases.generalized("bernoulli"),
         cases.of("ppca", elbax.ProbabilisticPCA(1), cases.table, dim=3),
@@ -195,7 +200,10 @@ class Draw:
         return jax.tree.map(lambda leaf: jnp.asarray(self.rng.random(leaf.shape) < 0.5), params)
 
     def step(self, usual: Sequence[str]) -> Plan:
-        name, model = pick(self.rng, usual if self.rng.random() < 0.93 else ALL_STEPS), self.system.model
+        name, model = (
+            pick(self.rng, usual if self.rng.random() < 0.93 else ALL_STEPS),
+            self.system.model,
+        )
         row = jax.tree.map(lambda leaf: leaf[0], self.system.x)
         dream = lambda params, key: (row, elbax.Exact(model, params)(row).sample(key))
         rate = pick(self.rng, (optax.sgd(0.05), optax.adam(0.02)))
@@ -280,12 +288,17 @@ class Draw:
         def make():
             pierced = jax.tree.map(pierce, x)
             told = elbax.Batch(
-                jax.tree.map(incomplete, pierced) if gaps == "rows" else pierced, weight, mask, index
+                jax.tree.map(incomplete, pierced) if gaps == "rows" else pierced,
+                weight,
+                mask,
+                index,
             )
             return elbax.incomplete(told) if gaps == "blocks" else told
 
         says = {"weight": weight, "mask": mask, "index": index}
-        words = [f"gaps in {gaps}"] * (gaps != "none") + [k for k, v in says.items() if v is not None]
+        words = [f"gaps in {gaps}"] * (gaps != "none") + [
+            k for k, v in says.items() if v is not None
+        ]
         return ", ".join(words) or "plain", make
 
 
@@ -311,16 +324,22 @@ def judge(error: Exception) -> tuple[str, str]:
     own = isinstance(error, TypeError | ValueError) and frames[-1].filename.startswith(SOURCE)
     named = own and any(word in NAMES for word in re.findall(r"\w+", str(error)))
     told = "" if named else f" (raised in {pathlib.Path(frames[-1].filename).name})" * (not own)
-    return "refused" if named else "finding", f"{type(error).__name__} at {where}{told}: {first[:160]}"
+    return (
+        "refused" if named else "finding",
+        f"{type(error).__name__} at {where}{told}: {first[:160]}",
+    )
 
 
-def faults(words: str, start: Any, end: Any, infos: Any, bounds: jax.Array, ascends: bool) -> Iterator[str]:
+def faults(
+    words: str, start: Any, end: Any, infos: Any, bounds: jax.Array, ascends: bool
+) -> Iterator[str]:
     """What is wrong with a scan that ran."""
     kinds = [[(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(one)] for one in (start, end)]
     if kinds[0] != kinds[1] or jax.tree.structure(start) != jax.tree.structure(end):
         yield "the carry changed"
     finite = lambda tree: all(
-        bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array))
+        bool(jnp.isfinite(leaf).all())
+        for leaf in jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array))
     )
     if finite(start.params) and not finite(end.params):
         yield "params not finite"
@@ -340,6 +359,18 @@ def faults(words: str, start: Any, end: Any, infos: Any, bounds: jax.Array, asce
                 yield f"the {name} ELBO fell by {worst:.1e}"
 
 
+@contextlib.contextmanager
+def all_frames() -> Iterator[None]:
+    """With JAX's own frames in tracebacks, which it leaves out else."""
+    before = jax.config.jax_traceback_filtering
+    jax.config.update("jax_traceback_filtering", "off")
+    try:
+        yield
+    finally:
+        jax.config.update("jax_traceback_filtering", before)
+
+
+@all_frames()
 def attempt(number: int, seed: int = 0, only: Sequence[str] | None = None) -> Outcome:
     """The composition of this number, drawn and tried."""
     rng = np.random.default_rng([seed, number])
@@ -348,6 +379,11 @@ def attempt(number: int, seed: int = 0, only: Sequence[str] | None = None) -> Ou
     with jax.enable_x64(precision != "float32"), jax.numpy_dtype_promotion("strict"):
         systems = registry(precision != "float32")
         system = systems[pick(rng, only or list(systems))]
+        system = dataclasses.replace(
+            system,
+            make_x=lambda given=system: jax.tree.map(cast, given.x),
+            make_params=lambda _, given=system: jax.tree.map(cast, given.params),
+        )
         choice = posteriors(system)
         weights = [6 if name == "Exact" else 1 for name in choice]
         kind = rng.choice(list(choice), p=np.array(weights) / sum(weights))
@@ -357,50 +393,44 @@ def attempt(number: int, seed: int = 0, only: Sequence[str] | None = None) -> Ou
         try:
             posterior, batch = jax.tree.map(cast, (choice[draw.kind](), make_batch()))
             update = plan.build()
-            params = jax.tree.map(cast, system.params)
-            state = update.init(params, posterior, key=jax.random.key(7))
+            state = update.init(system.params, posterior, key=jax.random.key(7))
             update.check(batch)
             bound = lambda at: elbax.elbo(system.model, at.params, at.posterior, batch)
 
             def step(state, _):
+                before = bound(update.settle(state, batch))
                 state, info = update(state, batch)
-                return state, (info, bound(update.settle(state, batch)))
+                return state, (info, before)
 
-            def run(state):
-                end, (infos, bounds) = jax.lax.scan(step, state, length=STEPS)
-                return end, infos, jnp.append(bound(update.settle(state, batch)), bounds)
-
-            program = jax.jit(run).lower(state).compile()
+            run = jax.jit(lambda state: jax.lax.scan(step, state, length=STEPS))
+            program = run.lower(state).compile()
         except Exception as error:  # Whatever it is, it is what is looked for.
-            return Outcome(*judge_words(error, words))
+            kind, group = judge(error)
+            return Outcome(kind, words, group)
         try:
-            found = list(faults(words, state, *program(state), update.ascends))
+            end, (infos, bounds) = program(state)
+            found = list(faults(words, state, end, infos, bounds, update.ascends))
         except Exception as error:
             found = [f"while it ran, {judge(error)[1]}"]
     return Outcome("finding" if found else "ran", words, "; ".join(found))
-
-
-def judge_words(error: Exception, words: str) -> tuple[str, str, str]:
-    kind, group = judge(error)
-    return kind, words, group
 
 
 def run(
     numbers: Sequence[int], seed: int = 0, only: Sequence[str] | None = None
 ) -> dict[str, dict[str, list[str]]]:
     """The compositions of these numbers, by kind of outcome and by group."""
-    found: dict[str, Any] = {kind: collections.defaultdict(list) for kind in ("ran", "refused", "finding")}
-    filtering = jax.config.jax_traceback_filtering
-    jax.config.update("jax_traceback_filtering", "off")  # Else JAX's own frames would be left out.
-    with contextlib.ExitStack() as stack:
-        stack.callback(jax.config.update, "jax_traceback_filtering", filtering)
-        for done, number in enumerate(numbers, 1):
-            outcome = attempt(number, seed, only)
-            found[outcome.kind][outcome.group].append(f"{number}: {outcome.words}")
-            if outcome.kind == "finding":
-                print(f"{number} | {outcome.group} | {outcome.words}", flush=True)
-            if done % 40 == 0:  # Every compiled function holds memory maps, of which there are only so many.
-                jax.clear_caches()
+    found: dict[str, Any] = {
+        kind: collections.defaultdict(list) for kind in ("ran", "refused", "finding")
+    }
+    for done, number in enumerate(numbers, 1):
+        outcome = attempt(number, seed, only)
+        found[outcome.kind][outcome.group].append(f"{number}: {outcome.words}")
+        if outcome.kind == "finding":
+            print(f"{number} | {outcome.group} | {outcome.words}", flush=True)
+        if (
+            done % 40 == 0
+        ):  # Every compiled function holds memory maps, of which there are only so many.
+            jax.clear_caches()
     return found
 
 
@@ -408,7 +438,9 @@ def report(found: dict[str, dict[str, list[str]]], seed: int) -> str:
     count = {kind: sum(map(len, groups.values())) for kind, groups in found.items()}
     lines = ["# Does every composition either run or say why not?", ""]
     lines += [f"{datetime.date.today()}, seed {seed}; `benchmarks/compositions.py`", ""]
-    lines += [f"{sum(count.values())} compositions: {count['ran']} ran, {count['refused']} were refused."]
+    lines += [
+        f"{sum(count.values())} compositions: {count['ran']} ran, {count['refused']} were refused."
+    ]
     for kind, title in {"finding": "Findings", "refused": "Refusals"}.items():
         lines += ["", f"## {title}: {count[kind]}", ""]
         for group, words in sorted(found[kind].items(), key=lambda item: -len(item[1])):

@@ -19,7 +19,7 @@ import elbax
 
 CASES = pathlib.Path(__file__).parent.parent / "tests" / "cases.py"
 ROWS, PADDING = 24, 3
-GAPS = ("none", "none", "none", "rows", "blocks", "raw")
+GAPS = ("none",) * 9 + ("rows", "blocks") * 3 + ("raw",)
 
 
 def pick(rng: np.random.Generator, options: Sequence[Any]) -> Any:
@@ -87,7 +87,7 @@ def metropolis(key: Any, z: Any, log_density: Callable) -> Any:
 
 
 def posteriors(system: Any) -> dict[str, Callable[[], Any]]:
-    """The posteriors that the system's latent can have, by name."""
+    """Posteriors for the system by name, nearly all of them such as its latent can have."""
     model, params, x = system.model, system.params, system.x
     row = jax.tree.map(lambda leaf: leaf[0], x)
     latent = model.latent
@@ -98,17 +98,18 @@ def posteriors(system: Any) -> dict[str, Callable[[], Any]]:
         draw = lambda x, keys: jax.vmap(elbax.Exact(model, params)(x).sample)(keys)
         return elbax.Chains(jax.jit(jax.vmap(draw))(x, keys), latent)
 
-    found = {
-        "Exact": exact,
-        "Hard": lambda: elbax.Hard(exact()),
-        "MonteCarlo": lambda: elbax.MonteCarlo(exact(), 2),
-        "MeanField": lambda: elbax.MeanField.init(model, params, x),
-        "Chains": stand,
-        "Laplace": lambda: elbax.Laplace(exact()),
-    }
-    size = getattr(latent, "num_values", 0) or 2 * getattr(latent, "dim", 0)
-    if not size:
+    found: dict[str, Callable[[], Any]] = {"Exact": exact}
+    if model.exact:
+        found["MonteCarlo"] = lambda: elbax.MonteCarlo(exact(), 2)
+        found["MeanField"] = lambda: elbax.MeanField.init(model, params, x)
+        found["Chains"] = stand
+    if latent.discrete:
+        found["Hard"] = lambda: elbax.Hard(exact())
+    else:
+        found["Laplace"] = lambda: elbax.Laplace(exact())
+    if not isinstance(latent, elbax.Categorical | elbax.Gaussian | elbax.DiagonalGaussian):
         return found
+    size = latent.num_values if latent.discrete else 2 * latent.dim
     network = lambda: eqx.nn.MLP(
         numbers(row).size, size, 4, 1, activation=jnp.tanh, key=jax.random.key(3), dtype=float
     )
@@ -135,10 +136,13 @@ E_STEPS = {
     "Importance": ("MonteCarloEStep", *LEARNED),
     "Local": ("LocalGradientEStep", "GradientEStep", "JointGradientStep"),
 }
-STATISTICS = ("ClosedFormMStep", "ClosedFormMStep", "OnlineMStep", "IncrementalMStep")
+CLOSED = ("ClosedFormMStep", "ClosedFormMStep")
+STATISTICS = ("OnlineMStep", "IncrementalMStep")
 SEARCHES = ("GradientMStep", "NewtonMStep", "NumericalMStep")
 RARE = ("EvidenceMStep", "ReseedStep")
-ALL_STEPS = tuple(dict.fromkeys([*sum(E_STEPS.values(), ()), *STATISTICS, *SEARCHES, *RARE]))
+ALL_STEPS = tuple(
+    dict.fromkeys([*sum(E_STEPS.values(), ()), *CLOSED, *STATISTICS, *SEARCHES, *RARE])
+)
 WRAPPERS = ("Repeat", "Every", "Only", "Anneal", "Averaged", "Accelerate", "Guard", "Certify")
 
 
@@ -156,7 +160,8 @@ class Plan:
     def __str__(self) -> str:
         def word(value):
             flags = jax.tree.map(lambda leaf: "mask" if hasattr(leaf, "shape") else leaf, value)
-            return str(flags) if isinstance(value, bool | int | float | str | dict) else "masks"
+            short = bool | int | float | str | dict | None
+            return str(flags) if isinstance(value, short) else "masks"
 
         untold = ("model", "optimizer", "sample", "kernel", "schedule")
         given = [f"{key}={word(value)}" for key, value in self.given.items() if key not in untold]
@@ -183,7 +188,7 @@ class Draw:
         model = self.system.model
         row = jax.tree.map(lambda leaf: leaf[0], self.system.x)
         dream = lambda params, key: (row, elbax.Exact(model, params)(row).sample(key))
-        rate = pick(self.rng, (optax.sgd(0.05), optax.adam(0.02)))
+        rate = pick(self.rng, (optax.sgd(0.05), optax.adam(0.02), optax.adam(0.5)))
         given: dict[str, Any] = {
             "LocalGradientEStep": {"optimizer": rate, "num_steps": 2},
             "MarkovChainMonteCarloEStep": {"kernel": metropolis},
@@ -203,17 +208,20 @@ class Draw:
         return Plan(getattr(elbax, name), given={"model": model} | given)
 
     def wrap(self, plan: Plan) -> Plan:
-        rng, plain = self.rng, self.kind in ("Exact", "Hard")
-        chain = plan.make is elbax.Chain
-        likely = [w for w in WRAPPERS if (w != "Certify" or chain) and (w != "Accelerate" or plain)]
+        rng, chain = self.rng, plan.make is elbax.Chain
+        map_of_params = chain and plan.inner[0].make in (elbax.ExactEStep, elbax.HardEStep)
+        fits = {"Certify": chain, "Accelerate": map_of_params}
+        likely = [name for name in WRAPPERS if fits.get(name, True)]
         name = pick(rng, likely if rng.random() < 0.95 else WRAPPERS)
         some = {"params": self.flags()} if rng.integers(2) else {"posterior": False}
+        prior = self.system.model.latent_prior(self.system.params)
+        targets = ("entropy",) if prior is None else ("entropy", "divergence")
         schedule = pick(rng, (optax.linear_schedule(0.5, 1.0, 3), lambda step: 0.5 + 0.1 * step))
         given: dict[str, Any] = {
             "Repeat": {"num_times": 2},
             "Every": {"period": 2, "offset": int(rng.integers(2))},
             "Only": some,
-            "Anneal": {"schedule": schedule, "target": pick(rng, ("entropy", "divergence"))},
+            "Anneal": {"schedule": schedule, "target": pick(rng, targets)},
             "Averaged": {"decay": pick(rng, (None, 0.9)), "start": int(rng.integers(2))},
             "Accelerate": {},
             "Guard": {"falling": bool(rng.integers(2))},
@@ -224,7 +232,8 @@ class Draw:
     def plan(self) -> Plan:
         rng, model = self.rng, self.system.model
         no_closed_form = elbax.Model | elbax.Tied | elbax.ConnectionistTemporalClassification
-        m_steps = SEARCHES if isinstance(model, no_closed_form) else SEARCHES + STATISTICS
+        m_steps = SEARCHES if isinstance(model, no_closed_form) else SEARCHES + CLOSED
+        m_steps += STATISTICS if model.is_linear() else ()
         m_steps += RARE[:1] * 3 if isinstance(model, elbax.FactorAnalysis) else ()
         m_steps += RARE[1:] if isinstance(model, elbax.Mixture) else ()
         length = pick(rng, (1, 2, 2, 2, 3, 4))
@@ -247,6 +256,7 @@ class Draw:
         # A function of one's own does with gaps what it likes.
         own = isinstance(self.system.model, elbax.Model)
         gaps = "none" if isinstance(x, elbax.Incomplete) or own else gaps
+        gaps = "rows" if gaps == "blocks" and not isinstance(x, jax.Array | dict) else gaps
         weight = pick(rng, (None, None, 2.5, jnp.asarray(rng.integers(0, 3, ROWS) * 0.5)))
         mask = pick(rng, (None, None, jnp.arange(ROWS) < ROWS - PADDING))
         index = pick(rng, (None, None, jnp.asarray(rng.permutation(ROWS))))

@@ -138,7 +138,7 @@ E_STEPS = {
 }
 CLOSED = ("ClosedFormMStep", "ClosedFormMStep")
 STATISTICS = ("OnlineMStep", "IncrementalMStep")
-SEARCHES = ("GradientMStep", "NewtonMStep", "NumericalMStep")
+SEARCHES = ("GradientMStep", "GradientMStep", "NewtonMStep", "NumericalMStep")
 RARE = ("EvidenceMStep", "ReseedStep")
 ALL_STEPS = tuple(
     dict.fromkeys([*sum(E_STEPS.values(), ()), *CLOSED, *STATISTICS, *SEARCHES, *RARE])
@@ -189,6 +189,9 @@ class Draw:
         row = jax.tree.map(lambda leaf: leaf[0], self.system.x)
         dream = lambda params, key: (row, elbax.Exact(model, params)(row).sample(key))
         rate = pick(self.rng, (optax.sgd(0.05), optax.adam(0.02), optax.adam(0.5)))
+        # L-BFGS, the default, takes ten times as long to compile.
+        climb = optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(5))
+        search = pick(self.rng, (climb,) * 7 + (None,))
         given: dict[str, Any] = {
             "LocalGradientEStep": {"optimizer": rate, "num_steps": 2},
             "MarkovChainMonteCarloEStep": {"kernel": metropolis},
@@ -198,7 +201,7 @@ class Draw:
             "GradientMStep": {"optimizer": rate},
             "OnlineMStep": {"rate": 0.5, "delay": int(self.rng.integers(2))},
             "IncrementalMStep": {"num_batches": 2},
-            "NumericalMStep": {"max_steps": 2},
+            "NumericalMStep": {"optimizer": search, "max_steps": 2},
         }.get(name, {})
         fields = getattr(elbax, name).__dataclass_fields__
         if "chunk_size" in fields and self.rng.random() < 0.3:

@@ -67,7 +67,7 @@ def judge(error: Exception) -> tuple[str, str]:
 
 
 def faults(
-    words: str, start: Any, end: Any, infos: Any, bounds: jax.Array, ascends: bool
+    words: str, start: Any, end: Any, infos: Any, bounds: Any, ascends: bool
 ) -> Iterator[str]:
     """What is wrong with a scan that ran."""
     kinds = [[(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(one)] for one in (start, end)]
@@ -134,7 +134,7 @@ def attempt(number: int, seed: int = 0, only: Sequence[str] | None = None) -> Ou
             bound = lambda at: elbax.elbo(system.model, at.params, at.posterior, batch)
 
             def step(state, _):
-                before = bound(update.settle(state, batch))
+                before = bound(update.settle(state, batch)) if update.ascends else None
                 state, info = update(state, batch)
                 return state, (info, before)
 

@@ -60,10 +60,8 @@ def judge(error: Exception) -> tuple[str, str]:
     own = isinstance(error, TypeError | ValueError) and frames[-1].filename.startswith(SOURCE)
     named = own and any(word in NAMES for word in re.findall(r"\w+", str(error)))
     told = "" if named else f" (raised in {pathlib.Path(frames[-1].filename).name})" * (not own)
-    return (
-        "refused" if named else "finding",
-        f"{type(error).__name__} at {where}{told}: {first[:160]}",
-    )
+    group = f"{type(error).__name__} at {where}{told}: {first[:160]}"
+    return "refused" if named else "finding", group
 
 
 def faults(
@@ -91,7 +89,7 @@ def faults(
             slack = max(1e-10, 1024 * float(jnp.finfo(trace.dtype).eps))
             trace = np.asarray(trace, float)
             worst = np.max((trace[:-1] - trace[1:]) / (1 + np.abs(trace[1:])))
-            if worst > slack:
+            if not worst <= slack:  # NaN is no bound either.
                 yield f"the {name} ELBO fell by {worst:.1e}"
 
 

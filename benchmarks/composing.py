@@ -264,6 +264,9 @@ class Draw:
         mask = pick(rng, (None, None, jnp.arange(ROWS) < ROWS - PADDING))
         index = pick(rng, (None, None, jnp.asarray(rng.permutation(ROWS))))
 
+        # A table of posteriors has the rows in the order of the system.
+        x = x if index is None else jax.tree.map(lambda leaf: leaf[index], x)
+
         def pierce(leaf):
             """The first number of every other row lost, and all of the padding."""
             real = jnp.issubdtype(leaf.dtype, jnp.floating)

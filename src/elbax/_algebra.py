@@ -76,8 +76,8 @@ def zeros_like(a: PyTree) -> PyTree:
     return jax.tree.map(lambda a: a if is_label(a) else jnp.zeros_like(a), a)
 
 
-def num_rows(x: PyTree) -> int:
-    """The length of the leading axis that all leaves of a batch share."""
+def num_rows(x: PyTree) -> Any:
+    """The length of the leading axis that all leaves of a batch share; a symbol, in an export for any length."""
     lengths = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(x)}
     if len(lengths) != 1 or lengths == {()}:
         raise ValueError(

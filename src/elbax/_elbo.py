@@ -11,7 +11,7 @@ from ._algebra import in_every_lane
 from ._batch import as_batch, effective_weight, over_rows, reduce_data, rows, without_padding
 from ._door import enter
 from ._model import AbstractModel
-from ._program import compiled
+from ._program import at_most, compiled
 from ._reference import split_coordinates
 from ._sharding import automatic
 from ._types import Any, AnyArray, Array, Callable, Key, PyTree, Scalar
@@ -404,7 +404,7 @@ def with_shortcut(
         return prepare
 
     batch = as_batch(batch)
-    small = sum(jnp.size(leaf) for leaf in jax.tree.leaves(batch.x)) <= _SMALL
+    small = at_most(_SMALL, batch.x)
     x = without_padding(batch, batch.x, effective_weight(batch))
     found = None if small else model.shortcut(params, x)
     if found is None:

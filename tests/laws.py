@@ -11,6 +11,7 @@ import jax.monitoring
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 from units import change_of_units
 
 import elbax
@@ -525,5 +526,28 @@ OF_UPDATES = [scan, structure, ascent, one_trace, purity, claims, randomness, we
 OF_UPDATES += [array_operations]
 OF_MODELS = [tightness, chunks]
 OF_LINEAR_MIXTURES = [statistics, stationarity]
+def slope(case):
+    """The gradient of three sweeps, backward, is what differences are."""
+    trained, rest = split_coordinates(case.system.params)
+    start, unflatten = ravel_pytree(trained)
+    direction = jax.random.normal(jax.random.key(1), start.shape)
+
+    def sweeps(vector):
+        params = eqx.combine(unflatten(vector), rest)
+        state = case.update.init(params, case.posterior, key=jax.random.key(7))
+        step = lambda state, _: case.update(state, case.system.x)
+        end = ravel_pytree(split_coordinates(jax.lax.scan(step, state, length=3)[0].params)[0])[0]
+        return jnp.linspace(-1, 1, len(end)) @ end
+
+    @jax.jit
+    def both(vector, step):
+        above, below = jax.lax.map(sweeps, jnp.stack([vector + step, vector - step]))
+        return jax.grad(sweeps)(vector), above - below
+
+    size = 1e-5
+    gradient, difference = both(start, size * direction)
+    np.testing.assert_allclose(gradient @ direction, difference / (2 * size), rtol=1e-6, atol=1e-8)
+
+
 OF_STATES = [donation, copying]
 OF_MODES = [sharded, lowering]

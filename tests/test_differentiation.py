@@ -68,6 +68,18 @@ def test_the_rate_of_em_is_the_spectral_radius():
     assert observed == pytest.approx(radius, rel=1e-2)
 
 
+def test_a_search_has_derivatives_forward_alone():
+    case = find("mixture-full-auto:exact/numerical")
+
+    def moved(scale):
+        params = jax.tree.map(lambda leaf: scale * leaf, case.system.params)
+        return case.update(case.state.replace(params=params), case.system.x)[0].params["logits"][0]
+
+    with pytest.raises(TypeError, match="NumericalMStep: .*no derivative backward"):
+        jax.make_jaxpr(jax.grad(moved))(1.0)
+    assert jax.eval_shape(jax.jacfwd(moved), 1.0).shape == ()
+
+
 COLLECTIVES = re.compile(
     r" (all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)(?:-start)?\("
 )

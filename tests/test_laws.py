@@ -2,7 +2,7 @@
 
 import laws
 import pytest
-from cases import CASES, SYSTEMS
+from cases import CASES, find, SYSTEMS
 from units import SCALINGS
 
 
@@ -62,6 +62,22 @@ IN_MODES = [case for case in CASES if case.name in IN_MODES]
 @pytest.mark.parametrize("case", named(IN_MODES))
 def test_mode(case, law):
     law(case)
+
+
+# What is exact and takes little time to compile: a closed form, gradients, a part of the params, Newton's method.
+DIFFERENTIATED = [
+    "mixture-bernoulli:exact/closed",
+    "plain-categorical:exact/gradient",
+    "mixture-full-auto:only",
+    "mixture-poisson-regression:newton",
+    "factors-isotropic:exact/closed",
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DIFFERENTIATED)
+def test_slope(name):
+    laws.slope(find(name))
 
 
 @pytest.mark.parametrize("law", laws.OF_STATES, ids=lambda law: law.__name__)

@@ -6,6 +6,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
 
 from .._arguments import check_count, check_not_negative, check_optimizer
 from .._model import AbstractModel
@@ -85,10 +87,31 @@ class NumericalMStep(AbstractSearchStep):
             memory = jax.tree.map(jnp.asarray, optimizer.init(start))
         carry = start, memory, first, (start, first[0]), jnp.zeros((), int)
         _, _, _, (best, _), _ = jax.lax.while_loop(goes_on, step, carry)
-        return best, -first[0]
+        return _forward_only(best), -first[0]
 
 
 def _lower(best, other):
     """The point of the lower value; NaN is not lower."""
     better = other[1] < best[1]
     return jax.tree.map(lambda new, old: jnp.where(better, new, old), other, best)
+
+
+def _forward_only(point: PyTree) -> PyTree:
+    """The point, whose derivatives are known forward alone, as a loop of unknown length has them."""
+    return jax.tree.map(_forward.bind, point)
+
+
+def _refuse(cotangent, primal):
+    raise TypeError(
+        "NumericalMStep: how many steps a search makes depends on the data, so there is no derivative backward "
+        "(jax.grad, jax.jacrev) through it. Forward there is: jax.jvp, jax.jacfwd."
+    )
+
+
+# The identity, whose transpose is an error: JAX's own words about the loop would name no step.
+_forward = Primitive("forward_only")
+_forward.def_impl(lambda point: point)
+_forward.def_abstract_eval(lambda point: point)
+ad.deflinear2(_forward, _refuse)
+batching.defvectorized(_forward)
+mlir.register_lowering(_forward, lambda context, point: [point])

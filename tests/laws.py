@@ -477,6 +477,8 @@ def donation(case):
     """No two leaves of a first state are one buffer, so that a program may be given its memory."""
     state = case.update.init(case.system.params, case.posterior, key=jax.random.key(7))
     assert len(set(buffers(state))) == len(buffers(state))
+    # It commits to no device: data may lie on others.
+    assert not any(leaf.committed for leaf in jax.tree.leaves(state))
     assert_equal(state, case.state)
 
 
@@ -526,6 +528,8 @@ OF_UPDATES = [scan, structure, ascent, one_trace, purity, claims, randomness, we
 OF_UPDATES += [array_operations]
 OF_MODELS = [tightness, chunks]
 OF_LINEAR_MIXTURES = [statistics, stationarity]
+
+
 def slope(case):
     """The gradient of three sweeps, backward, is what differences are."""
     trained, rest = split_coordinates(case.system.params)

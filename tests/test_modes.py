@@ -1,7 +1,10 @@
 """What holds of any function and pytree in JAX holds of updates and states: copies in other processes, exports."""
 
+import pathlib
 import pickle
+import re
 
+import equinox as eqx
 import jax
 import pytest
 from cases import find
@@ -54,3 +57,44 @@ def test_exportable_says_it_twice():
     state = find("mixture-full-auto:averaged").state
     elbax.exportable(state)
     elbax.exportable(state, {"more": [state.memory]})
+
+
+def test_an_update_as_an_argument():
+    """`equinox.filter_jit` takes it, also where it holds numbers to trace; `jax.jit` is told why it cannot."""
+    case = find("mixture-full-auto:exact/gradient")
+    x, step = case.system.x, lambda update, state, x: update(state, x)
+    assert_close(eqx.filter_jit(step)(case.update, case.state, x), case.step(case.state, x))
+    em, first = find("mixture-full-auto:exact/closed"), find("factors-diagonal:ecme")
+    for one in (em, first):
+        with pytest.raises(TypeError, match=r"jit it by equinox\.filter_jit"):
+            jax.jit(step).trace(one.update, one.state, one.system.x)
+
+
+def test_shard_map_sees_a_shard():
+    """Each device by itself: right for posteriors of its rows; a step would be of these alone, and is refused."""
+    case = find("mixture-full-auto:exact/closed")
+    x, posterior = case.system.x, elbax.Exact(case.system.model, case.system.params)
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    rows, whole = jax.P("data"), jax.P()
+    of_rows = jax.shard_map(
+        lambda x: jax.vmap(posterior)(x).mean(), mesh=mesh, in_specs=rows, out_specs=rows
+    )
+    assert_close(jax.jit(of_rows)(x), jax.vmap(posterior)(x).mean())
+    step = lambda state, x: case.update(state, x)
+    of_shards = jax.shard_map(step, mesh=mesh, in_specs=(whole, rows), out_specs=whole)
+    with pytest.raises(ValueError, match="replicated"):
+        jax.jit(of_shards).trace(case.state, x)
+
+
+@pytest.mark.slow
+def test_the_page_runs(tmp_path, monkeypatch):
+    """The page's code on two devices, one block after the other."""
+    pytest.importorskip("flatbuffers")
+    pytest.importorskip("cloudpickle")
+    page = pathlib.Path(__file__).parent.parent / "docs" / "modes_of_jax.md"
+    monkeypatch.chdir(tmp_path)
+    jax.config.update("jax_numpy_dtype_promotion", "standard")
+    try:
+        exec("\n".join(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)), {})
+    finally:
+        jax.config.update("jax_numpy_dtype_promotion", "strict")

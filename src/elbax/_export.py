@@ -20,8 +20,8 @@ def exportable(*trees: PyTree) -> None:
     modules, the named tuples of optax. What a module holds beside arrays goes through `pickle`, so read no file
     that you do not trust.
 
-    **Raises**, when serialized, what `pickle` does for functions that it cannot take: local ones, and the activations
-    of a network in the posterior. Export a function of `jax.tree.leaves(state)` then.
+    **Raises**, when serialized, what `pickle` does for functions that it cannot take: local ones, and the
+    activations of a network in the posterior. Export a function of `jax.tree.leaves(state)` then.
 
     ```python
     >>> import elbax, jax
@@ -69,5 +69,5 @@ def _register(kind: type) -> None:
 
 
 def _loads(data: bytes) -> Any:
-    # Equinox marks what a module does not have by one object, which is a node of the tree: building it anew finds it.
+    # Equinox marks what a module does not have by one object, itself a kind of node: building the tree finds it.
     return jax.tree.map(lambda leaf: leaf, pickle.loads(data))

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from ._algebra import log
 from ._reference import is_reference, split_coordinates
@@ -13,13 +14,19 @@ def spread(free: PyTree, params: PyTree, name: str = "free") -> PyTree:
 
     A `Reference` is no block: it is never free, and a dictionary of flags may leave it out.
 
-    **Raises** `ValueError` for a tree that is no prefix, or a leaf that is no truth value.
+    **Raises** `ValueError` for a tree that is no prefix, or a leaf that is no truth value; `TypeError` for a
+    single flag that is traced.
     """
 
     def one(flag, below):
         if not (isinstance(flag, bool) or getattr(flag, "dtype", None) == jnp.dtype(bool)):
             raise ValueError(
                 f"{name}: expected True, False or an array of them for each block, got {flag!r}."
+            )
+        if isinstance(flag, Tracer) and not flag.shape:
+            raise TypeError(
+                f"{name}: a flag is traced, so what the update does is not known; if the update is an argument of "
+                "your jitted function, jit it by equinox.filter_jit, which traces arrays alone."
             )
         return jax.tree.map(lambda node: over(flag, node), below, is_leaf=is_reference)
 

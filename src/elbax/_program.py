@@ -33,7 +33,7 @@ _QUICK = {
 
 
 def at_most(limit: int, tree: PyTree) -> bool:
-    """Whether a tree holds no more numbers; of how many nobody knows (`jax.export` for any number of rows) it may."""
+    """Whether a tree holds no more numbers; where their number is a symbol (in an export), it may hold more."""
     size = sum(getattr(leaf, "size", 1) for leaf in jax.tree.leaves(tree))
     return isinstance(size, int) and size <= limit
 

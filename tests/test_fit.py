@@ -230,3 +230,12 @@ def test_weak_types_and_numpy_are_taken_in():
 def test_chunk_size_is_positive():
     with pytest.raises(ValueError, match="chunk_size must be at least 1"):
         elbax.evidence(MODEL, CASE.system.params, X, chunk_size=0)
+
+
+def test_nothing_is_taken_for_a_failure_under_debug_nans():
+    """No number that is not known yet is NaN: not in the trace, nor on a turn of `Every` that does nothing."""
+    update = elbax.Guard(elbax.Every(CASE.update, 2, offset=1))
+    with jax.debug_nans(True):
+        state = update.init(CASE.system.params, CASE.posterior, key=jax.random.key(0))
+        result = elbax.fit(update, state, X, max_steps=4)
+    assert np.all(np.isfinite(result.trace))

@@ -281,7 +281,7 @@ def _start(update, state, batch, capacity: int) -> tuple[Callable, _Carry]:
             f"fit watches the ELBO, but {name_of(update)} measures none. Chain it with a step that makes "
             "a pass over the data, such as an M-step."
         )
-    trace = jnp.full(capacity, jnp.nan, info.elbo.dtype)
+    trace = jnp.full(capacity, -jnp.inf, info.elbo.dtype)
     nothing = jnp.zeros((), int)
     running = jnp.full((), _RUNNING)
     return step, _Carry(state, state, unmeasured(info), trace, nothing, nothing, running)
@@ -298,11 +298,11 @@ def _loop(update, step, carry: _Carry, batch, until, tolerance) -> _Carry:
     def body(carry):
         moved, info = step(carry.state, batch)
         count, now = carry.step, info.elbo
-        last = jnp.where(count > 0, carry.trace[count - 1], jnp.nan)
+        last = jnp.where(count > 0, carry.trace[count - 1], -jnp.inf)
         gain = now - last
-        earlier = last - jnp.where(count > 1, carry.trace[count - 2], jnp.nan)
+        earlier = jnp.where(count > 1, last - carry.trace[count - 2], 0)
         # Aitken: gains that shrink by a ratio r have gain · r / (1 − r) still to come.
-        ratio = gain / jnp.where(earlier == 0, 1, earlier)
+        ratio = jnp.where(count > 1, gain / jnp.where(earlier == 0, 1, earlier), 1)
         to_come = jnp.where(
             jnp.abs(ratio) < 1, jnp.abs(gain * ratio) / (1 - jnp.minimum(ratio, 0.999999)), jnp.inf
         )
@@ -375,7 +375,7 @@ def _fit(update, state, batch, until, tolerance, conclude, capacity: int):
         return _Pass(carry, update.settle(end, batch), elbo, code, number)
 
     number = jnp.zeros((), int)
-    begin = _Pass(carry, at, jnp.full((), jnp.nan, carry.trace.dtype), carry.code, number)
+    begin = _Pass(carry, at, jnp.full((), -jnp.inf, carry.trace.dtype), carry.code, number)
     last = jnp.where(conclude, 3, 1)
     done = jax.lax.while_loop(lambda now: now.number < last, body, begin)
     return done.carry, done.end, done.elbo, done.code

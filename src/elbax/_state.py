@@ -52,10 +52,13 @@ class Info(eqx.Module):
 
 
 def unmeasured(info: PyTree) -> PyTree:
-    """An info of the same shapes that says nothing: NaN for numbers, −1 for what says which."""
+    """An info of the same shapes that says nothing: −∞, which every ELBO is above, and −1 for what says which.
+
+    NaN would be taken for a failure, by `jax_debug_nans` too.
+    """
 
     def blank(leaf):
-        value = jnp.nan if jnp.issubdtype(leaf.dtype, jnp.inexact) else -1
+        value = -jnp.inf if jnp.issubdtype(leaf.dtype, jnp.inexact) else -1
         return jnp.full(leaf.shape, value, leaf.dtype)
 
     return jax.tree.map(blank, info)

@@ -27,7 +27,7 @@ class Every(AbstractRemembering):
     A skipped step costs nothing, except under `vmap` over states that are not in step with each other.
 
     It may stand around any update, a whole chain or a part of one. The `info.elbo` of a skipped step is the last
-    one measured, and its parts are blank. The very first step measures the ELBO even where it does not act: it is
+    one measured, and its parts say −∞. The very first step measures the ELBO even where it does not act: it is
     made and reported, and its move dropped. `fit` waits for a whole turn without gain.
 
     **Arguments:**
@@ -68,7 +68,7 @@ class Every(AbstractRemembering):
 
     def init_memory(self, params: PyTree, posterior: PyTree) -> Turns:
         inner = self.update.init_memory(params, posterior)
-        return Turns(inner, jnp.zeros((), int), jnp.full((), jnp.nan, float))
+        return Turns(inner, jnp.zeros((), int), jnp.full((), -jnp.inf, float))
 
     def unmade(self, before: Turns, after: Turns) -> Turns:
         inner = self.update.unmade(before.update, after.update)
@@ -79,7 +79,7 @@ class Every(AbstractRemembering):
         acts = (memory.step >= self.offset) & ((memory.step - self.offset) % self.period == 0)
         blank = unmeasured(jax.eval_shape(lambda: self.update(inner, batch)[1]))
         # An ELBO that nobody measured would be taken for one that is not finite.
-        measures = acts | jnp.isnan(memory.elbo) if blank.elbo is not None else acts
+        measures = acts | ~jnp.isfinite(memory.elbo) if blank.elbo is not None else acts
         moved, info = jax.lax.cond(
             measures, lambda: self.update(inner, batch), lambda: (inner, blank)
         )

@@ -17,7 +17,13 @@ from ._sharding import automatic
 from ._types import Any, AnyArray, Array, Callable, Key, PyTree, Scalar
 from .families import Distribution
 from .posteriors import Exact
-from .posteriors._snapshot import partition, same_arrays, with_params, without_params
+from .posteriors._snapshot import (
+    check_snapshots,
+    partition,
+    same_arrays,
+    with_params,
+    without_params,
+)
 from .posteriors._table import at_row, check_places
 
 
@@ -53,6 +59,7 @@ def elbo(
     ```
     """
     batch = enter("elbo", model, params, batch, posterior=posterior, key=key, chunk_size=chunk_size)
+    check_snapshots(posterior, model, "elbo")
     apart = without_params(posterior, model, params)
     return _elbo(model, params, apart, batch, key, chunk_size)
 

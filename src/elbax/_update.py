@@ -18,6 +18,7 @@ from ._program import compiled, program
 from ._sharding import automatic
 from ._state import apart, carry, ELBOState, Info
 from ._types import Any, Callable, Key, PyTree
+from .posteriors._snapshot import check_snapshots
 
 
 class Promise(enum.IntEnum):
@@ -116,6 +117,7 @@ class AbstractUpdate(eqx.Module):
         models = distinct_models(self)
         for model in models:
             model.check_params(params, f"{type(self).__name__}.init")
+            check_snapshots(posterior, model, f"{type(self).__name__}.init")
         if len(models) > 1:
             raise TypeError(
                 f"{name_of(self)}: its steps are of {len(models)} different models, which have no ELBO in common. "

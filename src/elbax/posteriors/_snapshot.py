@@ -21,6 +21,16 @@ def has_snapshot(posterior: PyTree, model: AbstractModel | None = None) -> bool:
     return any(model is None or node.model == model for node in nodes)
 
 
+def check_snapshots(posterior: PyTree, model: AbstractModel, who: str) -> None:
+    """Raises `ValueError` or `TypeError` for an `Exact` whose params are not its model's, or of another latent."""
+    for node in filter(is_snapshot, jax.tree.leaves(posterior, is_leaf=is_snapshot)):
+        node.model.check_params(node.params, f"{who}, posterior")
+        if node.model.latent != model.latent:
+            raise TypeError(
+                f"{who}: the posterior is over {node.model.latent}, and the latent of the model is {model.latent}."
+            )
+
+
 def refresh(posterior: PyTree, model: AbstractModel, params: PyTree) -> PyTree:
     """The posterior with every `Exact` of this model at these params."""
 

@@ -203,6 +203,14 @@ def test_the_memory_of_another_optimizer(as_users_run):
         with_moments(start(update=without), X)
 
 
+def test_several_states_at_once(as_users_run):
+    update = elbax.Chain(elbax.ExactEStep(MODEL), elbax.GradientMStep(MODEL, optax.adam(0.1)))
+    one = start(update=update)
+    several = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), one)
+    with pytest.raises(TypeError, match="Several states in one are for jax.vmap"):
+        update(several.replace(params=one.params, posterior=one.posterior, key=one.key), X)
+
+
 def test_steps_of_different_models(as_users_run):
     other = elbax.ClosedFormMStep(elbax.GaussianMixture(2, floor=0.5))
     with pytest.raises(
@@ -232,9 +240,11 @@ def test_a_table_that_is_too_short(as_users_run, m_step, length):
         elbax.fit(update, state, X)
     with pytest.raises(ValueError, match="index names rows that the Local of"):
         elbax.fit(update, state, elbax.Batch(X[:2], index=jnp.array([3, length])))
-    # Rows that it has, and padding past its end.
+    # Rows that it has, and padding past its end, or of any place.
     batch = elbax.Batch(X, mask=jnp.arange(40) < length)
     assert jnp.isfinite(update(state, batch)[1].elbo)
+    padded = elbax.Batch(X[:2], mask=jnp.array([True, False]), index=jnp.array([3, 99]))
+    assert np.isfinite(elbax.fit(update, state, padded, max_steps=1).trace).all()
 
 
 @pytest.mark.parametrize("schedule", [lambda step: jnp.ones(3), lambda step: None])
@@ -265,6 +275,10 @@ def test_functions_that_decide_by_values_are_not_traced(as_users_run, name, func
         jax.jit(function)(start(), X)
     with pytest.raises(TypeError, match=f"{name} looks at values"):
         jax.vmap(function, (None, 0))(start(), X[None])
+
+
+def test_once_is_no_repetition():
+    assert elbax.Repeat(elbax.Chain(elbax.IncrementalMStep(MODEL, 2)), 1).num_times == 1
 
 
 def test_repeat_would_take_a_batch_for_the_next_one(as_users_run):

@@ -27,6 +27,23 @@ def guard(*updates):
     return elbax.Guard(elbax.Chain(*updates), falling=True)
 
 
+class Own(elbax.AbstractUpdate):
+    """A user's step: no more than the documented methods."""
+
+    update: elbax.Chain
+    ascends = False
+
+    def __call__(self, state, batch):
+        return self.update(state, batch)
+
+    def settle(self, state, batch):
+        return self.update.settle(state, batch)
+
+
+class Cautious(elbax.Chain):
+    ascends = False
+
+
 PROMISED = {
     "the M-step of ECME comes last": chain(E, M, V),
     "it comes first, and the posterior after it": chain(V, E, M),
@@ -40,6 +57,9 @@ PROMISED = {
     "a guarded chain, and the posterior after it": chain(guard(E, G), E, M),
     "extrapolated": elbax.Accelerate(chain(E, M)),
     "averaged beside": elbax.Averaged(chain(E, M)),
+    "a frozen part before it is left behind": chain(
+        E, M, elbax.Only(G, params=False, posterior=False), V
+    ),
 }
 NOT_PROMISED = {
     "an M-step at a posterior that lags behind": chain(E, V, N),
@@ -50,6 +70,14 @@ NOT_PROMISED = {
     "a part is put back": elbax.Only(chain(E, M), posterior=False),
     "a guarded chain leaves its posterior behind": chain(guard(E, G), M),
     "an annealed objective": elbax.Anneal(chain(E, M), lambda step: 0.5),
+    "guarded, part of its posterior settles": chain(
+        elbax.Guard(elbax.Only(chain(E, G), posterior=elbax.Exact(MODEL, True)), falling=True), M
+    ),
+    "what measures a posterior that lags behind": chain(
+        guard(E, G), elbax.Only(M, params=False, posterior=False)
+    ),
+    "one's own step that settles": chain(elbax.Guard(Own(chain(E, G)), falling=True), M),
+    "a subclass that takes its promise back": elbax.Repeat(Cautious(E, M), 2),
     "draws": chain(elbax.MonteCarloEStep(MODEL), M),
 }
 

@@ -299,7 +299,7 @@ def test_what_counts_steps_goes_on_where_a_step_is_skipped():
 
 
 def test_guard_compares_one_model_where_the_update_stands():
-    with pytest.raises(TypeError, match="but Chain.Unreliable. has none"):
+    with pytest.raises(TypeError, match="but Chain.Unreliable. has no model"):
         elbax.Guard(elbax.Chain(Unreliable("elbo")), falling=True)
     with pytest.raises(TypeError, match=r"put Averaged around the Guard"):
         elbax.Guard(elbax.Chain(elbax.Averaged(EM)), falling=True)
@@ -377,7 +377,7 @@ def test_a_turn_that_was_skipped_breaks_no_promise():
 def test_fit_names_what_is_wrapped():
     broken = elbax.Repeat(elbax.Chain(E_STEP, Falling(M_STEP)), 2)
     result = elbax.fit(broken, start(broken), SYSTEM.x, max_steps=30)
-    assert "Repeat(Chain(ExactEStep, Falling))" in result.message
+    assert "Repeat(Chain(ExactEStep, Falling(ClosedFormMStep)))" in result.message
 
 
 # --- Accelerate ------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """States in programs that `jax.export` writes to files."""
 
+import contextlib
 import pickle
 
 import equinox as eqx
@@ -39,7 +40,8 @@ def exportable(*trees: PyTree) -> None:
     """
     kinds = {ELBOState, Info}.union(*map(_kinds, map(jax.tree.structure, trees)))
     for kind in sorted(kinds - _known, key=_name):
-        _register(kind)
+        with contextlib.suppress(ValueError):  # One's user has registered it already.
+            _register(kind)
         _known.add(kind)
 
 

@@ -292,8 +292,9 @@ def _loop(update, step, carry: _Carry, batch, until, tolerance) -> _Carry:
     # A sum over the data rounds by some eps of its size; what falls by less has not fallen.
     slack, resolution = max(1e-10, 64 * eps), _resolution(carry.trace.dtype)
     # A bound under draws is an estimate: what falls may rise, and what gains nothing may gain.
-    ascends = update.ascends and not draws_anew(carry.state.posterior)
-    patience = update.patience if ascends else max(update.patience, 10)
+    estimated = update.ascends and draws_anew(carry.state.posterior)
+    ascends = update.ascends and not estimated
+    patience = max(update.patience, 10) if estimated else update.patience
 
     def body(carry):
         moved, info = step(carry.state, batch)

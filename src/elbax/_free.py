@@ -25,8 +25,8 @@ def spread(free: PyTree, params: PyTree, name: str = "free") -> PyTree:
             )
         if isinstance(flag, Tracer) and not flag.shape:
             raise TypeError(
-                f"{name}: a flag is traced, so what the update does is not known; if the update is an argument of "
-                "your jitted function, jit it by equinox.filter_jit, which traces arrays alone."
+                f"{name}: a flag is traced, but what the update does must be known by then. If the update is an "
+                "argument of your jitted function, jit it by equinox.filter_jit, which traces arrays alone."
             )
         return jax.tree.map(lambda node: over(flag, node), below, is_leaf=is_reference)
 

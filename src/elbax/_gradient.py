@@ -57,6 +57,10 @@ class AbstractGradientStep(AbstractUpdate):
             blocks = blocks | {"params": moving(free, blocks["params"])}
         return partition(blocks)[0]
 
+    @property
+    def settles(self) -> bool:
+        return "posterior" in self.blocks
+
     def settle(self, state: ELBOState, batch: PyTree) -> ELBOState:
         if "posterior" not in self.blocks:
             return state

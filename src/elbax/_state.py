@@ -52,7 +52,7 @@ class Info(eqx.Module):
 
 
 def unmeasured(info: PyTree) -> PyTree:
-    """An info of the same shapes that says nothing: −∞, which every ELBO is above, and −1 for what says which.
+    """An info of the same shapes that says nothing: −∞, which every ELBO is above, and −1 for a part's number.
 
     NaN would be taken for a failure, by `jax_debug_nans` too.
     """
@@ -93,7 +93,10 @@ def carry(tree: PyTree, name: str) -> PyTree:
 
 
 def apart(tree: PyTree) -> PyTree:
-    """The tree, no two leaves of which are one buffer: so it can be donated to a program (`donate_argnums`)."""
+    """The tree, no two leaves of which are one buffer: so it can be donated to a program (`donate_argnums`).
+
+    Params that stand in it twice, as in an exact posterior, come out as two arrays of equal values.
+    """
     seen: set[int] = set()
 
     def leaf(value):

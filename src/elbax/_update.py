@@ -22,15 +22,15 @@ from .posteriors._snapshot import check_snapshots
 
 
 class Promise(enum.IntEnum):
-    """What an update has not lowered since it began, the strongest first.
+    """What an update has not lowered since it began, the strongest last.
 
     `BOUND` is the ELBO of the state as it stands. `SETTLED` is the ELBO once the posterior is brought up to the
     params: the posterior lags behind, and the ELBO as it stands may have fallen.
     """
 
-    BOUND = 0
+    NOTHING = 0
     SETTLED = 1
-    NOTHING = 2
+    BOUND = 2
 
 
 class AbstractUpdate(eqx.Module):
@@ -56,25 +56,32 @@ class AbstractUpdate(eqx.Module):
     @property
     @abc.abstractmethod
     def ascends(self) -> bool:
-        """The promise never to lower the ELBO of the batch it is given (given the same again)."""
+        """The promise never to lower the ELBO of the batch it is given (given the same again).
+
+        It is the ELBO that a step measures; where the posterior is left behind the params, that of the settled
+        state.
+        """
 
     def keeps(self, promise: Promise) -> Promise:
-        """What is still promised after a step, of what was before it.
+        """What is still promised after a step, of what was before it; of `NOTHING` nothing.
 
         One step of a chain may need what another leaves behind: an M-step at a posterior that lags behind raises
-        the ELBO as it stands, which says nothing of the one to come.
+        the ELBO as it stands, which says nothing of the one to come. A class that defines `ascends` alone keeps
+        `BOUND` if it ascends, and nothing else.
         """
         return promise if self.ascends and promise is Promise.BOUND else Promise.NOTHING
 
     @property
     def settles(self) -> bool:
-        """Whether `settle` brings the posterior up to the params."""
-        return False
+        """Whether `settle` moves the posterior, up to the params."""
+        return type(self).settle is not AbstractUpdate.settle
 
     @property
     def parts(self) -> tuple["AbstractUpdate", ...]:
-        """The updates that it is made of."""
-        return ()
+        """The updates that it is made of: those among its fields."""
+        is_update = lambda node: isinstance(node, AbstractUpdate)
+        leaves = jax.tree.leaves(list(vars(self).values()), is_leaf=is_update)
+        return tuple(filter(is_update, leaves))
 
     @property
     def patience(self) -> int:
@@ -92,6 +99,9 @@ class AbstractUpdate(eqx.Module):
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
+        if "ascends" in vars(cls) and "keeps" not in vars(cls):
+            # What a class says of itself holds in a composition too.
+            cls.keeps = AbstractUpdate.keeps
         for name in ("__call__", "settle"):
             if name in vars(cls):
                 setattr(cls, name, _looks_first(program(automatic(vars(cls)[name]))))
@@ -101,7 +111,10 @@ class AbstractUpdate(eqx.Module):
         return ()
 
     def unmade(self, before: PyTree, after: PyTree) -> PyTree:
-        """The memory where a step was tried and is not made: what counts steps goes on, all else is as before."""
+        """The memory where a step was tried and is not made: as before, but for clocks, which go on.
+
+        Clocks are the turns of `Every`, the schedule of `Anneal` and the places of `IncrementalMStep`.
+        """
         return before
 
     def init(self, params: PyTree, posterior: PyTree, *, key: Key) -> ELBOState:
@@ -121,7 +134,7 @@ class AbstractUpdate(eqx.Module):
         if len(models) > 1:
             raise TypeError(
                 f"{name_of(self)}: its steps are of {len(models)} different models, which have no ELBO in common. "
-                "Give all of them the same model."
+                "Give all of them the same model, its estimator included."
             )
         params, posterior = carry(params, "params"), carry(posterior, "posterior")
         if jax.tree.leaves(eqx.filter(self, eqx.is_array)):
@@ -167,36 +180,44 @@ def _looks_first(step: Callable) -> Callable:
     """The step, which says so if the state is none of its own."""
 
     @functools.wraps(step)
-    def call(self, state, batch):
+    def call(self, state, *batch, **named):
         if not isinstance(state, ELBOState):
             raise TypeError(
                 f"An update takes (state, batch) with state = update.init(params, posterior, key=key); got a "
                 f"{type(state).__name__} for the state."
             )
         try:
-            return step(self, state, batch)
+            return step(self, state, *batch, **named)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             # To look at every memory would cost as much as to trace the step: only what failed is looked at.
-            if _is_its_own(self, state):
+            told = _strange(self, state)
+            if told is None:
                 raise
-            raise TypeError(
-                f"{name_of(self)}: the memory of this state is another update's. Start from "
-                "update.init(state.params, state.posterior, key=state.key)."
-            ) from error
+            raise TypeError(f"{name_of(self)}: {told}") from error
 
     return call
 
 
-def _is_its_own(update: AbstractUpdate, state: ELBOState) -> bool:
-    """Whether the state's memory is shaped as the update would make it, or that cannot be told."""
+def _strange(update: AbstractUpdate, state: ELBOState) -> str | None:
+    """In words, what of the state's memory is not as the update makes it; `None` if it is, or cannot be told."""
     try:
         made = eqx.filter_eval_shape(update.init_memory, state.params, state.posterior)
-    except (TypeError, ValueError):
-        return True
-    return kind(made) == kind(state.memory)
+    except Exception:  # A user's own may raise anything; what the step raised says more.
+        return None
+    if jax.tree.structure(made) != jax.tree.structure(state.memory):
+        return (
+            "the memory of this state is another update's. Start from update.init(state.params, state.posterior, "
+            "key=state.key)."
+        )
+    if shaped(made) != shaped(state.memory):
+        return (
+            "the memory of this state is of params of other shapes. Several states in one are for jax.vmap; one "
+            "state is what update.init(params, posterior, key=key) makes."
+        )
+    return None
 
 
-def kind(tree: PyTree) -> Any:
+def shaped(tree: PyTree) -> Any:
     """Structure, shapes and dtypes."""
     leaves, structure = jax.tree.flatten(tree)
     return structure, [(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves]
@@ -219,7 +240,7 @@ def name_of(update: AbstractUpdate) -> str:
 
 def ascends_again_and_again(update: AbstractUpdate) -> bool:
     """Whether a promise is left after any number of steps."""
-    # There are two to lose, so what is left after two steps stays.
+    # There are two promises to lose, so what is left after two steps stays.
     return update.keeps(update.keeps(Promise.BOUND)) is not Promise.NOTHING
 
 
@@ -271,8 +292,9 @@ class Chain(AbstractUpdate):
         return any(update.settles for update in self.updates)
 
     @property
-    def parts(self) -> tuple[AbstractUpdate, ...]:
-        return self.updates
+    def patience(self) -> int:
+        # A part that acts now and then may gain then only.
+        return max([1 if self.ascends else 10, *(update.patience for update in self.updates)])
 
     @property
     def fixed_point(self) -> bool:

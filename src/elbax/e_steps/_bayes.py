@@ -5,7 +5,7 @@ from typing import ClassVar
 from .._model import AbstractModel
 from .._state import ELBOState, Info
 from .._types import Any, PyTree
-from .._update import AbstractUpdate, kind, Promise
+from .._update import AbstractUpdate, Promise, shaped
 from ..posteriors._snapshot import has_snapshot, refresh
 
 
@@ -32,10 +32,6 @@ class AbstractBayesStep(AbstractUpdate):
         return Promise.NOTHING if lost else Promise.BOUND
 
     @property
-    def settles(self) -> bool:
-        return True
-
-    @property
     def fixed_point(self) -> bool:
         return True
 
@@ -45,7 +41,7 @@ class AbstractBayesStep(AbstractUpdate):
         moved = refresh(posterior, self.model, params)
         if not isinstance(posterior, self.kind):
             given = f"{article} {given}"
-        elif not has_snapshot(posterior, self.model) or kind(moved) != kind(posterior):
+        elif not has_snapshot(posterior, self.model) or shaped(moved) != shaped(posterior):
             given = f"{article} {given} of another model or other params"
         else:
             return ()

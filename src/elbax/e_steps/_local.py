@@ -7,7 +7,15 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._batch import as_batch, effective_weight, over_rows, places, row_numbers, without_padding
+from .._batch import (
+    as_batch,
+    effective_weight,
+    over_rows,
+    places,
+    row_numbers,
+    where_seen,
+    without_padding,
+)
 from .._elbo import per_datum, weighted_sum, with_base, with_shortcut
 from .._model import AbstractModel
 from .._state import ELBOState, Info
@@ -72,6 +80,7 @@ class AbstractLocalStep(AbstractUpdate):
 
         moved = eqx.tree_at(lambda t: t.table, table, jax.tree.map(write, table.table, entries))
         total = with_base(weighted_sum(weight, values), base)
+        total = where_seen(batch, total, jnp.zeros_like(total))
         weight = jnp.sum(weight).astype(values.dtype)
         bound = per_datum(total, self.model.log_prior(state.params), weight)
         return state.replace(posterior=moved, key=key), Info(bound)

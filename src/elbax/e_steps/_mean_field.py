@@ -49,10 +49,6 @@ class MeanFieldEStep(AbstractLocalStep):
     def ascends(self) -> bool:
         return True
 
-    @property
-    def settles(self) -> bool:
-        return True
-
     def improve(self, form, natural, x, table, entry, key):
         whole = form.conditional(natural, x).natural
         step = lambda entry, _: (table.family.ascend(entry, whole), None)

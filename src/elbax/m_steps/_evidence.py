@@ -47,7 +47,7 @@ class EvidenceMStep(AbstractUpdate):
         return True
 
     def keeps(self, promise: Promise) -> Promise:
-        return max(promise, Promise.SETTLED)
+        return min(promise, Promise.SETTLED)
 
     def init_memory(self, params: PyTree, posterior: PyTree) -> PyTree:
         if not isinstance(posterior, Exact):

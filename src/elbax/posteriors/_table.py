@@ -96,19 +96,22 @@ def tables(posterior: PyTree) -> list[AbstractTable]:
 
 def check_places(posterior: PyTree, batch: PyTree, who: str) -> None:
     """Raises `ValueError` unless every table in the posterior has the batch's rows."""
-    batch = as_batch(batch)
-    for table in tables(posterior):
+    batch, found = as_batch(batch), tables(posterior)
+    if not found:
+        return
+    known = is_concrete((batch.index, batch.weights, batch.mask))
+    weight = effective_weight(batch, np if known else jnp)
+    for table in found:
         name, number = type(table).__name__, table.num_rows
         if batch.index is not None:
-            beyond = is_concrete(batch.index) and not np.all(
-                (np.asarray(batch.index) >= 0) & (np.asarray(batch.index) < number)
-            )
-            if beyond:
+            # Padding may name any row.
+            places = np.asarray(batch.index)[weight > 0] if known else np.zeros(0, int)
+            if np.any((places < 0) | (places >= number)):
                 raise ValueError(
                     f"{who}: the batch's index names rows that the {name} of {number} rows does not have."
                 )
             continue
-        rows = effective_weight(batch).size
+        rows = weight.size
         if rows != number and not (batch.padded and rows > number):
             raise ValueError(
                 f"{who}: the batch has {rows} rows, the {name} {number}. Make a table for all data, and say which "

@@ -44,8 +44,8 @@ class Accelerate(AbstractRemembering):
     $F(\theta')$, the next point of the path, is also the test of θ': if the ELBO there is not finite, or
     lower than at θ₁, where the step began, it ends at θ₂ instead. So a step makes one evaluation or three, no
     other pass, all on the batch that it is given: give it the full one. `info.elbo` is the chain's where the step
-    began. The path may lead to another
-    maximum than the chain's, a lower one too. No step can tell: compare with `fit` of the chain.
+    began. The path may lead to another maximum than the chain's, a lower one too. No step can tell: compare with
+    `fit` of the chain.
 
     **Arguments:**
 

@@ -1,5 +1,7 @@
 """From an easier objective to the ELBO."""
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -98,7 +100,8 @@ class Anneal(AbstractRemembering):
         return Schedule(self.update.init_memory(params, posterior), jnp.zeros((), int))
 
     def unmade(self, before: Schedule, after: Schedule) -> Schedule:
-        return Schedule(self.update.unmade(before.update, after.update), after.step)
+        unmade = AbstractRemembering.unmade(self, before, after)
+        return dataclasses.replace(unmade, step=after.step)
 
     def __call__(self, state: ELBOState, batch: PyTree) -> tuple[ELBOState, Info]:
         step = state.memory.step

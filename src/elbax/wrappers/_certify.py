@@ -29,9 +29,9 @@ class Certify(AbstractWrapper):
 
     EM climbs the ELBO in q and in θ by turns (Neal and Hinton 1998): measured before, between and after the
     parts, no gain is negative. So a wrong M-step, which a trace of sweeps shows as a fall at best, is named.
-    A part that promises to ascend (`part.ascends`) is `broken` where the ELBO falls by more than 1e-10 (1 +
-    |ELBO|), or 64 units of rounding in float32. An `EvidenceMStep` is measured but not judged: it
-    climbs the evidence, the posterior being left out.
+    A part that promises not to lower the ELBO as it stands is `broken` where that falls by more than 1e-10 (1 +
+    |ELBO|), or 64 units of rounding in float32. Parts that leave the posterior behind are measured but not judged:
+    an `EvidenceMStep`, a guarded chain.
 
     Its ELBO is the chain's. It makes one pass over the data more for each part, and one. Samples, if any, are the
     same before and after.

@@ -1,5 +1,7 @@
 """A step now and then."""
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -59,7 +61,7 @@ class Every(AbstractRemembering):
         check_count("Every", least=0, offset=self.offset)
 
     def keeps(self, promise: Promise) -> Promise:
-        return max(promise, self.update.keeps(promise))
+        return min(promise, self.update.keeps(promise))
 
     @property
     def patience(self) -> int:
@@ -71,8 +73,8 @@ class Every(AbstractRemembering):
         return Turns(inner, jnp.zeros((), int), jnp.full((), -jnp.inf, float))
 
     def unmade(self, before: Turns, after: Turns) -> Turns:
-        inner = self.update.unmade(before.update, after.update)
-        return Turns(inner, after.step, before.elbo)
+        unmade = AbstractRemembering.unmade(self, before, after)
+        return dataclasses.replace(unmade, step=after.step)
 
     def __call__(self, state: ELBOState, batch: PyTree) -> tuple[ELBOState, Info]:
         memory, inner = state.memory, self.inside(state)

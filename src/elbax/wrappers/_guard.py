@@ -1,5 +1,6 @@
 """A step that went astray is not made."""
 
+import dataclasses
 import functools
 import operator
 
@@ -12,7 +13,7 @@ from .._arguments import check_flag
 from .._elbo import elbo
 from .._model import models_of
 from .._state import ELBOState, Info
-from .._types import Array, Bool, Int, PyTree, Scalar
+from .._types import Array, Bool, Int, Key, PyTree, Scalar
 from .._update import AbstractUpdate, distinct_models, name_of, Promise, walk
 from ._averaged import Averaged
 from ._wrapper import AbstractRemembering
@@ -33,8 +34,10 @@ class Guard(AbstractRemembering):
     `falling=True` one that lowered the ELBO of this very batch is astray too. That ELBO is the model's, of the
     settled state: the posterior is brought up to the params, before and after, as `update.settle` does, and draws
     are the same. It takes two passes over the data more.
-    The key goes on, and with it whatever counts steps (the turns of `Every`, the schedule of `Anneal`), so that a
-    step that draws does not fail the same way again. One that draws nothing, on the same batch, does, and stays
+
+    The key goes on, so that a step that draws does not fail the same way again, and so do the turns of `Every`,
+    the schedule of `Anneal` and the places of `IncrementalMStep`. All else in the memory, such as an optimizer's
+    count of steps, stays as it was. A step that draws nothing fails again on the same batch, and the update stays
     where it is (`NumericalMStep` shortens such steps instead). `state.memory.skipped` is the count.
 
     `info` is that of the step that was tried; with `falling=True` its `elbo` is the one before the step, which
@@ -73,7 +76,7 @@ class Guard(AbstractRemembering):
         if found != 1:
             raise TypeError(
                 f"Guard(falling=True) compares the ELBO of the update's model, but {name_of(self.update)} has "
-                f"{found or 'none'}."
+                f"{f'{found} models' if found else 'no model'}."
             )
         if any(isinstance(part, Averaged) for part in walk(self.update)):
             raise TypeError(
@@ -84,16 +87,17 @@ class Guard(AbstractRemembering):
     def keeps(self, promise: Promise) -> Promise:
         if not (self.falling and all(model.exact for model in models_of(self.update))):
             # Any step may be skipped.
-            return max(promise, self.update.keeps(promise))
+            return min(promise, self.update.keeps(promise))
         if self.update.settles:
-            return max(promise, Promise.SETTLED)
+            return min(promise, Promise.SETTLED)
         return promise if promise is Promise.BOUND else Promise.NOTHING
 
     def init_memory(self, params: PyTree, posterior: PyTree) -> Skips:
         return Skips(self.update.init_memory(params, posterior), jnp.zeros((), int))
 
     def unmade(self, before: Skips, after: Skips) -> Skips:
-        return Skips(self.update.unmade(before.update, after.update), after.skipped)
+        unmade = AbstractRemembering.unmade(self, before, after)
+        return dataclasses.replace(unmade, skipped=after.skipped)
 
     def __call__(self, state: ELBOState, batch: PyTree) -> tuple[ELBOState, Info]:
         inner = self.inside(state)
@@ -102,7 +106,7 @@ class Guard(AbstractRemembering):
         if info.elbo is not None:
             good &= jnp.isfinite(info.elbo)
         if self.falling:
-            before, after = self._settled(inner, inner, batch), self._settled(moved, inner, batch)
+            before, after = (self._settled(at, inner.key, batch) for at in (inner, moved))
             slack = 8 * jnp.finfo(before.dtype).eps * (1 + jnp.abs(before))
             good &= after >= before - slack
             info = eqx.tree_at(
@@ -113,15 +117,13 @@ class Guard(AbstractRemembering):
         skipped = state.memory.skipped + (~good).astype(state.memory.skipped.dtype)
         return kept.replace(memory=Skips(kept.memory, skipped)), info
 
-    def _settled(self, state: ELBOState, before: ELBOState, batch: PyTree) -> Scalar:
-        """The model's ELBO of the state once settled, with the draws of the step."""
+    def _settled(self, state: ELBOState, key: Key, batch: PyTree) -> Scalar:
+        """The model's ELBO of the state once settled, with the draws of this key."""
         (model,) = distinct_models(self.update)
         state = self.update.settle(state, batch)
         sizes = [getattr(part, "chunk_size", None) for part in walk(self.update)]
         chunk_size = min((size for size in sizes if size is not None), default=None)
-        return elbo(
-            model, state.params, state.posterior, batch, key=before.key, chunk_size=chunk_size
-        )
+        return elbo(model, state.params, state.posterior, batch, key=key, chunk_size=chunk_size)
 
 
 def _lost(old: PyTree, new: PyTree) -> Bool[Array, ""]:

@@ -40,14 +40,14 @@ class Only(AbstractWrapper):
     posterior: PyTree = True
 
     def keeps(self, promise: Promise) -> Promise:
-        if is_frozen((self.params, self.posterior)):
+        if is_frozen((self.params, self.posterior)) and promise is Promise.BOUND:
             return promise
         everything = self.params is True and self.posterior is True
         return self.update.keeps(promise) if everything else Promise.NOTHING
 
     @property
     def settles(self) -> bool:
-        return self.posterior is True and self.update.settles
+        return self.update.settles and not is_frozen(self.posterior)
 
     @property
     def fixed_point(self) -> bool:

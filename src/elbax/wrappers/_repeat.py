@@ -15,14 +15,13 @@ class Repeat(AbstractWrapper):
     """`num_times` steps of the update on the same batch, as one step; its info, and ELBO, is the last one's.
 
     Around an M-step, the gradient steps of a generalized EM (Dempster, Laird and Rubin 1977); around an
-    encoder's step, an E-step that comes closer; around a chain, several sweeps for each minibatch.
+    encoder's step, an E-step that comes closer; around a chain, several sweeps for each minibatch. It may stand
+    around anything but an `IncrementalMStep`, which takes every batch for the next of its cycle.
 
     **Arguments:**
 
     - `update`: any update.
     - `num_times`: how many steps, at least 1.
-
-    It may stand around anything but an `IncrementalMStep`, which takes every batch for the next of its cycle.
 
     **Raises** `ValueError` for fewer than one, `TypeError` around an `IncrementalMStep`.
 
@@ -40,7 +39,8 @@ class Repeat(AbstractWrapper):
 
     def __check_init__(self):
         check_count("Repeat", num_times=self.num_times)
-        if any(isinstance(part, IncrementalMStep) for part in walk(self.update)):
+        again = self.num_times > 1
+        if again and any(isinstance(part, IncrementalMStep) for part in walk(self.update)):
             raise TypeError(
                 "Repeat gives the same batch again, which IncrementalMStep would take for the next of its cycle. "
                 "Go through the batches more often instead."

@@ -32,10 +32,6 @@ class AbstractWrapper(AbstractUpdate):
         return self.update.settles
 
     @property
-    def parts(self) -> tuple[AbstractUpdate, ...]:
-        return (self.update,)
-
-    @property
     def patience(self) -> int:
         return self.update.patience
 

@@ -132,7 +132,9 @@ def attempt(number: int, seed: int = 0, only: Sequence[str] | None = None) -> Ou
             bound = lambda at: elbax.elbo(system.model, at.params, at.posterior, batch)
 
             def step(state, _):
-                before = bound(update.settle(state, batch)) if update.ascends else None
+                # An average, to which `Averaged` settles, is no place where an update stands.
+                measured = update.ascends and "Averaged(" not in words
+                before = bound(update.settle(state, batch)) if measured else None
                 state, info = update(state, batch)
                 return state, (info, before)
 

@@ -382,3 +382,12 @@ def test_tied_params_reach_the_closed_forms_optimum():
     with pytest.raises(TypeError, match="Tied has no closed-form M-step"):
         step = elbax.ClosedFormMStep(tied)
         step.init(params, elbax.Exact(tied, params), key=jax.random.key(0))
+
+
+def test_a_mask_of_a_single_number():
+    """It may be traced, as the masks of an update are at its start; a flag for several numbers may not."""
+    params = {"scale": jnp.ones(()), "rest": jnp.zeros(2)}
+    mask_of_scale = jax.jit(lambda mask: spread({"scale": mask, "rest": True}, params)["scale"])
+    assert not mask_of_scale(jnp.asarray(False))
+    with pytest.raises(TypeError, match="jit it by equinox.filter_jit"):
+        jax.jit(lambda flag: spread(flag, params))(jnp.asarray(True))

@@ -15,7 +15,7 @@ def spread(free: PyTree, params: PyTree, name: str = "free") -> PyTree:
     A `Reference` is no block: it is never free, and a dictionary of flags may leave it out.
 
     **Raises** `ValueError` for a tree that is no prefix, or a leaf that is no truth value; `TypeError` for a
-    single flag that is traced.
+    single flag that is traced, for an array of several numbers.
     """
 
     def one(flag, below):
@@ -23,16 +23,16 @@ def spread(free: PyTree, params: PyTree, name: str = "free") -> PyTree:
             raise ValueError(
                 f"{name}: expected True, False or an array of them for each block, got {flag!r}."
             )
-        if isinstance(flag, Tracer) and not flag.shape:
-            raise TypeError(
-                f"{name}: a flag is traced, but what the update does must be known by then. If the update is an "
-                "argument of your jitted function, jit it by equinox.filter_jit, which traces arrays alone."
-            )
         return jax.tree.map(lambda node: over(flag, node), below, is_leaf=is_reference)
 
     def over(flag, node):
         if is_reference(node):
             return jax.tree.map(lambda _: False, node)
+        if isinstance(flag, Tracer) and jnp.shape(flag) == () != jnp.shape(node):
+            raise TypeError(
+                f"{name}: a flag is traced, but what the update does must be known by then. If the update is an "
+                "argument of your jitted function, jit it by equinox.filter_jit, which traces arrays alone."
+            )
         if not isinstance(flag, bool):
             _check_broadcast(flag, node, name)
         return flag

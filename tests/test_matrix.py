@@ -110,7 +110,7 @@ def test_a_batch_beyond_the_table():
     step = elbax.MeanFieldEStep(system.model)
     posterior = elbax.MeanField.init(system.model, system.params, system.x[:5])
     state = step.init(system.params, posterior, key=jax.random.key(0))
-    with pytest.raises(ValueError, match="24 rows, the table 5.*index"):
+    with pytest.raises(ValueError, match="24 rows, the MeanField 5.*index"):
         step(state, system.x)
     with pytest.raises(TypeError, match=re.escape("posterior(x, index=row)")):
         posterior(system.x[0])

@@ -51,6 +51,12 @@ def without_data(count: Array) -> Array:
     return count <= jnp.maximum(tiny, tiny**0.5 * jnp.sum(count))
 
 
+def nodes_of(kind: Any, tree: PyTree) -> list[Any]:
+    """The nodes of a kind (a class, or several) in a pytree; of one within another the outer one."""
+    is_kind = lambda node: isinstance(node, kind)
+    return list(filter(is_kind, jax.tree.leaves(tree, is_leaf=is_kind)))
+
+
 def is_label(leaf: Any) -> bool:
     """Whether an array says which (a length, a symbol) rather than how much: no coordinate of a vector."""
     return not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)

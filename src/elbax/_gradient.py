@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ._algebra import add, zeros_like
+from ._algebra import add, nodes_of, zeros_like
 from ._arguments import check_optimizer
 from ._batch import where_seen
 from ._elbo import divisor, elbo_and_gradient, per_datum
@@ -105,8 +105,7 @@ class AbstractGradientStep(AbstractUpdate):
 
 def check_trainable(name: str, posterior: PyTree) -> None:
     """Raises `TypeError` for a posterior that a gradient step cannot move."""
-    is_hard = lambda node: isinstance(node, Hard)
-    if any(map(is_hard, jax.tree.leaves(posterior, is_leaf=is_hard))):
+    if nodes_of(Hard, posterior):
         raise TypeError(
             f"{name} trains the posterior's weights, but the mode that Hard takes has no derivative in them. "
             "Train the posterior without Hard, then wrap it."

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._algebra import dot, num_rows
+from ._algebra import dot, nodes_of, num_rows
 from ._arguments import check_flag, check_tree
 from ._batch import host_rows, rows
 from ._check import check_no_nan, check_rows
@@ -212,8 +212,7 @@ class AbstractModel(eqx.Module):
 
 def models_of(tree: PyTree) -> list[AbstractModel]:
     """All models in an update, a posterior, …; of one within another the outer one."""
-    is_model = lambda node: isinstance(node, AbstractModel)
-    return list(filter(is_model, jax.tree.leaves(tree, is_leaf=is_model)))
+    return nodes_of(AbstractModel, tree)
 
 
 class AbstractExponentialFamilyModel(AbstractModel):

@@ -9,6 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from ._algebra import nodes_of
 from ._arguments import check_count, check_key
 from ._batch import host_rows
 from ._check import check_rows
@@ -79,9 +80,7 @@ class AbstractUpdate(eqx.Module):
     @property
     def parts(self) -> tuple["AbstractUpdate", ...]:
         """The updates that it is made of: those among its fields."""
-        is_update = lambda node: isinstance(node, AbstractUpdate)
-        leaves = jax.tree.leaves(list(vars(self).values()), is_leaf=is_update)
-        return tuple(filter(is_update, leaves))
+        return tuple(nodes_of(AbstractUpdate, list(vars(self).values())))
 
     @property
     def patience(self) -> int:

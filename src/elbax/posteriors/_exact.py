@@ -3,8 +3,8 @@
 import functools
 
 import equinox as eqx
-import jax
 
+from .._algebra import nodes_of
 from .._door import check_datum, check_model
 from .._model import AbstractModel
 from .._program import program
@@ -69,11 +69,10 @@ def _conditional(exact: Exact, x: PyTree) -> Distribution:
 
 def looks_first(call: Callable) -> Callable:
     """A posterior's `__call__` that first looks at the datum as every `Exact` inside of it would."""
-    is_exact = lambda node: isinstance(node, Exact)
 
     @functools.wraps(call)
     def looking(self, x, *, key=None):
-        for node in filter(is_exact, jax.tree.leaves(self, is_leaf=is_exact)):
+        for node in nodes_of(Exact, self):
             x = node.looked_at(x)
         return call(self, x, key=key)
 

@@ -4,6 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._algebra import nodes_of
 from .._arguments import check_count, check_function
 from .._program import program
 from .._types import Callable, Key, PyTree
@@ -89,8 +90,7 @@ class Importance(eqx.Module):
 
 def draws_anew(posterior: PyTree) -> bool:
     """Whether every pass over the data draws, so that a bound under it is an estimate."""
-    is_drawn = lambda node: isinstance(node, MonteCarlo | Importance)
-    return any(map(is_drawn, jax.tree.leaves(posterior, is_leaf=is_drawn)))
+    return bool(nodes_of(MonteCarlo | Importance, posterior))
 
 
 def draw(who: str, posterior: Callable, x: PyTree, number: int, key: Key | None) -> tuple:

@@ -5,6 +5,7 @@ import operator
 import equinox as eqx
 import jax
 
+from .._algebra import nodes_of
 from .._model import AbstractModel
 from .._reference import split_coordinates
 from .._types import PyTree
@@ -17,13 +18,12 @@ def is_snapshot(node: PyTree) -> bool:
 
 def has_snapshot(posterior: PyTree, model: AbstractModel | None = None) -> bool:
     """Whether there is an `Exact` in it, of this model if one is given."""
-    nodes = filter(is_snapshot, jax.tree.leaves(posterior, is_leaf=is_snapshot))
-    return any(model is None or node.model == model for node in nodes)
+    return any(model is None or node.model == model for node in nodes_of(Exact, posterior))
 
 
 def check_snapshots(posterior: PyTree, model: AbstractModel, who: str) -> None:
     """Raises `ValueError` or `TypeError` for an `Exact` whose params are not its model's, or of another latent."""
-    for node in filter(is_snapshot, jax.tree.leaves(posterior, is_leaf=is_snapshot)):
+    for node in nodes_of(Exact, posterior):
         node.model.check_params(node.params, f"{who}, posterior")
         if node.model.latent != model.latent:
             raise TypeError(

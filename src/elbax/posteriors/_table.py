@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._algebra import nodes_of
 from .._batch import as_batch, effective_weight
 from .._check import is_concrete
 from .._program import program
@@ -91,7 +92,7 @@ def _is_table(node: PyTree) -> bool:
 
 def tables(posterior: PyTree) -> list[AbstractTable]:
     """All tables in a posterior."""
-    return list(filter(_is_table, jax.tree.leaves(posterior, is_leaf=_is_table)))
+    return nodes_of(AbstractTable, posterior)
 
 
 def check_places(posterior: PyTree, batch: PyTree, who: str) -> None:

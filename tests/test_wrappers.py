@@ -359,6 +359,14 @@ def test_certify_names_the_broken_part(broken, parts):
     assert np.all(fell < -1e-10)
 
 
+def test_certify_judges_no_estimates():
+    """Each part draws for itself: what it raised may fall under the draws that measure it."""
+    update = elbax.Certify(elbax.Chain(M_STEP, M_STEP), MODEL)
+    first = start(update, posterior=elbax.MonteCarlo(elbax.Exact(MODEL, PARAMS), 1))
+    _, infos, _ = scan(update, first, SYSTEM.x, 6)
+    assert np.any(infos.gains < -1e-6) and np.all(infos.broken == -1)
+
+
 @pytest.mark.slow
 def test_certify_under_fit():
     update = elbax.Certify(EM, MODEL)

@@ -60,7 +60,7 @@ class AbstractUpdate(eqx.Module):
         """The promise never to lower the ELBO of the batch it is given (given the same again).
 
         It is the ELBO that a step measures; where the posterior is left behind the params, that of the settled
-        state.
+        state. Nothing is promised of an estimate, under a posterior that draws anew in every pass.
         """
 
     def keeps(self, promise: Promise) -> Promise:

@@ -8,6 +8,7 @@ from .._model import AbstractModel
 from .._state import ELBOState, Info
 from .._types import Array, Float, Int, PyTree
 from .._update import Chain, Promise
+from ..posteriors._monte_carlo import draws_anew
 from ._wrapper import AbstractWrapper
 
 
@@ -31,10 +32,11 @@ class Certify(AbstractWrapper):
     parts, no gain is negative. So a wrong M-step, which a trace of sweeps shows as a fall at best, is named.
     A part that promises not to lower the ELBO as it stands is `broken` where that falls by more than 1e-10 (1 +
     |ELBO|), or 64 units of rounding in float32. Parts that leave the posterior behind are measured but not judged:
-    an `EvidenceMStep`, a guarded chain.
+    an `EvidenceMStep`, a guarded chain. So are all parts where the posterior draws (`MonteCarlo`, `Importance`): a
+    part draws for itself, and may raise the ELBO of its own draws and lower that of others.
 
-    Its ELBO is the chain's. It makes one pass over the data more for each part, and one. Samples, if any, are the
-    same before and after.
+    Its ELBO is the chain's. It makes one pass over the data more for each part, and one. Draws, if any, are the
+    same before and after a part.
 
     **Arguments:**
 
@@ -90,7 +92,10 @@ class Certify(AbstractWrapper):
             infos.append(info)
         values = jnp.stack(values)
         gains = jnp.diff(values)
-        promised = [part.keeps(Promise.BOUND) is Promise.BOUND for part in self.update.parts]
+        exact = not draws_anew(state.posterior)
+        promised = [
+            exact and part.keeps(Promise.BOUND) is Promise.BOUND for part in self.update.parts
+        ]
         slack = max(1e-10, 64 * float(jnp.finfo(values.dtype).eps)) * (1 + jnp.abs(values[1:]))
         # A gain that is not finite is no gain either.
         fell = ~(gains >= -slack) & jnp.array(promised)

@@ -53,7 +53,7 @@ def chain(model: elbax.Mixture, chunk_size: int | None = None) -> elbax.Chain:
 
 
 def start(model: elbax.Mixture, params: Any) -> elbax.ELBOState:
-    return chain(model).init(params, elbax.Exact(model, params), key=jax.random.key(1))
+    return chain(model).init(params, key=jax.random.key(1))
 
 
 def seconds(function: Callable, *args: Any) -> float:

@@ -150,12 +150,12 @@ FAMILIES = [
 @eqx.filter_jit
 def traces(model: Any, keys: Any, x: Any, weight: Any) -> jax.Array:
     """The bound before each sweep, of many tables at once."""
-    em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
+    em = elbax.em(model)
 
     def one(key, x, weight):
         batch = elbax.Batch(x, weight=weight)
         params = model.init(key, batch)
-        state = em.init(params, elbax.Exact(model, params), key=key)
+        state = em.init(params, key=key)
         return jax.lax.scan(lambda s, _: em(s, batch), state, length=SWEEPS)[1].elbo
 
     return jax.vmap(one)(keys, x, weight)

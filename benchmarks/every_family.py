@@ -38,9 +38,7 @@ class System:
     name: str
     make: Callable[[Size, np.random.Generator], Made]
     params: Callable[[Any, Any], Any] = lambda model, x: model.init(jax.random.key(0), x)
-    update: Callable[[Any], elbax.AbstractUpdate] = lambda model: elbax.Chain(
-        elbax.ExactEStep(model), elbax.ClosedFormMStep(model)
-    )
+    update: Callable[[Any], elbax.AbstractUpdate] = lambda model: elbax.em(model)
     posterior: Callable[[Any, Any], Any] = elbax.Exact
 
     def state(self, model: Any, params: Any) -> elbax.ELBOState:

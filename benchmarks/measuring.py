@@ -40,7 +40,7 @@ def chain(model: elbax.AbstractModel, chunk_size: int | None = None) -> elbax.Ch
 
 
 def start(model: elbax.AbstractModel, params: Any) -> elbax.ELBOState:
-    return chain(model).init(params, elbax.Exact(model, params), key=jax.random.key(1))
+    return chain(model).init(params, key=jax.random.key(1))
 
 
 def sweeps(step: Callable, state: Any, x: jax.Array) -> Run:

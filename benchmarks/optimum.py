@@ -109,7 +109,7 @@ def with_more_starts(x: np.ndarray, structure: str, num_components: int) -> Row:
 
 def restarted(x: np.ndarray, structure: str, num_components: int, number: int) -> Row:
     model = elbax.GaussianMixture(num_components, structure, floor=0.0)
-    em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
+    em = elbax.em(model)
     number = number if num_components > 1 else 1
     rows = jnp.asarray(x)
     states = elbax.initial_states(em, rows, key=jax.random.key(0), num_restarts=number)

@@ -222,7 +222,7 @@ def neural(words: Words, train: np.ndarray, test: np.ndarray) -> list[list[int]]
     m_step = elbax.GradientMStep(tied, optax.adam(optax.cosine_decay_schedule(1e-2, 400)))
     training = elbax.Chain(elbax.ExactEStep(tied), m_step)
     x = words.sequences(train, True)
-    state = training.init(params, elbax.Exact(tied, params), key=jax.random.key(1))
+    state = training.init(params, key=jax.random.key(1))
 
     @jax.jit
     def run(state, keys):
@@ -292,7 +292,7 @@ def train_alignments(
         return jax.lax.scan(step, state, (order.reshape(-1, size), keys))
 
     params = elbax.Network(network)
-    state = training.init(params, elbax.Exact(model, params), key=jax.random.key(1))
+    state = training.init(params, key=jax.random.key(1))
     for key in jax.random.split(jax.random.key(2), epochs):
         state, _ = epoch(state, key)
     return model, state.params
@@ -513,7 +513,7 @@ def spoken(
             covariances=np.tile(np.diag(every.var(0)), (pause + 1, 1, 1)),
         ),
     }
-    em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
+    em = elbax.em(model)
     x = (speech.frames(train), jnp.asarray(states), jnp.asarray(end))
     params, _ = repeat(em, params, elbax.Exact(model, params), x, 20)
 

@@ -126,7 +126,7 @@ def acceleration(name: str) -> list[Row]:
     """EM, and EM extrapolated, from one start until `fit` sees no more to gain (float64)."""
     with jax.enable_x64(True):
         model, params, batch = {"Hasselblad": hasselblad, "overlapping": overlapping}[name]()
-        em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
+        em = elbax.em(model)
         found = []
         for kind, update in {"EM": em, "Accelerate": elbax.Accelerate(em)}.items():
             state = update.init(params, elbax.Exact(model, params), key=jax.random.key(0))

@@ -51,8 +51,8 @@ class Setting:
     @functools.cached_property
     def best(self) -> float:
         """Where EM ends."""
-        em = elbax.Chain(elbax.ExactEStep(self.model), elbax.ClosedFormMStep(self.model))
-        state = em.init(self.params, elbax.Exact(self.model, self.params), key=jax.random.key(0))
+        em = elbax.em(self.model)
+        state = em.init(self.params, key=jax.random.key(0))
         return self.evidence(scan(em, state, self.x, 3000)[0].params)
 
     def evidence(self, params) -> float:

@@ -22,7 +22,7 @@ KEY = jax.random.key(0)
 X = np.asarray(elbax.datasets.old_faithful()[:12], float)
 NAN = np.where(np.arange(24).reshape(12, 2) == 7, np.nan, X)
 MODEL = elbax.GaussianMixture(2)
-EM = elbax.Chain(elbax.ExactEStep(MODEL), elbax.ClosedFormMStep(MODEL))
+EM = elbax.em(MODEL)
 FRAME = pd.DataFrame(X, columns=["eruption", "waiting"])
 SQUARES = np.stack([np.eye(2)] * 3)
 

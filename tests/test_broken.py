@@ -174,7 +174,7 @@ def broken_mixture(component):
 
 def test_half_an_m_step_ascends_but_is_not_stationary():
     system = broken_mixture(HalfMStep)
-    update = elbax.Chain(elbax.ExactEStep(system.model), elbax.ClosedFormMStep(system.model))
+    update = elbax.em(system.model)
     posterior = lambda: elbax.Exact(system.model, system.params)
     laws.ascent(cases.Case("half", system, lambda rate: update, posterior))
     with pytest.raises(AssertionError):
@@ -200,7 +200,7 @@ class AbsoluteFloor(elbax.components.Normal):
 
 def test_a_floor_in_units_is_caught():
     system = dataclasses.replace(broken_mixture(AbsoluteFloor), name=SYSTEM.name)
-    update = elbax.Chain(elbax.ExactEStep(system.model), elbax.ClosedFormMStep(system.model))
+    update = elbax.em(system.model)
     posterior = lambda: elbax.Exact(system.model, system.params)
     with pytest.raises(AssertionError):
         laws.units(cases.Case("absolute", system, lambda rate: update, posterior))

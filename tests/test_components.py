@@ -532,8 +532,8 @@ def test_certain_columns_survive_a_round_trip():
     x = jnp.asarray(np.column_stack([np.ones(12), BINARY]))
     model = elbax.Mixture(components.Bernoulli(), 1)
     params = model.init(jax.random.key(0), x)
-    em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
-    state, _ = em(em.init(params, elbax.Exact(model, params), key=jax.random.key(1)), x)
+    em = elbax.em(model)
+    state, _ = em(em.init(params, key=jax.random.key(1)), x)
     p = BINARY.mean(0)
     theirs = np.sum(p * np.log(p) + (1 - p) * np.log(1 - p))
     np.testing.assert_allclose(elbax.evidence(model, state.params, x), theirs, rtol=1e-12)
@@ -545,11 +545,11 @@ def float32_and_float64(model, x, num_sweeps=5, seed=0):
     """Params, what they describe and the evidence after a few sweeps in either precision."""
     wide = jnp.asarray(x)
     start = model.init(jax.random.key(seed), wide)
-    em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
+    em = elbax.em(model)
 
     @jax.jit
     def run(params, data):
-        state = em.init(params, elbax.Exact(model, params), key=jax.random.key(1))
+        state = em.init(params, key=jax.random.key(1))
         state, _ = jax.lax.scan(lambda s, _: em(s, data), state, length=num_sweeps)
         return model.describe(state.params), elbax.evidence(model, state.params, data)
 
@@ -591,9 +591,9 @@ def test_float32_regression_far_from_the_origin():
     wide = np.asarray(x[0], float), np.asarray(x[1], float)
     expected = np.linalg.lstsq(np.column_stack([np.ones(200), wide[0]]), wide[1], rcond=None)[0]
     model = elbax.Mixture(components.LinearRegression(), 1)
-    em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
+    em = elbax.em(model)
     params = model.init(jax.random.key(0), x)
-    state = em.init(params, elbax.Exact(model, params), key=jax.random.key(0))
+    state = em.init(params, key=jax.random.key(0))
     for _ in range(3):
         slopes = model.describe(state.params)["coefficients"][0, 1:]
         np.testing.assert_allclose(slopes, expected[1:], rtol=1e-4)
@@ -606,9 +606,9 @@ def test_a_mean_that_rounding_holds_does_not_lower_the_bound():
     u = rng.normal(size=(40, 1))
     x = jnp.asarray(np.hstack([400 + u, 250 + u]), jnp.float32)
     model = elbax.GaussianMixture(2)
-    em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
+    em = elbax.em(model)
     params = model.init(jax.random.key(0), x)
-    state = em.init(params, elbax.Exact(model, params), key=jax.random.key(0))
+    state = em.init(params, key=jax.random.key(0))
     bounds = jax.jit(lambda s: jax.lax.scan(lambda s, _: em(s, x), s, length=30)[1].elbo)(state)
     falls = np.maximum(0, -np.diff(np.asarray(bounds, float)))
     assert bounds.dtype == jnp.float32
@@ -626,8 +626,8 @@ def test_a_component_whose_statistics_vanish_one_by_one_stays():
             weights=[1, np.exp(-80.0)], coefficients=np.zeros((2, 3)), deviations=[1.0, 1.0]
         ),
     )
-    em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
-    state = em.init(params, elbax.Exact(model, params), key=jax.random.key(0))
+    em = elbax.em(model)
+    state = em.init(params, key=jax.random.key(0))
     moved = em(state, x)[0].params["components"]
     assert np.all(np.isfinite(moved["coefficients"])) and np.all(np.isfinite(moved["log_noise"]))
     np.testing.assert_array_equal(moved["coefficients"][1], 0)
@@ -645,8 +645,8 @@ def test_factors_of_a_component_whose_statistics_vanish_stay():
     params = model.from_description(weights=[1, 1.3e-38], **described)
     params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
     x = jnp.array([[0.1, 0.2, -0.3]], jnp.float32)
-    em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
-    state = em.init(params, elbax.Exact(model, params), key=jax.random.key(0))
+    em = elbax.em(model)
+    state = em.init(params, key=jax.random.key(0))
     moved = em(state, x)[0].params["components"]
     for name in ("mean", "loadings", "log_noise"):
         np.testing.assert_array_equal(moved[name][1], params["components"][name][1])
@@ -783,7 +783,7 @@ def test_a_pass_adds_what_a_faster_form_leaves_out_once(name, dtype, monkeypatch
     exact, sampled = elbax.Exact(model, params), jax.random.key(2)
     stale = elbax.Exact(model, model.init(jax.random.key(3), batch))
     batch = jnp.asarray(np.ceil(batch) if dtype is int else batch, dtype)
-    em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
+    em = elbax.em(model)
 
     def first(update):
         moved, info = update(update.init(params, exact, key=jax.random.key(1)), batch)
@@ -901,8 +901,8 @@ def test_a_constant_column_has_a_spherical_deviation(as_users_run):
         elbax.GaussianMixture(1, "diagonal").init(jax.random.key(0), x)
     model = elbax.GaussianMixture(1, "spherical", floor=0.0)
     params = model.init(jax.random.key(0), x)
-    em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
-    state, _ = em(em.init(params, elbax.Exact(model, params), key=jax.random.key(1)), x)
+    em = elbax.em(model)
+    state, _ = em(em.init(params, key=jax.random.key(1)), x)
     variance = model.describe(state.params)["covariances"][0, 0, 0]
     np.testing.assert_allclose(variance, np.asarray(x).var(0).mean(), rtol=1e-10)
 
@@ -912,6 +912,6 @@ def test_a_rates_prior_without_a_mode_does_not_lower_the_bound():
     prior = elbax.priors.Gamma(0.5, 0.5)
     model, x = elbax.Mixture(elbax.components.Poisson(prior), 2), jnp.array([[0.0], [0.0], [4.0]])
     params = model.init(jax.random.key(0), x)
-    em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
-    state = em.init(params, elbax.Exact(model, params), key=jax.random.key(0))
+    em = elbax.em(model)
+    state = em.init(params, key=jax.random.key(0))
     assert elbax.fit(em, state, x).code == "converged"

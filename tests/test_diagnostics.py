@@ -18,7 +18,7 @@ from elbax._reference import split_coordinates
 
 
 def em(model):
-    return elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
+    return elbax.em(model)
 
 
 def fitted(model, x, *, update=None, params=None, max_steps=3000):

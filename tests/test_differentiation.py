@@ -18,13 +18,13 @@ import elbax
 def test_the_jacobian_of_a_sweep(form):
     """Forward, reverse and finite differences agree: nothing is cut from the graph."""
     system = gaussian_mixture("full", form)
-    em = elbax.Chain(elbax.ExactEStep(system.model), elbax.ClosedFormMStep(system.model))
+    em = elbax.em(system.model)
     flat, restore = jax.flatten_util.ravel_pytree(system.params)
 
     @jax.jit
     def sweep(flat):
         params = restore(flat)
-        state = em.init(params, elbax.Exact(system.model, params), key=jax.random.key(0))
+        state = em.init(params, key=jax.random.key(0))
         return jax.flatten_util.ravel_pytree(em(state, system.x)[0].params)[0]
 
     forward = jax.jit(jax.jacfwd(sweep))(flat)
@@ -43,9 +43,9 @@ def test_the_rate_of_em_is_the_spectral_radius():
     """At the fixed point of EM the error shrinks by the largest eigenvalue of the sweep's Jacobian."""
     x = elbax.datasets.old_faithful()[:, 1:]
     model = elbax.GaussianMixture(2, floor=0.0, form="difference")
-    em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
+    em = elbax.em(model)
     params = model.init(jax.random.key(0), x)
-    state = em.init(params, elbax.Exact(model, params), key=jax.random.key(0))
+    state = em.init(params, key=jax.random.key(0))
 
     def sweep(flat):
         theta = restore(flat)

@@ -69,7 +69,7 @@ def log_likelihood(model, params, x):
 
 def test_the_maximum_of_npreg():
     model, params, x = npreg()
-    em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
+    em = elbax.em(model)
     state, elbo = run(em, model, params, x, 300)
     assert np.all(np.diff(elbo) > -1e-11)
     ours = log_likelihood(model, state.params, x)
@@ -99,7 +99,7 @@ def test_one_regression_is_least_squares():
         params = model.from_description(
             weights=[1.0], coefficients=[[3.0, -2.0, 1.0]], deviations=[7.0], unit=2.0
         )
-        em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
+        em = elbax.em(model)
         described = model.describe(run(em, model, params, (u, y), 1)[0].params)
         np.testing.assert_allclose(described["coefficients"][0], theirs, rtol=1e-9)
         deviation = np.sqrt((rss[0] + 2.0**2 * floor) / 200)
@@ -113,11 +113,11 @@ def test_one_regression_is_least_squares():
 def test_lines_without_noise(dtype):
     """Two lines, exact or nearly so, at any scale and offset: it ascends, to deviations that rounding can tell."""
     model = elbax.Mixture(components.LinearRegression(floor=0.0), 2)
-    em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
+    em = elbax.em(model)
 
     @jax.jit
     def fit(params, x):
-        state = em.init(params, elbax.Exact(model, params), key=jax.random.key(0))
+        state = em.init(params, key=jax.random.key(0))
         state, info = jax.lax.scan(lambda s, _: em(s, x), state, length=60)
         return model.describe(state.params)["deviations"], info.elbo
 

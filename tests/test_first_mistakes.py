@@ -18,7 +18,7 @@ MODEL = elbax.GaussianMixture(2)
 PARAMS = MODEL.from_description(
     weights=[0.5, 0.5], means=[[2.0, 55.0], [4.0, 80.0]], covariances=[np.diag([0.1, 30.0])] * 2
 )
-EM = elbax.Chain(elbax.ExactEStep(MODEL), elbax.ClosedFormMStep(MODEL))
+EM = elbax.em(MODEL)
 GAPS = jnp.zeros((3, 5, 2)).at[1, 3, 0].set(jnp.nan)
 NORMAL_LOGPDF = jax.scipy.stats.norm.logpdf
 
@@ -38,7 +38,7 @@ def frames(labels, inputs=None):
     model = elbax.ConnectionistTemporalClassification()
     chain = elbax.Chain(elbax.ExactEStep(model), elbax.GradientMStep(model, optax.sgd(1.0)))
     network = elbax.Network(lambda w, x: x @ w, jnp.zeros((4, 4)))
-    state = chain.init(network, elbax.Exact(model, network), key=jax.random.key(0))
+    state = chain.init(network, key=jax.random.key(0))
     return elbax.fit(chain, state, (inputs, labels))
 
 

@@ -62,7 +62,7 @@ def test_max_steps_equals_the_users_own_scan():
 def test_a_second_fit_compiles_nothing():
     first = elbax.fit(CASE.update, CASE.state, X, max_steps=60)
     again = gaussian_mixture("full").model
-    em = elbax.Chain(elbax.ExactEStep(again), elbax.ClosedFormMStep(again))
+    em = elbax.em(again)
     other = CASE.state.replace(key=jax.random.key(3))
     bent = X + 0.1 * X**2
     with count_compilations() as compiled:
@@ -142,11 +142,11 @@ def test_progress(capsys):
 def test_restarts():
     x = elbax.datasets.old_faithful()
     model = elbax.GaussianMixture(2)
-    em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
+    em = elbax.em(model)
 
     def start(key):
         params = model.init(key, x)
-        return em.init(params, elbax.Exact(model, params), key=key)
+        return em.init(params, key=key)
 
     keys = jax.random.split(jax.random.key(0), 3)
     restarts = elbax.fit_restarts(em, jax.vmap(start)(keys), x, reject=model.collapsed)
@@ -216,14 +216,14 @@ def test_a_state_carries_arrays_only():
     for leaf, hint in ((jax.nn.relu, "elbax.Network"), (0.5, "jnp.asarray")):
         params = system.params | {"more": {"deep": [leaf]}}
         with pytest.raises(TypeError, match=r"params\['more'\]\['deep'\]\[0\] is a .*" + hint):
-            em.init(params, elbax.Exact(system.model, params), key=jax.random.key(0))
+            em.init(params, key=jax.random.key(0))
 
 
 def test_weak_types_and_numpy_are_taken_in():
     case = find("plain-categorical:exact/gradient")
     em, system = case.update, case.system
     params = {"logits": np.zeros(3), "mean": system.params["mean"]}
-    state = em.init(params, elbax.Exact(system.model, params), key=jax.random.key(0))
+    state = em.init(params, key=jax.random.key(0))
     jax.lax.scan(lambda s, _: em(s, system.x), state, length=2)
 
 

@@ -371,7 +371,7 @@ def test_tied_params_reach_the_closed_forms_optimum():
         ("closed", closed, elbax.ClosedFormMStep(closed)),
     ]:
         em = elbax.Chain(elbax.ExactEStep(model), m_step)
-        state = em.init(params, elbax.Exact(model, params), key=jax.random.key(0))
+        state = em.init(params, key=jax.random.key(0))
         ends[name] = elbax.fit(em, state, x, tolerance=1e-14, max_steps=2000)
         assert np.all(np.diff(ends[name].trace) > -1e-10)
     described = [m.describe(ends[n].state.params) for n, m in (("tied", tied), ("closed", closed))]

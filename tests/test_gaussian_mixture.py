@@ -25,8 +25,8 @@ COVARIANCES = ["full", "tied", "diagonal", "spherical"]
 
 def start(model, x, seed=0):
     params = model.init(jax.random.key(seed), x)
-    em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
-    return em, em.init(params, elbax.Exact(model, params), key=jax.random.key(1))
+    em = elbax.em(model)
+    return em, em.init(params, key=jax.random.key(1))
 
 
 @pytest.mark.parametrize("covariance", COVARIANCES)
@@ -93,8 +93,8 @@ def test_old_faithful_best_of_restarts(num_components, covariance, value):
 
 def start_state(model, x, key):
     params = model.init(key, x)
-    em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
-    return em.init(params, elbax.Exact(model, params), key=key)
+    em = elbax.em(model)
+    return em.init(params, key=key)
 
 
 @pytest.mark.slow
@@ -115,7 +115,7 @@ def test_collapsed_restarts_are_flagged_not_returned():
         params = model.init(key, x)
         rows = jax.random.choice(key, x, (3,), replace=False)
         params["components"]["mean"] = rows
-        return em.init(params, elbax.Exact(model, params), key=key)
+        return em.init(params, key=key)
 
     states = jax.vmap(random_start)(jax.random.split(jax.random.key(3), 48))
     restarts = elbax.fit_restarts(em, states, x, reject=model.collapsed, max_steps=400)
@@ -150,7 +150,7 @@ def test_float32_against_float64(name, covariance):
     for x in (narrow, wide):
         theta = jax.tree.map(lambda leaf, x=x: leaf.astype(x.dtype), params)
         em, _ = start(model, wide)
-        state = em.init(theta, elbax.Exact(model, theta), key=jax.random.key(1))
+        state = em.init(theta, key=jax.random.key(1))
         end, _ = jax.jit(lambda s, x, em=em: jax.lax.scan(lambda s, _: em(s, x), s, length=8))(
             state, x
         )
@@ -189,12 +189,12 @@ def test_float32_shrinks_as_far_as_it_sees(name, covariance):
     x = clusters(name)
     model = elbax.GaussianMixture(3 if len(x) > 1 else 2, covariance)
     start = model.init(jax.random.key(0), x if len(x) > 1 else elbax.datasets.old_faithful())
-    em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
+    em = elbax.em(model)
 
     @functools.partial(jax.jit, static_argnums=0)
     def run(dtype):
         params = jax.tree.map(lambda leaf: leaf.astype(dtype), start)
-        state = em.init(params, elbax.Exact(model, params), key=jax.random.key(0))
+        state = em.init(params, key=jax.random.key(0))
         return jax.lax.scan(lambda s, _: em(s, x.astype(dtype)), state, length=150)[1].elbo
 
     narrow, wide = np.asarray(run(jnp.float32), float), np.asarray(run(float))
@@ -250,7 +250,7 @@ def test_components_permute():
     coordinates, rest = split_coordinates(system.params)
     permuted = eqx.combine(jax.tree.map(lambda leaf: leaf[order], coordinates), rest)
     for params in (system.params, permuted):
-        state = em.init(params, elbax.Exact(system.model, params), key=jax.random.key(1))
+        state = em.init(params, key=jax.random.key(1))
         ends.append(split_coordinates(em(state, system.x)[0].params)[0])
     for ours, theirs in zip(jax.tree.leaves(ends[0]), jax.tree.leaves(ends[1]), strict=True):
         np.testing.assert_allclose(ours[order], theirs, rtol=1e-10, atol=1e-12)
@@ -270,7 +270,7 @@ def test_an_emptied_component_stays():
     system = gaussian_mixture("full")
     params = system.params | {"logits": system.params["logits"].at[1].set(-1e6)}
     em, _ = start(system.model, system.x)
-    state = em.init(params, elbax.Exact(system.model, params), key=jax.random.key(1))
+    state = em.init(params, key=jax.random.key(1))
     end, info = em(state, system.x)
     assert bool(jnp.isfinite(info.elbo))
     assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(end.params))

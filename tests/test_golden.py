@@ -19,8 +19,8 @@ def test_hasselblads_deaths(repeat):
     params = model.from_description(weights=[0.5, 0.5], rates=[[1.0], [3.0]])
     values = jnp.arange(10.0)[:, None]
     batch = jnp.repeat(values, DAYS, axis=0) if repeat else elbax.Batch(values, weight=DAYS)
-    em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
-    state = em.init(params, elbax.Exact(model, params), key=jax.random.key(0))
+    em = elbax.em(model)
+    state = em.init(params, key=jax.random.key(0))
     run = jax.jit(lambda s: jax.lax.scan(lambda s, _: em(s, batch), s, length=6000))
     state, info = run(state)
     assert np.all(np.diff(info.elbo) > -1e-13)

@@ -326,8 +326,8 @@ def test_inside_outside(mask):
     model, params, roots, allowed = grammar(mask)
     model.check(corpus())
     values, moved, best = brute_force(model.describe(params), allowed, roots)
-    em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
-    state = em.init(params, elbax.Exact(model, params), key=jax.random.key(1))
+    em = elbax.em(model)
+    state = em.init(params, key=jax.random.key(1))
     modes = jax.jit(jax.vmap(lambda x: elbax.Exact(model, params)(x).mode()))(corpus())
     for ours, theirs in zip(modes, best):
         np.testing.assert_array_equal(ours, theirs)

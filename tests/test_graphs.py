@@ -238,9 +238,9 @@ def test_em_on_missing_data(pseudo):
     model = BayesianNetwork(SIZES, PARENTS, prior=prior)
     x = incomplete_data()
     batch = elbax.Incomplete(jnp.nan_to_num(x), jnp.asarray(~np.isnan(x)))
-    em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
+    em = elbax.em(model)
     params = model.init(jax.random.key(0))
-    state = em.init(params, elbax.Exact(model, params), key=jax.random.key(1))
+    state = em.init(params, key=jax.random.key(1))
     step, last = jax.jit(em), -np.inf
     for _ in range(3):
         evidence, tables = brute_force_em(model.describe(state.params)["tables"], x, pseudo)
@@ -309,8 +309,8 @@ def test_impossible_evidence_is_told():
     row = type(datum)(datum.values[0], datum.observed)
     for shares in model.marginals(params, row):
         assert np.isnan(shares).all()
-    em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
-    state = em.init(params, elbax.Exact(model, params), key=jax.random.key(0))
+    em = elbax.em(model)
+    state = em.init(params, key=jax.random.key(0))
     assert elbax.fit(em, state, impossible).code == "nonfinite"
 
     possible = elbax.incomplete(jnp.array([[jnp.nan, 0, 0], [jnp.nan, 1, 1], [1, 1, jnp.nan]]))

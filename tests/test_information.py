@@ -51,7 +51,7 @@ def sharpened(model, params, batch, free=True, steps=8):
 
 
 def fitted(model, batch, *, steps=300, update=None, params=None):
-    step = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
+    step = elbax.em(model)
     step = step if update is None else update
     params = model.init(jax.random.key(0), batch) if params is None else params
     state = step.init(params, elbax.Exact(model, params), key=jax.random.key(1))

@@ -123,8 +123,8 @@ def test_evidence_of_factor_analysis(noise):
 
 
 def sweeps(model, params, batch, length):
-    em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
-    state = em.init(params, elbax.Exact(model, params), key=jax.random.key(0))
+    em = elbax.em(model)
+    state = em.init(params, key=jax.random.key(0))
 
     @jax.jit
     def run(state):
@@ -180,7 +180,7 @@ def test_blocks_and_chunks_change_nothing(name):
 def one_sweep(model, params, batch, chunk_size=None):
     m_step = elbax.ClosedFormMStep(model, chunk_size=chunk_size)
     em = elbax.Chain(elbax.ExactEStep(model), m_step)
-    state = em.init(params, elbax.Exact(model, params), key=jax.random.key(0))
+    state = em.init(params, key=jax.random.key(0))
     state, info = jax.jit(lambda state, batch: em(state, batch))(state, batch)
     return state.params, info.elbo
 

@@ -319,7 +319,7 @@ def test_stochastic_approximation_em():
         return elbax.evidence(model, jax.jit(run)(state, x)[0].params, x)
 
     start = elbax.evidence(model, params, x)
-    em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
+    em = elbax.em(model)
     best = end(em, exact(FACTORS), 500)
     saem = elbax.Chain(
         elbax.MarkovChainMonteCarloEStep(model, metropolis, num_steps=10),

@@ -55,9 +55,9 @@ def test_a_first_fit_compiles_five_programs():
 x = rng.normal(size=(200, 6)).astype(np.float32) + 3 * (np.arange(200) % 3)[:, None]
 x = x.astype(np.float32)
 model = elbax.GaussianMixture(3)
-em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
+em = elbax.em(model)
 params = model.init(key, x)
-state = em.init(params, elbax.Exact(model, params), key=run)
+state = em.init(params, key=run)
 result = elbax.fit(em, state, x, max_steps=7)
 print(model.describe(result.state.params)["weights"], result)
 print(json.dumps(len(seen)))

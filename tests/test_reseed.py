@@ -131,7 +131,7 @@ def test_em_goes_on_from_there():
     model = model_of()
     em = chain(model)
     starts = [model.from_description(**given) for given in (EMPTIED, COLLAPSED, WELL)]
-    states = [em.init(p, elbax.Exact(model, p), key=jax.random.key(0)) for p in starts]
+    states = [em.init(p, key=jax.random.key(0)) for p in starts]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
 
     def run(state):
@@ -148,7 +148,7 @@ def test_em_goes_on_from_there():
         means = means[np.lexsort((means[:, 1].round(), means[:, 0].round()))]
         np.testing.assert_allclose(means, centers, atol=1.0)
     assert not em.ascends
-    plain = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
+    plain = elbax.em(model)
     well, _ = jax.jit(lambda s: jax.lax.scan(lambda s, _: plain(s, X), s, length=60))(
         plain.init(starts[2], elbax.Exact(model, starts[2]), key=jax.random.key(0))
     )

@@ -13,13 +13,13 @@ from sklearn.datasets import load_breast_cancer
 x = load_breast_cancer().data
 x = ((x - x.mean(0)) / x.std(0)).astype(np.float32)
 model = elbax.GaussianMixture(4)
-em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
+em = elbax.em(model)
 
 @jax.jit
 @jax.vmap
 def start(key):
     params = model.init(key, x)
-    return em.init(params, elbax.Exact(model, params), key=key)
+    return em.init(params, key=key)
 
 for seed in range(3):
     states = start(jax.random.split(jax.random.key(seed), 8))
@@ -33,7 +33,7 @@ x = jax.random.normal(jax.random.key(0), (20_000, 32))
 model = elbax.GaussianMixture(16)
 params = model.init(jax.random.key(1), x)
 em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model, chunk_size=250))
-state = em.init(params, elbax.Exact(model, params), key=jax.random.key(2))
+state = em.init(params, key=jax.random.key(2))
 run = jax.jit(lambda state, x: jax.lax.scan(lambda s, _: em(s, x), state, length=20))
 for _ in range(3):
     print(run(state, x)[1].elbo[-1])

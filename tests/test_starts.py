@@ -33,7 +33,7 @@ def starts(init, model=MODEL, x=X, keys=KEYS):
 
 
 def bundle(model, num_restarts, x=X, **options):
-    em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
+    em = elbax.em(model)
     key = jax.random.key(1)
     return em, elbax.initial_states(em, x, key=key, num_restarts=num_restarts, **options)
 

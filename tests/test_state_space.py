@@ -232,7 +232,7 @@ def textbook(said, data, structure):
 
 def em_of(model, params, **arguments):
     em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model, **arguments))
-    return em, em.init(params, elbax.Exact(model, params), key=jax.random.key(0))
+    return em, em.init(params, key=jax.random.key(0))
 
 
 @eqx.filter_jit

@@ -73,8 +73,8 @@ def test_a_model_without_a_floor_has_no_unit():
     params = model.init(jax.random.key(0), X)
     assert "unit" not in params["components"]
     given = elbax.GaussianMixture(2).init(jax.random.key(0), X)
-    em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
-    state = em.init(given, elbax.Exact(model, given), key=jax.random.key(1))
+    em = elbax.em(model)
+    state = em.init(given, key=jax.random.key(1))
     end, _ = jax.lax.scan(lambda state, _: em(state, X), state, length=2)
     np.testing.assert_array_equal(
         end.params["components"]["unit"].value, given["components"]["unit"].value

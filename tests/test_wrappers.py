@@ -480,7 +480,7 @@ def test_accelerate_under_vmap():
 
 def evaluations(em, params, model, batch, to=lambda params: params, fast=None, most=40_000):
     """(params, evaluations of the map) once it moves them by less than 1e-8, the rule of R's SQUAREM."""
-    state = (fast or em).init(params, elbax.Exact(model, params), key=jax.random.key(0))
+    state = (fast or em).init(params, key=jax.random.key(0))
 
     def distance(a, b):
         return jnp.sqrt(sum(jnp.sum((x - y) ** 2) for x, y in zip(*map(jax.tree.leaves, (a, b)))))
@@ -516,7 +516,7 @@ def evaluations(em, params, model, batch, to=lambda params: params, fast=None, m
 def hasselblad():
     model = elbax.Mixture(elbax.components.Poisson(), 2)
     params = model.from_description(weights=[0.5, 0.5], rates=[[1.0], [3.0]])
-    em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
+    em = elbax.em(model)
     batch = elbax.Batch(jnp.arange(10.0)[:, None], weight=DAYS)
 
     def to(params):
@@ -562,7 +562,7 @@ def test_joreskogs_factors_by_squarem():
     model = elbax.FactorAnalysis(4, pattern=loadings != 0, floor=0.0)
     params = model.from_description(mean=np.zeros(9), loadings=loadings, noise=np.full(9, 1e-8))
     batch = elbax.from_moments(jnp.zeros(9), jnp.asarray(correlation), 145)
-    em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
+    em = elbax.em(model)
 
     def to(params):
         return params["loadings"], jnp.exp(2 * params["log_noise"])
@@ -744,7 +744,7 @@ def test_annealing_escapes_where_em_does_not():
     noise = jax.random.normal(jax.random.key(1), (90, 2))
     x = center[jnp.arange(90) % 3] + noise
     model = elbax.GaussianMixture(3, "spherical", floor=0.01)
-    em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
+    em = elbax.em(model)
     described = {"weights": [1 / 3] * 3, "covariances": [np.eye(2)] * 3, "unit": np.std(x, 0)}
     bad = model.from_description(means=[[-5.5, 0.0], [-4.5, 0.0], [2.5, 2.0]], **described)
     good = model.from_description(means=center, **described)
@@ -753,7 +753,7 @@ def test_annealing_escapes_where_em_does_not():
     @jax.vmap
     def evidence(first, params):
         annealed = elbax.Anneal(em, lambda step: jnp.minimum(1.0, first * 1.03**step))
-        state = annealed.init(params, elbax.Exact(model, params), key=jax.random.key(0))
+        state = annealed.init(params, key=jax.random.key(0))
         state, _ = jax.lax.scan(lambda s, _: annealed(s, x), state, length=300)
         return elbax.evidence(model, state.params, x)
 
@@ -770,7 +770,7 @@ def test_annealing_depends_less_on_its_start():
     center = 6 * jnp.stack([jnp.cos(angle), jnp.sin(angle)], 1)
     x = center[jnp.arange(100) % 5] + jax.random.normal(jax.random.key(2), (100, 2))
     model = elbax.GaussianMixture(5, "spherical", floor=0.01)
-    em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
+    em = elbax.em(model)
 
     def ends(first):
         annealed = elbax.Anneal(em, lambda step: jnp.minimum(1.0, first * 1.02**step))
@@ -780,7 +780,7 @@ def test_annealing_depends_less_on_its_start():
             params = model.from_description(
                 weights=[0.2] * 5, means=x[rows], covariances=[np.eye(2)] * 5
             )
-            state = annealed.init(params, elbax.Exact(model, params), key=key)
+            state = annealed.init(params, key=key)
             state, _ = jax.lax.scan(lambda s, _: annealed(s, x), state, length=300)
             return elbax.evidence(model, state.params, x)
 
@@ -911,14 +911,14 @@ def test_accelerated_steps_have_a_slope():
         jnp.arange(10)[:, None], weight=jnp.array([162.0, 267, 271, 185, 111, 61, 27, 8, 3, 1])
     )
     model = elbax.Mixture(elbax.components.Poisson(), 2)
-    chain = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
+    chain = elbax.em(model)
     fast = elbax.Accelerate(chain)
 
     @jax.jit
     def end(rate):
         params = model.from_description(weights=[0.5, 0.5], rates=[[1.0], [3.0]])
         params["components"]["log_rates"] = params["components"]["log_rates"].at[0, 0].set(rate)
-        state = fast.init(params, elbax.Exact(model, params), key=jax.random.key(1))
+        state = fast.init(params, key=jax.random.key(1))
         state, _ = jax.lax.scan(lambda s, _: fast(s, days), state, length=5)
         return jnp.sum(state.params["components"]["log_rates"])
 

@@ -15,6 +15,7 @@ from ._elbo import (
     ELBOTerms as ELBOTerms,
     evidence as evidence,
 )
+from ._em import em as em
 from ._export import exportable as exportable
 from ._fit import fit as fit, fit_restarts as fit_restarts, Restarts as Restarts, Result as Result
 from ._incomplete import Incomplete as Incomplete

@@ -28,8 +28,8 @@ def exportable(*trees: PyTree) -> None:
     >>> import elbax, jax
     >>> x, model = elbax.datasets.old_faithful(), elbax.GaussianMixture(2)
     >>> params = model.init(jax.random.key(0), x)
-    >>> em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
-    >>> state = em.init(params, elbax.Exact(model, params), key=jax.random.key(1))
+    >>> em = elbax.em(model)
+    >>> state = em.init(params, key=jax.random.key(1))
     >>> elbax.exportable(state)
     >>> (n,) = jax.export.symbolic_shape("n")  # any number of rows
     >>> rows = jax.ShapeDtypeStruct((n, 2), x.dtype)

@@ -122,8 +122,8 @@ def fit(
     >>> import elbax, jax
     >>> x, model = elbax.datasets.old_faithful(), elbax.GaussianMixture(2)
     >>> params = model.init(jax.random.key(0), x)
-    >>> em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
-    >>> state = em.init(params, elbax.Exact(model, params), key=jax.random.key(1))
+    >>> em = elbax.em(model)
+    >>> state = em.init(params, key=jax.random.key(1))
     >>> result = elbax.fit(em, state, x)
     >>> print(result.code, f"{float(result.elbo):.3f}")
     converged -4.155

@@ -116,19 +116,44 @@ class AbstractUpdate(eqx.Module):
         """
         return before
 
-    def init(self, params: PyTree, posterior: PyTree, *, key: Key) -> ELBOState:
+    def natural_posterior(self, params: PyTree) -> PyTree:
+        """The posterior that `init` starts with where none is given; `None` if the update knows none.
+
+        By default it is that of the first part that knows one, such as `Exact(model, params)` for an
+        `ExactEStep`.
+        """
+        found = (part.natural_posterior(params) for part in self.parts)
+        return next((posterior for posterior in found if posterior is not None), None)
+
+    def init(self, params: PyTree, posterior: PyTree = None, *, key: Key) -> ELBOState:
         """The first state of a scan of this update.
 
         To change the update in mid-run, start the next scan from
         `other.init(state.params, posterior, key=state.key)`.
 
-        **Raises** `TypeError` for a leaf that is no array (it names the path), or for a posterior
-        that this update cannot move.
+        **Arguments:**
+
+        - `params`: what `model.init` returns, or of that structure.
+        - `posterior`: the posterior to start with, such as an encoder. An update with an `ExactEStep`, a
+          `HardEStep` or a `LaplaceEStep` needs none: it starts with that step's posterior at `params`.
+        - `key`: the state's random key.
+
+        **Raises** `TypeError` for a leaf that is not an array (it names the path), for a posterior that this
+        update cannot move, and where no posterior is given and the update knows none.
         """
         check_key(key, "init")
         models = distinct_models(self)
         for model in models:
             model.check_params(params, f"{type(self).__name__}.init")
+        if posterior is None:
+            posterior = self.natural_posterior(params)
+        if posterior is None:
+            raise TypeError(
+                f"{name_of(self)}.init got no posterior, and none of its steps has one to start with. Pass one "
+                "as the second argument: elbax.Exact(model, params), or an encoder such as "
+                "elbax.Amortized(network, model.latent)."
+            )
+        for model in models:
             check_snapshots(posterior, model, f"{type(self).__name__}.init")
         if len(models) > 1:
             raise TypeError(

@@ -57,7 +57,7 @@ class GeneralizedLinear(AbstractComponent):
     >>> model = elbax.Mixture(elbax.components.GeneralizedLinear("poisson"), 2)
     >>> params = model.init(jax.random.key(0), (u, counts))
     >>> em = elbax.Chain(elbax.ExactEStep(model), elbax.NewtonMStep(model))
-    >>> state = em.init(params, elbax.Exact(model, params), key=jax.random.key(1))
+    >>> state = em.init(params, key=jax.random.key(1))
     >>> state, info = em(state, (u, counts))
 
     ```

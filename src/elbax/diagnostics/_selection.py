@@ -12,13 +12,11 @@ from .._batch import read
 from .._check import check_known
 from .._door import check_model
 from .._elbo import evidence
+from .._em import em
 from .._fit import fit_restarts, Restarts
-from .._model import AbstractModel
 from .._padding import padded
 from .._types import Any, Callable, Key, PyTree, Scalar
-from .._update import AbstractUpdate, Chain
-from ..e_steps import ExactEStep
-from ..m_steps import ClosedFormMStep
+from .._update import AbstractUpdate
 from ..starts import Init, initial_states
 from ._criteria import Criteria, criteria
 from ._table import table
@@ -141,11 +139,6 @@ _LABELS = {
 _LEFT = ("  model", "component", "structure", "response", "result")
 
 
-def expectation_maximization(model: AbstractModel, free: PyTree = True) -> AbstractUpdate:
-    """EM: Bayes' rule, then the closed form."""
-    return Chain(ExactEStep(model), ClosedFormMStep(model, free=free))
-
-
 def select(
     models: Mapping[str, Any],
     batch: PyTree,
@@ -215,7 +208,7 @@ def select(
     fits: dict[str, Restarts | None] = {}
     elsewhere: dict[str, Scalar] = {}
     for name, model in _with_bar(models) if progress else models.items():
-        step = expectation_maximization(model, free) if update is None else update(model)
+        step = em(model, free=free) if update is None else update(model)
 
         # The data are checked once, where their values are known.
         model.check(batch, f"select, {name}")

@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+from .._types import PyTree
 from ..posteriors import Exact
 from ._bayes import AbstractBayesStep
 
@@ -19,7 +20,7 @@ class ExactEStep(AbstractBayesStep):
     >>> model = elbax.GaussianMixture(2)
     >>> em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
     >>> params = model.init(jax.random.key(0), x)
-    >>> state = em.init(params, elbax.Exact(model, params), key=jax.random.key(1))
+    >>> state = em.init(params, key=jax.random.key(1))
     >>> state, info = em(state, x)
 
     ```
@@ -27,3 +28,6 @@ class ExactEStep(AbstractBayesStep):
 
     kind: ClassVar[type] = Exact
     form: ClassVar[str] = "elbax.Exact(model, params)"
+
+    def natural_posterior(self, params: PyTree) -> Exact:
+        return Exact(self.model, params)

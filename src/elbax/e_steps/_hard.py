@@ -2,7 +2,8 @@
 
 from typing import ClassVar
 
-from ..posteriors import Hard
+from .._types import PyTree
+from ..posteriors import Exact, Hard
 from ._bayes import AbstractBayesStep
 
 
@@ -27,3 +28,6 @@ class HardEStep(AbstractBayesStep):
 
     kind: ClassVar[type] = Hard
     form: ClassVar[str] = "elbax.Hard(elbax.Exact(model, params))"
+
+    def natural_posterior(self, params: PyTree) -> Hard:
+        return Hard(Exact(self.model, params))

@@ -2,7 +2,8 @@
 
 from typing import ClassVar
 
-from ..posteriors import Laplace
+from .._types import PyTree
+from ..posteriors import Exact, Laplace
 from ._bayes import AbstractBayesStep
 
 
@@ -32,3 +33,6 @@ class LaplaceEStep(AbstractBayesStep):
     @property
     def ascends(self) -> bool:
         return False
+
+    def natural_posterior(self, params: PyTree) -> Laplace:
+        return Laplace(Exact(self.model, params))

@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from .._types import Any
+from .._types import Any, PyTree
 from ..posteriors import Importance, MonteCarlo
 from ._bayes import AbstractBayesStep
 
@@ -36,3 +36,9 @@ class MonteCarloEStep(AbstractBayesStep):
     @property
     def fixed_point(self) -> bool:
         return False
+
+    def natural_posterior(self, params: PyTree) -> PyTree:
+        raise TypeError(
+            "MonteCarloEStep: init got no posterior, which says how many draws to make. Pass "
+            f"{self.form} as the second argument."
+        )

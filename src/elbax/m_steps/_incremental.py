@@ -34,7 +34,7 @@ class IncrementalMStep(AbstractStatisticsStep):
     >>> x, model = elbax.datasets.old_faithful(), elbax.GaussianMixture(2)
     >>> params = model.init(jax.random.key(0), x)
     >>> em = elbax.Chain(elbax.ExactEStep(model), elbax.IncrementalMStep(model, num_batches=4))
-    >>> state = em.init(params, elbax.Exact(model, params), key=jax.random.key(1))
+    >>> state = em.init(params, key=jax.random.key(1))
     >>> batches = jax.numpy.tile(x.reshape(4, 68, 2), (10, 1, 1))  # ten rounds
     >>> state, info = jax.lax.scan(em, state, batches)
 

@@ -42,7 +42,7 @@ class OnlineMStep(AbstractStatisticsStep):
     >>> online = elbax.Chain(
     ...     elbax.ExactEStep(model), elbax.OnlineMStep(model, rate=lambda t: (t + 1.0) ** -0.6)
     ... )
-    >>> state = online.init(params, elbax.Exact(model, params), key=jax.random.key(1))
+    >>> state = online.init(params, key=jax.random.key(1))
     >>> batches = jax.random.permutation(jax.random.key(2), x)[:270].reshape(27, 10, 2)
     >>> state, info = jax.lax.scan(online, state, batches)
 

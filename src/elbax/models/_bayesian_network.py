@@ -40,8 +40,8 @@ class BayesianNetwork(AbstractExponentialFamilyModel):
     >>> x = jnp.array([[nan, 1, 1, 1], [nan, 0, 0, 0], [nan, 1, 1, 0], [nan, 0, 0, 0]])
     >>> model = elbax.BayesianNetwork((2, 2, 2, 2), ((), (0,), (0,), (0,)))
     >>> params = model.init(jax.random.key(0))
-    >>> em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
-    >>> state = em.init(params, elbax.Exact(model, params), key=jax.random.key(1))
+    >>> em = elbax.em(model)
+    >>> state = em.init(params, key=jax.random.key(1))
     >>> state, info = em(state, elbax.incomplete(x))
 
     ```

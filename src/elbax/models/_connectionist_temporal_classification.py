@@ -41,7 +41,7 @@ class ConnectionistTemporalClassification(AbstractExponentialFamilyModel):
     >>> layer = elbax.Network(eqx.filter_vmap(eqx.nn.Linear(4, 3, key=jax.random.key(0))))
     >>> x = (jnp.ones((2, 6, 4)), jnp.array([[1, 2], [2, 2]]))
     >>> training = elbax.Chain(elbax.ExactEStep(model), elbax.GradientMStep(model, optax.adam(1e-2)))
-    >>> state = training.init(layer, elbax.Exact(model, layer), key=jax.random.key(1))
+    >>> state = training.init(layer, key=jax.random.key(1))
     >>> state, info = training(state, x)
 
     ```

@@ -42,8 +42,8 @@ class ContextFreeGrammar(AbstractExponentialFamilyModel):
     >>> model = elbax.ContextFreeGrammar(2, 2, 3)
     >>> x = jnp.array([[0, 1, 2, 0], [1, 1, 0, 2]])
     >>> params = model.init(jax.random.key(0), x)
-    >>> em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
-    >>> state = em.init(params, elbax.Exact(model, params), key=jax.random.key(1))
+    >>> em = elbax.em(model)
+    >>> state = em.init(params, key=jax.random.key(1))
     >>> state, info = em(state, x)
 
     ```

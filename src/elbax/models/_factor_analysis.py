@@ -51,8 +51,8 @@ class FactorAnalysis(AbstractExponentialFamilyModel):
     >>> x = elbax.datasets.old_faithful()
     >>> model = elbax.FactorAnalysis(num_factors=1)
     >>> params = model.init(jax.random.key(0), x)
-    >>> em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
-    >>> state = em.init(params, elbax.Exact(model, params), key=jax.random.key(1))
+    >>> em = elbax.em(model)
+    >>> state = em.init(params, key=jax.random.key(1))
     >>> result = elbax.fit(em, state, elbax.compress(x))
     >>> print(result.code, f"{float(result.elbo):.3f}")
     converged -4.742

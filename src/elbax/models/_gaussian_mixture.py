@@ -30,8 +30,8 @@ def GaussianMixture(
     >>> x = elbax.datasets.old_faithful()
     >>> model = elbax.GaussianMixture(2)
     >>> params = model.init(jax.random.key(0), x)
-    >>> em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
-    >>> state = em.init(params, elbax.Exact(model, params), key=jax.random.key(1))
+    >>> em = elbax.em(model)
+    >>> state = em.init(params, key=jax.random.key(1))
     >>> result = elbax.fit(em, state, x)
     >>> print(result.code, round(float(result.elbo) * len(x), 1))
     converged -1130.3

@@ -57,8 +57,8 @@ class HiddenMarkovModel(AbstractPartitioned):
     >>> x = jnp.array([0, 1, 0, 0, 9, 12, 8, 11, 1, 0, 0, 1])[None, :, None]  # one sequence of one column
     >>> model = elbax.HiddenMarkovModel(elbax.components.Poisson(), 2)
     >>> params = model.init(jax.random.key(0), x)
-    >>> em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
-    >>> state = em.init(params, elbax.Exact(model, params), key=jax.random.key(1))
+    >>> em = elbax.em(model)
+    >>> state = em.init(params, key=jax.random.key(1))
     >>> result = elbax.fit(em, state, x)
     >>> path = result.state.posterior(x[0]).mode()
     >>> bool(path[0] == path[-1] != path[5])

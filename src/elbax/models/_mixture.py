@@ -41,8 +41,8 @@ class Mixture(AbstractPartitioned):
     >>> model = elbax.Mixture(elbax.components.Poisson(), 2)
     >>> x = jnp.array([[0], [1], [0], [9], [12], [8]])
     >>> params = model.init(jax.random.key(0), x)
-    >>> em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
-    >>> state = em.init(params, elbax.Exact(model, params), key=jax.random.key(1))
+    >>> em = elbax.em(model)
+    >>> state = em.init(params, key=jax.random.key(1))
     >>> result = elbax.fit(em, state, x)
     >>> print(jnp.sort(model.describe(result.state.params)["rates"][:, 0]).round(1))
     [0.3 9.7]

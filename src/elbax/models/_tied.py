@@ -37,7 +37,7 @@ class Tied(AbstractAround):
     >>> tied = elbax.Tied(model, expand)
     >>> params = {"logits": jnp.zeros(2), "log_rate": jnp.array(0.0)}
     >>> em = elbax.Chain(elbax.ExactEStep(tied), elbax.NewtonMStep(tied))
-    >>> state = em.init(params, elbax.Exact(tied, params), key=jax.random.key(0))
+    >>> state = em.init(params, key=jax.random.key(0))
     >>> state, info = em(state, jnp.array([[1], [3], [2], [6]]))
 
     ```

@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from .._arguments import check_count, check_function, check_not_negative
 from .._batch import Batch, effective_weight, host_rows, over_rows
 from .._check import check_weights
+from .._em import em
 from .._fit import fit, fit_restarts, Result
 from .._incomplete import Incomplete
 from .._model import AbstractModel
@@ -23,11 +24,8 @@ from .._pattern import incomplete
 from .._program import compiled
 from .._table import named
 from .._types import Any, Callable, Key, PyTree
-from .._update import AbstractUpdate, Chain
-from ..e_steps import ExactEStep
+from .._update import AbstractUpdate
 from ..families import Distribution
-from ..m_steps import ClosedFormMStep
-from ..posteriors import Exact
 from ..starts import initial_params
 from ._distinct_rows import distinct_rows
 
@@ -86,7 +84,7 @@ class AbstractEstimator(BaseEstimator, abc.ABC):
         """What to report of one row's latent."""
 
     def _make_update(self, model: AbstractModel, batch: Batch) -> AbstractUpdate:
-        return Chain(ExactEStep(model), ClosedFormMStep(model, chunk_size=self.chunk_size))
+        return em(model, chunk_size=self.chunk_size)
 
     def _start(self, model: Any, key: Key, batch: Batch) -> PyTree:
         return model.init(key, batch)
@@ -135,7 +133,7 @@ class AbstractEstimator(BaseEstimator, abc.ABC):
         update = self._make_update(model, batch) if make is None else make(model)
 
         def begin(params, key):
-            return update.init(params, Exact(model, params), key=key)
+            return update.init(params, key=key)
 
         key, options = self._key(), {"max_steps": self.max_iter, "tolerance": self.tol}
         key_start, key_run = jax.random.split(key)

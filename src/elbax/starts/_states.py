@@ -1,6 +1,5 @@
 """Many starts at once: what restarts begin from."""
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +12,6 @@ from .._sharding import automatic
 from .._state import ELBOState
 from .._types import Any, Callable, Key, PyTree
 from .._update import AbstractUpdate
-from ..posteriors import Exact
 from ._parts import with_own_spread
 from ._start import (
     AbstractPartitioned,
@@ -48,14 +46,14 @@ def initial_states(
     - `batch`: the data.
     - `num_restarts`: how many.
     - `init`: a start as `model.init` takes it, for all of them, or a list of starts, dealt out in turn.
-    - `posterior`: a function from params to the posterior to begin with; `Exact(model, params)` by default.
+    - `posterior`: a function from params to the posterior to begin with; by default that of the update's E-step.
 
     **Raises** `TypeError` for an update of no model, or of a model without `init`.
 
     ```python
     >>> import elbax, jax
     >>> x, model = elbax.datasets.old_faithful(), elbax.GaussianMixture(2)
-    >>> em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
+    >>> em = elbax.em(model)
     >>> states = elbax.initial_states(em, x, key=jax.random.key(0), num_restarts=8)
     >>> restarts = elbax.fit_restarts(em, states, x, reject=model.collapsed)
     >>> print(restarts.codes[0], round(float(restarts.best.elbo) * len(x), 1))
@@ -68,8 +66,6 @@ def initial_states(
         raise TypeError(f"initial_states: {type(update).__name__} has no model to start.")
     model = models[0]
     check_key(key, "initial_states")
-    if posterior is None:
-        posterior = eqx.Partial(Exact, model)
     key_start, key_run = jax.random.split(key)
     params = initial_params(model, batch, key=key_start, num_restarts=num_restarts, init=init)
     return _states(update, posterior, params, key_run)
@@ -209,6 +205,5 @@ def _one(model, key, batch, init) -> PyTree:
 @automatic
 def _states(update, posterior, params, key) -> ELBOState:
     keys = jax.random.split(key, len(jax.tree.leaves(params)[0]))
-    return jax.vmap(lambda params, key: update.init(params, posterior(params), key=key))(
-        params, keys
-    )
+    start = lambda params: None if posterior is None else posterior(params)
+    return jax.vmap(lambda params, key: update.init(params, start(params), key=key))(params, keys)

@@ -62,9 +62,9 @@ class Accelerate(AbstractRemembering):
     >>> import elbax, jax
     >>> x, model = elbax.datasets.old_faithful(), elbax.GaussianMixture(3)
     >>> params = model.init(jax.random.key(0), x)
-    >>> em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
+    >>> em = elbax.em(model)
     >>> fast = elbax.Accelerate(em)
-    >>> state = fast.init(params, elbax.Exact(model, params), key=jax.random.key(1))
+    >>> state = fast.init(params, key=jax.random.key(1))
     >>> result = elbax.fit(fast, state, x)
 
     ```

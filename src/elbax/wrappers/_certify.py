@@ -50,9 +50,9 @@ class Certify(AbstractWrapper):
     >>> import elbax, jax
     >>> x, model = elbax.datasets.old_faithful(), elbax.GaussianMixture(2)
     >>> params = model.init(jax.random.key(0), x)
-    >>> em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model))
+    >>> em = elbax.em(model)
     >>> certified = elbax.Certify(em, model)
-    >>> state = certified.init(params, elbax.Exact(model, params), key=jax.random.key(1))
+    >>> state = certified.init(params, key=jax.random.key(1))
     >>> state, info = certified(state, x)
     >>> print(info.gains.shape, info.broken)
     (2,) -1

@@ -1,0 +1,91 @@
+"""`em(model)` and `init(params, key=key)` mean what their long forms mean."""
+
+import cases
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+import elbax
+
+
+KEY = jax.random.key(0)
+SYSTEM = cases.of("counts", elbax.Mixture(elbax.components.Poisson(), 3), cases.counts)
+MODEL, PARAMS = SYSTEM.model, SYSTEM.params
+EXACT = elbax.Exact(MODEL, PARAMS)
+M_STEP = elbax.ClosedFormMStep(MODEL)
+EM = elbax.Chain(elbax.ExactEStep(MODEL), M_STEP)
+SGD = optax.sgd(0.1)
+
+
+def assert_same(ours, theirs):
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        assert one.dtype == other.dtype and jnp.array_equal(one, other)
+
+
+def test_em_is_the_chain():
+    state = EM.init(PARAMS, EXACT, key=KEY)
+    ours, info = elbax.em(MODEL)(state, SYSTEM.x)
+    theirs, long_info = EM(state, SYSTEM.x)
+    assert_same((ours, info), (theirs, long_info))
+
+
+def test_em_hands_on_what_is_free_and_the_chunks():
+    free = {"logits": False, "components": True}
+    short = elbax.em(MODEL, free=free, chunk_size=7)
+    assert short.updates[1].free == free and short.updates[1].chunk_size == 7
+    state, _ = short(short.init(PARAMS, key=KEY), SYSTEM.x)
+    assert jnp.array_equal(state.params["logits"], PARAMS["logits"])
+
+
+@pytest.mark.parametrize(
+    ("update", "posterior"),
+    [
+        (EM, EXACT),
+        (elbax.Chain(M_STEP, elbax.ExactEStep(MODEL)), EXACT),
+        (elbax.Repeat(elbax.Guard(EM), 2), EXACT),
+        (elbax.Accelerate(EM), EXACT),
+        (elbax.Anneal(EM, lambda step: 0.5), EXACT),
+        (elbax.Averaged(EM), EXACT),
+        (elbax.Every(elbax.ExactEStep(MODEL), 2), EXACT),
+        (elbax.Chain(elbax.HardEStep(MODEL), M_STEP), elbax.Hard(EXACT)),
+    ],
+    ids=lambda one: type(one).__name__,
+)
+def test_the_posterior_of_the_e_step(update, posterior):
+    assert_same(update.init(PARAMS, key=KEY), update.init(PARAMS, posterior, key=KEY))
+
+
+def test_the_posterior_at_a_mode():
+    def log_joint(rate, x, z):
+        return jax.scipy.stats.norm.logpdf(z).sum() + x * (rate + z[0]) - jnp.exp(rate + z[0])
+
+    model, rate = elbax.Model(log_joint, elbax.Gaussian(1)), jnp.array(0.0)
+    update = elbax.Chain(elbax.LaplaceEStep(model), elbax.GradientMStep(model, SGD))
+    posterior = elbax.Laplace(elbax.Exact(model, rate))
+    assert_same(update.init(rate, key=KEY), update.init(rate, posterior, key=KEY))
+
+
+def test_restarts_begin_with_the_posterior_of_the_e_step():
+    hard = elbax.Chain(elbax.HardEStep(MODEL), M_STEP)
+    states = elbax.initial_states(hard, SYSTEM.x, key=KEY, num_restarts=2)
+    assert isinstance(states.posterior, elbax.Hard)
+
+
+@pytest.mark.parametrize(
+    ("update", "words"),
+    [
+        (M_STEP, r"ClosedFormMStep.init got no posterior.*second argument: elbax.Exact\(model"),
+        (elbax.Chain(elbax.GradientEStep(MODEL, SGD), M_STEP), "an encoder such as"),
+        (
+            elbax.Chain(elbax.MonteCarloEStep(MODEL), M_STEP),
+            r"num_samples\) as the second argument",
+        ),
+        (elbax.Chain(elbax.MeanFieldEStep(MODEL), M_STEP), r"row for each datum.*MeanField.init\("),
+    ],
+    ids=["M-step", "gradient", "Monte Carlo", "mean field"],
+)
+def test_an_update_without_a_posterior_says_what_to_pass(update, words):
+    with pytest.raises(TypeError, match=words):
+        update.init(PARAMS, key=KEY)

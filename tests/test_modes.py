@@ -29,6 +29,18 @@ def test_cloudpickle_takes_what_optax_and_users_write():
     assert_equal(update(state, case.system.x), case.step(case.state, case.system.x))
 
 
+def test_a_state_begins_inside_of_a_program():
+    """Some of what it begins with is known, the key for one, and some is traced."""
+    case = find("mixture-full-auto:accelerate")
+    params, key = case.system.params, jax.random.key(3)
+    begin = lambda params: case.update.init(params, key=key)
+    plain = begin(params)
+    assert_equal(jax.jit(begin)(params), plain)
+    assert_equal(jax.jit(lambda: begin(params))(), plain)
+    several = jax.vmap(begin)(jax.tree.map(lambda leaf: leaf[None], params))
+    assert_equal(jax.tree.map(lambda leaf: leaf[0], several), plain)
+
+
 @pytest.mark.parametrize(
     "name",
     [

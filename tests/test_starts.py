@@ -344,7 +344,7 @@ def test_short_runs_then_the_best():
 
 
 def test_what_the_ends_say():
-    from elbax._fit import _count_ends, _message_of_ends
+    from elbax.fitting._restarts import _count_ends, _message_of_ends
 
     assert _count_ends(np.array([-1.0, -1.0 - 1e-9, -2.0, -2.0, -3.0]), 1e-7) == (3, 2)
     assert _count_ends(np.array([-1.0]), 1e-7) == (1, 1)

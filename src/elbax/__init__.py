@@ -17,7 +17,6 @@ from ._elbo import (
 )
 from ._em import em as em
 from ._export import exportable as exportable
-from ._fit import fit as fit, fit_restarts as fit_restarts, Restarts as Restarts, Result as Result
 from ._incomplete import Incomplete as Incomplete
 from ._joint_gradient import JointGradientStep as JointGradientStep
 from ._model import (
@@ -65,6 +64,14 @@ from .families import (
     Grid as Grid,
     MarkovChain as MarkovChain,
     ParseTree as ParseTree,
+)
+from .fitting import (
+    converge as converge,
+    Convergence as Convergence,
+    fit as fit,
+    fit_restarts as fit_restarts,
+    Restarts as Restarts,
+    Result as Result,
 )
 from .m_steps import (
     ClosedFormMStep as ClosedFormMStep,

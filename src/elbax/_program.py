@@ -53,13 +53,13 @@ def compiled(function: Callable) -> Any:
         given = args, kwargs
         small = at_most(_SMALL, given)
         # A program inside of another is compiled with it.
-        soon = small and is_concrete(given) and _understood() and _outside()
+        soon = small and is_concrete(given) and _understood() and outside()
         return (quick if soon else optimized)()(*args, **kwargs)
 
     return call
 
 
-def _outside() -> bool:
+def outside() -> bool:
     """Whether no program is traced now, which would have constants as tracers too."""
     return not isinstance(jax.device_put(np.zeros(())), Tracer)
 

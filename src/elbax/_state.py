@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from ._program import outside
 from ._types import Any, Key, PyTree, Scalar
 
 
@@ -97,10 +98,12 @@ def apart(tree: PyTree) -> PyTree:
 
     Params that stand in it twice, as in an exact posterior, come out as two arrays of equal values.
     """
+    # Inside of a program leaves are values, not places, be they known or not.
+    if not outside():
+        return tree
     seen: set[int] = set()
 
     def leaf(value):
-        # Inside of a program leaves are values, not places.
         if isinstance(value, Tracer) or not value.is_fully_addressable:
             return value
         places = set(map(_place, value.addressable_shards)) - {0}

@@ -13,10 +13,10 @@ from .._check import check_known
 from .._door import check_model
 from .._elbo import evidence
 from .._em import em
-from .._fit import fit_restarts, Restarts
 from .._padding import padded
 from .._types import Any, Callable, Key, PyTree, Scalar
 from .._update import AbstractUpdate
+from ..fitting import fit_restarts, Restarts
 from ..starts import Init, initial_states
 from ._criteria import Criteria, criteria
 from ._table import table

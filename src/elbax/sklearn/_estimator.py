@@ -16,7 +16,6 @@ from .._arguments import check_count, check_function, check_not_negative
 from .._batch import Batch, effective_weight, host_rows, over_rows
 from .._check import check_weights
 from .._em import em
-from .._fit import fit, fit_restarts, Result
 from .._incomplete import Incomplete
 from .._model import AbstractModel
 from .._padding import padded
@@ -26,6 +25,7 @@ from .._table import named
 from .._types import Any, Callable, Key, PyTree
 from .._update import AbstractUpdate
 from ..families import Distribution
+from ..fitting import fit, fit_restarts, Result
 from ..starts import initial_params
 from ._distinct_rows import distinct_rows
 

@@ -1,0 +1,6 @@
+"""The loop written: until nothing is gained, from many starts, on batches that come one by one."""
+
+from ._converge import converge as converge, Convergence as Convergence
+from ._fit import fit as fit
+from ._restarts import fit_restarts as fit_restarts, Restarts as Restarts
+from ._result import Result as Result

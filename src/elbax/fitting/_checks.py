@@ -1,0 +1,41 @@
+"""What is looked at before a fit begins."""
+
+from .._algebra import num_rows
+from .._arguments import check_count, check_not_negative
+from .._batch import as_batch, read
+from .._check import check_known, is_concrete
+from .._state import ELBOState
+from .._types import Any, PyTree
+from .._update import AbstractUpdate
+
+
+def check_start(who: str, update: Any, state: Any) -> None:
+    """Raises `TypeError` for what is no update or no state."""
+    if not isinstance(update, AbstractUpdate):
+        raise TypeError(f"{who}: expected an update such as Chain(...), got {update!r}.")
+    if not isinstance(state, ELBOState):
+        raise TypeError(
+            f"{who}: expected the state that update.init(params, posterior, key=key) makes, got a "
+            f"{type(state).__name__}."
+        )
+
+
+def check_outside(who: str, given: PyTree) -> None:
+    """Raises `TypeError` inside of `jit`, `vmap` and `grad`."""
+    check_known(who, given, "There call elbax.converge(update, state, batch), which does not.")
+
+
+def check_limits(who: str, max_steps: int, tolerance: float) -> None:
+    check_count(who, max_steps=max_steps)
+    check_not_negative(who, tolerance=tolerance)
+
+
+def checked(update: AbstractUpdate, batch: PyTree, who: str = "fit") -> PyTree:
+    """The batch, its tables made arrays, looked at where its values are known."""
+    check_outside(who, batch)
+    batch = read(batch)
+    if num_rows(as_batch(batch).x) == 0:
+        raise ValueError(f"{who}: the batch is empty.")
+    if is_concrete(batch):
+        update.check(batch)
+    return batch

@@ -1,0 +1,95 @@
+"""A fit inside of a program: the loop as a pure function."""
+
+from typing import ClassVar
+
+import equinox as eqx
+import jax.numpy as jnp
+
+from .._arguments import check_count
+from .._program import program
+from .._sharding import automatic
+from .._state import ELBOState
+from .._types import Array, Float, Int, PyTree, Scalar
+from .._update import AbstractUpdate
+from ..posteriors._table import check_places
+from ._checks import check_start
+from ._loop import Code, CODES, run
+
+
+class Convergence(eqx.Module):
+    """How the loop ended, all in arrays.
+
+    **Fields:**
+
+    - `state`: the last good state, its posterior brought up to its params (`update.settle`).
+    - `elbo`: the ELBO there, in nats per datum.
+    - `trace`: the ELBO that each step measured before its move, shape `(max_steps,)`; −∞ after the last step.
+    - `num_steps`: how many steps were made.
+    - `code`: the place of the verdict in `Convergence.codes`.
+    """
+
+    state: ELBOState
+    elbo: Scalar
+    trace: Float[Array, " max_steps"]
+    num_steps: Int[Array, ""]
+    code: Int[Array, ""]
+
+    codes: ClassVar[tuple[Code, ...]] = CODES
+
+
+@program
+@automatic
+def _converge(update, state, batch, tolerance, max_steps: int) -> Convergence:
+    until = jnp.asarray(max_steps)
+    carry, end, elbo, code = run(update, state, batch, until, tolerance, True, max_steps)
+    return Convergence(end, elbo, carry.trace, carry.step, code)
+
+
+def converge(
+    update: AbstractUpdate,
+    state: ELBOState,
+    batch: PyTree,
+    *,
+    max_steps: int = 1000,
+    tolerance: Scalar | float = 1e-7,
+) -> Convergence:
+    r"""Repeats the update until the ELBO has no more to gain, as a pure function of arrays.
+
+    It is the loop of `fit`, for use inside of one's own `jit`, `vmap` or `scan`: fits of many data sets at once,
+    a fit for each of many regularizers, a fit as a step of something larger. The rule is that of `fit`: the last
+    gain, and all gains to come by Aitken's extrapolation, stay below `tolerance` · (1 + |ELBO|). The data are not
+    looked at before it begins (`update.check(batch)` does that), and nothing is said in words.
+
+    Under `vmap` each lane stops by itself. Derivatives of the end are those of forward mode (`jax.jvp`); for
+    reverse mode scan a known number of steps instead.
+
+    **Arguments:**
+
+    - `update`, `state`: `state = update.init(params, key=key)`.
+    - `batch`: data with a leading axis, or a `Batch`.
+    - `max_steps`: the most steps to make, and the length of the trace; not traced.
+    - `tolerance`: relative gain below which it ends; may be traced.
+
+    **Returns** a `Convergence`.
+
+    **Raises** `TypeError` for an update that measures no ELBO.
+
+    ```python
+    >>> import elbax, jax
+    >>> model = elbax.GaussianMixture(2)
+    >>> em = elbax.em(model)
+    >>> def fit_one(key, x):
+    ...     key_params, key_run = jax.random.split(key)
+    ...     state = em.init(model.init(key_params, x), key=key_run)
+    ...     return elbax.converge(em, state, x, max_steps=100)
+    >>> x = jax.random.normal(jax.random.key(0), (5, 40, 2))  # five data sets
+    >>> ends = jax.jit(jax.vmap(fit_one))(jax.random.split(jax.random.key(1), 5), x)
+    >>> print(ends.elbo.shape, ends.trace.shape)
+    (5,) (5, 100)
+
+    ```
+    """
+    check_start("converge", update, state)
+    check_count("converge", max_steps=max_steps)
+    check_places(state.posterior, batch, "converge")
+    return _converge(update, state, batch, jnp.asarray(tolerance), max_steps)

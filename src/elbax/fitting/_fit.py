@@ -1,0 +1,80 @@
+"""The loop, for those who want it written."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from .._state import ELBOState
+from .._types import Any, PyTree
+from .._update import AbstractUpdate
+from ..posteriors._table import check_places
+from ._checks import check_limits, check_outside, check_start, checked
+from ._loop import capacity_of, Carry, limits, run_compiled, runs
+from ._progress import progress_bar
+from ._result import Result, result_of
+from ._stream import fit_stream
+
+
+def fit(
+    update: AbstractUpdate,
+    state: ELBOState,
+    batch: PyTree | Iterator[PyTree],
+    *,
+    max_steps: int = 1000,
+    tolerance: float = 1e-7,
+    progress: bool = False,
+) -> Result:
+    """Repeats the update until the ELBO has no more to gain; ends with an E-step and an evaluation.
+
+    A full batch is given again at every step, in one `lax.while_loop` on the device. Then the fit
+    has converged once the last gain, and all gains to come by Aitken's extrapolation of their
+    geometric series, stay below `tolerance` · (1 + |ELBO|) (as often in a row as `update.patience` says: ten
+    times for an update that does not promise to ascend). What rounding hides ends it too, and the message then
+    says so. An iterator of batches is run to its end or to `max_steps`; no test of
+    convergence or descent is armed there, since successive ELBOs are of different data.
+
+    **Arguments:**
+
+    - `update`, `state`: `state = update.init(params, posterior, key=key)`.
+    - `batch`: data with a leading axis, a `Batch`, or an iterator of either.
+    - `max_steps`: the most steps to make.
+    - `tolerance`: relative gain below which the fit ends; rounding of the ELBO's dtype ends it too.
+    - `progress`: shows a bar (needs `elbax[progress]`).
+
+    **Raises** `ValueError` for data that no fit could use (NaN, infinity, nothing to weigh).
+
+    ```python
+    >>> import elbax, jax
+    >>> x, model = elbax.datasets.old_faithful(), elbax.GaussianMixture(2)
+    >>> params = model.init(jax.random.key(0), x)
+    >>> em = elbax.em(model)
+    >>> state = em.init(params, key=jax.random.key(1))
+    >>> result = elbax.fit(em, state, x)
+    >>> print(result.code, f"{float(result.elbo):.3f}")
+    converged -4.155
+
+    ```
+    """
+    check_start("fit", update, state)
+    check_outside("fit", state)
+    check_limits("fit", max_steps, tolerance)
+    if isinstance(batch, Iterator):
+        return fit_stream(update, state, batch, max_steps, progress)
+    batch = checked(update, batch)
+    check_places(state.posterior, batch, "fit")
+    until, tolerance_now = limits(max_steps, tolerance)
+    capacity = capacity_of(max_steps)
+    begun: Any = state
+    if progress:
+        with progress_bar(max_steps) as bar:
+            block, now = max(1, max_steps // 100), begun
+            while not isinstance(now, Carry) or (runs(now) and int(now.step) < max_steps):
+                pause = np.minimum(bar.n + block, until)
+                now = run_compiled(
+                    update, now, batch, pause, tolerance_now, np.asarray(False), capacity
+                )[0]
+                bar.update(int(now.step) - bar.n)
+                bar.set_postfix_str(f"ELBO {float(np.asarray(now.trace)[bar.n - 1]):.6g}")
+        begun = now
+    end = run_compiled(update, begun, batch, until, tolerance_now, np.asarray(True), capacity)
+    return result_of(update, *end, tolerance=tolerance)

@@ -1,0 +1,28 @@
+"""The bar of a fit."""
+
+from .._types import Any
+
+
+class _Silence:
+    n = 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def update(self, count):
+        pass
+
+
+def progress_bar(total: int | None) -> Any:
+    if total is None:
+        return _Silence()
+    try:
+        from tqdm.auto import tqdm
+    except ImportError as error:
+        raise ImportError(
+            "fit(progress=True) draws its bar with tqdm: install elbax[progress]."
+        ) from error
+    return tqdm(total=total, unit="step")

@@ -1,0 +1,101 @@
+"""How a fit ended, in a sentence."""
+
+import equinox as eqx
+import numpy as np
+
+from .._state import ELBOState, Info
+from .._types import Array, Float, Scalar
+from .._update import name_of
+from ._loop import Carry, Code, CODES, resolution_of
+
+
+class Result(eqx.Module):
+    """How a fit ended.
+
+    **Fields:**
+
+    - `state`: the last good state, its posterior brought up to its params (`update.settle`).
+    - `elbo`: the ELBO there, in nats per datum.
+    - `trace`: the ELBO that each step measured before its move, shape `(num_steps,)`, on the host.
+    - `num_steps`: how many steps were made.
+    - `code`: `"converged"`, `"max_steps"`, `"decreased"` (a step that promises to ascend lowered the
+        ELBO of the same batch; the message says if by no more than rounding) or `"nonfinite"`.
+    - `message`: what happened, in a sentence.
+    """
+
+    state: ELBOState
+    elbo: Scalar
+    trace: Float[np.ndarray, " num_steps"]
+    num_steps: int
+    code: Code
+    message: str
+
+    @property
+    def converged(self) -> bool:
+        return self.code == "converged"
+
+    def __str__(self) -> str:
+        return f"{self.message} ELBO {float(self.elbo):.6f} nats per datum."
+
+    def __repr__(self) -> str:
+        return f"Result({self.code}, {self})"
+
+
+# In machine epsilons, a fall that rounding explains: residuals of a thousandth of what they are differences of.
+_CANCELLED = 1024
+
+
+def result_of(
+    update, carry: Carry, state: ELBOState, elbo: Scalar, code: Array, tolerance: float
+) -> Result:
+    num_steps, name = int(carry.step), CODES[int(code)]
+    # Cut on the host: on the device every length would compile a program of its own.
+    trace = np.asarray(carry.trace)[:num_steps]
+    message = _message(name, update, carry.info, trace, tolerance)
+    skipped = int(getattr(state.memory, "skipped", 0))
+    if skipped:
+        message += f" {name_of(update)} skipped {skipped} of them."
+    return Result(state, elbo, trace, num_steps, name, message)
+
+
+def _message(code: Code, update, info: Info, trace: np.ndarray, tolerance: float) -> str:
+    steps = len(trace)
+    if code == "converged":
+        hidden = resolution_of(trace.dtype)
+        if tolerance >= hidden:
+            return f"Converged after {steps} steps: the ELBO has no more to gain."
+        return (
+            f"Converged after {steps} steps, as far as {trace.dtype} can tell: it rounds away what a step gains "
+            f"below {hidden * (1 + abs(float(trace[-1]))):.1g}, which many steps may add up. float64 sees further."
+        )
+    if code == "max_steps":
+        return f"Stopped after {steps} steps, the most allowed; the ELBO may still rise."
+    if code == "decreased":
+        fall = float(trace[-2] - trace[-1])
+        if fall <= _CANCELLED * np.finfo(trace.dtype).eps * (1 + abs(float(trace[-1]))):
+            return (
+                f"Step {steps - 1} of {name_of(update)} lowered the ELBO by {fall:.3g}, which is rounding: "
+                f"{trace.dtype} cannot tell more where numbers that cancel are large (data far from 0, little "
+                "noise). The state before it is returned. float64 sees further."
+            )
+        return (
+            f"Step {steps - 1} of {name_of(update)} lowered the ELBO by {fall:.3g} although it promises "
+            "to ascend: a wrong M-step, a model whose statistics are not linear, or rounding. "
+            "The state before it is returned."
+        )
+    culprit = name_of(_nonfinite_part(update, info))
+    return (
+        f"The ELBO that {culprit} measured at step {max(steps - 1, 0)} is not finite: look for a "
+        "collapsed component, a singular covariance, a step size too large, or data outside the "
+        "model's support. The last good state is returned."
+    )
+
+
+def _nonfinite_part(update, info: Info):
+    """The innermost part of a chain whose ELBO is not finite."""
+    if hasattr(update, "update"):
+        return _nonfinite_part(update.update, info)
+    for part, seen in zip(update.parts, info.parts, strict=False):
+        if seen.elbo is not None and not np.isfinite(seen.elbo):
+            return _nonfinite_part(part, seen)
+    return update

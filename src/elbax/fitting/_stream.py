@@ -1,0 +1,51 @@
+"""A fit to batches that come one after the other."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from .._algebra import where
+from .._program import compiled
+from .._sharding import automatic
+from ._checks import checked
+from ._loop import capacity_of, Carry, first_carry, limits, NONFINITE, run_compiled, RUNNING, runs
+from ._progress import progress_bar
+from ._result import Result, result_of
+
+
+def fit_stream(update, state, batches, max_steps: int, progress: bool) -> Result:
+    carry = batch = None
+    capacity = capacity_of(max_steps)
+    with progress_bar(max_steps if progress else None) as bar:
+        for _, given in zip(range(max_steps), batches, strict=False):
+            batch = checked(update, given)
+            if carry is None:
+                carry = _begin(update, state, batch, capacity)
+            carry = _stream_step(update, carry, batch)
+            bar.update(1)
+            if not runs(carry):
+                break
+    if carry is None:
+        raise ValueError("fit: the iterator of batches gave none.")
+    end = run_compiled(update, carry, batch, *limits(0, 0.0), np.asarray(True), capacity)
+    return result_of(update, *end, tolerance=0.0)
+
+
+@compiled
+def _begin(update, state, batch, capacity: int) -> Carry:
+    return first_carry(update, state, batch, capacity)[1]
+
+
+@compiled
+@automatic
+def _stream_step(update, carry: Carry, batch) -> Carry:
+    moved, info = update(carry.state, batch)
+    good = jnp.isfinite(info.elbo)
+    return Carry(
+        state=where(good, moved, carry.before),
+        before=carry.state,
+        info=info,
+        trace=carry.trace.at[carry.step].set(info.elbo),
+        step=carry.step + 1,
+        quiet=carry.quiet,
+        code=jnp.where(good, RUNNING, NONFINITE),
+    )

@@ -89,3 +89,47 @@ def test_restarts_begin_with_the_posterior_of_the_e_step():
 def test_an_update_without_a_posterior_says_what_to_pass(update, words):
     with pytest.raises(TypeError, match=words):
         update.init(PARAMS, key=KEY)
+
+
+def test_a_fit_from_the_data_is_the_best_of_its_restarts():
+    em = elbax.em(MODEL)
+    ours = elbax.fit(em, SYSTEM.x, key=KEY, restarts=3, max_steps=20)
+    states = elbax.initial_states(em, SYSTEM.x, key=KEY, num_restarts=3)
+    ends = elbax.fit_restarts(em, states, SYSTEM.x, reject=MODEL.collapsed, max_steps=20)
+    assert_same(ours.state, ends.best.state)
+    assert ours.message == f"{ends.best.message} {ends.message}"
+    assert ours.params is ours.state.params and ours.posterior is ours.state.posterior
+
+
+def test_a_fit_from_one_start():
+    em = elbax.em(MODEL)
+    ours = elbax.fit(em, SYSTEM.x, key=KEY, restarts=1, max_steps=20)
+    states = elbax.initial_states(em, SYSTEM.x, key=KEY, num_restarts=1)
+    theirs = elbax.fit_restarts(em, states, SYSTEM.x, max_steps=20).best
+    assert ours.message == theirs.message and ours.num_steps == theirs.num_steps
+
+
+STATE = EM.init(PARAMS, key=KEY)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda x: elbax.fit(EM, x), "needs a key, fit.update, batch, key="),
+        (lambda x: elbax.fit(EM, iter([x]), key=KEY), "no start can be made from an iterator"),
+        (lambda x: elbax.fit(EM, x, key=KEY, progress=True), "progress=True shows one fit"),
+        (lambda x: elbax.fit(EM, STATE), "a state and no batch"),
+        (
+            lambda x: elbax.fit(EM, STATE, x, key=KEY),
+            "key and restarts are for a start from the data",
+        ),
+        (lambda x: elbax.fit(EM, STATE, x, restarts=4), "call fit_restarts"),
+        (lambda x: elbax.fit(EM, PARAMS, x), "expected the state that update.init"),
+        (lambda x: elbax.fit(x, EM, key=KEY), r"such as Chain\(...\), got an array of shape"),
+        (lambda x: elbax.fit(EM, x, key=KEY, restarts=0), "num_restarts"),
+        (lambda x: jax.jit(lambda x: elbax.fit(EM, x, key=KEY))(x), "call elbax.converge"),
+    ],
+)
+def test_a_fit_from_the_data_says_what_it_takes(call, words, as_users_run):
+    with pytest.raises((TypeError, ValueError), match=words):
+        call(SYSTEM.x)

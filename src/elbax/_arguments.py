@@ -219,3 +219,9 @@ def check_tree(params: PyTree, shapes: PyTree, who: str, advice: str) -> None:
 
 def _shown(found: Any) -> str:
     return f"one of {sorted(map(str, found))}" if isinstance(found, dict) else type(found).__name__
+
+
+def told(given: Any) -> str:
+    """What came, for an error: data by their shape, all else in full."""
+    shape = getattr(given, "shape", None)
+    return repr(given) if shape is None else f"an array of shape {shape}"

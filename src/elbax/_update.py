@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from ._algebra import nodes_of
-from ._arguments import check_count, check_key
+from ._arguments import check_count, check_key, told
 from ._batch import host_rows
 from ._check import check_rows
 from ._door import check_model
@@ -295,7 +295,7 @@ class Chain(AbstractUpdate):
         for i, update in enumerate(updates):
             if not isinstance(update, AbstractUpdate):
                 raise TypeError(
-                    f"Chain: argument {i} must be an update, got {update!r}. Several are several arguments: "
+                    f"Chain: argument {i} must be an update, got {told(update)}. Several are several arguments: "
                     "Chain(e_step, m_step)."
                 )
         if not updates:

@@ -1,7 +1,7 @@
 """What is looked at before a fit begins."""
 
 from .._algebra import num_rows
-from .._arguments import check_count, check_not_negative
+from .._arguments import check_count, check_not_negative, told
 from .._batch import as_batch, read
 from .._check import check_known, is_concrete
 from .._state import ELBOState
@@ -9,10 +9,14 @@ from .._types import Any, PyTree
 from .._update import AbstractUpdate
 
 
+def check_update(who: str, update: Any) -> None:
+    if not isinstance(update, AbstractUpdate):
+        raise TypeError(f"{who}: expected an update such as Chain(...), got {told(update)}.")
+
+
 def check_start(who: str, update: Any, state: Any) -> None:
     """Raises `TypeError` for what is no update or no state."""
-    if not isinstance(update, AbstractUpdate):
-        raise TypeError(f"{who}: expected an update such as Chain(...), got {update!r}.")
+    check_update(who, update)
     if not isinstance(state, ELBOState):
         raise TypeError(
             f"{who}: expected the state that update.init(params, posterior, key=key) makes, got a "

@@ -5,10 +5,11 @@ from collections.abc import Iterator
 import numpy as np
 
 from .._state import ELBOState
-from .._types import Any, PyTree
+from .._types import Any, Key, PyTree
 from .._update import AbstractUpdate
 from ..posteriors._table import check_places
 from ._checks import check_limits, check_outside, check_start, checked
+from ._data import fit_data
 from ._loop import capacity_of, Carry, limits, run_compiled, runs
 from ._progress import progress_bar
 from ._result import Result, result_of
@@ -17,14 +18,20 @@ from ._stream import fit_stream
 
 def fit(
     update: AbstractUpdate,
-    state: ELBOState,
-    batch: PyTree | Iterator[PyTree],
+    state: ELBOState | PyTree,
+    batch: PyTree | Iterator[PyTree] = None,
     *,
+    key: Key | None = None,
+    restarts: int | None = None,
     max_steps: int = 1000,
     tolerance: float = 1e-7,
     progress: bool = False,
 ) -> Result:
     """Repeats the update until the ELBO has no more to gain; ends with an E-step and an evaluation.
+
+    `fit(update, state, batch)` starts from a state; `fit(update, batch, key=key, restarts=8)` starts from the data
+    and answers with the best end. Starts are those of `initial_states`, and ends with collapsed components are not
+    returned (`fit_restarts`, with `reject=model.collapsed`).
 
     A full batch is given again at every step, in one `lax.while_loop` on the device. Then the fit
     has converged once the last gain, and all gains to come by Aitken's extrapolation of their
@@ -35,17 +42,33 @@ def fit(
 
     **Arguments:**
 
-    - `update`, `state`: `state = update.init(params, posterior, key=key)`.
-    - `batch`: data with a leading axis, a `Batch`, or an iterator of either.
+    - `update`: any update.
+    - `state`: `update.init(params, posterior, key=key)`; leave it out to start from the data.
+    - `batch`: data with a leading axis, a `Batch`, or (with a state) an iterator of either.
+    - `key`: the random key of starts from the data; given exactly where there is no state.
+    - `restarts`: how many starts from the data; 8 by default.
     - `max_steps`: the most steps to make.
     - `tolerance`: relative gain below which the fit ends; rounding of the ELBO's dtype ends it too.
-    - `progress`: shows a bar (needs `elbax[progress]`).
+    - `progress`: shows a bar (needs `elbax[progress]`); of one fit only.
 
-    **Raises** `ValueError` for data that no fit could use (NaN, infinity, nothing to weigh).
+    **Returns** a `Result`.
+
+    **Raises** `ValueError` for data that no fit could use (NaN, infinity, nothing to weigh); `TypeError` for a key
+    beside a state or neither, and for a model that has no start from data; `RuntimeError` if no restart ended
+    well.
 
     ```python
     >>> import elbax, jax
     >>> x, model = elbax.datasets.old_faithful(), elbax.GaussianMixture(2)
+    >>> result = elbax.fit(elbax.em(model), x, key=jax.random.key(0))
+    >>> print(result.code, f"{float(result.elbo):.3f}")
+    converged -4.155
+
+    ```
+
+    From a state of one's own:
+
+    ```python
     >>> params = model.init(jax.random.key(0), x)
     >>> em = elbax.em(model)
     >>> state = em.init(params, key=jax.random.key(1))
@@ -55,7 +78,16 @@ def fit(
 
     ```
     """
+    if batch is None and not isinstance(state, ELBOState):
+        return fit_data(update, state, key, restarts, max_steps, tolerance, progress)
     check_start("fit", update, state)
+    if batch is None:
+        raise TypeError("fit: got a state and no batch. Call fit(update, state, batch).")
+    if key is not None or restarts is not None:
+        raise TypeError(
+            "fit: key and restarts are for a start from the data, fit(update, batch, key=key, restarts=8), but "
+            "this is a state, which has a key. For several states call fit_restarts(update, states, batch)."
+        )
     check_outside("fit", state)
     check_limits("fit", max_steps, tolerance)
     if isinstance(batch, Iterator):

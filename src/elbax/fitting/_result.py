@@ -4,7 +4,7 @@ import equinox as eqx
 import numpy as np
 
 from .._state import ELBOState, Info
-from .._types import Array, Float, Scalar
+from .._types import Array, Float, PyTree, Scalar
 from .._update import name_of
 from ._loop import Carry, Code, CODES, resolution_of
 
@@ -14,7 +14,8 @@ class Result(eqx.Module):
 
     **Fields:**
 
-    - `state`: the last good state, its posterior brought up to its params (`update.settle`).
+    - `state`: the last good state, its posterior brought up to its params (`update.settle`); `params` and
+        `posterior` are short for its own.
     - `elbo`: the ELBO there, in nats per datum.
     - `trace`: the ELBO that each step measured before its move, shape `(num_steps,)`, on the host.
     - `num_steps`: how many steps were made.
@@ -29,6 +30,14 @@ class Result(eqx.Module):
     num_steps: int
     code: Code
     message: str
+
+    @property
+    def params(self) -> PyTree:
+        return self.state.params
+
+    @property
+    def posterior(self) -> PyTree:
+        return self.state.posterior
 
     @property
     def converged(self) -> bool:

@@ -4,6 +4,7 @@ import dataclasses
 
 import equinox as eqx
 
+from .._arguments import told
 from .._state import ELBOState
 from .._types import PyTree
 from .._update import AbstractUpdate, ascends_again_and_again, Promise
@@ -17,7 +18,7 @@ class AbstractWrapper(AbstractUpdate):
     def __check_init__(self):
         if not isinstance(self.update, AbstractUpdate):
             raise TypeError(
-                f"{type(self).__name__}: update must be an update such as Chain(...), got {self.update!r}."
+                f"{type(self).__name__}: update must be an update such as Chain(...), got {told(self.update)}."
             )
 
     @property

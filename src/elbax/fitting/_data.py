@@ -1,0 +1,58 @@
+"""A fit that makes its starts from the data."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+from .._arguments import check_key
+from .._model import models_of
+from .._types import Key, PyTree
+from ..starts import initial_states
+from ._checks import check_limits, check_outside, check_update
+from ._restarts import fit_restarts
+from ._result import Result
+
+
+def fit_data(
+    update: Any,
+    batch: PyTree | Iterator[PyTree],
+    key: Key | None,
+    restarts: int | None,
+    max_steps: int,
+    tolerance: float,
+    progress: bool,
+) -> Result:
+    """The best of several fits, as `fit_restarts` returns it; its message tells of all of them."""
+    check_update("fit", update)
+    if key is None:
+        raise TypeError(
+            "fit: a start from the data needs a key, fit(update, batch, key=jax.random.key(0)). From a state of "
+            f"your own call fit(update, state, batch); got {type(batch).__name__} for the state and no batch."
+        )
+    check_key(key, "fit")
+    check_limits("fit", max_steps, tolerance)
+    if isinstance(batch, Iterator):
+        raise TypeError(
+            "fit: no start can be made from an iterator. Make a state from some of the data, and call "
+            "fit(update, state, batches)."
+        )
+    if progress:
+        raise TypeError(
+            "fit: progress=True shows one fit. Call fit(update, state, batch, progress=True)."
+        )
+    check_outside("fit", batch)
+    states = initial_states(
+        update, batch, key=key, num_restarts=8 if restarts is None else restarts
+    )
+    ends = fit_restarts(
+        update,
+        states,
+        batch,
+        max_steps=max_steps,
+        tolerance=tolerance,
+        reject=models_of(update)[0].collapsed,
+    )
+    if len(ends.codes) == 1:
+        return ends.best
+    message = f"{ends.best.message} {ends.message}"
+    return dataclasses.replace(ends.best, message=message)

@@ -102,6 +102,37 @@ def test_what_it_cannot_watch_or_take(as_users_run):
         elbax.converge(EM, PARAMS, X)
     with pytest.raises((TypeError, ValueError), match="max_steps"):
         elbax.converge(EM, STATE, X, max_steps=0)
+    with pytest.raises(ValueError, match="converge: tolerance"):
+        elbax.converge(EM, STATE, X, tolerance=-1.0)
+    with pytest.raises(TypeError, match="converge: expected one batch, got an iterator"):
+        elbax.converge(EM, STATE, iter([X]))
+    several = jax.vmap(lambda key: EM.init(PARAMS, key=key))(jax.random.split(KEY, 3))
+    with pytest.raises(TypeError, match="converge: expected one state, got 3"):
+        elbax.converge(EM, several, X)
+
+
+def test_numbers_of_numpy_and_tables_of_pandas(as_users_run):
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame(np.asarray(X))
+    ours = elbax.converge(EM, STATE, table, max_steps=np.int64(20), tolerance=np.float32(0))
+    assert_ends(ours, elbax.fit(EM, STATE, X, max_steps=np.int64(20), tolerance=0.0))
+
+
+def test_against_a_loop_written_by_hand():
+    """The stated rule: the last gain and what is to come by Aitken are below tolerance · (1 + |ELBO|)."""
+    state, elbos, quiet = STATE, [], False
+    while not quiet:
+        state, info = EM(state, X)
+        elbos.append(float(info.elbo))
+        if len(elbos) > 2:
+            last, gain = elbos[-2] - elbos[-3], elbos[-1] - elbos[-2]
+            to_come = gain * (gain / last) / (1 - gain / last)
+            quiet = max(gain, to_come) <= 1e-6 * (1 + abs(elbos[-1]))
+    ours = elbax.converge(EM, STATE, X, max_steps=500, tolerance=1e-6)
+    assert int(ours.num_steps) == len(elbos)
+    np.testing.assert_allclose(ours.trace[: len(elbos)], elbos, rtol=1e-12)
+    settled = elbax.evidence(MODEL, state.params, X)
+    np.testing.assert_allclose(ours.elbo, settled, rtol=1e-12)
 
 
 def test_fit_in_a_trace_names_it():

@@ -67,6 +67,26 @@ def test_the_posterior_at_a_mode():
     assert_same(update.init(rate, key=KEY), update.init(rate, posterior, key=KEY))
 
 
+class InOne(elbax.AbstractUpdate):
+    """EM without an E-step among its parts."""
+
+    model: elbax.AbstractModel
+    ascends = True
+
+    def __call__(self, state, batch):
+        state = state.replace(posterior=elbax.Exact(self.model, state.params))
+        return elbax.ClosedFormMStep(self.model)(state, batch)
+
+
+def test_an_update_without_e_steps_starts_from_data_with_bayes_rule():
+    one = InOne(MODEL)
+    states = elbax.initial_states(one, SYSTEM.x, key=KEY, num_restarts=2)
+    assert isinstance(states.posterior, elbax.Exact)
+    ours = elbax.fit(one, batch=SYSTEM.x, key=KEY, restarts=2, max_steps=50)
+    theirs = elbax.fit(elbax.em(MODEL), SYSTEM.x, key=KEY, restarts=2, max_steps=50)
+    assert jnp.allclose(ours.elbo, theirs.elbo, atol=1e-6)
+
+
 def test_restarts_begin_with_the_posterior_of_the_e_step():
     hard = elbax.Chain(elbax.HardEStep(MODEL), M_STEP)
     states = elbax.initial_states(hard, SYSTEM.x, key=KEY, num_restarts=2)
@@ -76,15 +96,16 @@ def test_restarts_begin_with_the_posterior_of_the_e_step():
 @pytest.mark.parametrize(
     ("update", "words"),
     [
-        (M_STEP, r"ClosedFormMStep.init got no posterior.*second argument: elbax.Exact\(model"),
-        (elbax.Chain(elbax.GradientEStep(MODEL, SGD), M_STEP), "an encoder such as"),
         (
-            elbax.Chain(elbax.MonteCarloEStep(MODEL), M_STEP),
-            r"num_samples\) as the second argument",
+            M_STEP,
+            r"ClosedFormMStep.init got no posterior.*posterior=elbax.Exact\(model, params\) to init",
         ),
-        (elbax.Chain(elbax.MeanFieldEStep(MODEL), M_STEP), r"row for each datum.*MeanField.init\("),
+        (elbax.Chain(elbax.GradientEStep(MODEL, SGD), M_STEP), r"posterior=elbax.Amortized\("),
+        (elbax.JointGradientStep(MODEL, SGD), r"posterior=elbax.Amortized\("),
+        (elbax.Chain(elbax.MonteCarloEStep(MODEL), M_STEP), r"posterior=elbax.MonteCarlo\("),
+        (elbax.Chain(elbax.MeanFieldEStep(MODEL), M_STEP), r"posterior=elbax.MeanField.init\("),
     ],
-    ids=["M-step", "gradient", "Monte Carlo", "mean field"],
+    ids=["M-step", "gradient", "joint", "Monte Carlo", "mean field"],
 )
 def test_an_update_without_a_posterior_says_what_to_pass(update, words):
     with pytest.raises(TypeError, match=words):
@@ -112,6 +133,10 @@ def test_a_fit_from_one_start():
 STATE = EM.init(PARAMS, key=KEY)
 
 
+def several():
+    return jax.vmap(lambda key: EM.init(PARAMS, key=key))(jax.random.split(KEY))
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
@@ -126,7 +151,14 @@ STATE = EM.init(PARAMS, key=KEY)
         (lambda x: elbax.fit(EM, STATE, x, restarts=4), "call fit_restarts"),
         (lambda x: elbax.fit(EM, PARAMS, x), "expected the state that update.init"),
         (lambda x: elbax.fit(x, EM, key=KEY), r"such as Chain\(...\), got an array of shape"),
-        (lambda x: elbax.fit(EM, x, key=KEY, restarts=0), "num_restarts"),
+        (lambda x: elbax.fit(EM, x, key=KEY, restarts=0), "fit: restarts"),
+        (lambda x: elbax.fit(EM, x[:0], key=KEY), "fit: the batch is empty"),
+        (lambda x: elbax.fit(elbax.JointGradientStep(MODEL, SGD), x, key=KEY), "initial_states"),
+        (lambda x: elbax.fit(EM, several(), x), "expected one state, got 2"),
+        (
+            lambda x: EM.init(PARAMS, KEY, key=KEY),
+            r"A key goes by its name: init\(params, key=key\)",
+        ),
         (lambda x: jax.jit(lambda x: elbax.fit(EM, x, key=KEY))(x), "call elbax.converge"),
     ],
 )

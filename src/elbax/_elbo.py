@@ -17,6 +17,7 @@ from ._sharding import automatic
 from ._types import Any, AnyArray, Array, Callable, Key, PyTree, Scalar
 from .families import Distribution
 from .posteriors import Exact
+from .posteriors._drawn import as_distribution
 from .posteriors._snapshot import (
     check_snapshots,
     partition,
@@ -317,6 +318,7 @@ def _weighted_sum(datum: Callable, model, natural, posterior, x, weight, places)
     def one(x, place):
         key_q, key_expectation = jax.random.split(place.key)
         q = at_row(posterior, place.row)(x, key=key_q)
+        q = as_distribution(q, model.latent, jax.random.fold_in(key_q, 1))
         return datum(model, natural, x, q, key_expectation)
 
     return weighted_sum(weight, over_rows(one, x, places))

@@ -20,9 +20,8 @@ def em(model: AbstractModel, *, free: PyTree = True, chunk_size: int | None = No
     - `free`: which params are estimated: `True`, or `True` and `False` for each block, or a mask for each entry.
     - `chunk_size`: about how many rows to see at a time; all by default.
 
-    **Returns** an update; `update.init(params, key=key)` makes its first state.
-
-    **Raises** `TypeError` for a model without a closed-form M-step.
+    **Returns** an update; `update.init(params, key=key)` makes its first state, or raises `TypeError` for a
+    model without a closed-form M-step.
 
     ```python
     >>> import elbax, jax

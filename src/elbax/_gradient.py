@@ -58,6 +58,10 @@ class AbstractGradientStep(AbstractUpdate):
         return partition(blocks)[0]
 
     @property
+    def usual_posterior(self) -> str | None:
+        return "elbax.Amortized(network, model.latent)" if "posterior" in self.blocks else None
+
+    @property
     def settles(self) -> bool:
         return "posterior" in self.blocks
 

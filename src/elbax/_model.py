@@ -360,7 +360,7 @@ class Model(AbstractModel):
 
     def elbo(self, natural: PyTree, x: PyTree, q: Any, key: Key) -> Scalar:
         log_joint = lambda z: self.log_joint(natural, x, z)
-        if self.estimator is not None and isinstance(q, Distribution):
+        if self.estimator is not None and hasattr(q, "log_prob"):
             return self.estimator(log_joint, q, key)
         if self.exact:
             potentials, constant = self._read(natural, x)

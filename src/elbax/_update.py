@@ -125,6 +125,12 @@ class AbstractUpdate(eqx.Module):
         found = (part.natural_posterior(params) for part in self.parts)
         return next((posterior for posterior in found if posterior is not None), None)
 
+    @property
+    def usual_posterior(self) -> str | None:
+        """How a user writes a posterior for this update to start with, for errors; by default that of a part."""
+        found = (part.usual_posterior for part in self.parts)
+        return next((words for words in found if words is not None), None)
+
     def init(self, params: PyTree, posterior: PyTree = None, *, key: Key) -> ELBOState:
         """The first state of a scan of this update.
 
@@ -148,10 +154,16 @@ class AbstractUpdate(eqx.Module):
         if posterior is None:
             posterior = self.natural_posterior(params)
         if posterior is None:
+            usual = self.usual_posterior or "elbax.Exact(model, params)"
             raise TypeError(
-                f"{name_of(self)}.init got no posterior, and none of its steps has one to start with. Pass one "
-                "as the second argument: elbax.Exact(model, params), or an encoder such as "
-                "elbax.Amortized(network, model.latent)."
+                f"{name_of(self)}.init got no posterior, and none of its steps has one to start with. Pass "
+                f"posterior={usual} to init. For starts from data: initial_states(update, x, key=key, "
+                f"posterior=lambda params: {usual}) and fit_restarts."
+            )
+        if hasattr(posterior, "dtype"):
+            raise TypeError(
+                f"{name_of(self)}.init: a posterior is a function from a datum to a distribution, got "
+                f"{told(posterior)}. A key goes by its name: init(params, key=key)."
             )
         for model in models:
             check_snapshots(posterior, model, f"{type(self).__name__}.init")

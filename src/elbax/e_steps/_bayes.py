@@ -32,6 +32,10 @@ class AbstractBayesStep(AbstractUpdate):
         return Promise.NOTHING if lost else Promise.BOUND
 
     @property
+    def usual_posterior(self) -> str:
+        return self.form
+
+    @property
     def fixed_point(self) -> bool:
         return True
 

@@ -42,11 +42,9 @@ class AbstractLocalStep(AbstractUpdate):
     ) -> PyTree:
         """The entry of one datum after the step, under the model's form at its prepared natural parameters."""
 
-    def natural_posterior(self, params: PyTree) -> PyTree:
-        raise TypeError(
-            f"{type(self).__name__}: init got no posterior, and its table needs a row for each datum. Pass "
-            f"{self.form} as the second argument."
-        )
+    @property
+    def usual_posterior(self) -> str:
+        return self.form
 
     def init_memory(self, params: PyTree, posterior: PyTree) -> PyTree:
         if not isinstance(posterior, self.kind):

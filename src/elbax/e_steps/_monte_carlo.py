@@ -37,8 +37,5 @@ class MonteCarloEStep(AbstractBayesStep):
     def fixed_point(self) -> bool:
         return False
 
-    def natural_posterior(self, params: PyTree) -> PyTree:
-        raise TypeError(
-            "MonteCarloEStep: init got no posterior, which says how many draws to make. Pass "
-            f"{self.form} as the second argument."
-        )
+    def natural_posterior(self, params: PyTree) -> None:
+        """None: a posterior says how many draws to make."""

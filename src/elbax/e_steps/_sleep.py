@@ -65,6 +65,10 @@ class SleepEStep(AbstractUpdate):
     def ascends(self) -> bool:
         return False
 
+    @property
+    def usual_posterior(self) -> str:
+        return "elbax.Amortized(network, model.latent)"
+
     def init_memory(self, params: PyTree, posterior: PyTree) -> PyTree:
         check_trainable("SleepEStep", posterior)
         if draws_anew(posterior) or tables(posterior):

@@ -7,7 +7,7 @@ import jax
 
 from .._arguments import check_count
 from .._types import Any, Callable, Key, Scalar
-from ..families import AbstractFamily, Distribution
+from ..families import AbstractFamily
 
 
 class AbstractEstimator(eqx.Module):
@@ -23,16 +23,18 @@ class AbstractEstimator(eqx.Module):
         """Raises `TypeError` for a family that it cannot serve."""
 
     @abc.abstractmethod
-    def __call__(self, log_joint: Callable[[Any], Scalar], q: Distribution, key: Key) -> Scalar:
+    def __call__(self, log_joint: Callable[[Any], Scalar], q: Any, key: Key) -> Scalar:
         """E_q[log_joint(z) − log q(z)] or its estimate, in nats."""
 
 
-def draws(q: Distribution, key: Key, number: int) -> Any:
+def draws(q: Any, key: Key, number: int) -> Any:
     return jax.vmap(q.sample)(jax.random.split(key, number))
 
 
 def frozen(tree: Any) -> Any:
-    return jax.tree.map(jax.lax.stop_gradient, tree)
+    # A distribution of another library may hold functions among its arrays.
+    stop = lambda leaf: jax.lax.stop_gradient(leaf) if eqx.is_array(leaf) else leaf
+    return jax.tree.map(stop, tree)
 
 
 def check_continuous(name: str, family: AbstractFamily) -> None:

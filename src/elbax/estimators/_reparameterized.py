@@ -4,12 +4,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from ..families import Distribution
 from ._estimator import AbstractEstimator, check_continuous, check_number, draws, frozen
 
 
 class Reparameterized(AbstractEstimator):
     r"""$\frac1S \sum_s \log p(x, z_s) + H(q)$ with $z_s = g(\epsilon_s, \phi)$ and the entropy in closed
-    form (Kingma and Welling 2014).
+    form (Kingma and Welling 2014); of a q from another library $H(q)$ is $-\frac1S \sum_s \log q(z_s)$.
 
     It is what a `Model` over a continuous latent does unless told otherwise, with S = 1.
     """
@@ -23,8 +24,11 @@ class Reparameterized(AbstractEstimator):
         check_continuous("Reparameterized", family)
 
     def __call__(self, log_joint, q, key):
-        values = jax.vmap(log_joint)(draws(q, key, self.num_samples))
-        return jnp.mean(values) + q.entropy()
+        z = draws(q, key, self.num_samples)
+        values = jax.vmap(log_joint)(z)
+        if isinstance(q, Distribution):
+            return jnp.mean(values) + q.entropy()
+        return jnp.mean(values - jax.vmap(q.log_prob)(z))
 
 
 class StickingTheLanding(AbstractEstimator):

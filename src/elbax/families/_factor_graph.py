@@ -179,10 +179,12 @@ def _plan(sizes, scopes):
         # The random search seeds Python's generator, the same way each time: put back what was there.
         state = random.getstate()
         search = opt_einsum.RandomGreedy(max_repeats=32, minimize="size", parallel=False)
-        path, _ = opt_einsum.contract_path(
-            ",".join(words) + "->", *shapes, shapes=True, optimize=search
-        )
-        random.setstate(state)
+        try:
+            path, _ = opt_einsum.contract_path(
+                ",".join(words) + "->", *shapes, shapes=True, optimize=search
+            )
+        finally:
+            random.setstate(state)
         order = _vanishing(used, path)
         orders.append(order + [i for i in range(len(sizes)) if i not in order])
 

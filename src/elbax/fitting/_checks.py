@@ -1,5 +1,8 @@
 """What is looked at before a fit begins."""
 
+import jax
+import jax.numpy as jnp
+
 from .._algebra import num_rows
 from .._arguments import check_count, check_not_negative, told
 from .._batch import as_batch, read
@@ -19,8 +22,14 @@ def check_start(who: str, update: Any, state: Any) -> None:
     check_update(who, update)
     if not isinstance(state, ELBOState):
         raise TypeError(
-            f"{who}: expected the state that update.init(params, posterior, key=key) makes, got a "
-            f"{type(state).__name__}."
+            f"{who}: expected the state that update.init(params, key=key) makes, got {told(state)}."
+        )
+    # A key of the older kind is two numbers.
+    one = 0 if jnp.issubdtype(state.key.dtype, jax.dtypes.prng_key) else 1
+    if who != "fit_restarts" and jnp.ndim(state.key) > one:
+        raise TypeError(
+            f"{who}: expected one state, got {len(state.key)} with a leading axis. Call "
+            "fit_restarts(update, states, batch), or jax.vmap over elbax.converge."
         )
 
 

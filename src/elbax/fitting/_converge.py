@@ -1,12 +1,14 @@
 """A fit inside of a program: the loop as a pure function."""
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
 
-from .._arguments import check_count
-from .._program import program
+from .._arguments import check_count, check_not_negative
+from .._batch import read
+from .._program import is_concrete, program
 from .._sharding import automatic
 from .._state import ELBOState
 from .._types import Array, Float, Int, PyTree, Scalar
@@ -72,7 +74,7 @@ def converge(
 
     **Returns** a `Convergence`.
 
-    **Raises** `TypeError` for an update that measures no ELBO.
+    **Raises** `TypeError` for an update that measures no ELBO, for several states and for an iterator.
 
     ```python
     >>> import elbax, jax
@@ -91,5 +93,13 @@ def converge(
     """
     check_start("converge", update, state)
     check_count("converge", max_steps=max_steps)
+    if isinstance(batch, Iterator):
+        raise TypeError(
+            "converge: expected one batch, got an iterator. For batches one after the other call "
+            "fit(update, state, batches), or scan over the update."
+        )
+    if is_concrete(tolerance):
+        check_not_negative("converge", tolerance=tolerance)
+    batch = read(batch)
     check_places(state.posterior, batch, "converge")
-    return _converge(update, state, batch, jnp.asarray(tolerance), max_steps)
+    return _converge(update, state, batch, jnp.asarray(tolerance), int(max_steps))

@@ -4,11 +4,11 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from .._arguments import check_key
+from .._arguments import check_count, check_key, told
 from .._model import models_of
 from .._types import Key, PyTree
 from ..starts import initial_states
-from ._checks import check_limits, check_outside, check_update
+from ._checks import check_limits, check_update, checked
 from ._restarts import fit_restarts
 from ._result import Result
 
@@ -27,10 +27,12 @@ def fit_data(
     if key is None:
         raise TypeError(
             "fit: a start from the data needs a key, fit(update, batch, key=jax.random.key(0)). From a state of "
-            f"your own call fit(update, state, batch); got {type(batch).__name__} for the state and no batch."
+            f"your own call fit(update, state, batch); got {told(batch)} and no state."
         )
     check_key(key, "fit")
     check_limits("fit", max_steps, tolerance)
+    restarts = 8 if restarts is None else restarts
+    check_count("fit", restarts=restarts)
     if isinstance(batch, Iterator):
         raise TypeError(
             "fit: no start can be made from an iterator. Make a state from some of the data, and call "
@@ -40,10 +42,8 @@ def fit_data(
         raise TypeError(
             "fit: progress=True shows one fit. Call fit(update, state, batch, progress=True)."
         )
-    check_outside("fit", batch)
-    states = initial_states(
-        update, batch, key=key, num_restarts=8 if restarts is None else restarts
-    )
+    batch = checked(update, batch)
+    states = initial_states(update, batch, key=key, num_restarts=restarts)
     ends = fit_restarts(
         update,
         states,

@@ -18,7 +18,7 @@ from ._stream import fit_stream
 
 def fit(
     update: AbstractUpdate,
-    state: ELBOState | PyTree,
+    state: ELBOState | PyTree = None,
     batch: PyTree | Iterator[PyTree] = None,
     *,
     key: Key | None = None,
@@ -78,8 +78,9 @@ def fit(
 
     ```
     """
-    if batch is None and not isinstance(state, ELBOState):
-        return fit_data(update, state, key, restarts, max_steps, tolerance, progress)
+    if not isinstance(state, ELBOState) and (state is None or batch is None):
+        data = batch if state is None else state
+        return fit_data(update, data, key, restarts, max_steps, tolerance, progress)
     check_start("fit", update, state)
     if batch is None:
         raise TypeError("fit: got a state and no batch. Call fit(update, state, batch).")
@@ -95,7 +96,7 @@ def fit(
     batch = checked(update, batch)
     check_places(state.posterior, batch, "fit")
     until, tolerance_now = limits(max_steps, tolerance)
-    capacity = capacity_of(max_steps)
+    capacity = capacity_of(int(max_steps))
     begun: Any = state
     if progress:
         with progress_bar(max_steps) as bar:

@@ -57,7 +57,7 @@ def first_carry(update, state, batch, capacity: int) -> tuple[Callable, Carry]:
     info = step.out_struct[1]
     if info.elbo is None:
         raise TypeError(
-            f"fit watches the ELBO, but {name_of(update)} measures none. Chain it with a step that makes "
+            f"A fit watches the ELBO, but {name_of(update)} measures none. Chain it with a step that makes "
             "a pass over the data, such as an M-step."
         )
     trace = jnp.full(capacity, -jnp.inf, info.elbo.dtype)

@@ -86,7 +86,7 @@ def fit_restarts(
     batch = checked(update, batch, "fit_restarts")
     (until, gain), capacity, reject = (
         limits(max_steps, tolerance),
-        capacity_of(max_steps),
+        capacity_of(int(max_steps)),
         by_value(reject),
     )
     if short_runs is not None:
@@ -104,7 +104,7 @@ def _restarts(update, best, elbos: Array, steps: Array, codes: Array, rejected: 
     if not np.any(usable):
         raise RuntimeError(
             f"None of {len(names)} restarts can be returned: {int(np.sum(rejected))} were rejected "
-            f"(collapsed components), {names.count('nonfinite')} ended nonfinite. Ask for fewer "
+            f"(collapsed components), {names.count('nonfinite')} ended nonfinite. Ask for more restarts or fewer "
             "components, or give the covariances a floor."
         )
     ends = np.sort(np.asarray(elbos)[usable])[::-1]

@@ -1,11 +1,19 @@
 """An encoder."""
 
+import types
+
 import equinox as eqx
 
-from .._program import program
+from .._program import by_value, program
 from .._types import Any, Callable, Key, PyTree
-from ..families import AbstractFamily, Distribution
+from ..families import AbstractFamily
 from ._network import Network
+
+
+class Function(eqx.Module):
+    """A function from a network's output to a distribution, which holds no arrays."""
+
+    function: Callable[[Any], Any] = eqx.field(static=True, converter=by_value)
 
 
 class Amortized(eqx.Module):
@@ -14,7 +22,9 @@ class Amortized(eqx.Module):
     **Arguments:**
 
     - `network`: an Equinox module, or `Network(apply, weights)` for any pure function.
-    - `family`: the family of the latent, usually `model.latent`; it says how many outputs it wants.
+    - `family`: the family of the latent, usually `model.latent`; it says how many outputs it wants. Or a function
+        from the outputs to a distribution of another library (numpyro, distreqx, flowjax, …), an object with
+        `sample(key)` and `log_prob(z)`: its bound is then estimated by draws.
 
     A fresh encoder ruins good params within a few joint steps: train it alone first, with
     `GradientEStep`.
@@ -27,19 +37,30 @@ class Amortized(eqx.Module):
     (3,)
 
     ```
+
+    With a distribution of numpyro:
+
+        def normal(output):
+            return numpyro.distributions.Normal(output[:2], jnp.exp(output[2:])).to_event(1)
+
+        encoder = elbax.Amortized(eqx.nn.MLP(2, 4, 8, 1, key=key), normal)
     """
 
     network: Network
-    family: AbstractFamily
+    family: AbstractFamily | Function
 
-    def __init__(self, network: Callable[..., Any], family: AbstractFamily):
-        if not isinstance(family, AbstractFamily):
+    def __init__(self, network: Callable[..., Any], family: Any):
+        if not isinstance(family, AbstractFamily | types.FunctionType):
             raise TypeError(
-                f"Amortized: family must be a family such as model.latent, got {family!r}."
+                "Amortized: family must be a family such as model.latent, or a function from the network's output "
+                f"to a distribution; got {family!r}."
             )
         self.network = network if isinstance(network, Network) else Network(network)
-        self.family = family
+        self.family = family if isinstance(family, AbstractFamily) else Function(family)
 
     @program
-    def __call__(self, x: PyTree, *, key: Key | None = None) -> Distribution:
-        return self.family.distribution(self.network(x))
+    def __call__(self, x: PyTree, *, key: Key | None = None) -> Any:
+        output = self.network(x)
+        if isinstance(self.family, AbstractFamily):
+            return self.family.distribution(output)
+        return self.family.function(output)

@@ -39,7 +39,7 @@ class MonteCarlo(eqx.Module):
         q, z = draw("MonteCarlo", self.posterior, x, self.num_samples, key)
         log_density = jax.vmap(q.log_prob)(z)
         even = jnp.full_like(log_density, -jnp.log(self.num_samples))
-        return Particles(z, even, log_density, q.family)
+        return Particles(z, even, log_density, getattr(q, "family", None))
 
 
 class Importance(eqx.Module):
@@ -85,7 +85,7 @@ class Importance(eqx.Module):
         model, natural = self.target.model, self.target.prepared
         log_joint = jax.vmap(lambda z: model.log_joint_at(natural, x, z))(z)
         log_weights = jax.nn.log_softmax(log_joint - log_density.astype(log_joint.dtype))
-        return Particles(z, log_weights, log_density, r.family)
+        return Particles(z, log_weights, log_density, model.latent)
 
 
 def draws_anew(posterior: PyTree) -> bool:

@@ -32,6 +32,7 @@ class Particles(eqx.Module):
     - `z`: the draws, with a leading axis.
     - `log_weights`: $\log \tilde w_s$, normalized.
     - `log_density`: log r(z_s).
+    - `family`: the family of the latent; `None` for draws of a distribution of another library.
 
     Axes before that of the draws are a batch, over which all methods act row by row. Of weights with NaN among
     them a draw is −1 if it is an integer, NaN if it is not.
@@ -40,11 +41,20 @@ class Particles(eqx.Module):
     z: PyTree
     log_weights: Float[Array, "*batch S"]
     log_density: Float[Array, "*batch S"]
-    family: AbstractFamily
+    family: AbstractFamily | None
 
     @property
     def batch_ndim(self) -> int:
         return jnp.ndim(self.log_weights) - 1
+
+    @property
+    def _known_family(self) -> AbstractFamily:
+        if self.family is None:
+            raise TypeError(
+                "These are draws of a distribution of another library, whose statistics are not known outside of "
+                "a pass over data. Average what you need of `z` with exp(`log_weights`)."
+            )
+        return self.family
 
     def _average(self, values: PyTree) -> PyTree:
         def one(leaf):
@@ -58,7 +68,7 @@ class Particles(eqx.Module):
     def _estimate(self, function: Callable[[Array, Array], Array], values: Array) -> Array:
         """function(values, log weights), with the score in its derivative where draws do not move."""
         value = function(values, self.log_weights)
-        if not self.family.discrete:
+        if self.family is None or not self.family.discrete:
             return value
         draws = jax.lax.stop_gradient((values, self.log_weights))
         return _scored(function, value, draws, self.log_density)
@@ -66,12 +76,13 @@ class Particles(eqx.Module):
     @program
     @rowwise("q")
     def mean(self) -> PyTree:
-        return self._average(jax.vmap(self.family.statistics)(self.z))
+        return self._average(jax.vmap(self._known_family.statistics)(self.z))
 
     @program
     @rowwise("q", "potentials")
     def bound(self, potentials: PyTree) -> Scalar:
-        scores = jax.vmap(lambda z: self.family.score(potentials, z))(self.z)
+        family = self._known_family
+        scores = jax.vmap(lambda z: family.score(potentials, z))(self.z)
         return self._average(scores) + self.entropy().astype(scores.dtype)
 
     @program

@@ -7,8 +7,8 @@ import optax
 
 from .._arguments import check_count, check_function, check_optimizer
 from .._program import by_value, program
-from .._types import Key, PyTree
-from ..families import Distribution
+from .._types import Any, Key, PyTree
+from ..families import AbstractFamily, Distribution
 from ._amortized import Amortized
 from ._exact import Exact, looks_first
 
@@ -52,6 +52,10 @@ class SemiAmortized(eqx.Module):
                 "SemiAmortized: encoder must be an elbax.Amortized(network, family), got "
                 f"{type(self.encoder).__name__}."
             )
+        if not isinstance(self.encoder.family, AbstractFamily):
+            raise TypeError(
+                "SemiAmortized: the encoder must be of a family such as model.latent, not of a function."
+            )
         check_function("SemiAmortized", "elbax.Exact(model, params)", target=self.target)
         check_optimizer("SemiAmortized", self.optimizer)
         check_count("SemiAmortized", num_steps=self.num_steps)
@@ -59,7 +63,8 @@ class SemiAmortized(eqx.Module):
     @looks_first
     @program
     def __call__(self, x: PyTree, *, key: Key | None = None) -> Distribution:
-        family, key = self.encoder.family, jax.random.key(0) if key is None else key
+        family: Any = self.encoder.family
+        key = jax.random.key(0) if key is None else key
         model, natural = self.target.model, self.target.prepared
 
         def bound(output, key):

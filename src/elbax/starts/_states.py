@@ -1,5 +1,6 @@
 """Many starts at once: what restarts begin from."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +13,7 @@ from .._sharding import automatic
 from .._state import ELBOState
 from .._types import Any, Callable, Key, PyTree
 from .._update import AbstractUpdate
+from ..posteriors import Exact
 from ._parts import with_own_spread
 from ._start import (
     AbstractPartitioned,
@@ -46,7 +48,8 @@ def initial_states(
     - `batch`: the data.
     - `num_restarts`: how many.
     - `init`: a start as `model.init` takes it, for all of them, or a list of starts, dealt out in turn.
-    - `posterior`: a function from params to the posterior to begin with; by default that of the update's E-step.
+    - `posterior`: a function from params to the posterior to begin with; by default that of the update's E-step,
+        `Exact(model, params)` for an update without E-steps.
 
     **Raises** `TypeError` for an update of no model, or of a model without `init`.
 
@@ -66,6 +69,8 @@ def initial_states(
         raise TypeError(f"initial_states: {type(update).__name__} has no model to start.")
     model = models[0]
     check_key(key, "initial_states")
+    if posterior is None and update.usual_posterior is None:
+        posterior = eqx.Partial(Exact, model)
     key_start, key_run = jax.random.split(key)
     params = initial_params(model, batch, key=key_start, num_restarts=num_restarts, init=init)
     return _states(update, posterior, params, key_run)
@@ -205,5 +210,8 @@ def _one(model, key, batch, init) -> PyTree:
 @automatic
 def _states(update, posterior, params, key) -> ELBOState:
     keys = jax.random.split(key, len(jax.tree.leaves(params)[0]))
-    start = lambda params: None if posterior is None else posterior(params)
-    return jax.vmap(lambda params, key: update.init(params, start(params), key=key))(params, keys)
+
+    def one(params, key):
+        return update.init(params, None if posterior is None else posterior(params), key=key)
+
+    return jax.vmap(one)(params, keys)

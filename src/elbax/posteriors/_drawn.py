@@ -1,0 +1,69 @@
+"""A distribution of another library: it can be sampled and knows its density, and that is enough."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from .._types import Any, Key, PyTree, Scalar
+from ..families import AbstractFamily
+from ._particles import Particles
+
+
+class Drawn(Particles):
+    r"""A `source` with `sample(key)` and `log_prob(z)`, of which one draw $z \sim r$ stands for expectations.
+
+    The bound is $\log p(x, z) - \log r(z)$. Its mean is the ELBO, and the mean of its derivative is the ELBO's:
+    a continuous draw moves with the parameters of r, a discrete one has its score.
+    """
+
+    source: Any
+
+    @property
+    def natural(self) -> PyTree:
+        raise TypeError(
+            f"A {type(self.source).__name__} has no natural parameters of an exponential family of elbax. Use an "
+            "estimator that draws (Reparameterized, StickingTheLanding, ScoreFunction), or an encoder "
+            "elbax.Amortized(network, model.latent)."
+        )
+
+    def sample(self, key: Key) -> PyTree:
+        return self.source.sample(key)
+
+    def log_prob(self, z: PyTree) -> Scalar:
+        return _log_prob(self.source, z)
+
+
+def as_distribution(q: Any, family: AbstractFamily, key: Key) -> Any:
+    """What a posterior returned for one datum, as passes over data take it.
+
+    **Raises** `TypeError` for what is not a distribution, or is one of several numbers side by side.
+    """
+    if isinstance(q, Particles) and q.family is None:
+        return dataclasses.replace(q, family=family)
+    if _can(q, "bound", "entropy", "expect"):
+        return q
+    if not _can(q, "sample", "log_prob"):
+        raise TypeError(
+            "A posterior maps a datum to a distribution, an object with sample(key) and log_prob(z), but it "
+            f"returned a {type(q).__name__}."
+        )
+    z = q.sample(key)
+    density = _log_prob(q, z)
+    one = jax.tree.map(lambda leaf: leaf[None], z)
+    return Drawn(one, jnp.zeros_like(density)[None], density[None], family, q)
+
+
+def _can(q: Any, *names: str) -> bool:
+    return all(callable(getattr(q, name, None)) for name in names)
+
+
+def _log_prob(source: Any, z: PyTree) -> Scalar:
+    density = source.log_prob(z)
+    if jnp.shape(density) != ():
+        raise TypeError(
+            f"log_prob of a {type(source).__name__} returned shape {jnp.shape(density)} for the latent of one "
+            "datum, where one number is expected: the log-density of all of z. In numpyro write .to_event(1); in "
+            "distrax and distreqx use Independent."
+        )
+    return density

@@ -4,8 +4,10 @@ from . import (
     components as components,
     datasets as datasets,
     estimators as estimators,
+    passes as passes,
     priors as priors,
     starts as starts,
+    wrappers as wrappers,
 )
 from ._batch import Batch as Batch
 from ._compress import compress as compress, from_moments as from_moments

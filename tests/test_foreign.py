@@ -166,6 +166,17 @@ def test_sleep_and_annealed_steps_of_theirs():
         assert np.all(np.isfinite(change)) and np.any(change != 0)
 
 
+def test_an_estimate_is_not_called_a_fall():
+    """A closed form under an encoder of theirs: the bound falls by chance, and the fit goes on."""
+    analysis = elbax.FactorAnalysis(2)
+    params = analysis.init(KEYS[0], X)
+    step = elbax.ClosedFormMStep(analysis)
+    state = step.init(params, linear(of_numpyro), key=KEYS[1])
+    result = elbax.fit(step, state, X, max_steps=30)
+    assert np.any(np.diff(result.trace) < -1e-3)
+    assert result.code != "decreased"
+
+
 def test_discrete_ones_have_their_score():
     def mixture(params, x, z):
         return jnp.log(0.5) + jax.scipy.stats.norm.logpdf(x, params[z]).sum()

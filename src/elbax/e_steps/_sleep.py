@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from .._algebra import nodes_of
 from .._arguments import check_count, check_function, check_optimizer
 from .._gradient import check_trainable
 from .._model import AbstractModel
@@ -12,7 +13,7 @@ from .._program import by_value
 from .._state import ELBOState, Info
 from .._types import Any, Callable, PyTree
 from .._update import AbstractUpdate
-from ..posteriors._monte_carlo import draws_anew
+from ..posteriors import Importance, MonteCarlo
 from ..posteriors._snapshot import partition, refresh
 from ..posteriors._table import tables
 
@@ -71,7 +72,7 @@ class SleepEStep(AbstractUpdate):
 
     def init_memory(self, params: PyTree, posterior: PyTree) -> PyTree:
         check_trainable("SleepEStep", posterior)
-        if draws_anew(posterior) or tables(posterior):
+        if nodes_of(MonteCarlo | Importance, posterior) or tables(posterior):
             raise TypeError(
                 "SleepEStep raises log q(z | x) of dreamed x, which has to be known there: draws have no density, "
                 f"and a table none of such rows. Start from elbax.Amortized(network, model.latent); got "

@@ -9,6 +9,7 @@ from .._arguments import check_count, check_function
 from .._program import program
 from .._types import Callable, Key, PyTree
 from ..families import Distribution
+from ._amortized import Function
 from ._exact import Exact, looks_first
 from ._particles import Particles
 
@@ -89,8 +90,11 @@ class Importance(eqx.Module):
 
 
 def draws_anew(posterior: PyTree) -> bool:
-    """Whether every pass over the data draws, so that a bound under it is an estimate."""
-    return bool(nodes_of(MonteCarlo | Importance, posterior))
+    """Whether every pass over the data draws, so that a bound under it is an estimate.
+
+    A class of one's own that returns a distribution of another library draws too, and is not known here.
+    """
+    return bool(nodes_of(MonteCarlo | Importance | Function, posterior))
 
 
 def draw(who: str, posterior: Callable, x: PyTree, number: int, key: Key | None) -> tuple:

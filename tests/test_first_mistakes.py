@@ -260,7 +260,7 @@ def test_schedules_that_are_no_number(as_users_run, schedule):
     ("name", "function"),
     [
         ("fit", lambda state, x: elbax.fit(EM, state, x).elbo),
-        ("fit", lambda state, x: elbax.fit_restarts(EM, state, x).elbo),
+        ("fit_restarts", lambda state, x: elbax.fit_restarts(EM, state, x).elbo),
         ("criteria", lambda state, x: elbax.criteria(MODEL, state.params, x).bic),
         ("information", lambda state, x: elbax.information(MODEL, state.params, x).rate),
         ("standard_errors", lambda state, x: elbax.standard_errors(MODEL, state.params, x)),

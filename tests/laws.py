@@ -536,10 +536,13 @@ def slope(case):
     start, unflatten = ravel_pytree(trained)
     direction = jax.random.normal(jax.random.key(1), start.shape)
 
+    # Made here: what a system makes inside of a trace it would keep.
+    posterior, x = case.posterior, case.system.x
+
     def sweeps(vector):
         params = eqx.combine(unflatten(vector), rest)
-        state = case.update.init(params, case.posterior, key=jax.random.key(7))
-        step = lambda state, _: case.update(state, case.system.x)
+        state = case.update.init(params, posterior, key=jax.random.key(7))
+        step = lambda state, _: case.update(state, x)
         end = ravel_pytree(split_coordinates(jax.lax.scan(step, state, length=3)[0].params)[0])[0]
         return jnp.linspace(-1, 1, len(end)) @ end
 

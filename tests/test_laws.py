@@ -71,6 +71,9 @@ DIFFERENTIATED = [
     "mixture-full-auto:only",
     "mixture-poisson-regression:newton",
     "factors-isotropic:exact/closed",
+    "hidden-markov:exact/closed",
+    "grammar:exact/closed",
+    "ctc:exact/gradient",
 ]
 
 

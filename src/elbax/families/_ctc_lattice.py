@@ -76,12 +76,12 @@ class CTCLattice(AbstractStructured):
 def _forward(semiring, unary, skip, length, positions, keys=None):
     """(The weight of all ways to each position at each frame (T, S), each frame's largest being taken out, and
     what that adds up to)."""
-    place, nowhere = jnp.arange(len(skip)), jnp.full(2, -jnp.inf, unary.dtype)
+    place = jnp.arange(len(skip))
     unary = jnp.where(place < positions, unary, -jnp.inf)
     first = jnp.where(place < 2, unary[0], -jnp.inf)
 
     def terms(skip, alpha, unary):
-        behind = jnp.concatenate([nowhere, alpha])
+        behind = jnp.concatenate([_nowhere(alpha), alpha])
         skipped = jnp.where(skip, behind[:-2], -jnp.inf)
         return [alpha + unary, behind[1:-1] + unary, skipped + unary]
 
@@ -92,11 +92,11 @@ def _forward(semiring, unary, skip, length, positions, keys=None):
 
 def _backward(unary, skip, length, positions):
     """The weight of all ways on from each position after each frame (T, S), but for a factor of each frame."""
-    place, nowhere = jnp.arange(len(skip)), jnp.full(2, -jnp.inf, unary.dtype)
+    place = jnp.arange(len(skip))
     last = _ends(jnp.where(place < positions, 0.0, -jnp.inf).astype(unary.dtype), positions)
 
     def terms(skip, beta, unary):
-        ahead = jnp.concatenate([beta + unary, nowhere])
+        ahead = jnp.concatenate([beta + unary, _nowhere(beta)])
         skipped = jnp.where(skip, ahead[2:], -jnp.inf)
         return [ahead[:-2], ahead[1:-1], skipped]
 
@@ -104,6 +104,12 @@ def _backward(unary, skip, length, positions):
     may_skip = jnp.concatenate([skip[2:], jnp.zeros(2, bool)])[: len(skip)]
     betas, _ = forward_all(LOG, terms, may_skip, last, unary[1:][::-1], valid[::-1], None)
     return jnp.concatenate([betas[::-1], last[None]])
+
+
+def _nowhere(weight):
+    """Two positions that no path comes from, made anew: `terms`, of which derivatives are taken later, may hold no
+    array of the trace around it."""
+    return jnp.full(2, -jnp.inf, weight.dtype)
 
 
 def _ends(alpha, positions):

@@ -184,11 +184,10 @@ def run(numbers: Sequence[int], seed: int = 0, only: Sequence[str] | None = None
 
 
 def merge(one: Found, other: Found) -> Found:
-    names = {kind: one[kind] | other[kind] for kind in one}
-    return {
-        kind: {name: one[kind].get(name, []) + other[kind].get(name, []) for name in names[kind]}
-        for kind in names
-    }
+    def joined(a, b):
+        return {name: a.get(name, []) + b.get(name, []) for name in a | b}
+
+    return {kind: joined(one[kind], other[kind]) for kind in one}
 
 
 def run_blocks(

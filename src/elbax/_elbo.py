@@ -318,7 +318,7 @@ def _weighted_sum(datum: Callable, model, natural, posterior, x, weight, places)
     def one(x, place):
         key_q, key_expectation = jax.random.split(place.key)
         q = at_row(posterior, place.row)(x, key=key_q)
-        q = as_distribution(q, model.latent, jax.random.fold_in(key_q, 1))
+        q = as_distribution(q, model.latent, key_q)
         return datum(model, natural, x, q, key_expectation)
 
     return weighted_sum(weight, over_rows(one, x, places))

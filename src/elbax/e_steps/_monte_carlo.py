@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from .._types import Any, PyTree
+from .._types import Any
 from ..posteriors import Importance, MonteCarlo
 from ._bayes import AbstractBayesStep
 
@@ -36,6 +36,3 @@ class MonteCarloEStep(AbstractBayesStep):
     @property
     def fixed_point(self) -> bool:
         return False
-
-    def natural_posterior(self, params: PyTree) -> None:
-        """None: a posterior says how many draws to make."""

@@ -24,9 +24,13 @@ def check_start(who: str, update: Any, state: Any) -> None:
         raise TypeError(
             f"{who}: expected the state that update.init(params, key=key) makes, got {told(state)}."
         )
+
+
+def check_one(who: str, state: ELBOState) -> None:
+    """Raises `TypeError` for several states in one, as `fit_restarts` takes them."""
     # A key of the older kind is two numbers.
     one = 0 if jnp.issubdtype(state.key.dtype, jax.dtypes.prng_key) else 1
-    if who != "fit_restarts" and jnp.ndim(state.key) > one:
+    if jnp.ndim(state.key) > one:
         raise TypeError(
             f"{who}: expected one state, got {len(state.key)} with a leading axis. Call "
             "fit_restarts(update, states, batch), or jax.vmap over elbax.converge."

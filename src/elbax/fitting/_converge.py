@@ -14,7 +14,7 @@ from .._state import ELBOState
 from .._types import Array, Float, Int, PyTree, Scalar
 from .._update import AbstractUpdate
 from ..posteriors._table import check_places
-from ._checks import check_start
+from ._checks import check_one, check_start
 from ._loop import Code, CODES, run
 
 
@@ -92,6 +92,7 @@ def converge(
     ```
     """
     check_start("converge", update, state)
+    check_one("converge", state)
     check_count("converge", max_steps=max_steps)
     if isinstance(batch, Iterator):
         raise TypeError(

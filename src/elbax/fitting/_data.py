@@ -9,7 +9,7 @@ from .._model import models_of
 from .._types import Key, PyTree
 from ..starts import initial_states
 from ._checks import check_limits, check_update, checked
-from ._restarts import fit_restarts
+from ._restarts import best_of
 from ._result import Result
 
 
@@ -44,14 +44,8 @@ def fit_data(
         )
     batch = checked(update, batch)
     states = initial_states(update, batch, key=key, num_restarts=restarts)
-    ends = fit_restarts(
-        update,
-        states,
-        batch,
-        max_steps=max_steps,
-        tolerance=tolerance,
-        reject=models_of(update)[0].collapsed,
-    )
+    reject = models_of(update)[0].collapsed
+    ends = best_of(update, states, batch, max_steps, tolerance, reject)
     if len(ends.codes) == 1:
         return ends.best
     message = f"{ends.best.message} {ends.message}"

@@ -8,7 +8,7 @@ from .._state import ELBOState
 from .._types import Any, Key, PyTree
 from .._update import AbstractUpdate
 from ..posteriors._table import check_places
-from ._checks import check_limits, check_outside, check_start, checked
+from ._checks import check_limits, check_one, check_outside, check_start, checked
 from ._data import fit_data
 from ._loop import capacity_of, Carry, limits, run_compiled, runs
 from ._progress import progress_bar
@@ -82,6 +82,7 @@ def fit(
         data = batch if state is None else state
         return fit_data(update, data, key, restarts, max_steps, tolerance, progress)
     check_start("fit", update, state)
+    check_one("fit", state)
     if batch is None:
         raise TypeError("fit: got a state and no batch. Call fit(update, state, batch).")
     if key is not None or restarts is not None:
@@ -96,7 +97,7 @@ def fit(
     batch = checked(update, batch)
     check_places(state.posterior, batch, "fit")
     until, tolerance_now = limits(max_steps, tolerance)
-    capacity = capacity_of(int(max_steps))
+    capacity = capacity_of(max_steps)
     begun: Any = state
     if progress:
         with progress_bar(max_steps) as bar:

@@ -44,7 +44,7 @@ def runs(carry: Carry) -> bool:
 
 def capacity_of(max_steps: int) -> int:
     """How long a trace is kept: one program for all numbers of steps between two powers of two."""
-    return max(1024, 1 << (max_steps - 1).bit_length())
+    return max(1024, 1 << (int(max_steps) - 1).bit_length())
 
 
 def limits(max_steps: int, tolerance: float) -> tuple[np.ndarray, np.ndarray]:

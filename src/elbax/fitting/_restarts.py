@@ -84,11 +84,13 @@ def fit_restarts(
     check_outside("fit_restarts", states)
     check_limits("fit_restarts", max_steps, tolerance)
     batch = checked(update, batch, "fit_restarts")
-    (until, gain), capacity, reject = (
-        limits(max_steps, tolerance),
-        capacity_of(int(max_steps)),
-        by_value(reject),
-    )
+    return best_of(update, states, batch, max_steps, tolerance, reject, short_runs)
+
+
+def best_of(update, states, batch, max_steps, tolerance, reject=None, short_runs=None) -> Restarts:
+    """`fit_restarts`, of arguments that were looked at."""
+    until, gain = limits(max_steps, tolerance)
+    capacity, reject = capacity_of(max_steps), by_value(reject)
     if short_runs is not None:
         short, kept = short_runs
         check_count("fit_restarts", short_steps=short, number_kept=kept)
@@ -146,10 +148,6 @@ def _message_of_ends(number: int, usable: int, num_distinct: int, num_best: int)
 @compiled
 @automatic
 def _run_lanes(update, reject, states, batch, until, tolerance, capacity: int):
-    return _best_of(update, reject, states, batch, until, tolerance, capacity)
-
-
-def _best_of(update, reject, states, batch, until, tolerance, capacity: int):
     """(the best lane's end, as `run` returns it; every lane's ELBO, number of steps, code and rejection)."""
 
     def one(state):

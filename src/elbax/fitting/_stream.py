@@ -14,7 +14,7 @@ from ._result import Result, result_of
 
 def fit_stream(update, state, batches, max_steps: int, progress: bool) -> Result:
     carry = batch = None
-    capacity = capacity_of(int(max_steps))
+    capacity = capacity_of(max_steps)
     with progress_bar(max_steps if progress else None) as bar:
         for _, given in zip(range(max_steps), batches, strict=False):
             batch = checked(update, given)

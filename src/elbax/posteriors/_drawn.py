@@ -48,7 +48,8 @@ def as_distribution(q: Any, family: AbstractFamily, key: Key) -> Any:
             "A posterior maps a datum to a distribution, an object with sample(key) and log_prob(z), but it "
             f"returned a {type(q).__name__}."
         )
-    z = q.sample(key)
+    # The posterior may have drawn from the key itself.
+    z = q.sample(jax.random.fold_in(key, 1))
     density = _log_prob(q, z)
     one = jax.tree.map(lambda leaf: leaf[None], z)
     return Drawn(one, jnp.zeros_like(density)[None], density[None], family, q)

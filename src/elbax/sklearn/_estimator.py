@@ -26,8 +26,7 @@ from .._types import Any, Callable, Key, PyTree
 from .._update import AbstractUpdate
 from ..families import Distribution
 from ..fitting import fit, fit_restarts, Result
-from ..posteriors import Exact
-from ..starts import initial_params
+from ..starts import first_state, initial_params
 from ._distinct_rows import distinct_rows
 
 
@@ -134,8 +133,7 @@ class AbstractEstimator(BaseEstimator, abc.ABC):
         update = self._make_update(model, batch) if make is None else make(model)
 
         def begin(params, key):
-            posterior = Exact(model, params) if update.usual_posterior is None else None
-            return update.init(params, posterior, key=key)
+            return first_state(update, model, params, key)
 
         key, options = self._key(), {"max_steps": self.max_iter, "tolerance": self.tol}
         key_start, key_run = jax.random.split(key)

@@ -17,4 +17,8 @@ from ._start import (
     shares_of as shares_of,
     start_of as start_of,
 )
-from ._states import initial_params as initial_params, initial_states as initial_states
+from ._states import (
+    first_state as first_state,
+    initial_params as initial_params,
+    initial_states as initial_states,
+)

@@ -69,11 +69,22 @@ def initial_states(
         raise TypeError(f"initial_states: {type(update).__name__} has no model to start.")
     model = models[0]
     check_key(key, "initial_states")
-    if posterior is None and update.usual_posterior is None:
-        posterior = eqx.Partial(Exact, model)
     key_start, key_run = jax.random.split(key)
     params = initial_params(model, batch, key=key_start, num_restarts=num_restarts, init=init)
-    return _states(update, posterior, params, key_run)
+    return _states(update, model, posterior, params, key_run)
+
+
+def first_state(
+    update: AbstractUpdate,
+    model: AbstractModel,
+    params: PyTree,
+    key: Key,
+    posterior: Callable[[PyTree], PyTree] | None = None,
+) -> ELBOState:
+    """The state at params from data: with the update's own posterior, or Bayes' rule if it has no E-step."""
+    if posterior is None and update.usual_posterior is None:
+        posterior = eqx.Partial(Exact, model)
+    return update.init(params, None if posterior is None else posterior(params), key=key)
 
 
 def initial_params(
@@ -208,10 +219,8 @@ def _one(model, key, batch, init) -> PyTree:
 
 @compiled
 @automatic
-def _states(update, posterior, params, key) -> ELBOState:
+def _states(update, model, posterior, params, key) -> ELBOState:
     keys = jax.random.split(key, len(jax.tree.leaves(params)[0]))
-
-    def one(params, key):
-        return update.init(params, None if posterior is None else posterior(params), key=key)
-
-    return jax.vmap(one)(params, keys)
+    return jax.vmap(lambda params, key: first_state(update, model, params, key, posterior))(
+        params, keys
+    )

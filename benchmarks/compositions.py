@@ -34,7 +34,7 @@ import numpy as np
 from composing import Draw, pick, posteriors, registry
 
 import elbax
-from elbax.posteriors._monte_carlo import draws_anew
+from elbax.posteriors._posterior import draws_anew
 
 
 HERE = pathlib.Path(__file__).parent

@@ -21,7 +21,7 @@ import jax
 import jaxtyping
 import pytest
 
-import elbax._elbo
+import elbax._pass
 
 
 jax.config.update("jax_enable_x64", True)
@@ -35,7 +35,7 @@ def both_forms(monkeypatch):
 
     A program that was compiled before keeps the choice that it was traced with.
     """
-    monkeypatch.setattr(elbax._elbo, "_SMALL", 0)
+    monkeypatch.setattr(elbax._pass, "_SMALL", 0)
 
 
 @pytest.fixture

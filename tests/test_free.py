@@ -12,8 +12,8 @@ import scipy.special
 from cases import find, SYSTEMS
 
 import elbax
-from elbax._elbo import expected_statistics
 from elbax._free import spread
+from elbax._pass import expected_statistics
 
 
 CASE = find("mixture-full-auto:exact/closed")

@@ -44,7 +44,7 @@ def test_evidence_is_scipys(covariance, form):
 @given(dim=st.integers(1, 7), num_components=st.integers(1, 4), seed=st.integers(0, 99))
 def test_forms_agree(dim, num_components, seed):
     """Squares expanded about a center or taken as differences: one function, one set of statistics."""
-    from elbax._elbo import expected_statistics
+    from elbax._pass import expected_statistics
 
     x = jax.random.normal(jax.random.key(seed), (20, dim)) + 2
     covariance = COVARIANCES[seed % 4]

@@ -14,8 +14,8 @@ from statsmodels.tsa.statespace.mlemodel import MLEModel
 
 import elbax
 from elbax import LinearGaussianStateSpace
-from elbax._elbo import expected_statistics
 from elbax._free import spread
+from elbax._pass import expected_statistics
 
 
 D, P, T = 2, 3, 4

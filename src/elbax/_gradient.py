@@ -10,16 +10,16 @@ import optax
 from ._algebra import add, nodes_of, zeros_like
 from ._arguments import check_optimizer
 from ._batch import where_seen
-from ._elbo import divisor, elbo_and_gradient, per_datum
 from ._free import choose, moving, spread
 from ._model import AbstractModel
+from ._pass import divisor, elbo_and_gradient, per_datum
 from ._program import by_value
 from ._reference import split_coordinates
 from ._state import ELBOState, Info
 from ._types import PyTree
 from ._update import AbstractUpdate
-from .posteriors import Hard
-from .posteriors._snapshot import has_snapshot, partition, refresh
+from .posteriors import Exact, Hard
+from .posteriors._posterior import bind, weights_of
 
 
 class AbstractGradientStep(AbstractUpdate):
@@ -55,7 +55,7 @@ class AbstractGradientStep(AbstractUpdate):
         if "params" in blocks and self.free is not True:
             free = spread(self.free, blocks["params"])
             blocks = blocks | {"params": moving(free, blocks["params"])}
-        return partition(blocks)[0]
+        return weights_of(blocks)
 
     @property
     def usual_posterior(self) -> str | None:
@@ -68,7 +68,7 @@ class AbstractGradientStep(AbstractUpdate):
     def settle(self, state: ELBOState, batch: PyTree) -> ELBOState:
         if "posterior" not in self.blocks:
             return state
-        return state.replace(posterior=refresh(state.posterior, self.model, state.params))
+        return state.replace(posterior=bind(state.posterior, self.model, state.params))
 
     def __call__(self, state: ELBOState, batch: PyTree) -> tuple[ELBOState, Info]:
         key, now = jax.random.split(state.key)
@@ -114,9 +114,9 @@ def check_trainable(name: str, posterior: PyTree) -> None:
             f"{name} trains the posterior's weights, but the mode that Hard takes has no derivative in them. "
             "Train the posterior without Hard, then wrap it."
         )
-    if jax.tree.leaves(partition(posterior)[0]):
+    if jax.tree.leaves(weights_of(posterior)):
         return
-    if has_snapshot(posterior):
+    if nodes_of(Exact, posterior):
         raise TypeError(
             f"{name} trains the posterior's weights, but the posterior is Exact: Bayes' rule at a "
             "snapshot of the params, which has none. Start from elbax.Amortized(network, "

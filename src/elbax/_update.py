@@ -19,7 +19,7 @@ from ._program import compiled, program
 from ._sharding import automatic
 from ._state import apart, carry, ELBOState, Info
 from ._types import Any, Callable, Key, PyTree
-from .posteriors._snapshot import check_snapshots
+from .posteriors._posterior import check_posterior
 
 
 class Promise(enum.IntEnum):
@@ -166,7 +166,7 @@ class AbstractUpdate(eqx.Module):
                 f"{told(posterior)}. A key goes by its name: init(params, key=key)."
             )
         for model in models:
-            check_snapshots(posterior, model, f"{type(self).__name__}.init")
+            check_posterior(posterior, model, f"{type(self).__name__}.init")
         if len(models) > 1:
             raise TypeError(
                 f"{name_of(self)}: its steps are of {len(models)} different models, which have no ELBO in common. "

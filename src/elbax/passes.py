@@ -5,7 +5,7 @@ padding, as the library's own updates do.
 """
 
 from ._batch import over_rows as over_rows, reduce_data as reduce_data
-from ._elbo import (
+from ._pass import (
     elbo_and_gradient as elbo_and_gradient,
     expected_statistics as expected_statistics,
     per_datum as per_datum,

@@ -2,11 +2,13 @@
 
 from typing import ClassVar
 
+from .._algebra import nodes_of
 from .._model import AbstractModel
 from .._state import ELBOState, Info
 from .._types import Any, PyTree
 from .._update import AbstractUpdate, Promise, shaped
-from ..posteriors._snapshot import has_snapshot, refresh
+from ..posteriors import Exact
+from ..posteriors._posterior import bind
 
 
 class AbstractBayesStep(AbstractUpdate):
@@ -42,10 +44,10 @@ class AbstractBayesStep(AbstractUpdate):
     def init_memory(self, params: PyTree, posterior: PyTree) -> PyTree:
         given = type(posterior).__name__
         article = "an" if given[0] in "AEIOU" else "a"
-        moved = refresh(posterior, self.model, params)
+        moved = bind(posterior, self.model, params)
         if not isinstance(posterior, self.kind):
             given = f"{article} {given}"
-        elif not has_snapshot(posterior, self.model) or shaped(moved) != shaped(posterior):
+        elif not self._binds(posterior) or shaped(moved) != shaped(posterior):
             given = f"{article} {given} of another model or other params"
         else:
             return ()
@@ -55,8 +57,11 @@ class AbstractBayesStep(AbstractUpdate):
             "with this step's model, to init."
         )
 
+    def _binds(self, posterior: PyTree) -> bool:
+        return any(node.model == self.model for node in nodes_of(Exact, posterior))
+
     def __call__(self, state: ELBOState, batch: PyTree) -> tuple[ELBOState, Info]:
         return self.settle(state, batch), Info()
 
     def settle(self, state: ELBOState, batch: PyTree) -> ELBOState:
-        return state.replace(posterior=refresh(state.posterior, self.model, state.params))
+        return state.replace(posterior=bind(state.posterior, self.model, state.params))

@@ -16,8 +16,8 @@ from .._batch import (
     where_seen,
     without_padding,
 )
-from .._elbo import per_datum, weighted_sum, with_base, with_shortcut
 from .._model import AbstractModel
+from .._pass import Pass, per_datum, weighted_sum, with_base
 from .._state import ELBOState, Info
 from .._types import Any, Key, PyTree
 from .._update import AbstractUpdate
@@ -61,7 +61,7 @@ class AbstractLocalStep(AbstractUpdate):
         x = without_padding(batch, jax.tree.map(jnp.asarray, batch.x), weight)
         each = places(rows, now)
 
-        def run(form, _):
+        def run(form):
             prepared = form.prepare(form.natural(state.params))
 
             def one(x, place):
@@ -74,8 +74,8 @@ class AbstractLocalStep(AbstractUpdate):
                 return over_rows(one, x, each)
             return jax.lax.map(lambda row: one(*row), (x, each), batch_size=self.chunk_size)
 
-        found = with_shortcut(run, self.model, state.params, table, batch, self.chunk_size)
-        (values, entries), base = found
+        over = Pass(self.model, state.params, table, batch, now, self.chunk_size)
+        (values, entries), base = over.in_the_faster_form(run)
         # Padding has no row of its own: it is written past the end, that is nowhere.
         target = jnp.where(weight > 0, rows, table.num_rows).reshape(-1)
 

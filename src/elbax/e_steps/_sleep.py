@@ -14,7 +14,7 @@ from .._state import ELBOState, Info
 from .._types import Any, Callable, PyTree
 from .._update import AbstractUpdate
 from ..posteriors import Importance, MonteCarlo
-from ..posteriors._snapshot import partition, refresh
+from ..posteriors._posterior import bind, weights_of, with_weights
 from ..posteriors._table import tables
 
 
@@ -78,20 +78,20 @@ class SleepEStep(AbstractUpdate):
                 f"and a table none of such rows. Start from elbax.Amortized(network, model.latent); got "
                 f"{type(posterior).__name__}."
             )
-        return self.optimizer.init(partition(posterior)[0])
+        return self.optimizer.init(weights_of(posterior))
 
     def settle(self, state: ELBOState, batch: PyTree) -> ELBOState:
-        return state.replace(posterior=refresh(state.posterior, self.model, state.params))
+        return state.replace(posterior=bind(state.posterior, self.model, state.params))
 
     def __call__(self, state: ELBOState, batch: PyTree) -> tuple[ELBOState, Info]:
         state = self.settle(state, batch)
         key, now = jax.random.split(state.key)
         keys = jax.random.split(now, (self.num_samples, 2))
         x, z = jax.vmap(lambda key: self.sample(state.params, key))(keys[:, 0])
-        weights, rest = partition(state.posterior)
+        weights = weights_of(state.posterior)
 
         def surprise(weights):
-            posterior = eqx.combine(weights, rest)
+            posterior = with_weights(weights, state.posterior)
             each = jax.vmap(lambda x, z, key: posterior(x, key=key).log_prob(z))
             return -jnp.mean(each(x, z, keys[:, 1]))
 
@@ -99,4 +99,5 @@ class SleepEStep(AbstractUpdate):
         with jax.numpy_dtype_promotion("standard"):
             steps, memory = self.optimizer.update(slope, state.memory, weights)
             weights = optax.apply_updates(weights, steps)
-        return state.replace(posterior=eqx.combine(weights, rest), memory=memory, key=key), Info()
+        posterior = with_weights(weights, state.posterior)
+        return state.replace(posterior=posterior, memory=memory, key=key), Info()

@@ -13,7 +13,7 @@ from .._sharding import automatic
 from .._state import ELBOState, Info, unmeasured
 from .._types import Any, Array, Callable
 from .._update import name_of
-from ..posteriors._monte_carlo import draws_anew
+from ..posteriors._posterior import draws_anew
 
 
 Code = Literal["converged", "max_steps", "decreased", "nonfinite"]

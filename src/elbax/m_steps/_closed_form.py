@@ -5,9 +5,9 @@ import jax
 import jax.numpy as jnp
 
 from .._batch import where_seen
-from .._elbo import expected_statistics, per_datum
 from .._free import choose, spread
 from .._model import AbstractModel
+from .._pass import expected_statistics, per_datum
 from .._reference import split_coordinates
 from .._state import ELBOState, Info
 from .._types import PyTree

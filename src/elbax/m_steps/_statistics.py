@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from .._batch import as_batch, where_seen
-from .._elbo import elbo, expected_statistics
+from .._elbo import elbo
 from .._free import choose, spread
 from .._model import AbstractModel
+from .._pass import expected_statistics
 from .._state import ELBOState, Info
 from .._types import Array, PyTree
 from .._update import AbstractUpdate

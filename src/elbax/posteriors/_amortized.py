@@ -8,6 +8,7 @@ from .._program import by_value, program
 from .._types import Any, Callable, Key, PyTree
 from ..families import AbstractFamily
 from ._network import Network
+from ._posterior import AbstractPosterior
 
 
 class Function(eqx.Module):
@@ -16,7 +17,7 @@ class Function(eqx.Module):
     function: Callable[[Any], Any] = eqx.field(static=True, converter=by_value)
 
 
-class Amortized(eqx.Module):
+class Amortized(AbstractPosterior):
     """q(z) of the `family`, its natural parameters being the network's output at x.
 
     **Arguments:**
@@ -57,6 +58,10 @@ class Amortized(eqx.Module):
             )
         self.network = network if isinstance(network, Network) else Network(network)
         self.family = family if isinstance(family, AbstractFamily) else Function(family)
+
+    @property
+    def draws_anew(self) -> bool:
+        return isinstance(self.family, Function)
 
     @program
     def __call__(self, x: PyTree, *, key: Key | None = None) -> Any:

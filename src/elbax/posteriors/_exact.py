@@ -1,19 +1,19 @@
 """Bayes' rule."""
 
-import functools
+from typing import ClassVar
 
 import equinox as eqx
 
-from .._algebra import nodes_of
 from .._door import check_datum, check_model
 from .._model import AbstractModel
 from .._program import program
 from .._table import as_arrays
-from .._types import Callable, Key, PyTree
+from .._types import Key, PyTree, Scalar
 from ..families import Distribution
+from ._posterior import AbstractPosterior, ModelAt, same_arrays
 
 
-class Exact(eqx.Module):
+class Exact(AbstractPosterior):
     r"""$q(z) = p_\theta(z \mid x)$ at a snapshot of θ.
 
     It stores the parameters, nothing per datum: a pass over data evaluates it chunk by chunk. No
@@ -42,11 +42,34 @@ class Exact(eqx.Module):
 
     @property
     def prepared(self) -> PyTree:
-        """What the model needs of θ, at hand where a pass has it."""
+        """What the model's conditional needs of θ."""
         return self.model.prepare(self.model.natural(self.params))
 
     def __call__(self, x: PyTree, *, key: Key | None = None) -> Distribution:
         return _conditional(self, self.looked_at(x))
+
+    def bind(self, model: AbstractModel, params: PyTree) -> "Exact":
+        return Exact(model, params) if self.model == model else self
+
+    def weights(self) -> None:
+        # `None` for the model too: an optimizer's memory, which is shaped as the weights are, must not depend on
+        # which model it is (`Anneal` puts another in its place).
+        return None
+
+    def prepare(self, at: ModelAt) -> AbstractPosterior:
+        if self.model != at.model:
+            return self
+        current = same_arrays(self.params, at.params)
+        natural = at.natural if current else at.prepared_at(self.params)
+        return Prepared(at.form, natural, current and at.form.tight)
+
+    def check(self, model: AbstractModel, who: str) -> None:
+        """Raises `ValueError` or `TypeError` for another model's params, or a latent of another family."""
+        self.model.check_params(self.params, f"{who}, posterior")
+        if self.model.latent != model.latent:
+            raise TypeError(
+                f"{who}: the posterior is over {self.model.latent}, and the latent of the model is {model.latent}."
+            )
 
     def looked_at(self, x: PyTree) -> PyTree:
         """The datum as arrays; raises `ValueError` for one that the model cannot have made, and wrong params."""
@@ -67,13 +90,56 @@ def _conditional(exact: Exact, x: PyTree) -> Distribution:
     return exact.model.conditional(exact.prepared, x)
 
 
-def looks_first(call: Callable) -> Callable:
-    """A posterior's `__call__` that first looks at the datum as every `Exact` inside of it would."""
+class Prepared(AbstractPosterior):
+    """Bayes' rule in one pass over data, which has prepared the natural parameters.
 
-    @functools.wraps(call)
-    def looking(self, x, *, key=None):
-        for node in nodes_of(Exact, self):
-            x = node.looked_at(x)
-        return call(self, x, key=key)
+    **Fields:**
 
-    return looking
+    - `model`: the form of the model in that pass.
+    - `prepared`: its natural parameters.
+    - `tight`: whether these are the pass's own, so that the bound equals the conditional's log-normalizer.
+    """
+
+    model: AbstractModel
+    prepared: PyTree
+    tight: bool = eqx.field(static=True)
+
+    def __call__(self, x: PyTree, *, key: Key | None = None) -> Distribution:
+        return self.model.conditional(self.prepared, x)
+
+    def weights(self) -> None:
+        return None
+
+
+class Tight(AbstractPosterior):
+    """Bayes' rule at the params of the pass itself, where nothing but its bound is asked for."""
+
+    exact: Prepared
+
+    def __call__(self, x: PyTree, *, key: Key | None = None) -> Distribution:
+        q = self.exact(x)
+        return _TightDistribution(q.natural, q.family)
+
+    def weights(self) -> None:
+        return None
+
+
+class _TightDistribution(Distribution):
+    """p(z | x), whose bound is only asked for at the potentials that made it.
+
+    The bound there is A(λ), and its slope ∇A(λ) = E_q[t(z)]: one log-normalizer serves E-step, bound and
+    statistics.
+    """
+
+    tight: ClassVar[bool] = True
+
+    def bound(self, potentials: PyTree) -> Scalar:
+        return self.family.log_normalizer(potentials)
+
+
+def tightened(posterior: PyTree) -> PyTree:
+    """A prepared posterior, `Tight` if it is Bayes' rule at the params of the pass.
+
+    Inside of another posterior it stays: that one may ask it at another x than the bound is of.
+    """
+    return Tight(posterior) if isinstance(posterior, Prepared) and posterior.tight else posterior

@@ -11,10 +11,10 @@ from .._types import Any, Callable, Key, PyTree, Scalar
 from ..families import AbstractFamily, Distribution
 from ..families._rowwise import rowwise
 from ..families._structured import possible_dot
-from ._exact import looks_first
+from ._posterior import AbstractPosterior, looks_first
 
 
-class Hard(eqx.Module):
+class Hard(AbstractPosterior):
     """All of q on one value: the mode of another posterior, usually `Exact(model, params)`.
 
     Its entropy is 0, so that its ELBO is max over z of log p(x, z). The latent is discrete: on a

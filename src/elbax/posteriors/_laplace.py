@@ -10,10 +10,11 @@ from .._math.linear_algebra import eigh
 from .._program import program
 from .._types import Any, Key, PyTree
 from ..families import Distribution, Gaussian
-from ._exact import Exact, looks_first
+from ._exact import Exact
+from ._posterior import AbstractPosterior, looks_first
 
 
-class Laplace(eqx.Module):
+class Laplace(AbstractPosterior):
     r"""$q(z) = N(\hat z, J^{-1})$ with $\hat z = \arg\max_z \log p_\theta(x, z)$ and $J = -\nabla_z^2 \log
     p_\theta(x, \hat z)$, for any log-joint of a `Gaussian` latent.
 

@@ -4,17 +4,16 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._algebra import nodes_of
 from .._arguments import check_count, check_function
 from .._program import program
 from .._types import Callable, Key, PyTree
 from ..families import Distribution
-from ._amortized import Function
-from ._exact import Exact, looks_first
+from ._exact import Exact
 from ._particles import Particles
+from ._posterior import AbstractPosterior, looks_first
 
 
-class MonteCarlo(eqx.Module):
+class MonteCarlo(AbstractPosterior):
     """`num_samples` independent draws of another posterior, usually `Exact(model, params)`, new at every pass.
 
     ```python
@@ -34,6 +33,10 @@ class MonteCarlo(eqx.Module):
         check_function("MonteCarlo", "elbax.Exact(model, params)", posterior=self.posterior)
         check_count("MonteCarlo", num_samples=self.num_samples)
 
+    @property
+    def draws_anew(self) -> bool:
+        return True
+
     @looks_first
     @program
     def __call__(self, x: PyTree, *, key: Key | None = None) -> Particles:
@@ -43,7 +46,7 @@ class MonteCarlo(eqx.Module):
         return Particles(z, even, log_density, getattr(q, "family", None))
 
 
-class Importance(eqx.Module):
+class Importance(AbstractPosterior):
     r"""Draws of a `proposal` r(z | x), such as an encoder, weighted by $p_\theta(x, z_s) / r(z_s \mid x)$.
 
     As q of a bound it is the importance weighted autoencoder's (Burda et al. 2016), for which
@@ -78,6 +81,10 @@ class Importance(eqx.Module):
         check_function("Importance", "elbax.Exact(model, params)", target=self.target)
         check_count("Importance", num_samples=self.num_samples)
 
+    @property
+    def draws_anew(self) -> bool:
+        return True
+
     @looks_first
     @program
     def __call__(self, x: PyTree, *, key: Key | None = None) -> Particles:
@@ -87,14 +94,6 @@ class Importance(eqx.Module):
         log_joint = jax.vmap(lambda z: model.log_joint_at(natural, x, z))(z)
         log_weights = jax.nn.log_softmax(log_joint - log_density.astype(log_joint.dtype))
         return Particles(z, log_weights, log_density, model.latent)
-
-
-def draws_anew(posterior: PyTree) -> bool:
-    """Whether every pass over the data draws, so that a bound under it is an estimate.
-
-    A class of one's own that returns a distribution of another library draws too, and is not known here.
-    """
-    return bool(nodes_of(MonteCarlo | Importance | Function, posterior))
 
 
 def draw(who: str, posterior: Callable, x: PyTree, number: int, key: Key | None) -> tuple:

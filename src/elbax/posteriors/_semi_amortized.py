@@ -10,10 +10,11 @@ from .._program import by_value, program
 from .._types import Any, Key, PyTree
 from ..families import AbstractFamily, Distribution
 from ._amortized import Amortized
-from ._exact import Exact, looks_first
+from ._exact import Exact
+from ._posterior import AbstractPosterior, looks_first
 
 
-class SemiAmortized(eqx.Module):
+class SemiAmortized(AbstractPosterior):
     r"""q of the encoder after some gradient steps on the datum's own ELBO, in what the network puts out.
 
     `GradientEStep` trains the encoder through these steps (Kim et al. 2018), so that it learns where to start. An

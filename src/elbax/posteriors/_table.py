@@ -2,7 +2,6 @@
 
 import abc
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,9 +12,10 @@ from .._check import is_concrete
 from .._program import program
 from .._types import Any, Array, Key, PyTree
 from ..families import AbstractFamily
+from ._posterior import AbstractPosterior
 
 
-class AbstractTable(eqx.Module):
+class AbstractTable(AbstractPosterior):
     """A posterior that looks a datum up: `posterior(x, index=i)` is q of the row i, and of several rows, row by
     row, if `i` is an array.
 
@@ -39,6 +39,9 @@ class AbstractTable(eqx.Module):
             raise TypeError(
                 f"{who}: table must be a pytree of arrays with a leading axis, the rows; got {self.table!r}."
             )
+
+    def at_row(self, row: Array) -> "Row":
+        return Row(self, row)
 
     @abc.abstractmethod
     def at(self, entry: PyTree) -> Any:
@@ -76,7 +79,7 @@ def _look_up(table: AbstractTable, row: Array) -> Any:
     return at(table.entry(row))
 
 
-class _Row(eqx.Module):
+class Row(AbstractPosterior):
     """A table at one row."""
 
     table: AbstractTable
@@ -84,10 +87,6 @@ class _Row(eqx.Module):
 
     def __call__(self, x: PyTree, *, key: Key | None = None) -> Any:
         return self.table(x, key=key, index=self.row)
-
-
-def _is_table(node: PyTree) -> bool:
-    return isinstance(node, AbstractTable)
 
 
 def tables(posterior: PyTree) -> list[AbstractTable]:
@@ -118,9 +117,3 @@ def check_places(posterior: PyTree, batch: PyTree, who: str) -> None:
                 f"{who}: the batch has {rows} rows, the {name} {number}. Make a table for all data, and say which "
                 "rows a minibatch has: Batch(x, index=...)."
             )
-
-
-def at_row(posterior: PyTree, row: Array) -> PyTree:
-    """The posterior with every table at this row."""
-    exchange = lambda node: _Row(node, row) if _is_table(node) else node
-    return jax.tree.map(exchange, posterior, is_leaf=_is_table)

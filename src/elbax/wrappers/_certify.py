@@ -8,7 +8,7 @@ from .._model import AbstractModel
 from .._state import ELBOState, Info
 from .._types import Array, Float, Int, PyTree
 from .._update import Chain, Promise
-from ..posteriors._monte_carlo import draws_anew
+from ..posteriors._posterior import draws_anew
 from ._wrapper import AbstractWrapper
 
 

@@ -187,26 +187,28 @@ def generalized(response):
 
 
 def plain_categorical():
-    def log_joint(params, x, z):
-        log_weights = jax.nn.log_softmax(params["logits"])
-        return log_weights[z] + jax.scipy.stats.norm.logpdf(x, params["mean"][z], 1.0).sum()
+    def likelihood(params, x, z):
+        return jax.scipy.stats.norm.logpdf(x, params["mean"][z], 1.0).sum()
 
     def start(x):
         return {"logits": jnp.array([0.1, -0.2, 0.3]), "mean": x[:3]}
 
     model = elbax.Model(
-        log_joint,
+        likelihood=likelihood,
+        prior=lambda params, x: jax.nn.log_softmax(params["logits"]),
         latent=elbax.Categorical(3),
         log_prior=lambda params: -0.5 * jnp.sum(params["mean"] ** 2),
-        latent_prior=lambda params: jax.nn.log_softmax(params["logits"]),
     )
     return System("plain-categorical", model, start, table)
 
 
-def linear_gaussian_log_joint(params, x, z):
-    norm = jax.scipy.stats.norm
+def linear_gaussian_likelihood(params, x, z):
     noise = jnp.exp(params["log_noise"])
-    return norm.logpdf(z).sum() + norm.logpdf(x, params["loadings"] @ z, noise).sum()
+    return jax.scipy.stats.norm.logpdf(x, params["loadings"] @ z, noise).sum()
+
+
+def linear_gaussian_log_joint(params, x, z):
+    return jax.scipy.stats.norm.logpdf(z).sum() + linear_gaussian_likelihood(params, x, z)
 
 
 def plain_gaussian():
@@ -217,10 +219,10 @@ def plain_gaussian():
         }
 
     model = elbax.Model(
-        linear_gaussian_log_joint,
+        likelihood=linear_gaussian_likelihood,
+        prior=lambda params, x: (jnp.zeros(2), jnp.eye(2)),
         latent=elbax.Gaussian(2),
         conjugate=True,
-        latent_prior=lambda params: (jnp.zeros(2), jnp.eye(2)),
     )
     return System("plain-gaussian", model, start, functools.partial(table, dim=3))
 

@@ -866,10 +866,10 @@ def constructors():
         (
             elbax.Model,
             dict(
-                log_joint=joint,
+                likelihood=joint,
+                prior=joint,
                 latent=elbax.Categorical(2),
                 log_prior=joint,
-                latent_prior=joint,
                 estimator=elbax.estimators.Enumeration(),
             ),
         ),

@@ -24,7 +24,6 @@ from ._joint_gradient import JointGradientStep as JointGradientStep
 from ._model import (
     AbstractExponentialFamilyModel as AbstractExponentialFamilyModel,
     AbstractModel as AbstractModel,
-    Model as Model,
 )
 from ._pattern import incomplete as incomplete
 from ._program import cache_programs as cache_programs
@@ -95,6 +94,7 @@ from .models import (
     LinearGaussianStateSpace as LinearGaussianStateSpace,
     Mixture as Mixture,
     MixtureOfExperts as MixtureOfExperts,
+    Model as Model,
     ProbabilisticPCA as ProbabilisticPCA,
     Tied as Tied,
 )

@@ -1,9 +1,10 @@
 """Arguments of which one sees at once that they cannot be."""
 
+import inspect
 import math
 import operator
 import re
-from collections.abc import Collection, Hashable, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable
 from typing import NamedTuple
 
 import jax
@@ -225,3 +226,11 @@ def told(given: Any) -> str:
     """What came, for an error: data by their shape, all else in full."""
     shape = getattr(given, "shape", None)
     return repr(given) if shape is None else f"an array of shape {shape}"
+
+
+def takes_key(function: Callable) -> bool:
+    """Whether a function has an argument `key`, which a pass over data fills with a random key."""
+    try:
+        return "key" in inspect.signature(function).parameters
+    except (TypeError, ValueError):  # A function of C has no signature.
+        return False

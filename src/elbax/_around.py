@@ -4,7 +4,7 @@ import equinox as eqx
 
 from ._check import check_no_nan
 from ._model import AbstractModel
-from ._types import Any, Array, Key, PyTree, Scalar
+from ._types import Any, Array, Callable, Key, PyTree, Scalar
 from .families import AbstractFamily, Distribution
 
 
@@ -50,8 +50,22 @@ class AbstractAround(AbstractModel):
     def log_prior(self, params: PyTree) -> Scalar | float:
         return self.model.log_prior(self.inside(params))
 
-    def latent_prior(self, params: PyTree) -> PyTree | None:
-        return self.model.latent_prior(self.inside(params))
+    @property
+    def knows_prior(self) -> bool:
+        return self.model.knows_prior
+
+    def latent_prior(self, params: PyTree, x: PyTree) -> Any:
+        return self.model.latent_prior(self.inside(params), x)
+
+    def expected(self, function: Callable[[Any], Scalar], q: Any, key: Key) -> Scalar:
+        return self.model.expected(function, q, key)
+
+    @property
+    def divergence_weight(self) -> Array | float | None:
+        return self.model.divergence_weight
+
+    def prior_at(self, natural: PyTree, x: PyTree) -> Any:
+        return self.model.prior_at(natural, x)
 
     def describe(self, params: PyTree) -> Any:
         return self.model.describe(self.inside(params))

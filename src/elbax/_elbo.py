@@ -169,14 +169,13 @@ def elbo_terms(
 @automatic
 def _terms(model, params, posterior, batch, key, chunk_size, current, log_evidence):
     posterior = bind(posterior, model, params) if current else posterior
-    prior = model.latent_prior(params)
+    known = model.knows_prior
 
     def datum(model, natural, x, q, key):
         value, entropy = model.elbo(natural, x, q, key), q.entropy()
-        # KL(q ‖ p(z)) = A(η₀) − (E_q⟨η₀, t(z)⟩ + H(q)).
         kl = jnp.zeros_like(value)
-        if prior is not None:
-            kl = model.latent.log_normalizer(prior) - q.bound(prior)
+        if known:
+            kl = model.divergence(q, model.latent_prior(params, x), key)
         return jnp.stack([value, entropy.astype(value.dtype), kl.astype(value.dtype)])
 
     total, weight = _pass(model, params, posterior, batch, key, chunk_size).sum(datum)
@@ -187,8 +186,8 @@ def _terms(model, params, posterior, batch, key, chunk_size, current, log_eviden
         elbo=value + global_term,
         expected_log_joint=value - entropy,
         entropy=entropy,
-        reconstruction=None if prior is None else value + kl,
-        kl_prior=None if prior is None else kl,
+        reconstruction=value + kl if known else None,
+        kl_prior=kl if known else None,
         evidence=log_evidence,
         kl_posterior=None if log_evidence is None else log_evidence - value,
         global_term=global_term,

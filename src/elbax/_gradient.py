@@ -12,7 +12,7 @@ from ._arguments import check_optimizer
 from ._batch import where_seen
 from ._free import choose, moving, spread
 from ._model import AbstractModel
-from ._pass import divisor, elbo_and_gradient, per_datum
+from ._pass import bound, bound_and_divergence, divisor, elbo_and_gradient, per_datum
 from ._program import by_value
 from ._reference import split_coordinates
 from ._state import ELBOState, Info
@@ -36,6 +36,11 @@ class AbstractGradientStep(AbstractUpdate):
     free: PyTree = True
 
     blocks: ClassVar[tuple[str, ...]]
+
+    @property
+    def through(self) -> bool:
+        """Whether θ moves with the gradient that it has through Bayes' rule inside of the posterior."""
+        return False
 
     def __check_init__(self):
         check_optimizer(type(self).__name__, self.optimizer)
@@ -73,6 +78,7 @@ class AbstractGradientStep(AbstractUpdate):
     def __call__(self, state: ELBOState, batch: PyTree) -> tuple[ELBOState, Info]:
         key, now = jax.random.split(state.key)
         state = self.settle(state, batch)
+        beta = self.model.divergence_weight
         total, gradient, weight = elbo_and_gradient(
             self.model,
             state.params,
@@ -81,6 +87,8 @@ class AbstractGradientStep(AbstractUpdate):
             wrt=self.blocks,
             key=now,
             chunk_size=self.chunk_size,
+            through=self.through,
+            datum=bound if beta is None else bound_and_divergence,
         )
         global_term, slope = _log_prior_and_gradient(self.model, state.params)
         if "params" in self.blocks:
@@ -103,8 +111,17 @@ class AbstractGradientStep(AbstractUpdate):
             free = spread(self.free, blocks["params"])
             moved["params"] = choose(free, moved["params"], blocks["params"])
         moved, memory = where_seen(batch, (moved, memory), (blocks, state.memory))
-        info = Info(per_datum(total, global_term, weight))
+        info = _info(total, global_term, weight, beta)
         return state.replace(**moved, memory=memory, key=key), info
+
+
+def _info(total, global_term, weight, beta) -> Info:
+    if beta is None:
+        return Info(per_datum(total, global_term, weight))
+    value, divergence = total / divisor(weight, total.dtype)
+    reconstruction = value + jnp.asarray(beta, value.dtype) * divergence
+    elbo = per_datum(total[0], global_term, weight)
+    return Info(elbo, reconstruction=reconstruction, kl_prior=divergence)
 
 
 def check_trainable(name: str, posterior: PyTree) -> None:

@@ -7,17 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._algebra import dot, nodes_of, num_rows
-from ._arguments import check_flag, check_tree
+from ._algebra import nodes_of
+from ._arguments import check_tree
 from ._batch import host_rows, rows
 from ._check import check_no_nan, check_rows
-from ._invariance import as_invariances, free_entries, Invariances, somewhere_near
+from ._invariance import free_entries, Invariances, somewhere_near
 from ._program import program
 from ._sharding import automatic
 from ._shortcut import Shortcut
 from ._types import Any, Array, Callable, Float, Key, PyTree, Scalar
-from .estimators import AbstractEstimator, Reparameterized, ScoreFunction
-from .families import AbstractFamily, Distribution
+from .families import AbstractFamily, Distribution, exact_divergence
 
 
 class AbstractModel(eqx.Module):
@@ -201,9 +200,42 @@ class AbstractModel(eqx.Module):
         """The global term of the objective: log p(θ), counted once for all data."""
         return 0.0
 
-    def latent_prior(self, params: PyTree) -> PyTree | None:
-        """Natural parameters of p(z) where it lies in `latent`; lets `elbo_terms` split it off."""
+    @property
+    def knows_prior(self) -> bool:
+        """Whether the model says what p(z) is, by `latent_prior`."""
+        return False
+
+    def latent_prior(self, params: PyTree, x: PyTree) -> Any:
+        """p(z; θ) of one datum as a distribution, or p(z | x) where it depends on x.
+
+        With it the ELBO is known as reconstruction less KL(q ‖ p(z)): `elbo_terms` reports the two, and
+        `Anneal(target="divergence")` weighs them.
+
+        **Raises** `TypeError` where the model does not say.
+        """
+        raise TypeError(f"{type(self).__name__} does not say what p(z) is.")
+
+    def divergence(self, q: Any, prior: Any, key: Key) -> Scalar:
+        """KL(q ‖ p(z)) of one datum, in nats: exact where both are of one family, else estimated as `elbo` is."""
+        exact = exact_divergence(q, prior)
+        return -self.expected(prior.log_prob, q, key) if exact is None else exact
+
+    def expected(self, function: Callable[[Any], Scalar], q: Any, key: Key) -> Scalar:
+        """E_q[function(z) − log q(z)], or its estimate."""
+        return q.expect(function, key) + q.entropy()
+
+    @property
+    def divergence_weight(self) -> Array | float | None:
+        """β if `elbo` is E_q[log p(x | z)] − β KL(q ‖ p(z)) and the two cost nothing more; `None` if not.
+
+        Gradient steps then report both in their `Info`.
+        """
         return None
+
+    def prior_at(self, natural: PyTree, x: PyTree) -> Any:
+        """`latent_prior` from the natural parameters, prepared as `elbo` takes them, where `divergence_weight` is
+        known."""
+        return self.latent_prior(natural, x)
 
     def shortcut(self, params: PyTree, x: PyTree) -> Shortcut | None:
         """A faster form for a pass over the rows `x`, or `None`."""
@@ -241,224 +273,3 @@ class AbstractExponentialFamilyModel(AbstractModel):
     def conditional(self, natural: PyTree, x: PyTree) -> Distribution:
         potentials, _ = self.potentials(natural, x)
         return self.latent(potentials)
-
-
-class Model(AbstractModel):
-    r"""A model from any pure function `log_joint(params, x, z)`, for one datum and one latent.
-
-    How expectations under q are taken follows from the latent family, or is `estimator`'s say:
-
-    - finite support (`Categorical`): exactly, by enumeration;
-    - `conjugate=True`: exactly, by derivatives of `log_joint` in z, which must lie in the family's
-      span (for a Gaussian: quadratic in z); `verify` refutes a false claim;
-    - otherwise by one reparameterized draw a datum, or by two and their score for a discrete latent.
-
-    **Arguments:**
-
-    - `log_joint`: log p(x, z; θ) in nats, constants included.
-    - `latent`: the family of z.
-    - `conjugate`: the log-joint, as a function of z, lies in the family's span.
-    - `log_prior`: `log_prior(params)`, a global term counted once for all data.
-    - `latent_prior`: `latent_prior(params)`, the natural parameters of p(z), for reports.
-    - `invariances`: `invariances(params)`, the directions in the params that change nothing, as a pytree like
-        the params with one axis more in front; for standard errors and the count of params. For logits
-        `lambda params: {"logits": jnp.ones((1, 3)), "mean": jnp.zeros((1, 3))}`; for a model without any
-        arrays of length 0.
-    - `estimator`: one of `elbax.estimators`, such as `StickingTheLanding(10)`, in place of the above. One that
-        draws makes Bayes' rule count as unknown.
-
-    ```python
-    >>> import elbax, jax, jax.numpy as jnp
-    >>> def log_joint(params, x, z):
-    ...     return jax.scipy.stats.norm.logpdf(z) + jax.scipy.stats.norm.logpdf(x, params * z).sum()
-    >>> model = elbax.Model(lambda p, x, z: log_joint(p, x, z[0]), elbax.Gaussian(1), conjugate=True)
-    >>> model = model.verify(jnp.array(2.0), x=jnp.array([[1.0]]))
-    >>> q = elbax.Exact(model, jnp.array(2.0))(jnp.array([1.0]))
-    >>> print(f"{q.mode()[0]:.2f}")
-    0.40
-
-    ```
-    """
-
-    function: Callable[[PyTree, PyTree, PyTree], Scalar] = eqx.field(static=True)
-    latent: AbstractFamily
-    conjugate: bool = eqx.field(static=True)
-    prior: Callable[[PyTree], Scalar] | None = eqx.field(static=True)
-    prior_of_latent: Callable[[PyTree], PyTree] | None = eqx.field(static=True)
-    directions: Callable[[PyTree], PyTree] | None = eqx.field(static=True)
-    estimator: AbstractEstimator | None
-
-    def __init__(
-        self,
-        log_joint: Callable[[Any, Any, Any], Any],
-        latent: AbstractFamily,
-        *,
-        conjugate: bool = False,
-        log_prior: Callable[[Any], Any] | None = None,
-        latent_prior: Callable[[Any], Any] | None = None,
-        invariances: Callable[[Any], Any] | None = None,
-        estimator: AbstractEstimator | None = None,
-    ):
-        for name, function in dict(
-            log_joint=log_joint,
-            log_prior=log_prior,
-            latent_prior=latent_prior,
-            invariances=invariances,
-        ).items():
-            _check_static(name, function)
-        if not isinstance(latent, AbstractFamily):
-            raise TypeError(
-                f"Model: latent must be a family such as elbax.Categorical(3) or elbax.Gaussian(2), "
-                f"got {latent!r}."
-            )
-        if estimator is not None:
-            if not isinstance(estimator, AbstractEstimator):
-                raise TypeError(
-                    "Model: estimator must be one of elbax.estimators, such as Reparameterized(10); got "
-                    f"{estimator!r}."
-                )
-            estimator.check(latent)
-        check_flag("Model", conjugate=conjugate)
-        self.function = log_joint
-        self.latent = latent
-        self.conjugate = conjugate
-        self.prior = log_prior
-        self.prior_of_latent = latent_prior
-        self.directions = invariances
-        if estimator is None and not (latent.finite or conjugate):
-            estimator = ScoreFunction() if latent.discrete else Reparameterized()
-        self.estimator = estimator
-
-    @property
-    def exact(self) -> bool:
-        """Whether expectations and Bayes' rule are exact."""
-        known = self.latent.finite or self.conjugate
-        return known and (self.estimator is None or self.estimator.exact)
-
-    def log_joint(self, params: PyTree, x: PyTree, z: PyTree) -> Scalar:
-        value = self.function(params, x, z)
-        if jnp.shape(value) != ():
-            raise ValueError(
-                f"log_joint must return one number, log p(x, z) of one datum; got shape {jnp.shape(value)}. Sum "
-                "over what the datum and its latent consist of."
-            )
-        return value
-
-    def log_prior(self, params: PyTree) -> Scalar | float:
-        return 0.0 if self.prior is None else self.prior(params)
-
-    def latent_prior(self, params: PyTree) -> PyTree | None:
-        return None if self.prior_of_latent is None else self.prior_of_latent(params)
-
-    def invariances(self, params: PyTree) -> Invariances | None:
-        return None if self.directions is None else as_invariances(self.directions(params), params)
-
-    def _read(self, params: PyTree, x: PyTree) -> tuple[PyTree, Scalar]:
-        numbers = [leaf for leaf in jax.tree.leaves((params, x)) if eqx.is_inexact_array(leaf)]
-        dtype = numbers[0].dtype if numbers else float
-        return self.latent.read(lambda z: self.log_joint(params, x, z), dtype)
-
-    def elbo(self, natural: PyTree, x: PyTree, q: Any, key: Key) -> Scalar:
-        log_joint = lambda z: self.log_joint(natural, x, z)
-        if self.estimator is not None and hasattr(q, "log_prob"):
-            return self.estimator(log_joint, q, key)
-        if self.exact:
-            potentials, constant = self._read(natural, x)
-            return q.bound(potentials) + constant
-        # A point, or draws: a sum over what they are.
-        return q.expect(log_joint, key) + q.entropy()
-
-    def conditional(self, natural: PyTree, x: PyTree) -> Distribution:
-        if not self.exact:
-            family = type(self.latent).__name__
-            if self.latent.finite or self.conjugate:
-                raise TypeError(
-                    f"Model(..., estimator={type(self.estimator).__name__}(...)) draws, so Bayes' rule counts "
-                    "as unknown. "
-                    "Leave the estimator out for exact expectations."
-                )
-            if self.latent.discrete:
-                raise TypeError(
-                    f"Bayes' rule is not known for a plain log_joint over a {family} latent, whose potentials "
-                    "cannot be read off it. Use Amortized(network, model.latent) with GradientEStep, or say the "
-                    "potentials in a model of your own, an elbax.AbstractExponentialFamilyModel."
-                )
-            raise TypeError(
-                f"Bayes' rule is not known for a plain log_joint over a {family} latent. Use "
-                "Amortized(network, model.latent) with GradientEStep; or, if the log-joint lies in "
-                f"the span of the {family} as a function of z, say Model(..., conjugate=True) and "
-                "let model.verify(params, x) try it."
-            )
-        return self.latent(self._read(natural, x)[0])
-
-    def verify(
-        self,
-        params: PyTree,
-        x: PyTree,
-        *,
-        key: Key | None = None,
-        num_points: int = 8,
-        tolerance: float | None = None,
-    ) -> "Model":
-        """Tries the claim `conjugate=True` on a batch `x`, eagerly; returns the model.
-
-        The log-joint is compared with the form that its derivatives span, ⟨λ, t(z)⟩ + c, at
-        `num_points` draws of the exact posterior of each datum. Points can refute conjugacy, not
-        prove it. The tolerance is relative to the size of the terms compared (by default the
-        square root of the precision).
-
-        **Raises** `ValueError` if the two differ, or if the form has no finite integral over z.
-        """
-        if not self.exact:
-            raise TypeError(
-                "verify tries the claim Model(..., conjugate=True), which this model does not make."
-            )
-        if self.latent.finite:
-            return self
-        x, _ = rows(x)
-        keys = jax.random.split(jax.random.key(0) if key is None else key, num_rows(x))
-        family = type(self.latent).__name__
-
-        def residual(x, key):
-            potentials, constant = self._read(params, x)
-            q = self.latent(potentials)
-
-            def compare(key):
-                z = q.sample(key)
-                form = dot(self.latent.statistics(z), potentials)
-                size = jnp.abs(form) + jnp.abs(constant) + 1
-                return jnp.abs(self.function(params, x, z) - form - constant) / size
-
-            return q.mode(), jax.vmap(compare)(jax.random.split(key, num_points))
-
-        modes, residuals = jax.vmap(residual)(x, keys)
-        if not all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(modes)):
-            raise ValueError(
-                f"log_joint has no normalizable {family} conditional at these params: its second "
-                "derivatives in z are not those of a density. Check signs and the prior of z, or use "
-                "Model(..., conjugate=False) with Amortized(network, latent), which samples."
-            )
-        worst = float(jnp.max(jnp.nan_to_num(residuals, nan=jnp.inf)))
-        allowed = jnp.finfo(residuals.dtype).eps ** 0.5 if tolerance is None else tolerance
-        if not worst <= allowed:
-            raise ValueError(
-                f"log_joint does not lie in the span of the {family} family as a function of z: the "
-                f"form that its derivatives give differs from it by {worst:.2g} (relative; tolerance "
-                f"{allowed:.2g}). Use Model(..., conjugate=False) with Amortized(network, latent), "
-                "which samples."
-            )
-        return self
-
-
-def _check_static(name: str, function: Any) -> None:
-    """A model is static: a function with arrays inside could neither be hashed nor be trained."""
-    if function is None:
-        return
-    if not callable(function):
-        raise TypeError(f"Model: {name} must be a function, got {function!r}.")
-    arrays = [leaf for leaf in jax.tree.leaves(function) if eqx.is_array(leaf)]
-    if arrays:
-        raise TypeError(
-            f"Model: {name} holds {len(arrays)} arrays, which a model cannot: what is trained lives "
-            "in params. Pass the network as params, elbax.Network(network), and call it there."
-        )

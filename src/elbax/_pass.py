@@ -49,8 +49,7 @@ class Pass:
             return self._over_data(lambda *rows: _weighted_sum(datum, at, q, *rows))
 
         (total, weight), base = self.in_the_faster_form(run)
-        total = total.at[0].set(with_base(total[0], base)) if total.ndim else with_base(total, base)
-        return total, weight
+        return _first_with_base(total, base), weight
 
     def gradient(
         self,
@@ -58,14 +57,16 @@ class Pass:
         lift: Callable[[AbstractModel, PyTree], tuple[PyTree, PyTree]],
         wrt: tuple[str, ...],
         through: bool = False,
-    ) -> tuple[Scalar, dict[str, PyTree], Array]:
-        """(Σ w elbo, its gradient in the blocks `wrt`, Σ w).
+        datum: Callable[..., Array] | None = None,
+    ) -> tuple[Array, dict[str, PyTree], Array]:
+        """(Σ w elbo, its gradient in the blocks `wrt`, Σ w); of several numbers a datum all sums, the bound first.
 
         `lift(form, source)` is (what the pass differentiates, the rest of the prepared η). Every chunk takes its
         gradient there; the sum is pulled back to `source` once. So nothing that does not depend on the data is
         left inside a loop over chunks. `through` differentiates Bayes' rule at these params as well.
         """
         weights = weights_of(self.posterior)
+        datum = bound if datum is None else datum
 
         def run(form):
             natural, pull_back, rest = jax.vjp(functools.partial(lift, form), source, has_aux=True)
@@ -78,9 +79,11 @@ class Pass:
                     now = everything | blocks
                     moving = dataclasses.replace(at, natural=eqx.combine(now["params"], rest))
                     q = prepare(self.posterior, moving) if through else fixed
-                    return _weighted_sum(bound, moving, with_weights(now["posterior"], q), *rows)
+                    sums = _weighted_sum(datum, moving, with_weights(now["posterior"], q), *rows)
+                    return (sums[0] if sums.ndim else sums), sums
 
-                return jax.value_and_grad(total)({name: everything[name] for name in wrt})
+                slope = jax.grad(total, has_aux=True)
+                return slope({name: everything[name] for name in wrt})[::-1]
 
             (total, gradient), weight = self._over_data(chunk)
             if "params" in gradient:
@@ -88,7 +91,7 @@ class Pass:
             return total, gradient, weight
 
         (total, gradient, weight), base = self.in_the_faster_form(run)
-        return with_base(total, base), gradient, weight
+        return _first_with_base(total, base), gradient, weight
 
     def _over_data(self, chunk: Callable) -> tuple[Any, Array]:
         return reduce_data(chunk, self.batch, self.key, self.chunk_size)
@@ -122,6 +125,15 @@ def bound(model: AbstractModel, natural: PyTree, x: PyTree, q: Any, key: Key) ->
     return model.elbo(natural, x, q, key)
 
 
+def bound_and_divergence(
+    model: AbstractModel, natural: PyTree, x: PyTree, q: Any, key: Key
+) -> Array:
+    """The ELBO of one datum, and KL(q ‖ p(z))."""
+    value = model.elbo(natural, x, q, key)
+    divergence = model.divergence(q, model.prior_at(natural, x), key)
+    return jnp.stack([value, divergence.astype(value.dtype)])
+
+
 def _weighted_sum(datum: Callable, at: ModelAt, posterior, x, weight, places) -> Array:
     """Σᵢ wᵢ datum(xᵢ) over some rows; every row has a key for q and one for expectations."""
 
@@ -144,6 +156,10 @@ def with_base(total: Scalar, base: Scalar | float) -> Scalar:
     """The sum, −∞ where the base is: what the faster form makes of a datum outside of the support is no matter."""
     base = jnp.asarray(base, total.dtype)
     return jnp.where(base == -jnp.inf, -jnp.inf, total + base)
+
+
+def _first_with_base(sums: Array, base: Scalar | float) -> Array:
+    return sums.at[0].set(with_base(sums[0], base)) if sums.ndim else with_base(sums, base)
 
 
 def per_datum(total: Scalar, global_term: Scalar | float, weight: Array) -> Scalar:
@@ -190,12 +206,13 @@ def elbo_and_gradient(
     key: Key,
     chunk_size: int | None = None,
     through: bool = False,
-) -> tuple[Scalar, dict[str, PyTree], Array]:
+    datum: Callable[..., Array] = bound,
+) -> tuple[Array, dict[str, PyTree], Array]:
     """(Σ w elbo, its gradient in the inexact arrays of the blocks `wrt`, Σ w) in one pass.
 
     `wrt` names `"params"`, `"posterior"` or both. Gradients are taken by argument, so that nothing of
     the other block is cut from the graph. `through` differentiates a posterior's `Exact` at these very params in
-    them too; without it Bayes' rule is that of a fixed snapshot.
+    them too; without it Bayes' rule is that of a fixed snapshot. `datum` says what is summed.
     """
     trained, frozen = split_coordinates(params)
 
@@ -205,4 +222,4 @@ def elbo_and_gradient(
         return eqx.partition(form.prepare(natural), eqx.is_inexact_array)
 
     over = Pass(model, params, posterior, batch, key, chunk_size)
-    return over.gradient(trained, lift, wrt, through)
+    return over.gradient(trained, lift, wrt, through, datum)

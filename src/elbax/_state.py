@@ -46,10 +46,15 @@ class Info(eqx.Module):
     - `elbo`: the ELBO at the (q, θ) and the batch of the step's data pass, in nats per datum
         (before its own move); `None` for a step that makes no pass, such as an exact E-step.
     - `parts`: one `Info` for each part of a chain.
+    - `reconstruction`, `kl_prior`: E_q[log p(x | z)] and KL(q ‖ p(z)) in nats per datum, so that the ELBO is the
+        one less the other, and the global term more. Gradient steps know them for a model whose likelihood and
+        prior are apart, `Model(likelihood=, prior=)`; elsewhere they are `None`, as `elbo_terms` takes a pass.
     """
 
     elbo: Scalar | None = None
     parts: tuple["Info", ...] = ()
+    reconstruction: Scalar | None = None
+    kl_prior: Scalar | None = None
 
 
 def unmeasured(info: PyTree) -> PyTree:

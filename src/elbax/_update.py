@@ -1,6 +1,7 @@
 """An update moves a state; a chain of updates is one."""
 
 import abc
+import dataclasses
 import enum
 import functools
 from collections.abc import Iterator, Sequence
@@ -358,8 +359,9 @@ class Chain(AbstractUpdate):
     @staticmethod
     def summary(parts: Sequence[Info]) -> Info:
         """The info of a chain from those of its parts."""
-        measured = [info.elbo for info in parts if info.elbo is not None]
-        return Info(measured[-1] if measured else None, tuple(parts))
+        measured = [info for info in parts if info.elbo is not None]
+        last = measured[-1] if measured else Info()
+        return dataclasses.replace(last, parts=tuple(parts))
 
     def settle(self, state: ELBOState, batch: PyTree) -> ELBOState:
         for i, update in enumerate(self.updates):

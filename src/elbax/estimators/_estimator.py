@@ -18,9 +18,19 @@ class AbstractEstimator(eqx.Module):
         """Whether nothing is drawn."""
         return False
 
+    @property
+    def tighter(self) -> bool:
+        """Whether it bounds log p(x) by several draws: a bound that is not reconstruction less KL."""
+        return False
+
     @abc.abstractmethod
     def check(self, family: AbstractFamily) -> None:
         """Raises `TypeError` for a family that it cannot serve."""
+
+    def average(self, function: Callable[[Any], Scalar], q: Any, key: Key) -> Scalar | None:
+        """E_q[function(z)] alone, or its estimate, for a model that knows KL(q ‖ p(z)) exactly; `None` for an
+        estimator that needs the density of q with it."""
+        return None
 
     @abc.abstractmethod
     def __call__(self, log_joint: Callable[[Any], Scalar], q: Any, key: Key) -> Scalar:

@@ -31,7 +31,10 @@ class GumbelSoftmax(AbstractEstimator):
             )
 
     def __call__(self, log_joint, q, key):
+        return self.average(log_joint, q, key) + q.entropy()
+
+    def average(self, function, q, key):
         shape = (self.num_samples, *q.natural.shape)
         noise = jax.random.gumbel(key, shape, q.natural.dtype)
         relaxed = jax.nn.softmax((q.natural + noise) / self.temperature, -1)
-        return jnp.mean(jax.vmap(log_joint)(relaxed)) + q.entropy()
+        return jnp.mean(jax.vmap(function)(relaxed))

@@ -20,6 +20,10 @@ class ImportanceWeighted(AbstractEstimator):
     def __check_init__(self):
         check_number("ImportanceWeighted", self.num_samples)
 
+    @property
+    def tighter(self) -> bool:
+        return True
+
     def check(self, family):
         check_continuous("ImportanceWeighted", family)
 
@@ -39,6 +43,10 @@ class DoublyReparameterized(AbstractEstimator):
 
     def __check_init__(self):
         check_number("DoublyReparameterized", self.num_samples)
+
+    @property
+    def tighter(self) -> bool:
+        return True
 
     def check(self, family):
         check_continuous("DoublyReparameterized", family)

@@ -50,6 +50,9 @@ class Quadrature(AbstractEstimator):
             )
 
     def __call__(self, log_joint, q, key):
+        return self.average(log_joint, q, key) + q.entropy()
+
+    def average(self, function, q, key):
         linear, precision = q.natural
         points, weights = _grid(self.num_points, len(linear))
         points = jnp.asarray(points, linear.dtype)
@@ -59,8 +62,8 @@ class Quadrature(AbstractEstimator):
             # J = C Cᵀ, so that m + C⁻ᵀ u has covariance J⁻¹.
             inverse = invert_triangle(cholesky(precision))
             z = matmul(matmul(inverse, linear), inverse) + matmul(points, inverse)
-        values = jax.vmap(log_joint)(z)
-        return jnp.sum(jnp.asarray(weights, values.dtype) * values) + q.entropy()
+        values = jax.vmap(function)(z)
+        return jnp.sum(jnp.asarray(weights, values.dtype) * values)
 
 
 @functools.cache

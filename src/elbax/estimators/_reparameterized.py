@@ -24,11 +24,13 @@ class Reparameterized(AbstractEstimator):
         check_continuous("Reparameterized", family)
 
     def __call__(self, log_joint, q, key):
-        z = draws(q, key, self.num_samples)
-        values = jax.vmap(log_joint)(z)
         if isinstance(q, Distribution):
-            return jnp.mean(values) + q.entropy()
-        return jnp.mean(values - jax.vmap(q.log_prob)(z))
+            return self.average(log_joint, q, key) + q.entropy()
+        z = draws(q, key, self.num_samples)
+        return jnp.mean(jax.vmap(log_joint)(z) - jax.vmap(q.log_prob)(z))
+
+    def average(self, function, q, key):
+        return jnp.mean(jax.vmap(function)(draws(q, key, self.num_samples)))
 
 
 class StickingTheLanding(AbstractEstimator):

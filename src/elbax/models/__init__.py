@@ -14,4 +14,5 @@ from ._hidden_markov import HiddenMarkovModel as HiddenMarkovModel
 from ._linear_gaussian_state_space import LinearGaussianStateSpace as LinearGaussianStateSpace
 from ._mixture import Mixture as Mixture
 from ._mixture_of_experts import MixtureOfExperts as MixtureOfExperts
+from ._plain import Model as Model
 from ._tied import Tied as Tied

@@ -23,7 +23,7 @@ from ..components._factor_analyzer import Noise, rotations
 from ..components._parts import pooled_covariance
 from ..components._residual import least_share, rounding_of_residuals
 from ..components._unit import with_given_unit, with_unit
-from ..families import Gaussian
+from ..families import Distribution, Gaussian
 from ..starts import start_of
 
 
@@ -256,9 +256,14 @@ class FactorAnalysis(AbstractExponentialFamilyModel):
     def is_linear(self, x: PyTree = None) -> bool:
         return not has_incomplete(x)
 
-    def latent_prior(self, params: PyTree) -> tuple[Array, Array]:
+    @property
+    def knows_prior(self) -> bool:
+        return True
+
+    def latent_prior(self, params: PyTree, x: PyTree) -> Distribution:
         dtype = params["mean"].dtype
-        return jnp.zeros(self.num_factors, dtype), jnp.eye(self.num_factors, dtype=dtype)
+        eye = jnp.eye(self.num_factors, dtype=dtype)
+        return self.latent((jnp.zeros(self.num_factors, dtype), eye))
 
     def describe(self, params: PyTree) -> dict[str, Array]:
         """Mean, loadings `(dim, num_factors)`, noise variances Ψ, and uniquenesses Ψ / var(x), each `(dim,)`."""

@@ -16,7 +16,7 @@ from .._shares import vanished
 from .._shortcut import Shortcut
 from .._types import Any, Array, Bool, Float, Int, Key, PyTree, Scalar
 from ..components import AbstractComponent
-from ..families import Categorical
+from ..families import Categorical, Distribution
 from ..families._undefined import draw_label, where_defined
 from ..priors import Dirichlet
 from ..starts import AbstractPartitioned, shares_of
@@ -134,8 +134,12 @@ class Mixture(AbstractPartitioned):
             total += self.prior.log_density(jax.nn.log_softmax(params["logits"]))
         return total
 
-    def latent_prior(self, params: PyTree) -> Float[Array, " K"]:
-        return jax.nn.log_softmax(params["logits"])
+    @property
+    def knows_prior(self) -> bool:
+        return True
+
+    def latent_prior(self, params: PyTree, x: PyTree) -> Distribution:
+        return self.latent(jax.nn.log_softmax(params["logits"]))
 
     def shortcut(self, params: PyTree, x: PyTree) -> Shortcut | None:
         found = self.component.shortcut(params["components"], x)

@@ -16,7 +16,7 @@ from .._shortcut import Shortcut
 from .._types import Any, Array, Bool, Float, Int, Key, PyTree, Scalar
 from ..components import AbstractComponent
 from ..components._linear import described, linear
-from ..families import Categorical
+from ..families import Categorical, Distribution
 from ..families._undefined import draw_label, where_defined
 from ..starts import AbstractPartitioned
 from ._mixture import check_components, start_rows
@@ -122,6 +122,13 @@ class MixtureOfExperts(AbstractPartitioned):
     def potentials(self, natural: PyTree, x: PyTree) -> tuple[Float[Array, " K"], Scalar]:
         densities = self.expert.log_densities(natural["experts"], x)
         return self.gate(natural, x[0]) + densities, jnp.zeros((), densities.dtype)
+
+    @property
+    def knows_prior(self) -> bool:
+        return True
+
+    def latent_prior(self, params: PyTree, x: PyTree) -> Distribution:
+        return self.latent(self.gate(params, x[0]))
 
     def maximize(self, statistics: PyTree, params: PyTree, free: PyTree) -> PyTree:
         """The experts' closed form.

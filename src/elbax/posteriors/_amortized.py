@@ -65,7 +65,7 @@ class Amortized(AbstractPosterior):
 
     @program
     def __call__(self, x: PyTree, *, key: Key | None = None) -> Any:
-        output = self.network(x)
+        output = self.network(x, key=key)
         if isinstance(self.family, AbstractFamily):
             return self.family.distribution(output)
         return self.family.function(output)

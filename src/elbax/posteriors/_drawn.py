@@ -5,8 +5,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from .._algebra import is_label
 from .._types import Any, Key, PyTree, Scalar
-from ..families import AbstractFamily
+from ..families import AbstractFamily, AnyDiscreteLatent, AnyLatent
 from ._particles import Particles
 
 
@@ -39,8 +40,8 @@ def as_distribution(q: Any, family: AbstractFamily, key: Key) -> Any:
 
     **Raises** `TypeError` for what is not a distribution, or is one of several numbers side by side.
     """
-    if isinstance(q, Particles) and q.family is None:
-        return dataclasses.replace(q, family=family)
+    if isinstance(q, Particles) and (q.family is None or isinstance(q.family, AnyLatent)):
+        return dataclasses.replace(q, family=_kind(family, q.z))
     if _can(q, "bound", "entropy", "expect"):
         return q
     if not _can(q, "sample", "log_prob"):
@@ -52,7 +53,14 @@ def as_distribution(q: Any, family: AbstractFamily, key: Key) -> Any:
     z = q.sample(jax.random.fold_in(key, 1))
     density = _log_prob(q, z)
     one = jax.tree.map(lambda leaf: leaf[None], z)
-    return Drawn(one, jnp.zeros_like(density)[None], density[None], family, q)
+    return Drawn(one, jnp.zeros_like(density)[None], density[None], _kind(family, z), q)
+
+
+def _kind(family: AbstractFamily, z: PyTree) -> AbstractFamily:
+    """The model's latent; where it names none, one that knows whether draws move with the parameters of q."""
+    if isinstance(family, AnyLatent) and all(map(is_label, jax.tree.leaves(z))):
+        return AnyDiscreteLatent()
+    return family
 
 
 def _can(q: Any, *names: str) -> bool:

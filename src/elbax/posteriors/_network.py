@@ -3,18 +3,26 @@
 import equinox as eqx
 import jax
 
-from .._types import Any, Callable, PyTree
+from .._arguments import takes_key
+from .._types import Any, Callable, Key, PyTree
 
 
 class Network(eqx.Module):
     """A callable pytree whose leaves are arrays only, so that a scan can carry it.
 
+    Called with `key=`, it hands the key on to a network that takes one (dropout). Called without, it evaluates:
+    `equinox.nn.inference_mode` holds then, as it does for good in `equinox.nn.inference_mode(state.posterior)`.
+
     **Arguments:**
 
-    - `network`: any Equinox module (or other callable pytree): its arrays are the weights, its
-        functions and numbers stay behind.
-    - `weights`: if given, `network` is a pure function `network(weights, x)`, such as the `apply`
-        of a flax module, and these are its weights.
+    - `network`: any Equinox module (or other callable pytree): its arrays are the weights, and its functions and
+        numbers are part of the tree's structure.
+    - `weights`: if given, `network` is a pure function `network(weights, x)` or `network(weights, x, key=None)`,
+        such as the `apply` of a flax module, and these are its weights.
+
+    **Fields:**
+
+    - `weights`: the network with `Static` in place of what is no array; or the given weights.
 
     ```python
     >>> import elbax, equinox as eqx, jax, jax.numpy as jnp
@@ -26,23 +34,32 @@ class Network(eqx.Module):
     [2. 2. 2.]
 
     ```
+
+    Dropout, with a module whose `__call__(self, x, key=None)` hands the key to its layers:
+
+        encoder = elbax.Amortized(module, model.latent)
+        state, info = jax.lax.scan(vae, vae.init(decoder, encoder, key=key), batches)  # drops at random
+        q = state.posterior(x[0])  # evaluates
     """
 
     weights: PyTree
-    static: Any = eqx.field(static=True)
+    function: Callable[..., Any] | None = eqx.field(static=True)
 
     def __init__(self, network: Callable[..., Any], weights: PyTree | None = None):
         if not callable(network):
             raise TypeError(f"Network: expected a callable, got {network!r}.")
         if weights is None:
-            self.weights, self.static = eqx.partition(network, eqx.is_array)
+            hide = lambda leaf: leaf if eqx.is_array(leaf) else Static(leaf)
+            self.weights, self.function = jax.tree.map(hide, network), None
         else:
-            self.weights, self.static = weights, _Apply(network)
+            self.weights, self.function = weights, network
 
-    def __call__(self, *arguments: Any) -> Any:
-        if isinstance(self.static, _Apply):
-            return self.static.function(self.weights, *arguments)
-        return eqx.combine(self.weights, self.static)(*arguments)
+    def __call__(self, *arguments: Any, key: Key | None = None) -> Any:
+        if self.function is None:
+            network = jax.tree.map(_shown, self.weights, is_leaf=_is_static)
+            network = eqx.nn.inference_mode(network) if key is None else network
+            return network(*arguments, **_key_for(network.__call__, key))
+        return self.function(self.weights, *arguments, **_key_for(self.function, key))
 
     @property
     def num_weights(self) -> int:
@@ -51,5 +68,19 @@ class Network(eqx.Module):
         return sum(leaf.size for leaf in jax.tree.leaves(trained))
 
 
-class _Apply(eqx.Module):
-    function: Callable[..., Any] = eqx.field(static=True)
+class Static(eqx.Module):
+    """What is no array, as a node without leaves: part of a tree's structure."""
+
+    value: Any = eqx.field(static=True)
+
+
+def _is_static(node: Any) -> bool:
+    return isinstance(node, Static)
+
+
+def _shown(node: Any) -> Any:
+    return node.value if _is_static(node) else node
+
+
+def _key_for(function: Callable[..., Any], key: Key | None) -> dict[str, Key]:
+    return {} if key is None or not takes_key(function) else {"key": key}

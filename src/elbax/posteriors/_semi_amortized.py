@@ -65,13 +65,13 @@ class SemiAmortized(AbstractPosterior):
     @program
     def __call__(self, x: PyTree, *, key: Key | None = None) -> Distribution:
         family: Any = self.encoder.family
+        start = self.encoder.network(x, key=key)
         key = jax.random.key(0) if key is None else key
         model, natural = self.target.model, self.target.prepared
 
         def bound(output, key):
             return model.elbo(natural, x, family.distribution(output), key)
 
-        start = self.encoder.network(x)
         return family.distribution(climb(bound, start, self.optimizer, self.num_steps, key))
 
 

@@ -34,9 +34,9 @@ class Anneal(AbstractRemembering):
 
     With `target="divergence"` it is the warm-up of variational autoencoders (Bowman and others 2016;
     a constant β is the β-VAE): $E_q[\log p(x \mid z)] - \beta\, \mathrm{KL}(q \| p(z))$, for models that
-    know `latent_prior`. β may start at 0 with an encoder, above 0 with an exact E-step. A closed-form
-    M-step still maximizes $E_q[\log p(x, z)]$, the same thing wherever p(z) is fixed or has params
-    without a prior of their own.
+    say what p(z) is, such as `Model(likelihood=, prior=)`. β may start at 0 with an encoder, above 0 with an exact
+    E-step. A closed-form M-step still maximizes $E_q[\log p(x, z)]$, the same thing wherever p(z) is fixed or has
+    params without a prior of their own.
 
     It may stand around any update of models that can be tempered, a guarded one too: within, ELBO means the
     annealed objective. `info.elbo` is this objective, global term included. As it moves with β nothing promises to
@@ -87,10 +87,10 @@ class Anneal(AbstractRemembering):
         check_schedule("Anneal", self.schedule)
         for model in models_of((self.update, posterior)):
             name = type(model).__name__
-            if self.target == "divergence" and model.latent_prior(params) is None:
+            if self.target == "divergence" and not model.knows_prior:
                 raise TypeError(
                     f"Anneal(target='divergence') weighs KL(q ‖ p(z)), but {name} does not say what p(z) is: "
-                    "give Model(..., latent_prior=...), or anneal the entropy."
+                    "give Model(likelihood=..., prior=...), or anneal the entropy."
                 )
             if not model.latent.linear:
                 raise TypeError(

@@ -101,4 +101,4 @@ class Certify(AbstractWrapper):
         fell = ~(gains >= -slack) & jnp.array(promised)
         broken = jnp.where(jnp.any(fell), jnp.argmax(fell), -1)
         info = self.update.summary(infos)
-        return at, Certificate(info.elbo, info.parts, gains, broken)
+        return at, Certificate(**vars(info), gains=gains, broken=broken)

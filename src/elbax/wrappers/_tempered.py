@@ -41,8 +41,16 @@ class Tempered(AbstractAround):
         return False
 
     def natural(self, params: PyTree) -> PyTree:
-        prior = self.model.latent_prior(params) if self.target == "divergence" else None
-        return {"model": self.model.natural(params), "prior": Reference(prior)}
+        kept = params if self.target == "divergence" else None
+        return {"model": self.model.natural(params), "params": Reference(kept)}
+
+    @property
+    def divergence_weight(self) -> Array | None:
+        split = self.target == "divergence" and self.model.divergence_weight is not None
+        return self.beta if split else None
+
+    def prior_at(self, natural: PyTree, x: PyTree) -> Any:
+        return self.model.latent_prior(natural["params"].value, x)
 
     def prepare(self, natural: PyTree) -> PyTree:
         return natural | {"model": self.model.prepare(natural["model"])}
@@ -52,19 +60,20 @@ class Tempered(AbstractAround):
         beta = self.beta.astype(bound.dtype)
         if self.target == "entropy":
             return bound + (1 / beta - 1) * q.entropy().astype(bound.dtype)
-        # A prior of fixed numbers comes in the default precision, whatever the data's.
-        prior = jax.tree.map(
-            lambda leaf: leaf if is_label(leaf) else leaf.astype(bound.dtype),
-            natural["prior"].value,
-        )
-        divergence = self.latent.log_normalizer(prior) - q.bound(prior)
+        divergence = self.model.divergence(q, self.prior_at(natural, x), key)
         return bound + (1 - beta) * divergence.astype(bound.dtype)
 
     def conditional(self, natural: PyTree, x: PyTree) -> Distribution:
         q = self.model.conditional(natural["model"], x)
         if self.target == "entropy":
             return q.family(_mix(self.beta, q.natural))
-        return q.family(_mix(1 / self.beta, q.natural, natural["prior"].value))
+        prior = self.prior_at(natural, x)
+        if not isinstance(prior, Distribution) or prior.family != q.family:
+            raise TypeError(
+                "Anneal(target='divergence') with Bayes' rule needs a prior p(z) of the latent family, by its "
+                f"natural parameters; this one is a {type(prior).__name__}. Use an encoder, or anneal the entropy."
+            )
+        return q.family(_mix(1 / self.beta, q.natural, prior.natural))
 
     def log_joint_at(self, natural: PyTree, x: PyTree, z: PyTree) -> Scalar:
         return self.model.log_joint_at(natural["model"], x, z)

@@ -1,0 +1,48 @@
+"""The latent of a model that names no family for it."""
+
+from typing import ClassVar, NoReturn
+
+from .._types import Any, PyTree
+from ._family import AbstractFamily
+
+
+class AnyLatent(AbstractFamily):
+    """No family: what z is the posterior says, by `sample(key)` and `log_prob(z)`."""
+
+    def batch_ndim(self, natural: PyTree) -> int:
+        self._refuse()
+
+    @property
+    def event_ndim(self) -> int:
+        self._refuse()
+
+    def log_normalizer(self, natural: PyTree) -> Any:
+        self._refuse()
+
+    def statistics(self, z: PyTree) -> PyTree:
+        self._refuse()
+
+    def sample(self, natural: PyTree, key: Any) -> PyTree:
+        self._refuse()
+
+    def mode(self, natural: PyTree) -> PyTree:
+        self._refuse()
+
+    def from_network(self, output: PyTree) -> PyTree:
+        self._refuse()
+
+    def read(self, function: Any, dtype: Any = float) -> Any:
+        self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        raise TypeError(
+            "This model names no latent family, so it has no natural parameters, statistics or modes. Give the "
+            "model one, Model(log_joint, elbax.Gaussian(2)), or use an encoder whose output a function makes a "
+            "distribution: Amortized(network, function)."
+        )
+
+
+class AnyDiscreteLatent(AnyLatent):
+    """The same for a discrete z, whose draws do not move with the parameters of q."""
+
+    discrete: ClassVar[bool] = True

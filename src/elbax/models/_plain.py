@@ -1,0 +1,326 @@
+"""A model from functions: a log-joint, or a likelihood and a prior."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._algebra import dot, num_rows
+from .._arguments import check_flag, takes_key
+from .._batch import rows
+from .._invariance import as_invariances, Invariances
+from .._model import AbstractModel
+from .._types import Any, Callable, Key, PyTree, Scalar
+from ..estimators import AbstractEstimator, Reparameterized, ScoreFunction
+from ..families import AbstractFamily, AnyLatent, as_prior, Distribution, exact_divergence
+
+
+class Model(AbstractModel):
+    r"""A model from any pure function `log_joint(params, x, z)`, for one datum and one latent.
+
+    Or from a likelihood and a prior apart, $\log p(x, z) = \log p(x \mid z) + \log p(z)$: reconstruction and
+    KL(q ‖ p(z)) are then known, and the divergence is exact where q and the prior are of one family.
+
+    How expectations under q are taken follows from the latent family, or is `estimator`'s say:
+
+    - finite support (`Categorical`): exactly, by enumeration;
+    - `conjugate=True`: exactly, by derivatives of `log_joint` in z, which must lie in the family's
+      span (for a Gaussian: quadratic in z); `verify` refutes a false claim;
+    - otherwise by one reparameterized draw a datum, or by two and their score for a discrete latent.
+
+    **Arguments:**
+
+    - `log_joint`: log p(x, z; θ) in nats, constants included. With an argument `key` it is given a random key, for
+        dropout in a decoder, or `None` where it should evaluate.
+    - `latent`: the family of z. Without one the posterior says what z is: an encoder of any distribution with
+        `sample(key)` and `log_prob(z)`.
+    - `likelihood`: `likelihood(params, x, z)`, log p(x | z; θ) in nats, in place of `log_joint`; `key` as there.
+    - `prior`: `prior(params, x)`, p(z; θ), which may depend on x: natural parameters of the `latent` family, a
+        distribution with `log_prob(z)` of any library, or a function from z to log p(z).
+    - `conjugate`: the log-joint, as a function of z, lies in the family's span.
+    - `log_prior`: `log_prior(params)`, a global term counted once for all data.
+    - `invariances`: `invariances(params)`, the directions in the params that change nothing, as a pytree like
+        the params with one axis more in front; for standard errors and the count of params. For logits
+        `lambda params: {"logits": jnp.ones((1, 3)), "mean": jnp.zeros((1, 3))}`; for a model without any
+        arrays of length 0.
+    - `estimator`: one of `elbax.estimators`, such as `StickingTheLanding(10)`, in place of the above. One that
+        draws makes Bayes' rule count as unknown.
+
+    ```python
+    >>> import elbax, jax, jax.numpy as jnp
+    >>> def log_joint(params, x, z):
+    ...     return jax.scipy.stats.norm.logpdf(z) + jax.scipy.stats.norm.logpdf(x, params * z).sum()
+    >>> model = elbax.Model(lambda p, x, z: log_joint(p, x, z[0]), elbax.Gaussian(1), conjugate=True)
+    >>> model = model.verify(jnp.array(2.0), x=jnp.array([[1.0]]))
+    >>> q = elbax.Exact(model, jnp.array(2.0))(jnp.array([1.0]))
+    >>> print(f"{q.mode()[0]:.2f}")
+    0.40
+
+    ```
+
+    A variational autoencoder whose KL is exact:
+
+    ```python
+    >>> def likelihood(decoder, x, z):
+    ...     return jax.scipy.stats.norm.logpdf(x, decoder(z)).sum()
+    >>> def prior(decoder, x):
+    ...     return jnp.zeros(2), jnp.ones(2)  # linear term and precision: a standard normal
+    >>> vae = elbax.Model(likelihood=likelihood, prior=prior, latent=elbax.DiagonalGaussian(2))
+
+    ```
+    """
+
+    function: Callable[..., Scalar] = eqx.field(static=True)
+    latent: AbstractFamily
+    conjugate: bool = eqx.field(static=True)
+    prior: Callable[[PyTree, PyTree], Any] | None = eqx.field(static=True)
+    log_prior_of_params: Callable[[PyTree], Scalar] | None = eqx.field(static=True)
+    directions: Callable[[PyTree], PyTree] | None = eqx.field(static=True)
+    estimator: AbstractEstimator | None
+
+    def __init__(
+        self,
+        log_joint: Callable[..., Any] | None = None,
+        latent: AbstractFamily | None = None,
+        *,
+        likelihood: Callable[..., Any] | None = None,
+        prior: Callable[[Any, Any], Any] | None = None,
+        conjugate: bool = False,
+        log_prior: Callable[[Any], Any] | None = None,
+        invariances: Callable[[Any], Any] | None = None,
+        estimator: AbstractEstimator | None = None,
+    ):
+        for name, function in dict(
+            log_joint=log_joint,
+            likelihood=likelihood,
+            prior=prior,
+            log_prior=log_prior,
+            invariances=invariances,
+        ).items():
+            _check_static(name, function)
+        if (log_joint is None) == (likelihood is None) or (likelihood is None) != (prior is None):
+            given = [
+                name
+                for name, value in dict(
+                    log_joint=log_joint, likelihood=likelihood, prior=prior
+                ).items()
+                if value is not None
+            ]
+            raise TypeError(
+                "Model takes log_joint, or likelihood and prior together: Model(log_joint, latent) or "
+                f"Model(likelihood=..., prior=..., latent=...); got {' and '.join(given) or 'none of them'}."
+            )
+        if latent is not None and not isinstance(latent, AbstractFamily):
+            raise TypeError(
+                f"Model: latent must be a family such as elbax.Categorical(3) or elbax.Gaussian(2), "
+                f"got {latent!r}."
+            )
+        if latent is None and conjugate:
+            raise TypeError(
+                "Model: conjugate=True claims that the log-joint lies in the span of a family; give the family, "
+                "latent=elbax.Gaussian(2)."
+            )
+        latent = AnyLatent() if latent is None else latent
+        if estimator is not None:
+            if not isinstance(estimator, AbstractEstimator):
+                raise TypeError(
+                    "Model: estimator must be one of elbax.estimators, such as Reparameterized(10); got "
+                    f"{estimator!r}."
+                )
+            estimator.check(latent)
+        check_flag("Model", conjugate=conjugate)
+        self.function = log_joint if likelihood is None else likelihood
+        self.latent = latent
+        self.conjugate = conjugate
+        self.prior = prior
+        self.log_prior_of_params = log_prior
+        self.directions = invariances
+        self.estimator = estimator
+
+    @property
+    def exact(self) -> bool:
+        """Whether expectations and Bayes' rule are exact."""
+        known = self.latent.finite or self.conjugate
+        return known and (self.estimator is None or self.estimator.exact)
+
+    def log_joint(self, params: PyTree, x: PyTree, z: PyTree) -> Scalar:
+        return self._log_joint(params, x, None)(z)
+
+    def _log_joint(self, params: PyTree, x: PyTree, key: Key | None) -> Callable[[Any], Scalar]:
+        """z ↦ log p(x, z)."""
+        given = self._given(params, x, key)
+        if self.prior is None:
+            return given
+        prior = self.latent_prior(params, x)
+        return lambda z: given(z) + prior.log_prob(jax.tree.map(jnp.asarray, z))
+
+    def _given(self, params: PyTree, x: PyTree, key: Key | None) -> Callable[[Any], Scalar]:
+        """z ↦ what the user's own function says: log p(x | z) where the prior is apart, else log p(x, z)."""
+        more = {"key": key} if takes_key(self.function) else {}
+
+        def call(z):
+            value = self.function(params, x, z, **more)
+            if jnp.shape(value) != ():
+                name, what = (
+                    ("log_joint", "p(x, z)") if self.prior is None else ("likelihood", "p(x | z)")
+                )
+                raise ValueError(
+                    f"{name} must return one number, log {what} of one datum; got shape {jnp.shape(value)}. Sum "
+                    "over what the datum and its latent consist of."
+                )
+            return value
+
+        return call
+
+    def log_prior(self, params: PyTree) -> Scalar | float:
+        return 0.0 if self.log_prior_of_params is None else self.log_prior_of_params(params)
+
+    @property
+    def knows_prior(self) -> bool:
+        return self.prior is not None
+
+    def latent_prior(self, params: PyTree, x: PyTree) -> Any:
+        if self.prior is None:
+            return AbstractModel.latent_prior(self, params, x)
+        return as_prior(self.prior(params, x), self.latent)
+
+    @property
+    def divergence_weight(self) -> float | None:
+        # The bound of several draws is not E_q[log p(x | z)] − KL.
+        splits = self.prior is not None and not (self.estimator and self.estimator.tighter)
+        return 1.0 if splits else None
+
+    def invariances(self, params: PyTree) -> Invariances | None:
+        return None if self.directions is None else as_invariances(self.directions(params), params)
+
+    def _read(self, params: PyTree, x: PyTree) -> tuple[PyTree, Scalar]:
+        numbers = [leaf for leaf in jax.tree.leaves((params, x)) if eqx.is_inexact_array(leaf)]
+        dtype = numbers[0].dtype if numbers else float
+        return self.latent.read(lambda z: self.log_joint(params, x, z), dtype)
+
+    def _estimator(self, q: Any) -> AbstractEstimator | None:
+        """How expectations under q are taken; `None` if exactly."""
+        if self.exact or self.estimator is not None:
+            return self.estimator
+        discrete = q.family.discrete if hasattr(q, "family") else self.latent.discrete
+        return ScoreFunction() if discrete else Reparameterized()
+
+    def expected(self, function: Callable[[Any], Scalar], q: Any, key: Key) -> Scalar:
+        estimator = self._estimator(q)
+        if estimator is not None and hasattr(q, "log_prob"):
+            return estimator(function, q, key)
+        # A finite support, a point, or draws: a sum over what they are.
+        return q.expect(function, key) + q.entropy()
+
+    def elbo(self, natural: PyTree, x: PyTree, q: Any, key: Key) -> Scalar:
+        estimator = self._estimator(q)
+        if estimator is None and hasattr(q, "bound"):
+            potentials, constant = self._read(natural, x)
+            return q.bound(potentials) + constant
+        noise = jax.random.fold_in(key, 1) if takes_key(self.function) else None
+        if self.prior is not None and estimator is not None:
+            divergence = exact_divergence(q, self.latent_prior(natural, x))
+            reconstruction = estimator.average(self._given(natural, x, noise), q, key)
+            if divergence is not None and reconstruction is not None:
+                return reconstruction - divergence.astype(reconstruction.dtype)
+        return self.expected(self._log_joint(natural, x, noise), q, key)
+
+    def conditional(self, natural: PyTree, x: PyTree) -> Distribution:
+        if not self.exact:
+            family = type(self.latent).__name__
+            if isinstance(self.latent, AnyLatent):
+                raise TypeError(
+                    "Bayes' rule is not known for a Model without a latent family. Give one, such as "
+                    "Model(log_joint, elbax.Categorical(3)), or use Amortized(network, function) with "
+                    "GradientEStep."
+                )
+            if self.latent.finite or self.conjugate:
+                raise TypeError(
+                    f"Model(..., estimator={type(self.estimator).__name__}(...)) draws, so Bayes' rule counts "
+                    "as unknown. "
+                    "Leave the estimator out for exact expectations."
+                )
+            if self.latent.discrete:
+                raise TypeError(
+                    f"Bayes' rule is not known for a plain log_joint over a {family} latent, whose potentials "
+                    "cannot be read off it. Use Amortized(network, model.latent) with GradientEStep, or say the "
+                    "potentials in a model of your own, an elbax.AbstractExponentialFamilyModel."
+                )
+            raise TypeError(
+                f"Bayes' rule is not known for a plain log_joint over a {family} latent. Use "
+                "Amortized(network, model.latent) with GradientEStep; or, if the log-joint lies in "
+                f"the span of the {family} as a function of z, say Model(..., conjugate=True) and "
+                "let model.verify(params, x) try it."
+            )
+        return self.latent(self._read(natural, x)[0])
+
+    def verify(
+        self,
+        params: PyTree,
+        x: PyTree,
+        *,
+        key: Key | None = None,
+        num_points: int = 8,
+        tolerance: float | None = None,
+    ) -> "Model":
+        """Tries the claim `conjugate=True` on a batch `x`, eagerly; returns the model.
+
+        The log-joint is compared with the form that its derivatives span, ⟨λ, t(z)⟩ + c, at
+        `num_points` draws of the exact posterior of each datum. Points can refute conjugacy, not
+        prove it. The tolerance is relative to the size of the terms compared (by default the
+        square root of the precision).
+
+        **Raises** `ValueError` if the two differ, or if the form has no finite integral over z.
+        """
+        if not self.exact:
+            raise TypeError(
+                "verify tries the claim Model(..., conjugate=True), which this model does not make."
+            )
+        if self.latent.finite:
+            return self
+        x, _ = rows(x)
+        keys = jax.random.split(jax.random.key(0) if key is None else key, num_rows(x))
+        family = type(self.latent).__name__
+
+        def residual(x, key):
+            potentials, constant = self._read(params, x)
+            q = self.latent(potentials)
+
+            def compare(key):
+                z = q.sample(key)
+                form = dot(self.latent.statistics(z), potentials)
+                size = jnp.abs(form) + jnp.abs(constant) + 1
+                return jnp.abs(self.log_joint(params, x, z) - form - constant) / size
+
+            return q.mode(), jax.vmap(compare)(jax.random.split(key, num_points))
+
+        modes, residuals = jax.vmap(residual)(x, keys)
+        if not all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(modes)):
+            raise ValueError(
+                f"log_joint has no normalizable {family} conditional at these params: its second "
+                "derivatives in z are not those of a density. Check signs and the prior of z, or use "
+                "Model(..., conjugate=False) with Amortized(network, latent), which samples."
+            )
+        worst = float(jnp.max(jnp.nan_to_num(residuals, nan=jnp.inf)))
+        allowed = jnp.finfo(residuals.dtype).eps ** 0.5 if tolerance is None else tolerance
+        if not worst <= allowed:
+            raise ValueError(
+                f"log_joint does not lie in the span of the {family} family as a function of z: the "
+                f"form that its derivatives give differs from it by {worst:.2g} (relative; tolerance "
+                f"{allowed:.2g}). Use Model(..., conjugate=False) with Amortized(network, latent), "
+                "which samples."
+            )
+        return self
+
+
+def _check_static(name: str, function: Any) -> None:
+    """A model is static: a function with arrays inside could neither be hashed nor be trained."""
+    if function is None:
+        return
+    if not callable(function):
+        raise TypeError(f"Model: {name} must be a function, got {function!r}.")
+    arrays = [leaf for leaf in jax.tree.leaves(function) if eqx.is_array(leaf)]
+    if arrays:
+        raise TypeError(
+            f"Model: {name} holds {len(arrays)} arrays, which a model cannot: what is trained lives "
+            "in params. Pass the network as params, elbax.Network(network), and call it there."
+        )

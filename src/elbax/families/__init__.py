@@ -1,4 +1,4 @@
-"""Families of latents: one a file."""
+"""Families of latent distributions, one per file."""
 
 from ._any_latent import AnyDiscreteLatent as AnyDiscreteLatent, AnyLatent as AnyLatent
 from ._categorical import Categorical as Categorical

@@ -14,10 +14,10 @@ from ._undefined import where_defined
 
 
 class Categorical(AbstractFamily):
-    r"""z ∈ {0, …, K − 1} with $t(z) = e_z$ (one-hot) and $A(\eta) = \log \sum_k e^{\eta_k}$.
+    r"""A categorical latent z ∈ {0, …, K − 1} with $t(z) = e_z$ (one-hot) and $A(\eta) = \log \sum_k e^{\eta_k}$.
 
-    Natural parameters are logits, of shape `(num_values,)`; they need no normalization, and −∞ says
-    that a value is impossible. The mean parameters are the probabilities (responsibilities).
+    The natural parameters are logits of shape `(num_values,)`. They need not be normalized; −∞ marks an
+    impossible value. The mean parameters are the probabilities (responsibilities).
 
     ```python
     >>> import elbax, jax.numpy as jnp
@@ -41,7 +41,7 @@ class Categorical(AbstractFamily):
         return jnp.ndim(natural) - 1
 
     def _normalize(self, natural: Float[Array, " K"]) -> tuple[Scalar, Float[Array, " K"]]:
-        """(A(η), ∇A(η)) from one set of exponentials."""
+        """Returns (A(η), ∇A(η)), computed from one set of exponentials."""
         top = jax.lax.stop_gradient(jnp.max(natural))
         odds = jnp.exp(natural - jnp.where(jnp.isfinite(top), top, 0))
         total = jnp.sum(odds)
@@ -57,8 +57,8 @@ class Categorical(AbstractFamily):
         return jax.nn.one_hot(z, self.num_values)
 
     def sample(self, natural: Float[Array, " K"], key: Key) -> Int[Array, ""]:
-        # One uniform number, where Gumbel's way draws one for every value. The level lies in (0, last], so
-        # that a value without a share is never the first to reach it.
+        # One uniform number; the Gumbel trick needs one for every value. The level lies in (0, last], so a value
+        # of probability 0 is never selected.
         cumulative = jnp.cumsum(self.mean(natural))
         level = (1 - jax.random.uniform(key, dtype=cumulative.dtype)) * cumulative[-1]
         drawn = jnp.sum(cumulative < level, dtype=int)
@@ -82,13 +82,13 @@ class Categorical(AbstractFamily):
     def read(
         self, function: Callable[[Any], Scalar], dtype: Any = float
     ) -> tuple[Float[Array, " K"], Scalar]:
-        """Enumeration: λₖ = function(k), c = 0."""
+        """Enumerates all values: λₖ = function(k), c = 0."""
         potentials = jax.vmap(function)(jnp.arange(self.num_values))
         return potentials, jnp.zeros((), potentials.dtype)
 
     def bound(self, natural: Float[Array, " K"], potentials: Float[Array, " K"]) -> Scalar:
-        # An impossible value has μ = 0 and contributes 0, not 0 · (−∞ + ∞): hence the two `where`s,
-        # inner ones so that the gradient is finite too.
+        # An impossible value has μ = 0 and contributes 0, not 0 · (−∞ + ∞): hence the two `where`s, placed inside
+        # so that the gradient is finite too.
         log_normalizer, mean = self._normalize(natural)
         possible = mean > 0
         gap = jnp.where(possible, potentials, 0) - jnp.where(possible, natural, 0)
@@ -104,7 +104,7 @@ class Categorical(AbstractFamily):
     def expect(
         self, natural: Float[Array, " K"], function: Callable[[Any], Any], key: Key | None
     ) -> Any:
-        """The exact sum over all values; uses no key."""
+        """Returns the exact sum over all values; `key` is not used."""
         mean = self.mean(natural)
         values = jax.vmap(function)(jnp.arange(self.num_values))
 

@@ -1,4 +1,4 @@
-"""Log-normalizers by products of weights where these are certain, by logarithms elsewhere."""
+"""Log-normalizers computed from products of weights where these are accurate, and in log space elsewhere."""
 
 import abc
 import functools
@@ -13,24 +13,27 @@ from ._structured import AbstractStructured
 
 
 class AbstractCertified(AbstractStructured):
-    """A dynamic program that can also be run on weights, forward and back, at a fraction of the exponentials.
+    """A dynamic program that can also run on weights, forward and backward, with far fewer exponentials.
 
-    Weights lose what is too small for a float; running back shows whether that could matter. If it could, the
-    logarithms are added up after all: one `lax.cond` a pass.
+    Weights that are too small for a float are lost. The backward pass shows whether that could matter. If it
+    could, the program runs again in log space: one `lax.cond` per pass.
     """
 
     @abc.abstractmethod
     def by_products(self, natural: PyTree) -> tuple[Array, Scalar, PyTree]:
-        """(whether the rest is right to rounding, the log-normalizer, its gradient in some of `natural`)."""
+        """Returns (whether the rest is accurate, the log-normalizer, its gradient in some of `natural`).
+
+        Accurate means up to rounding.
+        """
 
     @abc.abstractmethod
     def by_logarithms(self, natural: PyTree, semiring: AbstractSemiring) -> Scalar:
-        """The sum over all structures."""
+        """Returns the sum over all structures."""
 
 
 def certified(family: AbstractCertified, natural: PyTree) -> Scalar:
-    """The log-normalizer, with its marginals for a derivative."""
-    # Params and data may differ in precision, and either way of adding up must give the same.
+    """Returns the log-normalizer; its derivative is the marginals."""
+    # Params and data may differ in precision, but both ways must return the same dtype.
     dtype = jnp.result_type(*(leaf for leaf in jax.tree.leaves(natural) if not is_label(leaf)))
     cast = lambda leaf: leaf if is_label(leaf) else leaf.astype(dtype)
     return _certified(family, jax.tree.map(cast, natural))

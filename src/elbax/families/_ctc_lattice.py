@@ -1,4 +1,4 @@
-"""The alignments of a label sequence to frames, with blanks between."""
+"""Alignments of a label sequence to frames, with blanks between labels."""
 
 from typing import ClassVar
 
@@ -12,14 +12,15 @@ from ._structured import AbstractStructured, named
 
 
 class CTCLattice(AbstractStructured):
-    r"""Monotone paths through positions 0, 1, …, 2L of blank, label, blank, …, label, blank, one position a frame.
+    r"""Alignments of L labels to T frames, with optional blanks between labels.
 
-    A path starts at position 0 or 1, ends at the last or the one before, and from frame to frame stays, goes on
-    by one, or skips a blank where `skip` allows it (between different labels) (Graves et al. 2006).
+    A path visits one of the positions 0, …, 2L of blank, label, blank, …, label, blank per frame. It starts at
+    position 0 or 1 and ends at the last position or the one before it. From one frame to the next it stays, moves
+    on by one, or skips a blank where `skip` allows it (between different labels) (Graves et al. 2006).
 
-    Natural parameters: `{"unary": (T, S) log-potentials, "skip": (S,) truth values, "length": frames, "positions":
-    2L + 1}`; frames from `length` and positions from `positions` on are padding, −1 in a path. The
-    log-normalizer is −∞ where there is no path: too few frames for the labels.
+    The natural parameters are `{"unary": (T, S) log-potentials, "skip": (S,) booleans, "length": number of frames,
+    "positions": 2L + 1}`. Frames from `length` on and positions from `positions` on are padding; padded frames are
+    −1 in a path. The log-normalizer is −∞ if no path exists, that is, with too few frames for the labels.
 
     ```python
     >>> import elbax, jax.numpy as jnp
@@ -74,8 +75,8 @@ class CTCLattice(AbstractStructured):
 
 
 def _forward(semiring, unary, skip, length, positions, keys=None):
-    """(The weight of all ways to each position at each frame (T, S), each frame's largest being taken out, and
-    what that adds up to)."""
+    """Returns (the weight of all ways to each position at each frame (T, S), divided by the frame's largest, and
+    the sum of the logarithms of these divisors)."""
     place = jnp.arange(len(skip))
     unary = jnp.where(place < positions, unary, -jnp.inf)
     first = jnp.where(place < 2, unary[0], -jnp.inf)
@@ -91,7 +92,7 @@ def _forward(semiring, unary, skip, length, positions, keys=None):
 
 
 def _backward(unary, skip, length, positions):
-    """The weight of all ways on from each position after each frame (T, S), but for a factor of each frame."""
+    """Returns the weight of all ways on from each position after each frame (T, S), up to a factor per frame."""
     place = jnp.arange(len(skip))
     last = _ends(jnp.where(place < positions, 0.0, -jnp.inf).astype(unary.dtype), positions)
 
@@ -107,18 +108,18 @@ def _backward(unary, skip, length, positions):
 
 
 def _nowhere(weight):
-    """Two positions that no path comes from, made anew: `terms`, of which derivatives are taken later, may hold no
-    array of the trace around it."""
+    """Returns two unreachable positions, as a new array: `terms` is differentiated later, so it must not close
+    over an array of the enclosing trace."""
     return jnp.full(2, -jnp.inf, weight.dtype)
 
 
 def _ends(alpha, positions):
-    """What is left where a path may end."""
+    """Returns the weights of the positions where a path may end, −∞ elsewhere."""
     return jnp.where(jnp.arange(len(alpha)) >= positions - 2, alpha, -jnp.inf)
 
 
-# The marginals are forward times backward: two plain recursions, in half the time that the transpose of one
-# takes, and shares of each frame that add up to one.
+# The marginals are forward times backward. These two recursions take half the time of one transposed recursion,
+# and the marginals of each frame sum to one.
 @jax.custom_jvp
 def _log_partition(unary, skip, length, positions):
     alphas, level = _forward(LOG, unary, skip, length, positions)

@@ -13,10 +13,11 @@ from ._family import AbstractFamily
 
 
 class DiagonalGaussian(AbstractFamily):
-    r"""$z \in R^d$ with $t(z) = (z, -\tfrac12 z^2)$, natural parameters (h, τ).
+    r"""A Gaussian latent $z \in R^d$ with independent coordinates: $t(z) = (z, -\tfrac12 z^2)$.
 
-    τ are the precisions and $h = \tau m$: $A(h, \tau) = \tfrac12 \sum_i (h_i^2 / \tau_i - \log \tau_i +
-    \log 2\pi)$. An encoder returns 2·dim numbers: mean and log standard deviations.
+    The natural parameters are (h, τ), each of shape `(dim,)`: τ are the precisions and $h = \tau m$.
+    $A(h, \tau) = \tfrac12 \sum_i (h_i^2 / \tau_i - \log \tau_i + \log 2\pi)$. An encoder returns 2·dim numbers:
+    the mean and the log standard deviations.
 
     ```python
     >>> import elbax, jax.numpy as jnp
@@ -72,7 +73,7 @@ class DiagonalGaussian(AbstractFamily):
     def read(
         self, function: Callable[[Any], Scalar], dtype: Any = float
     ) -> tuple[tuple[Array, Array], Scalar]:
-        """Taylor's formula at the origin; a separable function has one second derivative a coordinate."""
+        """Expands to second order at the origin; a separable function has one second derivative per coordinate."""
         origin = jnp.zeros(self.dim, dtype)
         constant, linear = jax.value_and_grad(function)(origin)
         _, curvature = jax.jvp(jax.grad(function), (origin,), (jnp.ones(self.dim, dtype),))

@@ -1,4 +1,4 @@
-"""Finitely many variables and tables over some of them."""
+"""A finite number of discrete variables, and tables over subsets of them."""
 
 import functools
 import math
@@ -18,21 +18,25 @@ from ._undefined import where_defined
 
 
 class FactorGraph(AbstractStructured):
-    r"""$z \in \prod_i \{0, \dots, K_i - 1\}$ with $\langle \eta, t(z) \rangle = \sum_f \eta_f[z_{s_f}]$, a table
-    $\eta_f$ over the variables of each scope $s_f$: any Markov random field or Bayesian network.
+    r"""Discrete variables with tables over subsets of them: any Markov random field or Bayesian network.
 
-    Natural parameters: a tuple of tables of log-potentials, one for each scope, with an axis for each of its
-    variables; −∞ says that a configuration is impossible. The log-normalizer eliminates variables in turn,
-    in an order found before it runs (by `opt_einsum`, or smallest table first): exact on a tree in
-    time linear in its size, and exponential in the width of the clique tree elsewhere. `width` says how many
-    variables the largest table that arises has, and `largest` how many entries, before anything runs.
+    $z \in \prod_i \{0, \dots, K_i - 1\}$ with $\langle \eta, t(z) \rangle = \sum_f \eta_f[z_{s_f}]$, where
+    $\eta_f$ is a table over the variables of the scope $s_f$. The natural parameters are a tuple of tables of
+    log-potentials, one per scope, each with one axis per variable; −∞ marks an impossible configuration.
+
+    The log-normalizer eliminates one variable after another. The order is chosen before it runs: that of
+    `opt_einsum` or smallest table first, whichever needs smaller tables. On a tree this is exact in time linear
+    in its size; elsewhere time is exponential in the width of the clique tree. `width` gives the number of
+    variables of the largest table, and `largest` its number of entries, before anything runs.
 
     **Arguments:**
 
-    - `sizes`: how many values each variable has.
-    - `scopes`: for each table the variables it is over, as indices into `sizes`.
-    - `limit`: the most entries a table may have. Exact inference that needs a larger one is refused before it
-        runs, by a `ValueError` that says how large; mean field works at any width.
+    - `sizes`: the number of values of each variable.
+    - `scopes`: the variables of each table, as indices into `sizes`.
+    - `limit`: the largest number of entries a table may have. Mean field works at any width.
+
+    **Raises** `ValueError` if exact inference needs a table with more than `limit` entries. It is raised before
+    anything runs, and the message gives the size.
 
     ```python
     >>> import elbax, jax.numpy as jnp
@@ -68,12 +72,12 @@ class FactorGraph(AbstractStructured):
 
     @property
     def width(self) -> int:
-        """Variables of the largest table that elimination makes: the treewidth of its order, plus one."""
+        """The number of variables of the largest table in elimination: the treewidth of its order, plus one."""
         return _plan(self.sizes, self.scopes)[1]
 
     @property
     def largest(self) -> int:
-        """Entries of the largest table."""
+        """The number of entries of the largest table."""
         return _plan(self.sizes, self.scopes)[2]
 
     def batch_ndim(self, natural: PyTree) -> int:
@@ -117,7 +121,7 @@ class FactorGraph(AbstractStructured):
             )
 
     def statistics(self, z: Int[Array, " n"]) -> tuple[Array, ...]:
-        """One table for each scope, 1 at the values that z has and 0 elsewhere."""
+        """Returns one table per scope: 1 at the values of z and 0 elsewhere."""
 
         def indicator(scope):
             one_hots = [jax.nn.one_hot(z[i], self.sizes[i]) for i in scope]
@@ -132,7 +136,7 @@ class FactorGraph(AbstractStructured):
         return jnp.where(inside, sum(values), -jnp.inf)
 
     def marginals(self, natural: PyTree) -> tuple[Array, ...]:
-        """The distribution of each variable by itself, a vector of its size each."""
+        """Returns the distribution of each variable, one vector of its size each."""
         unary = FactorGraph(
             self.sizes, (*self.scopes, *((i,) for i in range(len(self.sizes)))), limit=self.limit
         )
@@ -145,13 +149,13 @@ class FactorGraph(AbstractStructured):
         for scope, table in zip(self.scopes, statistics):
             place = jnp.unravel_index(jnp.argmax(table), table.shape) if scope else ()
             values |= dict(zip(scope, place))
-        # Variables of no table are free: any value will do for the mode.
+        # A variable in no table is free, so any value is a mode.
         z = jnp.stack([jnp.asarray(values.get(i, 0), int) for i in range(len(self.sizes))])
         found = [jnp.sum(table) > 0 for table in statistics]
         return where_defined(jnp.all(jnp.array(found, bool)), z)
 
     def from_network(self, output: PyTree) -> PyTree:
-        """A tuple of tables, as they are."""
+        """Returns a tuple of tables, unchanged."""
         shapes = self._shapes
         given = [jnp.shape(table) for table in jax.tree.leaves(output)]
         if given != shapes:
@@ -162,7 +166,7 @@ class FactorGraph(AbstractStructured):
 
 
 def _spread(table, own, scope):
-    """The table with an axis for each variable of `scope`."""
+    """Returns the table with one axis per variable of `scope`."""
     order = sorted(range(len(own)), key=lambda axis: own[axis])
     shape = iter(table.transpose(order).shape)
     return table.transpose(order).reshape([next(shape) if i in own else 1 for i in scope])
@@ -170,13 +174,13 @@ def _spread(table, own, scope):
 
 @functools.lru_cache(maxsize=256)
 def _plan(sizes, scopes):
-    """(the order in which variables go, the most variables and the most entries of a table on the way)."""
+    """Returns (the elimination order, the most variables and the most entries of any table)."""
     orders = [_smallest_first(sizes, scopes)]
     used = tuple(scope for scope in scopes if scope)
     if used:
         words = ("".join(map(opt_einsum.get_symbol, scope)) for scope in used)
         shapes = [tuple(sizes[i] for i in scope) for scope in used]
-        # The random search seeds Python's generator, the same way each time: put back what was there.
+        # The random search seeds Python's global generator, always alike: restore its state afterwards.
         state = random.getstate()
         search = opt_einsum.RandomGreedy(max_repeats=32, minimize="size", parallel=False)
         try:
@@ -205,7 +209,7 @@ def _plan(sizes, scopes):
 
 
 def _smallest_first(sizes, scopes):
-    """Each time the variable that makes the smallest table: the leaves of a tree before its trunk."""
+    """Returns the order that eliminates the variable with the smallest table first: leaves before the trunk."""
     around = {i: {i} for i in range(len(sizes))}
     for scope in scopes:
         for i in scope:
@@ -223,7 +227,7 @@ def _smallest_first(sizes, scopes):
 
 
 def _vanishing(scopes, path):
-    """The order in which variables vanish in a path of contractions."""
+    """Returns the order in which variables vanish along a contraction path."""
     left, order = [set(scope) for scope in scopes], []
     for places in path:
         joined = set().union(*(left[i] for i in places))

@@ -1,4 +1,4 @@
-"""Independent blocks of one latent: the families of mean field."""
+"""Independent blocks of one latent: the families used by mean field."""
 
 import abc
 import functools
@@ -16,13 +16,13 @@ from ._structured import possible_dot
 
 
 class AbstractFactored(AbstractFamily):
-    r"""$q(z) = \prod_b q_b(z_b)$ inside a `whole` family, whose potentials its bound is for.
+    r"""A product of independent blocks, $q(z) = \prod_b q_b(z_b)$, that approximates a `whole` family.
 
-    The blocks all together are a family of their own, `parts`, over the same z. The whole's mean parameters
-    are linear in those of each block (`join`), hence so is the expected log-joint $E(\mu) = \langle \lambda,
-    \mathrm{join}(\mu) \rangle$, and the best block given the others has the natural parameters $\partial E /
-    \partial \mu_b$ (Winn and Bishop 2005; Hoffman and Johnson 2018): coordinate ascent is a gradient. Blocks
-    of one color share no term and move together.
+    The `whole` family's natural parameters are the potentials of the bound. The blocks together form a family
+    `parts` over the same z. The mean parameters of `whole` are linear in those of each block (`join`), and so is
+    the expected log-joint $E(\mu) = \langle \lambda, \mathrm{join}(\mu) \rangle$. The best block given the others
+    has the natural parameters $\partial E / \partial \mu_b$ (Winn and Bishop 2005; Hoffman and Johnson 2018), so
+    coordinate ascent needs only a gradient. Blocks of one color share no term and are updated together.
     """
 
     whole: eqx.AbstractVar[AbstractFamily]
@@ -30,19 +30,19 @@ class AbstractFactored(AbstractFamily):
     @property
     @abc.abstractmethod
     def parts(self) -> AbstractFamily:
-        """The blocks, all together."""
+        """The family of all blocks together."""
 
     @abc.abstractmethod
     def join(self, means: PyTree) -> PyTree:
-        """E_q[t(z)] of the whole, linear in the mean parameters of each block."""
+        """Returns E_q[t(z)] of the whole, linear in the mean parameters of each block."""
 
     @abc.abstractmethod
     def nothing(self, potentials: PyTree) -> PyTree:
-        """Mean parameters of the parts that are all zero, with the labels of these potentials."""
+        """Returns mean parameters of the parts that are all zero, with the integer labels of `potentials`."""
 
     @abc.abstractmethod
     def colors(self, natural: PyTree) -> tuple[PyTree, int]:
-        """(the color of every natural parameter of the parts, as integers that broadcast, how many there are)."""
+        """Returns (each part's natural parameters' colors, as broadcastable integers; the number of colors)."""
 
     @property
     def discrete(self) -> bool:
@@ -60,16 +60,16 @@ class AbstractFactored(AbstractFamily):
         return self.parts.batch_ndim(natural)
 
     def potentials(self, whole: PyTree, means: PyTree) -> PyTree:
-        """What each block sees of the whole's potentials while the others are at these means."""
+        """Returns each block's potentials, given the mean parameters of the other blocks."""
         whole = finite(whole)
         return gradient(lambda means: possible_dot(self.join(means), whole), means)
 
     def start(self, whole: PyTree) -> PyTree:
-        """Natural parameters of blocks that know nothing of one another."""
+        """Returns natural parameters of the blocks that ignore all couplings."""
         return self.potentials(whole, self.nothing(whole))
 
     def ascend(self, natural: PyTree, whole: PyTree) -> PyTree:
-        """One round of coordinate ascent, color after color."""
+        """Runs one round of coordinate ascent, one color after another."""
         colors, number = self.colors(natural)
 
         def step(natural, color):
@@ -98,7 +98,7 @@ class AbstractFactored(AbstractFamily):
         return self.whole.statistics(z)
 
     def score(self, natural: PyTree, z: PyTree) -> Scalar:
-        """⟨λ, t(z)⟩ of the whole's potentials."""
+        """Returns ⟨λ, t(z)⟩, with λ the natural parameters of the whole."""
         return self.whole.score(natural, z)
 
     def log_prob(self, natural: PyTree, z: PyTree) -> Scalar:
@@ -119,13 +119,18 @@ class AbstractFactored(AbstractFamily):
 
 @functools.singledispatch
 def factored(family: AbstractFamily, blocks: Any = None) -> AbstractFactored:
-    """The family of independent blocks inside `family`: what mean field looks for q in.
+    """Returns the family of independent blocks inside `family`, for mean field.
 
-    Single variables are the blocks: coordinates of a `Gaussian`, states of a `MarkovChain`, sites of a
-    `Grid`, variables of a `FactorGraph`. For a `FactorGraph` any partition of the variables can be given
-    instead, lists of indices: inside a block inference stays exact, by the block's own dynamic program.
+    The blocks are single variables: coordinates of a `Gaussian`, states of a `MarkovChain`, sites of a `Grid`,
+    variables of a `FactorGraph`.
 
-    **Raises** `TypeError` for a family that has no such blocks.
+    **Arguments:**
+
+    - `family`: the family to factor.
+    - `blocks`: for a `FactorGraph`, any partition of its variables, as lists of indices. Inference inside a block
+        is exact, by the block's own dynamic program.
+
+    **Raises** `TypeError` for a family without such blocks.
 
     ```python
     >>> import elbax, jax.numpy as jnp
@@ -156,7 +161,7 @@ def no_blocks(family: AbstractFamily, blocks: Any) -> None:
 
 
 class FactoredOnce(AbstractFactored):
-    """One block, or blocks that are independent already: q is the whole family's."""
+    """A single block, or blocks that are independent already: q is a member of the whole family."""
 
     whole: AbstractFamily
 
@@ -191,7 +196,7 @@ def _(family, blocks=None):
 
 
 def finite(potentials: PyTree) -> PyTree:
-    """The smallest number in place of −∞: where a mean is 0 it counts nothing and is still known to be there."""
+    """Replaces −∞ by the smallest number, which times a mean of 0 is 0 and still marks the impossible."""
 
     def one(leaf):
         return leaf if is_label(leaf) else jnp.maximum(leaf, jnp.finfo(leaf.dtype).min)

@@ -10,7 +10,7 @@ from ._structured import possible_dot
 
 
 class FactoredChain(AbstractFactored):
-    """Independent states of a Markov chain; even steps move together, then odd ones."""
+    """Independent states of a Markov chain; even steps are updated together, then odd ones."""
 
     whole: MarkovChain
 

@@ -31,8 +31,8 @@ class FactoredGaussian(AbstractFactored):
         return (place, place), self.whole.dim
 
     def ascend(self, natural, whole):
-        # Precisions are the same in every round, and means move as Gauss and Seidel move them: one row of the
-        # matrix a coordinate, where the gradient would take it whole.
+        # Precisions are the same in every round, and means are updated as in the Gauss-Seidel method: with one row
+        # of the matrix per coordinate, where the gradient would use the whole matrix.
         linear, precision = whole
         own = jnp.diagonal(precision)
 

@@ -15,13 +15,13 @@ from ._structured import possible_dot
 
 
 class FactoredGraph(AbstractFactored):
-    """Independent blocks of variables, exact inside."""
+    """Independent blocks of variables; inference inside a block is exact."""
 
     whole: FactorGraph
     blocks: tuple[tuple[int, ...], ...] = eqx.field(static=True)
 
     def _scopes(self) -> list[tuple[tuple[int, ...], ...]]:
-        """For every scope of the whole, what each block has of it."""
+        """Returns, for each scope of the whole, its intersection with each block."""
         return [
             tuple(shared for block in self.blocks if (shared := tuple(sorted({*scope} & {*block}))))
             for scope in self.whole.scopes
@@ -62,7 +62,7 @@ class FactoredGraph(AbstractFactored):
         return tuple(color[block_of[s[0]]] for s in self.parts.scopes), max(color.values()) + 1
 
     def ascend(self, natural, whole):
-        # Colors are known before anything runs: what the others see of the whole is not worked out.
+        # Colors are static, so only the potentials of the current color are computed.
         colors, number = self.colors(natural)
         whole, means = finite(whole), self.parts.mean(natural)
         for color in range(number):

@@ -8,7 +8,7 @@ from ._sites import Sites
 
 
 class FactoredGrid(AbstractFactored):
-    """Independent sites of a grid; those of a checkerboard's white fields move together, then the black ones."""
+    """Independent sites of a grid; the two colors of a checkerboard are updated in turn."""
 
     whole: Grid
 

@@ -1,4 +1,4 @@
-"""An exponential family of latents, and a member of it."""
+"""An exponential family of latents, and its members."""
 
 import abc
 from typing import ClassVar
@@ -13,13 +13,13 @@ from ._rowwise import map_over_rows, rowwise
 
 
 def gradient(function: Callable[[PyTree], Scalar], natural: PyTree) -> PyTree:
-    """∇function(η), integers among η being returned as they are."""
+    """Returns ∇function(η); integers in η are returned unchanged."""
     coordinates, labels = eqx.partition(natural, eqx.is_inexact_array)
     slope = jax.grad(lambda coordinates: function(eqx.combine(coordinates, labels)))(coordinates)
     return eqx.combine(slope, labels)
 
 
-# The arguments of all methods, of whatever family, that say something of a datum.
+# The row-wise arguments of each method, for all families.
 _ARGUMENTS = {
     "log_normalizer": ("natural",),
     "mean": ("natural",),
@@ -42,18 +42,18 @@ _ARGUMENTS = {
 
 
 class AbstractFamily(eqx.Module):
-    r"""Distributions $q(z) = \exp(\langle \eta, t(z) \rangle - A(\eta))$ over one datum's latent.
+    r"""An exponential family $q(z) = \exp(\langle \eta, t(z) \rangle - A(\eta))$ over one datum's latent.
 
-    The natural parameters η, the statistics t(z) and their mean $\mu = E_q[t(z)] = \nabla A(\eta)$
-    share one pytree structure. A family holds static numbers only, so an equal one compiles nothing.
+    The natural parameters η, the statistics t(z) and their mean $\mu = E_q[t(z)] = \nabla A(\eta)$ share one
+    pytree structure. A family holds static numbers only, so an equal family reuses compiled programs.
 
-    Leading axes of natural parameters are a batch: every method then acts row by row, as `jax.vmap` of it
-    would. A subclass writes its methods for one datum and says by `batch_ndim` and `event_ndim` which axes
-    that one has.
+    Leading axes of the natural parameters are batch axes: every method then acts row by row, like `jax.vmap` of
+    it. A subclass implements its methods for one datum. Its `batch_ndim` and `event_ndim` tell the axes of one
+    datum from those of a batch.
 
-    Numbers without a meaning are NaN: natural parameters with NaN among them have NaN for means, entropies and
-    densities. Where the latent is an integer −1 says that it is undefined (no value has a probability), where it
-    is a truth value False. Outside of the support `log_prob` and `score` are −∞.
+    Undefined numbers are NaN: if natural parameters contain NaN, so do means, entropies and densities. An
+    undefined latent (no value has a probability) is −1 for integers and False for booleans. Outside of the support
+    `log_prob` and `score` are −∞.
     """
 
     discrete: ClassVar[bool] = False
@@ -63,7 +63,7 @@ class AbstractFamily(eqx.Module):
     """Whether the support is finite, so that every function of z lies in the span of t(z)."""
 
     linear: ClassVar[bool] = True
-    """Whether natural parameters add and scale as coordinates do: β η then belongs to q^β."""
+    """Whether natural parameters add and scale as coordinates do, so that β η belongs to q^β."""
 
     def __init_subclass__(cls, **arguments):
         super().__init_subclass__(**arguments)
@@ -71,92 +71,95 @@ class AbstractFamily(eqx.Module):
 
     @abc.abstractmethod
     def batch_ndim(self, natural: PyTree) -> int:
-        """How many leading axes these natural parameters have, which are a batch."""
+        """Returns the number of leading batch axes of these natural parameters."""
 
     @property
     @abc.abstractmethod
     def event_ndim(self) -> int:
-        """How many axes z of one datum has."""
+        """The number of axes of one datum's z."""
 
     @property
     def of_potentials(self) -> "AbstractFamily":
-        """The family whose natural parameters `bound` and `score` take for potentials."""
+        """The family whose natural parameters `bound` and `score` take as potentials."""
         return self
 
     @abc.abstractmethod
     def log_normalizer(self, natural: PyTree) -> Scalar:
-        """A(η), in nats."""
+        """Returns A(η), in nats."""
 
     @abc.abstractmethod
     def statistics(self, z: PyTree) -> PyTree:
-        """t(z)."""
+        """Returns t(z)."""
 
     @abc.abstractmethod
     def sample(self, natural: PyTree, key: Key) -> PyTree:
-        """One draw; reparameterized where z is continuous."""
+        """Returns one draw, reparameterized if z is continuous."""
 
     @abc.abstractmethod
     def mode(self, natural: PyTree) -> PyTree:
-        """The most probable z."""
+        """Returns the most probable z."""
 
     @abc.abstractmethod
     def from_network(self, output: PyTree) -> PyTree:
-        """The natural parameters that an encoder's unconstrained output stands for."""
+        """Maps an encoder's unconstrained output to natural parameters."""
 
     def distribution(self, output: PyTree) -> "Distribution":
-        """The member that an encoder's unconstrained output stands for."""
+        """Maps an encoder's unconstrained output to a member of the family."""
         return self(self.from_network(output))
 
     @abc.abstractmethod
     def read(self, function: Callable[[Any], Scalar], dtype: Any = float) -> tuple[PyTree, Scalar]:
-        """(λ, c) with function(z) = ⟨λ, t(z)⟩ + c, for a function in the family's span.
+        """Returns (λ, c) with function(z) = ⟨λ, t(z)⟩ + c, for a function in the family's span.
 
-        A few derivatives at one point (of the given dtype) are all it takes; nothing is checked here: that is
-        `Model.verify`'s task.
+        It takes a few derivatives at one point of the given dtype. It does not check that the function lies in the
+        span; `Model.verify` does.
         """
 
     @rowwise(*_ARGUMENTS["mean"])
     def mean(self, natural: PyTree) -> PyTree:
-        """μ = E_q[t(z)] = ∇A(η)."""
+        """Returns μ = E_q[t(z)] = ∇A(η)."""
         return gradient(self.log_normalizer, natural)
 
     @rowwise(*_ARGUMENTS["mode_statistics"])
     def mode_statistics(self, natural: PyTree) -> PyTree:
-        """t(z) of the most probable z."""
+        """Returns t(z) of the most probable z."""
         return self.statistics(self.mode(natural))
 
     @rowwise(*_ARGUMENTS["bound"])
     def bound(self, natural: PyTree, potentials: PyTree) -> Scalar:
-        """E_q[⟨λ, t(z)⟩] + H(q) = A(η) + ⟨μ, λ − η⟩: exactly A(η) at λ = η, where nothing cancels."""
+        """Returns E_q[⟨λ, t(z)⟩] + H(q) = A(η) + ⟨μ, λ − η⟩, in nats.
+
+        At λ = η it is exactly A(η), without cancellation.
+        """
         gap = subtract(potentials, natural)
         return self.log_normalizer(natural) + dot(self.mean(natural), gap)
 
     @rowwise(*_ARGUMENTS["entropy"])
     def entropy(self, natural: PyTree) -> Scalar:
-        """H(q), in nats."""
+        """Returns H(q), in nats."""
         return self.bound(natural, zeros_like(natural))
 
     @rowwise(*_ARGUMENTS["score"])
     def score(self, natural: PyTree, z: PyTree) -> Scalar:
-        """⟨η, t(z)⟩."""
+        """Returns ⟨η, t(z)⟩, in nats."""
         statistics = jax.tree.map(lambda t, eta: t.astype(eta.dtype), self.statistics(z), natural)
         return dot(statistics, natural)
 
     @rowwise(*_ARGUMENTS["log_prob"])
     def log_prob(self, natural: PyTree, z: PyTree) -> Scalar:
-        """log q(z), in nats."""
+        """Returns log q(z), in nats."""
         return self.score(natural, z) - self.log_normalizer(natural)
 
     @rowwise(*_ARGUMENTS["expect"])
     def expect(self, natural: PyTree, function: Callable[[Any], Any], key: Key | None) -> Any:
-        """E_q[function(z)], by one draw unless the family knows better."""
+        """Returns E_q[function(z)]: estimated by one draw, unless the family overrides this."""
         return function(self.sample(natural, key))
 
     def __call__(self, natural: PyTree) -> "Distribution":
         return Distribution(natural, self)
 
 
-# Those of a distribution that is more than its natural parameters.
+# The same for a distribution, whose class may hold more than natural parameters.
 _ANSWERS = {
     "mean": ("q",),
     "mode": ("q",),
@@ -169,9 +172,10 @@ _ANSWERS = {
 
 
 class Distribution(eqx.Module):
-    """The member of `family` with the given `natural` parameters: q(z) for one datum.
+    """A member q(z) of `family`, with the given `natural` parameters, for one datum.
 
-    With leading axes, as `jax.vmap(posterior)(x)` gives them, it is q of each row, and so are all answers.
+    With leading axes, as in `jax.vmap(posterior)(x)`, it is one q per row, and all methods return one value per
+    row.
 
     ```python
     >>> import elbax, jax, jax.numpy as jnp
@@ -192,7 +196,7 @@ class Distribution(eqx.Module):
     family: AbstractFamily
 
     tight: ClassVar[bool] = False
-    """Whether its bound is only asked for at the potentials that made it, as a pass does for an exact one."""
+    """Whether its bound is only evaluated at the potentials that produced it, as for an exact posterior."""
 
     def __init_subclass__(cls, **arguments):
         super().__init_subclass__(**arguments)
@@ -200,39 +204,39 @@ class Distribution(eqx.Module):
 
     @property
     def batch_ndim(self) -> int:
-        """How many leading axes the natural parameters have."""
+        """The number of leading batch axes of the natural parameters."""
         return self.family.batch_ndim(self.natural)
 
     @program
     def mean(self) -> PyTree:
-        """E_q[t(z)], the mean parameters."""
+        """Returns the mean parameters E_q[t(z)]."""
         return self.family.mean(self.natural)
 
     @program
     def bound(self, potentials: PyTree) -> Float[Array, "*batch"]:
-        """E_q[⟨λ, t(z)⟩] + H(q), in nats."""
+        """Returns E_q[⟨λ, t(z)⟩] + H(q), in nats."""
         return self.family.bound(self.natural, potentials)
 
     @program
     def entropy(self) -> Float[Array, "*batch"]:
-        """H(q), in nats."""
+        """Returns H(q), in nats."""
         return self.family.entropy(self.natural)
 
     def expect(self, function: Callable[[Any], Any], key: Key | None = None) -> Any:
-        """E_q[function(z)]: exact on a finite support, by one draw elsewhere; `function` takes one z."""
+        """Returns E_q[function(z)], exact on a finite support, else from one draw; `function` takes one z."""
         return self.family.expect(self.natural, function, key)
 
     @program
     def sample(self, key: Key) -> PyTree:
-        """One draw of z, of every row by itself."""
+        """Returns one draw of z, independent for each row."""
         return self.family.sample(self.natural, key)
 
     @program
     def mode(self) -> PyTree:
-        """The most probable z; −1 in integers where the natural parameters are NaN or allow nothing."""
+        """Returns the most probable z; integers are −1 where natural parameters are NaN or allow no value."""
         return self.family.mode(self.natural)
 
     @program
     def log_prob(self, z: PyTree) -> Float[Array, "*batch"]:
-        """log q(z), in nats."""
+        """Returns log q(z), in nats."""
         return self.family.log_prob(self.natural, z)

@@ -1,9 +1,10 @@
-r"""Forward and backward on weights instead of logarithms, and whether what float arithmetic lost could matter.
+r"""Forward and backward on weights instead of logarithms, with a check of whether underflow could matter.
 
-Forward weights α are divided by their sum c at every step, backward ones β by the same c, so that
-$\sum_i \alpha_{ti} \beta_{ti} = 1$. A weight below the smallest number, `tiny`, is lost. The paths through it have
-a share of at most tiny β / c in the whole: next to nothing, unless β is enormous, as where what was lost turns out
-to be the only way on. β has `tiny` for a floor, which makes it an upper bound: the largest β / c is a certificate.
+Forward weights α are divided by their sum c at every step, and backward weights β by the same c, so that $\sum_i
+\alpha_{ti} \beta_{ti} = 1$. A weight below the smallest number, `tiny`, is lost. The paths through it have a share
+of at most tiny β / c in the whole. That is negligible unless β is enormous, as when the lost weight turns out to
+be on the only possible path. β has the floor `tiny`, which makes it an upper bound: the largest β / c is a
+certificate.
 """
 
 import jax
@@ -16,7 +17,7 @@ from .._types import Array, PyTree, Scalar
 def forward_backward(
     initial: Array, transition: Array, unary: Array, length: Array
 ) -> tuple[Array, Scalar, PyTree]:
-    """(whether the rest is right to rounding, log-normalizer, its gradient) of a Markov chain's log-potentials.
+    """Returns (whether the rest is accurate to rounding, log-normalizer, its gradient), given log-potentials.
 
     The gradient is `{"initial": (K,), "transition": as given, "unary": (T, K)}`.
     """
@@ -24,7 +25,7 @@ def forward_backward(
     tiny = jnp.finfo(dtype).tiny
     top = jax.lax.stop_gradient(jnp.max(transition))
     weights = jnp.exp(transition - top)
-    # The largest of each step is taken out before the exponential, and comes back at the end.
+    # The largest of each step is taken out before the exponential, and put back at the end.
     begin = initial + unary[0]
     scale = jax.lax.stop_gradient(jnp.concatenate([jnp.max(begin)[None], jnp.max(unary[1:], -1)]))
     emitted = jnp.exp(unary[1:] - scale[1:, None])
@@ -45,7 +46,7 @@ def forward_backward(
     _, (later, totals) = jax.lax.scan(ahead, first, (emitted, inside[1:], varying))
     alphas = jnp.concatenate([first[None], later])
 
-    # Divided first: a product of two small numbers would be lost.
+    # Divide first: the product of two small numbers would underflow.
     scaled = jnp.where(inside[1:, None], emitted / totals[:, None], 0)
 
     def back(beta, row):
@@ -59,7 +60,7 @@ def forward_backward(
     betas = jnp.concatenate([earlier, last[None]])
     aheads = scaled * betas[1:]
 
-    # Shares add up to one but for rounding, which a long chain's product would add up.
+    # Shares sum to one up to rounding; along a long chain, products would accumulate that error.
     both = alphas * betas
     whole = jnp.sum(both, -1, keepdims=True)
     before = alphas[:-1] / whole[:-1]
@@ -78,7 +79,7 @@ def forward_backward(
 
 
 def _sum(x: Array) -> Scalar:
-    """A sum in two rounds: along 1e5 steps rounding would else add up to more than an EM step gains."""
+    """Returns a sum in two rounds: over 1e5 steps plain rounding would exceed the gain of an EM step."""
     size = max(1, int(len(x) ** 0.5))
     more = -len(x) % size
     return jnp.sum(jnp.sum(jnp.pad(x, (0, more)).reshape(-1, size), 1))

@@ -1,4 +1,4 @@
-"""A real vector with a Gaussian distribution of any covariance."""
+"""A real vector with a Gaussian distribution of full covariance."""
 
 import math
 from typing import ClassVar
@@ -16,15 +16,15 @@ from ._family import AbstractFamily, Distribution
 
 
 class Gaussian(AbstractFamily):
-    r"""$z \in R^d$ with $t(z) = (z, -\tfrac12 z z^\top)$, natural parameters (h, J).
+    r"""A Gaussian latent $z \in R^d$ of any covariance, with $t(z) = (z, -\tfrac12 z z^\top)$.
 
-    J is the precision and $h = J m$:
+    The natural parameters are (h, J), of shapes `(dim,)` and `(dim, dim)`. J is the precision and $h = J m$:
     $A(h, J) = \tfrac12 h^\top J^{-1} h - \tfrac12 \log|J| + \tfrac d2 \log 2\pi$.
 
-    As an encoder's family it takes either 2·dim outputs, mean and log standard deviations (a
-    diagonal covariance), or dim + dim (dim + 1) / 2, mean and the lower triangle of the covariance's
-    Cholesky factor, its diagonal as logarithms. Such a q keeps mean and factor, so that to draw from it, its
-    entropy and its bound factor no matrix. `DiagonalGaussian` is cheaper where the diagonal is all one wants.
+    An encoder returns either 2·dim numbers or dim + dim (dim + 1) / 2. The first are the mean and the log standard
+    deviations (a diagonal covariance). The second are the mean and the lower triangle of the covariance's Cholesky
+    factor, with the logarithms of its diagonal. Such a q keeps its mean and factor, so that its draws, entropy and
+    bound need no factorization. `DiagonalGaussian` is cheaper if a diagonal covariance is enough.
 
     ```python
     >>> import elbax, jax.numpy as jnp
@@ -48,7 +48,7 @@ class Gaussian(AbstractFamily):
     def log_normalizer(self, natural: tuple) -> Scalar:
         linear, precision = natural
         factor = cholesky(precision)
-        # Inverted, then multiplied: data often share J, and then the inverse is formed once for all.
+        # Invert, then multiply: data often share J, and the inverse is then computed once for all of them.
         whitened = matmul(invert_triangle(factor), linear)
         return (
             0.5 * vdot(whitened, whitened)
@@ -102,21 +102,21 @@ class Gaussian(AbstractFamily):
             raw = raw.at[np.tril_indices(self.dim)].set(rest)
             factor = jnp.tril(raw, -1) + jnp.diag(jnp.exp(jnp.diagonal(raw)))
             inverse = invert_triangle(factor)
-        # What nobody asks for is never computed under `jit`.
+        # Under `jit`, what is not used is not computed.
         precision = matmul(inverse.T, inverse)
         return GaussianByFactor((matmul(precision, mean), precision), self, mean, factor)
 
     def read(
         self, function: Callable[[Any], Scalar], dtype: Any = float
     ) -> tuple[tuple[Array, Array], Scalar]:
-        """Taylor's formula at the origin: h = ∇f(0), J = −∇²f(0), c = f(0)."""
+        """Expands to second order at the origin: h = ∇f(0), J = −∇²f(0), c = f(0)."""
         origin = jnp.zeros(self.dim, dtype)
         constant, linear = jax.value_and_grad(function)(origin)
         return (linear, -jax.hessian(function)(origin)), constant
 
 
 class GaussianByFactor(Distribution):
-    """N(m, L Lᵀ) of which mean m and factor L are at hand."""
+    """N(m, L Lᵀ) that stores the mean m and the factor L."""
 
     location: Float[Array, "*batch d"]
     factor: Float[Array, "*batch d d"]
@@ -142,7 +142,7 @@ class GaussianByFactor(Distribution):
         return function(self.sample(key))
 
     def bound(self, potentials):
-        """E_q[⟨λ, t(z)⟩] + H(q), the quadratic of m and the trace apart."""
+        """Returns E_q[⟨λ, t(z)⟩] + H(q), with the quadratic form in m and the trace computed separately."""
         linear, form = potentials
         pull = linear - 0.5 * matmul(form, self.location)
         spread = vdot(self.factor, matmul(form, self.factor))

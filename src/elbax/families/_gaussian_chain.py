@@ -16,28 +16,35 @@ from ._recursion import check_order, Order, runs_pairwise
 
 
 class GaussianChain(AbstractFamily):
-    r"""$z \in R^{T \times d}$ with $\log q(z) = \log N(z_1; m, S S^\top) + \sum_t \log N(z_{t+1}; A z_t + b, L
-    L^\top) - \tfrac12 \sum_t |G_t z_t - g_t|^2 + \text{const}$: what Kalman filters and smoothers work on.
+    r"""A Gaussian path $z \in R^{T \times d}$ through a linear state space: the posterior of Kalman smoothing.
 
-    Natural parameters are these arrays, not a precision matrix: its blocks hold $L^{-\top} L^{-1}$, from which
-    float32 cannot subtract where the noise L is small. They are `{"initial": {"mean": (d,), "root": (d, d)},
-    "transition": {"matrix": (d, d), "offset": (d,), "root": (d, d)}, "unary": {"rows": (p, d), "target": (T,
-    p)}, "length": whole number}`; those of the transition may carry a leading axis of T - 1 steps, `rows` one
-    of T. With a `"root"` N (p, p), or (T, p, p), besides, the factor of an observation is the density $N(g_t; G_t
-    z_t, N N^\top)$ itself. Where `initial`, `transition` or `unary` have `"linear"` h and
-    `"precision"` J besides, the exponent has $h^\top z - \tfrac12 z^\top J z$ more for each state (for
-    `transition`, for each state that has a successor), and `"constant"` c as it stands. `"probe"`,
-    `{"unary": {"linear", "precision"}, "transition": the same}`, are such terms that are zero: there to be
-    differentiated by, at the cost of nothing else, for Σ E z and Σ E z zᵀ.
+    $$\log q(z) = \log N(z_1; m, S S^\top) + \sum_t \log N(z_{t+1}; A z_t + b, L L^\top)
+        - \tfrac12 \sum_t |G_t z_t - g_t|^2 + \text{const}.$$
 
-    Roots S, L, N are lower triangular. They may be singular, as Cholesky factors are: where an entry of the
-    diagonal is 0, so is its column. A direction without noise has no density: the entropy is then -∞, the
-    log-density of a path NaN, and `bound` counts the directions that have noise, which must be the same in both
-    chains (else it is -∞). Where what is seen has no density, since it is determined by what was seen before up to
-    rounding, the log-normalizer is NaN.
+    The natural parameters are these arrays, not a precision matrix. The blocks of a precision matrix contain
+    $L^{-\top} L^{-1}$, and with small noise L subtracting from it loses all digits in float32. They are
+    `{"initial": {"mean": (d,), "root": (d, d)}, "transition": {"matrix": (d, d), "offset": (d,), "root": (d, d)},
+    "unary": {"rows": (p, d), "target": (T, p)}, "length": whole number}`. The arrays of `transition` may have a
+    leading axis of T - 1 steps, and `rows` one of T. States from `length` on are padding.
 
-    The log-normalizer is a Kalman filter in square-root form, by orthogonal transformations (Morf and Kailath
-    1975); the means are those of a smoother.
+    Optional entries:
+
+    - `"root"` N in `unary`, (p, p) or (T, p, p): the factor of an observation is then the density $N(g_t; G_t z_t,
+        N N^\top)$ itself.
+    - `"linear"` h and `"precision"` J in `initial`, `transition` or `unary`: they add $h^\top z - \tfrac12 z^\top
+        J z$ to the exponent for each state (for `transition`, each state that has a successor). `"constant"` c
+        adds c.
+    - `"probe"`, `{"unary": {"linear", "precision"}, "transition": the same}`: such terms with the value zero.
+        Their derivatives give Σ E z and Σ E z zᵀ; they cost nothing else.
+
+    The roots S, L, N are lower triangular. They may be singular in the way of Cholesky factors: where a diagonal
+    entry is 0, so is its column. A direction without noise has no density. The entropy is then -∞ and the
+    log-density of a path NaN. `bound` counts only the directions with noise, which must be the same in both chains
+    (else it is -∞). If the observations have no density, because earlier ones determine them up to rounding, the
+    log-normalizer is NaN.
+
+    The log-normalizer is computed by a Kalman filter in square-root form, with orthogonal transformations (Morf
+    and Kailath 1975); the means are computed by a smoother.
 
     **Arguments:**
 
@@ -76,16 +83,19 @@ class GaussianChain(AbstractFamily):
         return kalman.smoothed(natural, runs_pairwise(self.order))
 
     def moments(self, natural: PyTree) -> tuple[Array, Array, Array]:
-        """The smoother: (E z_t (T, d), Cov z_t (T, d, d), Cov(z_t, z_{t+1}) (T - 1, d, d)), 0 in the padding."""
+        """Runs the smoother; returns (E z_t, Cov z_t, Cov(z_t, z_{t+1})), 0 in the padding.
+
+        Their shapes are (T, d), (T, d, d) and (T - 1, d, d).
+        """
         _, found = self._smoothed(natural)
         return found.means, found.covariances, found.cross
 
     def mean(self, natural: PyTree) -> dict[str, Array]:
-        """E z_t, E z_t z_tᵀ, E z_t z_{t+1}ᵀ, zero in the padding."""
+        """Returns E z_t, E z_t z_tᵀ and E z_t z_{t+1}ᵀ, zero in the padding."""
         return _second_moments(*self.moments(natural))
 
     def statistics(self, z: Float[Array, "T d"]) -> dict[str, Array]:
-        """z_t, z_t z_tᵀ, z_t z_{t+1}ᵀ."""
+        """Returns z_t, z_t z_tᵀ and z_t z_{t+1}ᵀ."""
         none = jnp.zeros((len(z), self.dim, self.dim), z.dtype)
         return _second_moments(z, none, none[1:])
 
@@ -93,11 +103,11 @@ class GaussianChain(AbstractFamily):
         return self.moments(natural)[0]
 
     def sample(self, natural: PyTree, key: Key) -> Float[Array, "T d"]:
-        """Forward filter, backward sampler."""
+        """Draws a path by forward filtering and backward sampling."""
         found = kalman.filtered(natural, runs_pairwise(self.order))
         steps, (number, dim) = found.steps, found.means.shape
         last, dtype = natural["length"] - 1, found.means.dtype
-        # ξ of the last state and of those behind it, and what each next state leaves open.
+        # ξ of the last state and of the padding after it, and the noise ρ that the next state leaves free.
         key_end, key_back = jax.random.split(key)
         alone = jax.random.normal(key_end, (number, dim), dtype)
         noise = jax.random.normal(key_back, (number, steps.of_move.shape[1] - dim), dtype)
@@ -119,7 +129,7 @@ class GaussianChain(AbstractFamily):
         return jnp.where(kalman.noisy(natural), value, jnp.nan)
 
     def bound(self, natural: PyTree, potentials: PyTree) -> Scalar:
-        """E_q[exponent of λ] + H(q)."""
+        """Returns E_q[exponent of λ] + H(q), in nats."""
         found, moments = self._smoothed(natural)
         value = kalman.expected_score(potentials, moments) + kalman.spread_out(natural, found)
         return jnp.where(kalman.same_directions(natural, potentials), value, -jnp.inf)
@@ -135,8 +145,12 @@ class GaussianChain(AbstractFamily):
         )
 
     def from_network(self, output: PyTree) -> PyTree:
-        """From means and log standard deviations (T, 2 d), for independent states; or from a dictionary of natural
-        parameters, which may leave out `initial`, `transition` (then states are independent) and `length`."""
+        """Maps an encoder's output to natural parameters.
+
+        The output is either an array (T, 2 d) of means and log standard deviations, for independent states, or a
+        dictionary of natural parameters. The dictionary may omit `initial`, `transition` (states are then
+        independent) and `length`.
+        """
         if not isinstance(output, dict):
             shape, dim = jnp.shape(output), self.dim
             if len(shape) != 2 or shape[1] != 2 * dim:
@@ -144,7 +158,7 @@ class GaussianChain(AbstractFamily):
                     f"An encoder for GaussianChain({dim}) returns means and log standard deviations, shape (T, "
                     f"{2 * dim}), or a dictionary of natural parameters; got shape {shape}."
                 )
-            # A standard normal state, times what takes its precision to the one wanted.
+            # A standard normal state, times a factor that changes its precision to the desired one.
             precision = jnp.exp(-2 * output[:, dim:])
             eye = jnp.eye(dim, dtype=output.dtype)
             unary = {
@@ -165,8 +179,8 @@ class GaussianChain(AbstractFamily):
         return {**defaults, **output}
 
 
-# The derivative of a log-normalizer is an expectation (Fisher's identity): a smoother's moments and one look at
-# the exponent, instead of the way back through every root of the filter.
+# The derivative of a log-normalizer is an expectation (Fisher's identity): it takes a smoother's moments and one
+# evaluation of the exponent, instead of differentiating every root of the filter.
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _log_normalizer(natural, pairwise):
     return kalman.filtered(natural, pairwise).value

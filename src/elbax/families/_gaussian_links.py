@@ -9,9 +9,9 @@ from .._types import Array
 
 
 class Links(eqx.Module):
-    """From a state x to the next one, F x + g; its covariance C becomes F C Fᵀ + V.
+    """A map from a state x to the next one, F x + g, and from its covariance C to F C Fᵀ + V.
 
-    **Fields:** `matrix` F (T, d, d), `offset` g (T, d), `spread` V (T, d, d), None where no covariance is wanted.
+    **Fields:** `matrix` F (T, d, d), `offset` g (T, d), `spread` V (T, d, d), None if no covariance is needed.
     """
 
     matrix: Array
@@ -19,7 +19,7 @@ class Links(eqx.Module):
     spread: Array | None = None
 
     def join(self, later: "Links") -> "Links":
-        """These, then the later ones."""
+        """Returns the composition: these links, then the later ones."""
         spread = self.spread
         if spread is not None and later.spread is not None:
             spread = later.spread + product(later.matrix, product(spread, later.matrix.mT))
@@ -33,9 +33,9 @@ class Links(eqx.Module):
 def run(
     links: Links, mean: Array, covariance: Array | None = None, pairwise: bool = False
 ) -> tuple[Array, Array | None]:
-    """(means (T + 1, d), covariances (T + 1, d, d)) of all states, from those of the first one.
+    """Returns (means (T + 1, d), covariances (T + 1, d, d)) of all states, given those of the first.
 
-    Pairwise they come from all products of neighbors' links, in log₂ T rounds (Hillis and Steele 1986).
+    With `pairwise` they are computed from all prefix products of links, in log₂ T rounds (Hillis and Steele 1986).
     """
     if pairwise:
         nothing = jnp.zeros((1, len(mean), len(mean)), mean.dtype)
@@ -58,7 +58,7 @@ def run(
 
 
 def _prefixes(links: Links) -> Links:
-    """The joined links up to each one, by joining with those 1, 2, 4, … before: one program for all rounds."""
+    """Returns the joined links up to each one: joins those 1, 2, 4, … before, in one program for all rounds."""
     number, dim = links.offset.shape
     still = Links(
         jnp.broadcast_to(jnp.eye(dim, dtype=links.offset.dtype), links.matrix.shape),

@@ -1,4 +1,4 @@
-"""Sites in rows and columns, each tied to its neighbors."""
+"""Sites in rows and columns, each coupled to its neighbors."""
 
 from typing import ClassVar
 
@@ -19,21 +19,21 @@ class Grid(AbstractStructured):
     $$\langle \eta, t(z) \rangle = \sum_{ij} u_{ij}[z_{ij}] + \sum_{ij} b_{ij}[z_{ij}, z_{i + 1, j}]
         + \sum_{ij} s_{ij}[z_{ij}, z_{i, j + 1}].$$
 
-    Natural parameters: `{"unary": (H, W, K), "below": (H − 1, W, K, K), "beside": (H, W − 1, K, K)}`,
-    log-potentials; −∞ says that something is impossible. The mean parameters are the marginals of sites and of
+    The natural parameters are log-potentials, `{"unary": (H, W, K), "below": (H − 1, W, K, K), "beside":
+    (H, W − 1, K, K)}`; −∞ marks what is impossible. The mean parameters are the marginals of sites and of pairs of
     neighbors.
 
-    Sites are eliminated one by one, along the shorter side (transfer matrices, Kramers and Wannier 1941):
-    a table over one row's values is carried along, so that time goes with $H W K^{\min(H, W) + 1}$ and compiling
-    with nothing.
+    Sites are eliminated one by one, along the shorter side (transfer matrices, Kramers and Wannier 1941). A table
+    over the values of one row is carried along. Time is proportional to $H W K^{\min(H, W) + 1}$; compile time
+    does not depend on the size.
 
     **Arguments:**
 
     - `height`, `width`, `num_values`: H, W and K.
-    - `limit`: the most entries a table may have.
+    - `limit`: the largest number of entries a table may have.
 
-    **Raises** `ValueError`, when exact inference is asked for, if the table would need more; its message says how
-    many. Mean field, `factored(grid)`, needs no table.
+    **Raises** `ValueError` if exact inference needs a table with more than `limit` entries; the message gives its
+    size. Mean field, `factored(grid)`, needs no table.
 
     ```python
     >>> import elbax, jax.numpy as jnp
@@ -65,7 +65,7 @@ class Grid(AbstractStructured):
 
     @property
     def largest(self) -> int:
-        """Entries of the largest table."""
+        """The number of entries of the largest table."""
         return self.num_values ** (min(self.height, self.width) + 1)
 
     def batch_ndim(self, natural: PyTree) -> int:
@@ -84,7 +84,7 @@ class Grid(AbstractStructured):
         if self.width > self.height:
             unary, below, beside = (table.swapaxes(0, 1) for table in (unary, beside, below))
         rows, columns, size = unary.shape
-        # Above the first row and before the first column nothing has a say.
+        # The first row has nothing above it and the first column nothing before it: zero log-potentials.
         none = lambda *shape: jnp.zeros((*shape, size, size), unary.dtype)
         sites = {
             "unary": unary,
@@ -102,7 +102,7 @@ class Grid(AbstractStructured):
             table = semiring.sum(joined, 0, key) + site["unary"]
             if columns > 1:
                 table = table.reshape(-1, size, size) + site["beside"]
-            # A logarithm that grows from site to site would be rounded ever more coarsely.
+            # A logarithm that grows from site to site would lose precision.
             grown = jax.lax.stop_gradient(jnp.max(table))
             grown = jnp.where(jnp.isfinite(grown), grown, 0)
             return (table.reshape(-1) - grown, level + grown), None
@@ -128,7 +128,7 @@ class Grid(AbstractStructured):
             )
 
     def statistics(self, z: Int[Array, "height width"]) -> PyTree:
-        """Indicators of the sites' values and of the neighbors'."""
+        """Returns indicators of the values of sites and of pairs of neighbors."""
         one_hot = jax.nn.one_hot(z, self.num_values)
         return {
             "unary": one_hot,

@@ -1,12 +1,12 @@
-r"""Inside and outside on weights instead of logarithms, and whether what float arithmetic lost could matter.
+r"""Inside and outside on weights instead of logarithms, with a check of whether underflow could matter.
 
-The weights of a span's symbols stand as a level, a logarithm, and shares α of at most 1: those of two children are
-then joined by matrix products, where logarithms need an exponential for every pair of symbols at every split.
+The weights of a span's symbols are stored as a level (a logarithm) and shares α of at most 1. Two children are
+then joined by matrix products; logarithms need an exponential for every pair of symbols at every split.
 
-What is lost, being below the smallest number, is made up for by a floor under what every node adds up, so that
-the computed weight of the whole is too large if anything. It is a polynomial with coefficients ≥ 0 in these
-additions e, hence too large by at most $\sum e\, \partial Z / \partial e$: the largest outside weight β, taken
-before a node is scaled, is a certificate.
+Weights below the smallest number are lost. A floor under each node's sum makes up for them, so that the computed
+weight of the whole is never too small. This weight is a polynomial with coefficients ≥ 0 in these additions e,
+hence too large by at most $\sum e\, \partial Z / \partial e$: the largest outside weight β, taken before a node is
+scaled, is a certificate.
 """
 
 import equinox as eqx
@@ -19,7 +19,7 @@ from .._types import Array, PyTree, Scalar
 
 
 def bands(count: int) -> list[tuple[int, int]]:
-    """Widths from a to b − 1 that are run with arrays of one shape: as few shapes as waste little."""
+    """Returns the widths a, …, b − 1 that share one array shape: as few shapes as waste little work."""
     number = 1 if count <= 12 else 2
     edges = np.unique(np.linspace(2, count + 1, number + 1).round().astype(int))
     return list(zip(edges[:-1].tolist(), edges[1:].tolist()))
@@ -28,9 +28,10 @@ def bands(count: int) -> list[tuple[int, int]]:
 def inside_outside(
     root: Array, binary: Array, unary: Array, length: Array
 ) -> tuple[Array, Scalar, PyTree]:
-    """(whether the rest is right to rounding, log-normalizer, its gradient) of a grammar's log-potentials.
+    """Returns (whether the rest is accurate to rounding, log-normalizer, its gradient), given log-potentials.
 
-    They are (N,), (N, S, S) and (T, P), −∞ where there is no way; the gradient has their names and shapes.
+    These have shapes (N,), (N, S, S) and (T, P) and are −∞ where impossible; the gradient has their names and
+    shapes.
     """
     number, size = binary.shape[:2]
     tiny = jnp.finfo(unary.dtype).tiny
@@ -59,8 +60,8 @@ def inside_outside(
 class _Charts(eqx.Module):
     """The same spans twice: by their first word and width, and by their last word and T − width.
 
-    The left parts of a span are then a row of the one, its right parts a row of the other. Past the end
-    both are empty, of level −∞.
+    The left parts of a span are then a row of one chart and its right parts a row of the other. Past the end both
+    are empty, with level −∞.
     """
 
     by_first: Array
@@ -90,7 +91,7 @@ class _Charts(eqx.Module):
         return len(self.by_first)
 
     def put(self, width: Array | int, shares: Array, level: Array) -> "_Charts":
-        """With the spans of a width, whose first words are 0, 1, …"""
+        """Returns the charts with the spans of one width added, whose first words are 0, 1, …"""
         put = jax.lax.dynamic_update_slice
         place = width - 1, self.count - width
         return _Charts(
@@ -101,7 +102,7 @@ class _Charts(eqx.Module):
         )
 
     def parts(self, width: Array, rows: int, splits: int) -> tuple[Array, Array, Array, Array]:
-        """(left shares, right shares, the weight of each split, the top level) of the spans of a width."""
+        """Returns (left shares, right shares, weight of each split, top level) of the spans of a width."""
         place = width - 1, self.count + 1 - width
         left = self.by_first[:rows, :splits]
         right = jax.lax.dynamic_slice(self.by_last, (*place, 0), left.shape)
@@ -113,16 +114,16 @@ class _Charts(eqx.Module):
 
 
 def _pairs(left: Array, right: Array, weight: Array) -> Array:
-    """The weight of every pair of children, summed over splits."""
+    """Returns the weight of every pair of children, summed over splits."""
     joined = jnp.einsum("iua,iub->iab", weight[..., None] * left, right, precision="highest")
     return joined.reshape(len(left), -1)
 
 
 def _inside(rules: Array, top_rule: Array, words: Array, level: Array) -> tuple[_Charts, Array]:
-    """(the charts, what every span's shares were divided by, at [width − 2, first word])."""
+    """Returns (the charts, the divisor of each span's shares at [width − 2, first word])."""
     (count, size), number = words.shape, len(rules)
     tiny = jnp.finfo(words.dtype).tiny
-    # As much as all the products that one node adds up could lose together.
+    # The most that all products summed at one node could lose together.
     least = tiny * size * size * count
     charts, norms = _Charts.of_words(words, level), [jnp.ones((0, count), words.dtype)]
     for start, end in bands(count):
@@ -146,13 +147,13 @@ def _inside(rules: Array, top_rule: Array, words: Array, level: Array) -> tuple[
 def _outside(
     rules: Array, charts: _Charts, norms: Array, outside_root: Array
 ) -> tuple[Array, Array, Array]:
-    """(outside weights of the words, of the rules, the largest there was)."""
+    """Returns (outside weights of the words, of the rules, the largest outside weight)."""
     count, number = charts.count, len(rules)
     size = charts.by_first.shape[-1]
     put = jax.lax.dynamic_update_slice
 
     def of_width(outside_first, outside_last, width, rows):
-        """What the uses of spans of a width as left and as right parts add up to."""
+        """Returns the outside weights of the spans of a width, as left and as right parts together."""
         place = width - 1, count - width, 0
         return (
             jax.lax.dynamic_slice(outside_first, (0, width - 1, 0), (rows, 1, size))[:, 0]
@@ -189,7 +190,7 @@ def _outside(
 
 
 def _shares(logarithms: Array, axis: int | None) -> tuple[Array, Array]:
-    """(the largest, or 0 where there is none; weights less it)."""
+    """Returns (the largest logarithm, or 0 if there is none; the weights divided by its exponential)."""
     top = jax.lax.stop_gradient(jnp.max(logarithms, axis, keepdims=axis is not None))
     top = jnp.where(jnp.isfinite(top), top, 0)
     return top, jnp.exp(logarithms - top)

@@ -1,14 +1,14 @@
-r"""Kalman's filter and the smoother behind it, in the coordinates of independent standard normal noise.
+r"""The Kalman filter and smoother, in coordinates of independent standard normal noise.
 
 Everything random in a chain is standard normal: η of a predicted state, z = predicted + R η, ν of an observation,
-ε of a transition. Each step of the filter turns such coordinates into others by an orthogonal matrix,
+ε of a transition. Each step of the filter maps such coordinates to others by an orthogonal matrix,
 
     (η, ν) = Θ (ζ, ξ) with [G R  N; R  0] Θ = [X 0; K S]: an observation is X ζ, and leaves z = mean + S ξ;
-    (ξ, ε) = Φ (η', ρ) with [A S  L] Φ = [R' 0]: ρ is what the next state leaves open,
+    (ξ, ε) = Φ (η', ρ) with [A S  L] Φ = [R' 0]: ρ is what the next state leaves free,
 
-so that the smoother, too, is a product of such matrices. No covariance is inverted and none is the difference of
-others: noise may be small or zero, and states determined by what is seen. Covariances do not depend on the data:
-sequences side by side, with observations of one kind, share them. Natural parameters are those of `GaussianChain`.
+so the smoother is a product of such matrices too. No covariance is inverted, and none is a difference of others:
+noise may be small or zero, and observations may determine the states. Covariances do not depend on the data, so a
+batch of sequences with observations of one kind shares them. The natural parameters are those of `GaussianChain`.
 """
 
 import math
@@ -28,13 +28,13 @@ _LOG_2PI = math.log(2 * math.pi)
 
 
 class Step(eqx.Module):
-    """What of a step does not depend on the data.
+    """The part of a filter step that does not depend on the data.
 
     **Fields:**
 
-    - `predicted` R, `root` S (d, d): of the covariances before and after all that is said of the state.
+    - `predicted` R, `root` S (d, d): roots of the covariances before and after all terms of the state.
     - `innovation` X (p, p), `gain` K (d, p).
-    - `tilt` (d, d): ξ is its mean plus this times what is left of ξ after the terms h and J; None without them.
+    - `tilt` (d, d): ξ is its mean plus `tilt` times what remains of ξ after the terms h and J; None without them.
     - `of_rows` Θ (d + p, p + d), `of_move` Φ (d + k, d + k).
     """
 
@@ -47,7 +47,7 @@ class Step(eqx.Module):
     of_move: Array
 
     def left(self) -> Array:
-        """(η, ν) by what is left of ξ."""
+        """Returns the matrix from what remains of ξ to (η, ν)."""
         of_rows = self.of_rows[..., self.innovation.shape[-1] :]
         return of_rows if self.tilt is None else product(of_rows, self.tilt)
 
@@ -57,11 +57,11 @@ class Filtered(eqx.Module):
 
     **Fields:**
 
-    - `steps`: of covariances.
-    - `means` (T, d): after all that is said of a state.
-    - `known` (T, d + p): (η, ν) as far as they are known from the observations so far.
+    - `steps`: the parts that do not depend on the data.
+    - `means` (T, d): the means of the states after all their terms.
+    - `known` (T, d + p): the mean of (η, ν) given the observations so far.
     - `log_narrowing`: Σ log |X| less Σ log |tilt|.
-    - `value`: the log-normalizer.
+    - `value`: the log-normalizer, in nats.
     """
 
     steps: Step
@@ -74,8 +74,8 @@ class Filtered(eqx.Module):
 class Noise(eqx.Module):
     """Moments of the noise e in y = A u + b + L e.
 
-    **Fields:** `matrix` A or None, `offset` b, `root` L, of one step or of each; `mean`, `covariance` of e and
-    `cross`, that with u, all with a leading axis of steps. At a single point there are no covariances.
+    **Fields:** `matrix` A or None, `offset` b, `root` L, for one step or for each; `mean`, `covariance` of e and
+    `cross`, its covariance with u, all with a leading axis of steps. A single point has no covariances.
     """
 
     matrix: Array | None
@@ -87,13 +87,13 @@ class Noise(eqx.Module):
 
 
 class Moments(eqx.Module):
-    """What an expectation under a chain is made of.
+    """The moments that determine an expectation under a chain.
 
     **Fields:**
 
     - `means` (T, d), `covariances` (T, d, d): of the states.
     - `cross` (T − 1, d, d): the covariance of z with z'.
-    - `initial`, `transition`, `unary`: the noise about each. An observation's offset is what was seen, less.
+    - `initial`, `transition`, `unary`: the noise of each. The offset of an observation is minus its target.
     """
 
     means: Array
@@ -104,32 +104,32 @@ class Moments(eqx.Module):
     cross: Any = None
 
 
-# Axes of each term at one step; one more is a leading axis of steps.
+# The number of axes of each term at one step; one more is a leading axis of steps.
 _AXES = dict(
     matrix=2, root=2, offset=1, rows=2, noise=2, target=1, linear=1, precision=2, constant=0
 )
 
 
 def _split(terms: PyTree) -> tuple[PyTree, PyTree]:
-    """(what all steps share, what each step has of its own)."""
+    """Returns (the terms that all steps share, the terms that differ between steps)."""
     own = {name: leaf for name, leaf in terms.items() if jnp.ndim(leaf) > _AXES[name]}
     return {name: leaf for name, leaf in terms.items() if name not in own}, own
 
 
 def _padded(leaf: Array, number: int) -> Array:
-    """With zeros for the last state, which has no transition."""
+    """Returns the leaf padded with zeros for the last state, which has no transition."""
     return jnp.concatenate([leaf, jnp.zeros((number - len(leaf), *leaf.shape[1:]), leaf.dtype)])
 
 
 def _every(leaf: Array, axes: int, number: int) -> Array:
-    """A term of every step."""
+    """Returns the term for every step."""
     if leaf.ndim > axes:
         return _padded(leaf, number)
     return jnp.broadcast_to(leaf, (number, *leaf.shape))
 
 
 def _tilts(natural: PyTree) -> dict[str, Array]:
-    """h (T, d) and J (T, d, d), all that is said of single states besides; nothing where nothing is."""
+    """Returns the sums of the terms h (T, d) and J (T, d, d) of each state; empty if there are none."""
     time, last = jnp.arange(len(natural["unary"]["target"])), natural["length"] - 1
     places = {"initial": time == 0, "transition": time < last, "unary": time <= last}
     found = {}
@@ -149,7 +149,7 @@ def _tilts(natural: PyTree) -> dict[str, Array]:
 
 
 def _steps(natural: PyTree, tilts: dict[str, Array]) -> Step:
-    """Covariances along the chain."""
+    """Returns the covariances along the chain."""
     transition, unary = natural["transition"], natural["unary"]
     number, width = unary["target"].shape
     dtype = natural["initial"]["root"].dtype
@@ -186,7 +186,7 @@ _SETTLING = 64
 
 
 def _until_settled(step, root, number):
-    """Steps that are all alike, by segments: once one changes nothing but rounding, neither do those to come."""
+    """Runs identical steps in segments: once a step changes its input by rounding only, so will all later ones."""
     size = min(number, _SETTLING)
 
     def go_on(root):
@@ -217,7 +217,7 @@ def _until_settled(step, root, number):
 
 
 def filtered(natural: PyTree, pairwise: bool = False) -> Filtered:
-    """The filter: covariances first, then what depends on the data, which is linear in them."""
+    """Runs the filter: covariances first, then the part that depends on the data, which is linear in them."""
     initial, transition, unary = (natural[name] for name in ("initial", "transition", "unary"))
     target, rows = unary["target"], unary["rows"]
     number = len(target)
@@ -225,8 +225,8 @@ def filtered(natural: PyTree, pairwise: bool = False) -> Filtered:
     tilts = _tilts(natural)
     steps = _steps(natural, tilts)
 
-    # The next prediction is linear in this one: z = predicted + K ζ + S c with X ζ = x - G predicted and c the
-    # mean of ξ under the terms h and J, which is Sᵀ (h - J z) at z before it.
+    # The next prediction is linear in this one: z = predicted + K ζ + S c with X ζ = x - G predicted. c is the
+    # mean of ξ under the terms h and J, which is Sᵀ (h - J z) at the z before it.
     matrix, offset = transition["matrix"], transition["offset"]
     whiten = invert_triangle(steps.innovation)
     gain = product(steps.gain, whiten)
@@ -262,14 +262,14 @@ def filtered(natural: PyTree, pairwise: bool = False) -> Filtered:
         value += _tilted(tilts, in_time.astype(means.dtype), means, None) - 0.5 * vdot(
             shifts, shifts
         )
-    # Seen to more digits than there are: then there is no density.
+    # The observation is determined to more digits than the float has: it has no density.
     lost = jnp.any(~(pivots > _rounding(steps.predicted, matrix, rows)), 1)
     log_narrowing = jnp.sum(jnp.where(in_time, jnp.where(lost, jnp.nan, logs), 0))
     return Filtered(steps, means, known, log_narrowing, value - log_narrowing)
 
 
 def _rounding(predicted, matrix, rows):
-    """What of an innovation's deviation is rounding: that of the step before, which its prediction comes from."""
+    """Returns the rounding error of an innovation's deviation: that of the step before its prediction."""
     size = jnp.linalg.norm(predicted, axis=-1)
     before = jnp.concatenate([jnp.zeros_like(size[:1]), apply(jnp.abs(matrix), size)[:-1]])
     size = jnp.maximum(size, before)
@@ -277,7 +277,7 @@ def _rounding(predicted, matrix, rows):
 
 
 def _constants(natural):
-    """Σ c of all terms, and what normalizes observations that have a root."""
+    """Returns Σ c of all terms, and the normalizers of observations that have a root."""
     unary, length = natural["unary"], natural["length"]
     total = _sum_of_constants(natural, len(unary["target"]), length)
     if "root" in unary:
@@ -287,7 +287,7 @@ def _constants(natural):
 
 
 def _sum_of_constants(natural, number, length):
-    """Σ c of all terms."""
+    """Returns Σ c of all terms."""
     time = jnp.arange(number)
     total = natural["initial"].get("constant", 0.0)
     for name, inside in (("transition", time < length - 1), ("unary", time < length)):
@@ -298,7 +298,7 @@ def _sum_of_constants(natural, number, length):
 
 
 def smoothed(natural: PyTree, pairwise: bool = False) -> tuple[Filtered, Moments]:
-    """The filter, and back."""
+    """Runs the filter, then the smoother."""
     found = filtered(natural, pairwise)
     steps, (number, dim) = found.steps, found.means.shape
     width = found.known.shape[1] - dim
@@ -306,14 +306,15 @@ def smoothed(natural: PyTree, pairwise: bool = False) -> tuple[Filtered, Moments
     in_time, inside = time <= last, time < last
     each = inside[:, None, None]
 
-    # Of all that is random at a step, (η, z, ν, ε), by what the next state says of it, η', and leaves open, ρ.
+    # All that is random at a step, (η, z, ν, ε), as a function of the next state's η' and of ρ, which it leaves
+    # free.
     left, eye = steps.left(), jnp.eye(dim, dtype=found.means.dtype)
     of_xi = jnp.concatenate([left[:, :dim], steps.root, left[:, dim:]], 1)
     both = jnp.concatenate([product(of_xi, steps.of_move[:, :dim]), steps.of_move[:, dim:]], 1)
     by_next, by_rest = both[..., :dim], both[..., dim:]
     open_, back = product(by_rest, by_rest.mT), by_next[:, :dim]
 
-    # Behind the last state nothing is known of the next one.
+    # After the last state nothing is known of a next one.
     alone = open_[:, :dim, :dim] + jnp.where(each, 0, product(back, back.mT))
     links = Links(jnp.where(each, back, 0), found.known[:, :dim], alone)
     links = jax.tree.map(lambda leaf: leaf[::-1], links)
@@ -363,7 +364,7 @@ def _root(unary):
 
 
 def at(natural: PyTree, z: Array) -> Moments:
-    """A single path."""
+    """Returns the moments of a single path."""
     initial, transition, unary = (natural[name] for name in ("initial", "transition", "unary"))
     eye = lambda root: jnp.broadcast_to(jnp.eye(root.shape[-1], dtype=z.dtype), root.shape)
     matrix, offset, rows, target = (
@@ -383,10 +384,10 @@ def at(natural: PyTree, z: Array) -> Moments:
 
 
 def expected_score(natural: PyTree, moments: Moments) -> Scalar:
-    """The expected exponent and log-densities, of directions that have noise.
+    """Returns the expected exponent and log-densities, over the directions that have noise.
 
-    Noise is taken from its own moments, about the chain that they were found with: as a difference of those of the
-    states it would cancel.
+    The noise is computed from its own moments, about the chain that they were computed under. As a difference of
+    the states' moments it would cancel.
     """
     initial, transition, unary = (natural[name] for name in ("initial", "transition", "unary"))
     means, covariances = moments.means, moments.covariances
@@ -408,7 +409,7 @@ def expected_score(natural: PyTree, moments: Moments) -> Scalar:
 
 
 def _expected_tilt(natural, moments, inside):
-    """The expected value of the terms h and J, which is linear in them."""
+    """Returns the expected value of the terms h and J, which is linear in them."""
     means, covariances = moments.means, moments.covariances
     number = {"initial": 1, "transition": len(means) - 1, "unary": len(means)}
     weights = {"initial": inside[:1], "transition": inside[1:], "unary": inside}
@@ -421,9 +422,9 @@ def _expected_tilt(natural, moments, inside):
 
 
 def score_slope(natural: PyTree, moments: Moments, change: PyTree) -> Scalar:
-    """The derivative of `expected_score` along a change of the chain that the moments are of.
+    """Returns the derivative of `expected_score` along a change of the chain, at the chain of the moments.
 
-    There the noise is its own, e = L⁻¹ (y - A u - b), and moves by -L⁻¹ (dL e + dA u + db).
+    There the noise is e = L⁻¹ (y - A u - b), and it changes by -L⁻¹ (dL e + dA u + db).
     """
     means = moments.means
     inside = (jnp.arange(len(means)) < natural["length"]).astype(means.dtype)
@@ -446,7 +447,7 @@ def score_slope(natural: PyTree, moments: Moments, change: PyTree) -> Scalar:
 
 
 def _density_slope(weight, noise, inputs, matrix, offset, root):
-    """Σ_t w_t E (e·W (dL e + dA u + db) - tr W dL), W being L⁻¹ of the directions that have noise."""
+    """Returns Σ_t w_t E (e·W (dL e + dA u + db) - tr W dL), with W = L⁻¹ in the directions that have noise."""
     whiten = invert_noise(noise.root)
     moved, mean = apply(whiten, offset), weight[:, None] * noise.mean
     total = vdot(mean if moved.ndim == 2 else jnp.sum(mean, 0), moved)
@@ -460,7 +461,7 @@ def _density_slope(weight, noise, inputs, matrix, offset, root):
 
 
 def _form(weight, matrix, left, right, covariance):
-    """Σ_t w_t (a·M b + tr Mᵀ C). Its derivative in M is one product, of all steps of all sequences."""
+    """Returns Σ_t w_t (a·M b + tr Mᵀ C). Its derivative in M is one product over all steps of all sequences."""
     total = vdot(weight[:, None] * left, _on_rows(matrix, right))
     if covariance is None:
         return total
@@ -470,10 +471,10 @@ def _form(weight, matrix, left, right, covariance):
 
 
 def _square(weight, matrix, offset, root, noise, inputs, spread):
-    """Σ_t w_t E |L⁻¹ (y - A u - b)|² where y = A₀ u + b₀ + L₀ e: of M e - H u - g with M = L⁻¹ L₀,
-    H = L⁻¹ (A - A₀) and g = L⁻¹ (b - b₀). Where L is zero, so is L₀, and e stays as it is."""
+    """Returns Σ_t w_t E |L⁻¹ (y - A u - b)|² where y = A₀ u + b₀ + L₀ e. This is the square of M e - H u - g with
+    M = L⁻¹ L₀, H = L⁻¹ (A - A₀) and g = L⁻¹ (b - b₀). Where L is zero, so is L₀, and e is unchanged."""
     if noise.root.shape[-1] != root.shape[-1]:
-        # Observations of another number of columns: about nothing, of which there is no noise.
+        # The observations have another number of columns: take moments about zero, without noise.
         noise = _about_nothing(root, inputs, spread)
     whiten = invert_noise(root)
     idle = without_noise(root).astype(root.dtype)
@@ -509,7 +510,7 @@ def _about_nothing(root, inputs, spread):
 
 
 def _on_rows(matrix, rows):
-    """A_t r_t for each row; A may be one for all."""
+    """Returns A_t r_t for each row; A may be one matrix for all rows."""
     return matmul(rows, matrix.T) if matrix.ndim == 2 else apply(matrix, rows)
 
 
@@ -518,7 +519,7 @@ def _weighted(weight, stack):
 
 
 def _tilted(terms, weight, means, covariances):
-    """Σ_t w_t (h·E z - ½ tr J E z zᵀ)."""
+    """Returns Σ_t w_t (h·E z - ½ tr J E z zᵀ)."""
     total = jnp.zeros((), means.dtype)
     if "linear" in terms:
         total += jnp.sum(weight[:, None] * terms["linear"] * means)
@@ -528,7 +529,7 @@ def _tilted(terms, weight, means, covariances):
 
 
 def log_volumes(natural: PyTree) -> Scalar:
-    """-log |S| - Σ_t log |L_t| - Σ_t log |N_t|, each of the directions that have noise."""
+    """Returns -log |S| - Σ_t log |L_t| - Σ_t log |N_t|, each over the directions that have noise."""
     total = jnp.zeros((), natural["initial"]["root"].dtype)
     for inside, pivots in _pivots(natural):
         noisy = pivots != 0
@@ -538,7 +539,7 @@ def log_volumes(natural: PyTree) -> Scalar:
 
 
 def _pivots(natural):
-    """(which steps, the root's diagonal) of each conditional."""
+    """Returns (which steps are valid, the root's diagonal) for each conditional."""
     time, last = jnp.arange(len(natural["unary"]["target"])), natural["length"] - 1
     roots = (
         (jnp.ones(1, bool), natural["initial"]["root"]),
@@ -549,7 +550,7 @@ def _pivots(natural):
 
 
 def noisy(natural: PyTree) -> Array:
-    """Whether every direction has noise."""
+    """Returns whether every direction has noise."""
     parts = [
         jnp.where(inside, jnp.all(pivots != 0, -1), True) for inside, pivots in _pivots(natural)
     ]
@@ -557,7 +558,7 @@ def noisy(natural: PyTree) -> Array:
 
 
 def same_directions(one: PyTree, other: PyTree) -> Array:
-    """Whether the same directions have noise; observations of another number of columns are not compared."""
+    """Returns whether the same directions have noise; observations of different width are not compared."""
     found = jnp.array(True)
     for (inside, left), (_, right) in zip(_pivots(one), _pivots(other), strict=True):
         if left.shape[-1] == right.shape[-1]:
@@ -567,6 +568,6 @@ def same_directions(one: PyTree, other: PyTree) -> Array:
 
 
 def spread_out(natural: PyTree, found: Filtered) -> Scalar:
-    """½ log |2π e Cov| of the states, of the directions that have noise."""
+    """Returns ½ log |2π e Cov| of the states, over the directions that have noise."""
     states = natural["length"].astype(found.means.dtype) * found.means.shape[1]
     return 0.5 * (1 + _LOG_2PI) * states - log_volumes(natural) - found.log_narrowing

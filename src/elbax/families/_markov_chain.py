@@ -17,35 +17,41 @@ from ._semiring import AbstractSemiring, LOG
 from ._structured import possible_dot, truth
 
 
-# The scaled form loses a weight below e^-87 (float32; e^-708 in float64). With log-potentials of transitions
-# within s of one another the best weight of a step, or of a row of a joined link, is at least e^-s or e^-2s
-# before it is scaled, and passes on at least e^-s of the most that any other one could. What is lost is so at
-# most e^(3s - 87) of what counts: it is smaller than rounding, whatever the emissions are, with these s.
+# The scaled form loses a weight below e^-87 (float32; e^-708 in float64). Let log-potentials of transitions lie
+# within s of one another. The best weight of a step, or of a row of a joined link, is then at least e^-s or e^-2s
+# before it is scaled, and passes on at least e^-s of the most that any other one could. So what is lost is at most
+# e^(3s - 87) of what counts. With these s that is below rounding, whatever the emissions are.
 _WIDEST_SCALED = {4: 20.0, 8: 200.0}
 
 
 class MarkovChain(AbstractCertified):
-    r"""$z \in \{0, \dots, K-1\}^T$ with $\langle \eta, t(z) \rangle = \iota_{z_1} + \sum_t P_{z_t z_{t+1}} +
-    \sum_t u_{t z_t}$.
+    r"""A path $z \in \{0, \dots, K-1\}^T$ through finitely many states.
 
-    Natural parameters: `{"initial": (K,), "transition": (K, K) or (T - 1, K, K), "unary": (T, K), "length":
-    whole number}`, all log-potentials, normalized or not. Steps from `length` on are padding, and −1 in a
-    path. Statistics are indicators and counts, their means the marginals. The log-normalizer is the forward
-    algorithm; its gradient is the backward one.
+    $$\langle \eta, t(z) \rangle = \iota_{z_1} + \sum_t P_{z_t z_{t+1}} + \sum_t u_{t z_t}.$$
+
+    The natural parameters are `{"initial": (K,), "transition": (K, K) or (T - 1, K, K), "unary": (T, K), "length":
+    whole number}`: log-potentials, normalized or not, and the number of steps. Steps from `length` on are padding,
+    and −1 in a path. The statistics are indicators and counts; the mean parameters are the marginals. The
+    log-normalizer is the forward algorithm, its gradient the backward algorithm.
 
     **Arguments:**
 
     - `num_states`: K.
-    - `allowed`: which transitions are possible, (K, K) truth values, row to column: what is not allowed has
-        probability 0 exactly, whatever its potential.
-    - `starts`: which states may be first, (K,).
-    - `form`: `"log"` adds up logarithms, right for all potentials. `"scaled"` multiplies matrices, K times
-        fewer exponentials, but loses paths e⁸⁷ times (float32) behind at one step, which may be the only
-        ones possible at a later one: see `in_scaled_range`. `"auto"` multiplies forward and backward, which shows
-        whether anything was lost, and adds up logarithms if so (always, when pairwise or in segments).
-    - `order`: `"sequential"` runs along the chain, `"pairwise"` joins neighbors as a tree (K times the
-        work, log₂ T deep); `"auto"` is sequential on CPUs.
-    - `segment`: steps between the points that a derivative keeps, if not all: see `jax.checkpoint`.
+    - `allowed`: (K, K) booleans, from row to column: which transitions are possible. The others have probability
+        exactly 0, whatever their potential.
+    - `starts`: (K,) booleans: which states may be first.
+    - `form`: `"log"` sums in log space, which is accurate for all potentials. `"scaled"` multiplies matrices, with
+        K times fewer exponentials. It loses paths that are a factor e⁸⁷ (float32) behind at one step, even if they
+        are the only possible ones later: see `in_scaled_range`. `"auto"` multiplies forward and backward, which
+        shows whether anything was lost, and falls back to log space if so. With `"pairwise"` order or segments it
+        always uses log space.
+    - `order`: `"sequential"` runs along the chain. `"pairwise"` joins neighbors as a tree (K times the work, depth
+        log₂ T). `"auto"` is sequential on CPUs and pairwise elsewhere.
+    - `segment`: the number of steps between the carries that a derivative stores; None stores all. See
+        `jax.checkpoint`.
+
+    **Raises** `ValueError` if `allowed` leaves a state without successors, or if the scaled form is combined with
+    `allowed` or `starts`.
 
     ```python
     >>> import elbax, jax.numpy as jnp
@@ -94,7 +100,7 @@ class MarkovChain(AbstractCertified):
         self.segment = segment
 
     def possible(self) -> tuple[np.ndarray, np.ndarray]:
-        """Which states may be first (K,), and which may follow which (K, K)."""
+        """Returns which states may be first (K,), and which may follow which (K, K)."""
         size = self.num_states
         starts = np.ones(size, bool) if self.starts is None else np.array(self.starts)
         allowed = np.ones((size, size), bool) if self.allowed is None else np.array(self.allowed)
@@ -120,7 +126,7 @@ class MarkovChain(AbstractCertified):
         return self.form == "auto" and whole and len(unary) > 1
 
     def _masked(self, natural):
-        """(log-potentials of the first state, of transitions), −∞ where there is no way."""
+        """Returns the log-potentials of (the first state, transitions), −∞ where impossible."""
         starts, allowed = self.possible()
         initial = jnp.where(starts, natural["initial"], -jnp.inf)
         return initial, jnp.where(allowed, natural["transition"], -jnp.inf)
@@ -153,24 +159,24 @@ class MarkovChain(AbstractCertified):
         links = transition + unary[:, None, :]
         identity = jnp.log(jnp.asarray(self._identity(), links.dtype))
         links = jnp.where(valid[:, None, None], links, identity)
-        # The first row of the first link is the start itself.
+        # The first row of the first link holds the initial weights.
         start = jnp.full_like(links[:1], -jnp.inf).at[0, 0].set(first)
 
         def combine(left, right):
-            # Joining spends the left one's key, and keeps the right one's.
+            # Joining uses the left link's key and keeps the right one's.
             (a, key), (b, other) = left, right
             return semiring.sum(a[:, :, None] + b[None, :, :], 1, key), other
 
         return pairwise(combine, (jnp.concatenate([start, links]), keys))[0][0], 0.0
 
     def _scaled(self, natural):
-        """The forward algorithm on weights that are divided by their sum after every step."""
+        """Runs the forward algorithm on weights that are divided by their sum after every step."""
         unary, transition = natural["unary"], natural["transition"]
         length = natural["length"]
         top = jax.lax.stop_gradient(jnp.max(transition))
         weights = jnp.exp(transition - top)
         first = natural["initial"] + unary[0]
-        # The largest of each step is taken out before the exponential, and its sum put back at the end.
+        # The largest of each step is taken out before the exponential, and put back at the end.
         scale = jax.lax.stop_gradient(jnp.max(unary, -1))
         emitted = jnp.exp(unary - scale[:, None])[1:]
         top_first = jax.lax.stop_gradient(jnp.max(first))
@@ -199,7 +205,7 @@ class MarkovChain(AbstractCertified):
             emitted, own = row
             moved = matmul(forward, weights if own is None else own) * emitted
             norm = jnp.where(valid, jnp.sum(moved), 1.0)
-            # Kahan's sum: along 1e5 steps rounding would else add up to more than an EM step gains.
+            # Kahan summation: over 1e5 steps plain rounding would exceed the gain of an EM step.
             more = jnp.log(norm) - lost
             grown = total + more
             return jnp.where(valid, moved / norm, forward), grown, (grown - total) - more
@@ -212,12 +218,12 @@ class MarkovChain(AbstractCertified):
 
     @staticmethod
     def in_scaled_range(transition: Array) -> Array:
-        """Whether the scaled form is right to rounding with these log-potentials, whatever the unary ones."""
+        """Returns whether the scaled form is accurate for these log-potentials, whatever the unary ones are."""
         widest = _WIDEST_SCALED[transition.dtype.itemsize]
         return jnp.max(transition) - jnp.min(transition) <= widest
 
     def statistics(self, z: Int[Array, " T"]) -> PyTree:
-        """Indicators of the path; the transitions are counts (K, K)."""
+        """Returns indicators of the path; the transitions are counts (K, K)."""
         states = jax.nn.one_hot(z, self.num_states)
         return {
             "initial": states[0],
@@ -244,7 +250,7 @@ class MarkovChain(AbstractCertified):
         return jnp.where(jnp.sum(states, -1) > 0, jnp.argmax(states, -1), -1)
 
     def from_network(self, output: PyTree) -> PyTree:
-        """From unary logits (T, K), for independent states; or from a dictionary of natural parameters."""
+        """Maps unary logits (T, K), for independent states, or a dictionary of natural parameters, to all."""
         parts = output if isinstance(output, dict) else {"unary": output}
         unary = parts.get("unary")
         size = self.num_states
@@ -263,7 +269,7 @@ class MarkovChain(AbstractCertified):
 
 
 def _multiply(left: tuple, right: tuple) -> tuple:
-    """The product of two matrices that stand with the logarithm of a factor, and sum to 1 without it."""
+    """Returns the product of two matrices that sum to 1, each stored with the logarithm of a factor."""
     (a, scale_a), (b, scale_b) = left, right
     joined = matmul(a, b)
     norm = jnp.sum(joined)

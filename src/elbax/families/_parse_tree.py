@@ -1,4 +1,4 @@
-"""Binary trees over a sentence, by a grammar in Chomsky normal form."""
+"""Binary trees over a sentence, from a grammar in Chomsky normal form."""
 
 import functools
 from typing import ClassVar, Literal
@@ -17,31 +17,34 @@ from ._semiring import AbstractSemiring, LOG, MAX, Sampling
 from ._structured import if_any, named, possible_dot, truth
 
 
-# An exponential costs about so many multiplications.
+# The cost of an exponential, in multiplications.
 _SPARSE = 16
 
 
 class ParseTree(AbstractCertified):
-    r"""Trees with $\langle \eta, t(z) \rangle$ = root's + Σ over binary nodes A → B C of $w_{ABC}$ + Σ over
-    words of $u_{i P_i}$.
+    r"""A binary parse tree of a sentence.
 
-    Symbols are numbered: nonterminals 0, …, N − 1, which have two children, then P preterminals, each over one
-    word. Natural parameters: `{"root": (N,), "binary": (N, S, S) with S = N + P, "unary": (T, P), "length": whole
-    number of words, at least 2}`, all log-potentials. A tree is an array (T, T, S) of truth values: whether
-    the words i, …, i + w form a constituent of symbol s, at [i, w, s]; statistics are counts of rules.
+    $\langle \eta, t(z) \rangle$ = the root's potential + Σ over binary nodes A → B C of $w_{ABC}$ + Σ over words i
+    under preterminals $P_i$ of $u_{i P_i}$.
 
-    The log-normalizer is the inside algorithm, width by width; its gradient is the outside one (Baker 1979;
-    Eisner 2016), its derivative over the other semirings the best parse and a drawn one.
+    Symbols are numbered: first the nonterminals 0, …, N − 1, which have two children, then P preterminals, each
+    over one word. The natural parameters are `{"root": (N,), "binary": (N, S, S) with S = N + P, "unary": (T, P),
+    "length": number of words, at least 2}`, all but the length log-potentials. A tree is a boolean array (T, T,
+    S): [i, w, s] says whether the words i, …, i + w form a constituent of symbol s. The statistics are counts of
+    rules.
+
+    The log-normalizer is the inside algorithm, width by width. Its gradient is the outside algorithm (Baker 1979;
+    Eisner 2016); over the other semirings the gradient is the best parse or a drawn one.
 
     **Arguments:**
 
     - `num_nonterminals`, `num_preterminals`: N and P.
-    - `allowed`: which rules there are, truth values (N, S, S). Time goes with the number of different pairs of
-        children, and with the cube of the sentence's length.
-    - `roots`: which nonterminals may be the root, (N,).
-    - `form`: `"log"` adds up logarithms, an exponential for every pair of children at every split. `"auto"`
-        multiplies matrices, inside and outside, which shows whether anything was lost that could matter, and
-        adds up logarithms if so (always, where few of the pairs occur).
+    - `allowed`: which rules exist, booleans (N, S, S). Time is proportional to the number of different pairs of
+        children, and to the cube of the sentence's length.
+    - `roots`: which nonterminals may be the root, booleans (N,).
+    - `form`: `"log"` sums in log space, with an exponential for every pair of children at every split. `"auto"`
+        multiplies matrices, inside and outside, which shows whether underflow could matter, and falls back to log
+        space if so. If few pairs of children occur it always uses log space.
 
     ```python
     >>> import elbax, jax.numpy as jnp
@@ -85,11 +88,11 @@ class ParseTree(AbstractCertified):
 
     @property
     def num_symbols(self) -> int:
-        """S."""
+        """The number of symbols S."""
         return self.num_nonterminals + self.num_preterminals
 
     def possible(self) -> tuple[np.ndarray, np.ndarray]:
-        """Which symbols may be the root (N,), and which rules there are (N, S, S)."""
+        """Returns which symbols may be the root (N,), and which rules exist (N, S, S)."""
         number, size = self.num_nonterminals, self.num_symbols
         roots = np.ones(number, bool) if self.roots is None else np.array(self.roots)
         shape = (number, size, size)
@@ -115,7 +118,7 @@ class ParseTree(AbstractCertified):
         return self._fold(natural, semiring, jnp.zeros(()))
 
     def _fold(self, natural, semiring, constituents):
-        """`constituents`, zeros or one a node (T, T, S), is there to be differentiated."""
+        """Returns the sum over all trees; its derivative in the zeros `constituents` (T, T, S) gives the nodes."""
         roots, allowed = self.possible()
         unary, length = natural["unary"], natural["length"]
         pairs = np.argwhere(allowed.any(0))
@@ -131,7 +134,7 @@ class ParseTree(AbstractCertified):
         return semiring.sum(top, 0, None if keys is None else keys[0])
 
     def constituents(self, natural: PyTree) -> Array:
-        """The probability that words i, …, i + w form a constituent of symbol s, at [i, w, s]."""
+        """Returns the probability that words i, …, i + w form a constituent of symbol s, at [i, w, s]."""
         return self._nodes(natural, LOG)
 
     def _nodes(self, natural, semiring):
@@ -151,7 +154,7 @@ class ParseTree(AbstractCertified):
         raise TypeError("ParseTree: counts of rules do not say where; use mode or sample.")
 
     def statistics(self, z: Array) -> PyTree:
-        """Counts of the rules of a tree."""
+        """Returns the counts of a tree's rules."""
         number, count = self.num_nonterminals, len(z)
         nodes = z.astype(jnp.result_type(float))
         words = nodes[:, 0, number:]
@@ -159,7 +162,7 @@ class ParseTree(AbstractCertified):
         start, split = np.arange(count)[:, None], np.arange(count)
 
         def of_width(binary, width):
-            # A node over the words i, …, i + w has a left child to i + u and a right one from there on.
+            # A node over the words i, …, i + w has a left child over i, …, i + u and a right one over the rest.
             inside = (split < width) & (start + split + 1 < count)
             right = nodes[
                 np.minimum(start + split + 1, count - 1), jnp.maximum(width - split - 1, 0)
@@ -185,8 +188,8 @@ class ParseTree(AbstractCertified):
         return jnp.where(self._is_tree(z, natural["length"]), total, -jnp.inf)
 
     def _is_tree(self, z, length):
-        """Whether each of the words is under one preterminal, every other node has two children in one way, and
-        there are as many nodes as in a tree: then all of them hang on its root."""
+        """Returns whether z is a tree: each word is under one preterminal, every other node has two children in
+        exactly one way, and the number of nodes is that of a tree, so that all of them hang on its root."""
         number, count = self.num_nonterminals, len(z)
         nodes = jnp.sum(z, -1)
         start, width, split = np.ogrid[:count, :count, :count]
@@ -201,7 +204,7 @@ class ParseTree(AbstractCertified):
         return jnp.all(words) & kinds & binary & whole
 
     def bracketed(self, z: Array, words: Any = None, symbols: Any = None) -> str:
-        """The tree in brackets, `(0 (1 the) (2 dog))`; `words` and `symbols` are names for their numbers.
+        """Returns the tree in brackets, `(0 (1 the) (2 dog))`; `words` and `symbols` are optional names.
 
         ```python
         >>> import elbax, jax.numpy as jnp
@@ -250,7 +253,7 @@ class _Plan(eqx.Module):
 
 
 def _next(ahead, fresh, empty):
-    """For the next width w + 1: Q'[i, 0] = fresh[i + 1], Q'[i, u] = Q[i + 1, u − 1]."""
+    """Returns Q' for the next width w + 1: Q'[i, 0] = fresh[i + 1], Q'[i, u] = Q[i + 1, u − 1]."""
     below = jnp.full((1, *fresh.shape[1:]), empty, fresh.dtype)
     newest = jnp.concatenate([fresh[1:], below])
     moved = jnp.concatenate([ahead[1:], jnp.full((1, *ahead.shape[1:]), empty, ahead.dtype)])
@@ -259,8 +262,8 @@ def _next(ahead, fresh, empty):
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _inside(plan, semiring, keys, weights, unary, extra):
-    """The inside weights (T, T, S) of all spans: [i, w] is over the words i, …, i + w; past the end it is garbage
-    that no sentence's root reaches."""
+    """Returns the inside weights (T, T, S) of all spans: [i, w] is over the words i, …, i + w. Entries past the
+    end are meaningless, and no sentence's root uses them."""
     count, number = len(unary), plan.num_nonterminals
     size = extra.shape[-1]
     words = (
@@ -290,8 +293,8 @@ def _inside(plan, semiring, keys, weights, unary, extra):
 
 @_inside.defjvp
 def _(plan, primals, tangents):
-    # The derivative's recursion is linear. What it needs of the weights is made again from the finished chart at
-    # each width, so that one chart is kept and not one for each width.
+    # The derivative's recursion is linear. The weights it needs are recomputed from the finished chart at each
+    # width, so that one chart is stored instead of one per width.
     semiring, keys, weights, unary, extra = primals
     _, _, weights_slope, unary_slope, extra_slope = tangents
     chart = _inside(plan, *primals)

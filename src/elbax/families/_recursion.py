@@ -29,10 +29,10 @@ def steps(
     valid: Array,
     segment: int | None = None,
 ) -> PyTree:
-    """`carry = step(carry, x, valid)` for each row of `xs`, in order.
+    """Applies `carry = step(carry, x, valid)` to each row of `xs`, in order.
 
-    With `segment`, a derivative keeps the carry of every so many steps only and runs those between
-    again: memory for T / segment + segment carries instead of T, for one more forward pass.
+    With `segment`, a derivative stores the carry of every `segment`-th step only and recomputes those between. It
+    stores T / segment + segment carries instead of T, and runs one more forward pass.
     """
 
     def body(carry, row):
@@ -51,8 +51,8 @@ def in_segments(
     valid: Array,
     segment: int | None,
 ) -> PyTree:
-    """`run(carry, rows, valid)` on `segment` rows at a time (all, if None); a derivative keeps the carries between
-    them only."""
+    """Applies `run(carry, rows, valid)` to `segment` rows at a time (all if None); a derivative stores only the
+    carries between segments."""
     if segment is None:
         return run(carry, rows, valid)
     number = -(-len(valid) // segment)
@@ -62,7 +62,7 @@ def in_segments(
         filled = jnp.concatenate([leaf, jnp.repeat(last, more, axis=0)])
         return filled.reshape((number, segment, *leaf.shape[1:]))
 
-    # The last segment is filled up with steps that are not valid.
+    # Fill the last segment up with invalid steps.
     rows = jax.tree.map(lambda leaf: grid(leaf, leaf[-1:]), rows)
     valid = grid(valid, jnp.zeros(1, bool))
     run = jax.checkpoint(run)
@@ -79,14 +79,13 @@ def forward(
     keys: Array | None = None,
     segment: int | None = None,
 ) -> tuple[Array, Scalar]:
-    r"""The last of $\alpha_{t+1} = \bigoplus_i$ `terms(shared, alpha_t, row_t)`, summed over the first axis of
-    terms, as (it less its largest, what that adds up to).
+    r"""Runs $\alpha_{t+1} = \bigoplus_i$ `terms(shared, alpha_t, row_t)`, summed over the first axis of the terms.
 
-    A logarithm that grows along the chain would be rounded ever more coarsely: what it has grown by is taken
-    out after every step.
+    Returns (the last α less its largest entry, the sum of all that was subtracted). A logarithm that grows along
+    the chain would lose precision, so its growth is taken out after every step.
 
-    The terms are linear in what they are made of, hence the derivative is a recursion too, and linear: its
-    coefficients, the shares of all terms, are taken for all steps at once, outside of the loop.
+    The terms are linear in their inputs, so the derivative is a linear recursion. Its coefficients, the shares of
+    all terms, are computed for all steps at once, outside of the loop.
     """
 
     def run(carry, rows, valid):
@@ -101,7 +100,7 @@ def forward(
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def forward_all(semiring, terms, shared, first, rows, valid, keys):
-    """`forward`: (α after every step less its largest, which is what the step added)."""
+    """Returns, as in `forward`, (α after every step less its largest entry, these entries)."""
 
     def step(alpha, row):
         row, valid = row
@@ -127,13 +126,13 @@ def _(terms, primals, tangents):
     def share(x, total, key):
         several = isinstance(x, list)
         found = semiring.shares_of(x, total, key) if several else semiring.shares(x, total, 0, key)
-        # They add up to one but for the total's rounding, which their product along the chain would add up.
+        # Shares sum to one up to rounding, which would accumulate in their product along the chain.
         whole = sum(found) if several else jnp.sum(found, 0)
         whole = jnp.where(whole > 0, whole, 1)
         return jax.tree.map(lambda part: part / whole, found)
 
     grown = alphas + levels.reshape((-1,) + (1,) * (alphas.ndim - 1))
-    # In the padding α stays: what it would have moved to may be larger by more than an exponential holds.
+    # In the padding α stays unchanged; the value it would have moved to may overflow the exponential.
     real = lambda leaf: jnp.where(valid.reshape((-1,) + (1,) * (leaf.ndim - 1)), leaf, 0)
     shares = jax.vmap(share)(jax.tree.map(real, x), real(grown), keys)
 
@@ -151,7 +150,7 @@ def _(terms, primals, tangents):
 
 
 def pairwise(combine: Callable[[Any, Any], Any], elements: PyTree) -> PyTree:
-    """e₁ ∘ e₂ ∘ … ∘ e_T of an associative operation on rows, in log₂ T rounds."""
+    """Returns e₁ ∘ e₂ ∘ … ∘ e_T for an associative operation on rows, in log₂ T rounds."""
     while (length := num_rows(elements)) > 1:
         even = length - length % 2
         left = jax.tree.map(lambda leaf: leaf[0:even:2], elements)  # noqa: B023
@@ -166,7 +165,7 @@ def pairwise(combine: Callable[[Any, Any], Any], elements: PyTree) -> PyTree:
 
 
 def runs_pairwise(order: str) -> bool:
-    """Whether a chain is run as a tree: as told, or on accelerators, whose time goes with the depth."""
+    """Returns whether a chain runs as a tree: by default on accelerators only, where depth costs time."""
     if order == "auto":
         return jax.default_backend() != "cpu"
     return order == "pairwise"

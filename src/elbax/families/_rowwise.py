@@ -1,4 +1,4 @@
-"""Methods that are written for one datum, mapped over the leading axes of a batch."""
+"""Maps methods written for one datum over the leading axes of a batch."""
 
 import functools
 import inspect
@@ -10,14 +10,14 @@ from .._types import Any, Callable, PyTree
 
 
 def rowwise(*kinds: str) -> Callable[[Callable], Callable]:
-    """A decorator for a method of a family, or of a distribution, whose arguments are of these kinds.
+    """Decorates a method of a family or of a distribution whose arguments are of these kinds.
 
-    `"natural"` and `"potentials"` are natural parameters (of the family, and of the one that its bound is for),
-    `"z"` is a latent, `"key"` a random key, `"function"` a function and `"q"` the distribution itself. Leading
-    axes are a batch, over which the method is mapped; what has none is the same for all rows, and every row
-    has a key of its own. Where nothing has leading axes the method is called as it stands.
+    `"natural"` and `"potentials"` are natural parameters (of the family, and of the family that its bound takes),
+    `"z"` is a latent, `"key"` a random key, `"function"` a function and `"q"` the distribution itself. The method
+    is mapped over leading axes. An argument without leading axes is shared by all rows, and the key is split into
+    one per row. If no argument has leading axes, the method is called directly.
 
-    **Raises** `ValueError` for arguments with different leading axes, or with fewer than one datum has.
+    **Raises** `ValueError` for arguments with different leading axes, or with fewer axes than one datum has.
     """
 
     def decorate(method):
@@ -50,13 +50,13 @@ def rowwise(*kinds: str) -> Callable[[Callable], Callable]:
 
 
 def map_over_rows(cls: type, kinds: dict[str, tuple[str, ...]]) -> None:
-    """Makes all methods of these names that a class has of its own `rowwise`."""
+    """Applies `rowwise` to all methods with these names that a class defines itself."""
     for name in kinds.keys() & vars(cls).keys():
         setattr(cls, name, rowwise(*kinds[name])(vars(cls)[name]))
 
 
 def _depth(who: str, family: Any, kind: str, argument: PyTree) -> int:
-    """How many leading axes an argument has."""
+    """Returns the number of leading axes of an argument."""
     if kind in ("key", "function"):
         return 0
     if kind == "q":
@@ -82,7 +82,7 @@ _NAMES = {
 
 
 def _batch(who, given, depths):
-    """The leading axes that all arguments share, but for those that have none."""
+    """Returns the leading axes shared by all arguments that have any."""
     leading = {}
     for kind, argument in given.items():
         if depths[kind]:

@@ -1,4 +1,4 @@
-"""How a dynamic program adds up: over all paths, over the best one, or over one drawn at random."""
+"""How a dynamic program sums: over all paths, over the best one, or over one drawn at random."""
 
 import abc
 import functools
@@ -11,37 +11,37 @@ from .._types import Array, Key
 
 
 class AbstractSemiring(eqx.Module):
-    r"""A way to sum log-weights; products are sums of logarithms in all of them.
+    r"""A way to sum log-weights. In all semirings, products are sums of logarithms.
 
-    A log-normalizer written with `sum` is the log-partition function in `LOG`, the score of the best
-    configuration in `MAX`. Its gradient is the marginals in `LOG`, the statistics of the best
-    configuration in `MAX`, and those of one draw in `Sampling`: each sum passes its cotangent on to all terms
-    in proportion, to the largest, or to one drawn in proportion (Goodman 1999; Eisner 2016).
-    −∞ is a term that is not there, and a sum of none is −∞, with a derivative of zero.
+    A log-normalizer written with `sum` is the log-partition function in `LOG` and the score of the best
+    configuration in `MAX`. Its gradient is the marginals in `LOG`, the statistics of the best configuration in
+    `MAX`, and those of one draw in `Sampling`: each sum passes its cotangent to all terms in proportion, to the
+    largest, or to one drawn in proportion (Goodman 1999; Eisner 2016). A term of −∞ is absent. A sum without terms
+    is −∞, with derivative zero.
     """
 
     @abc.abstractmethod
     def total(self, x: Array, axis: int) -> Array:
-        """The sum over one axis, without its derivative."""
+        """Returns the sum over one axis; its derivative is not defined here."""
 
     def sum(self, x: Array, axis: int, key: Key | None = None) -> Array:
-        """The sum over one axis; `key` as `keys` gave it."""
+        """Returns the sum over one axis; `key` comes from `keys`."""
         return _sum(self, x, key, axis)
 
     @abc.abstractmethod
     def shares(self, x: Array, total: Array, axis: int, key: Key | None = None) -> Array:
-        """The derivative of `total = sum(x, axis, key)` in each term, 0 for one that is not there."""
+        """Returns the derivative of `total = sum(x, axis, key)` in each term, 0 for an absent term."""
 
     def total_of(self, terms: list[Array]) -> Array:
-        """`total` of a few arrays, entry by entry."""
+        """Returns `total` of a few arrays, entry by entry."""
         return self.total(jnp.stack(terms), 0)
 
     def shares_of(self, terms: list[Array], total: Array, key: Key | None = None) -> list[Array]:
-        """`shares` of a few arrays."""
+        """Returns `shares` of a few arrays."""
         return list(self.shares(jnp.stack(terms), total, 0, key))
 
     def keys(self, number: int) -> Array | None:
-        """One key for each of that many sums, or None where nothing is drawn."""
+        """Returns one key for each of `number` sums, or None if nothing is drawn."""
         return None
 
 
@@ -52,7 +52,7 @@ class _Log(AbstractSemiring):
         return jnp.squeeze(top, axis) + jnp.log(jnp.sum(jnp.exp(x - top), axis))
 
     def total_of(self, terms):
-        # Without an axis of their own XLA makes one loop of it.
+        # Without a stacked axis XLA fuses it into one loop.
         top = jax.lax.stop_gradient(functools.reduce(jnp.maximum, terms))
         top = jnp.where(jnp.isfinite(top), top, 0)
         return top + jnp.log(sum(jnp.exp(term - top) for term in terms))
@@ -78,7 +78,7 @@ MAX = _Max()
 
 
 class Sampling(_Log):
-    """Sums as `LOG` does, and its derivative follows one term drawn in proportion."""
+    """Sums as `LOG` does; its derivative selects one term, drawn in proportion."""
 
     key: Key
 
@@ -94,14 +94,14 @@ class Sampling(_Log):
 
 
 def _one_hot(x: Array, scores: Array, axis: int) -> Array:
-    """One of the terms that are there, the one of highest score (ties give one)."""
+    """Returns the indicator of the present term with the highest score; a tie selects one."""
     best = jnp.argmax(jnp.where(jnp.isneginf(x), -jnp.inf, scores), axis)
     chosen = jax.nn.one_hot(best, x.shape[axis], dtype=x.dtype, axis=axis)
     return jnp.where(jnp.isneginf(x), 0, chosen)
 
 
-# JAX's own logsumexp has NaN for a derivative where all terms are −∞.
-# The semiring is an argument like the others: it may hold a key, which a transformation traces.
+# The derivative of JAX's own logsumexp is NaN if all terms are −∞.
+# The semiring is a traced argument because it may hold a key.
 @functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
 def _sum(semiring: AbstractSemiring, x: Array, key: Key | None, axis: int) -> Array:
     return semiring.total(x, axis)

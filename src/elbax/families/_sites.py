@@ -1,4 +1,4 @@
-"""Independent categorical variables: what mean field makes of chains and grids."""
+"""Independent categorical variables: the mean-field parts of chains and grids."""
 
 import equinox as eqx
 import jax
@@ -11,8 +11,10 @@ from ._undefined import draw_label, where_defined
 
 
 class Sites(AbstractFamily):
-    """Independent categorical variables on an array of sites; along a sequence those from `length` on are
-    padding, −1."""
+    """Independent categorical variables on an array of sites.
+
+    Along a sequence, sites from `length` on are padding, −1.
+    """
 
     num_values: int = eqx.field(static=True)
     event_ndim: int = eqx.field(static=True, default=1)

@@ -1,4 +1,4 @@
-"""A family of structures: one dynamic program."""
+"""Families of structures whose log-normalizer is a dynamic program."""
 
 import abc
 from typing import ClassVar
@@ -17,20 +17,20 @@ from ._semiring import AbstractSemiring, LOG, MAX, Sampling
 class AbstractStructured(AbstractFamily):
     r"""Discrete structures (paths, trees, tables) whose log-normalizer is one dynamic program.
 
-    $A(\eta) = \bigoplus_z \langle \eta, t(z) \rangle$ over a semiring: the marginals, the best structure and
-    draws are its gradients (see `AbstractSemiring`). Integers among the natural parameters, such as a
-    length, say which structures there are: they are no coordinates and have no derivative.
+    $A(\eta) = \bigoplus_z \langle \eta, t(z) \rangle$ over a semiring; its gradients are the marginals, the best
+    structure and draws (see `AbstractSemiring`). Integers among the natural parameters, such as a length, say
+    which structures exist. They are not coordinates and have no derivative.
     """
 
     discrete: ClassVar[bool] = True
 
     @abc.abstractmethod
     def fold(self, natural: PyTree, semiring: AbstractSemiring) -> Scalar:
-        """The sum over all structures of their log-weights ⟨η, t(z)⟩."""
+        """Returns the sum over all structures of their log-weights ⟨η, t(z)⟩."""
 
     @abc.abstractmethod
     def decode(self, statistics: PyTree) -> PyTree:
-        """The structure whose statistics these are; −1 (or False) all over if they are 0 or NaN."""
+        """Returns the structure with these statistics; all −1 (or False) if they are 0 or NaN."""
 
     def log_normalizer(self, natural: PyTree) -> Scalar:
         return self.fold(natural, LOG)
@@ -39,7 +39,7 @@ class AbstractStructured(AbstractFamily):
         return possible_dot(self.statistics(z), natural)
 
     def bound(self, natural: PyTree, potentials: PyTree) -> Scalar:
-        # What is impossible under η has μ = 0 and contributes 0, not 0 · (−∞ + ∞).
+        # Structures that are impossible under η have μ = 0 and contribute 0, not 0 · (−∞ + ∞).
         def gap(of_potentials, eta):
             if is_label(eta):
                 return of_potentials
@@ -59,9 +59,9 @@ class AbstractStructured(AbstractFamily):
         return self.decode(self._chosen(natural, Sampling(key)))
 
     def _chosen(self, natural: PyTree, semiring: AbstractSemiring) -> PyTree:
-        """The statistics of one structure: 0 where none is possible, NaN where that is not known.
+        """Returns the statistics of one structure: 0 if none is possible, NaN if that is unknown.
 
-        They jump from one structure to another and have no derivative, so none is taken through the choice.
+        They jump between structures and have no derivative, so none is taken through the choice.
         """
         natural = jax.lax.stop_gradient(natural)
         coordinates, labels = eqx.partition(natural, eqx.is_inexact_array)
@@ -76,7 +76,7 @@ class AbstractStructured(AbstractFamily):
 
 
 def if_any(total: Scalar, statistics: PyTree) -> PyTree:
-    """The statistics of structures of this log-weight in all: 0 where there is none, NaN where that is NaN."""
+    """Returns the statistics; 0 if the total log-weight says that no structure exists, NaN if the total is NaN."""
     none = jnp.where(jnp.isnan(total), jnp.nan, 0)
     return jax.tree.map(
         lambda leaf: jnp.where(jnp.isfinite(total), leaf, none.astype(leaf.dtype)), statistics
@@ -84,7 +84,7 @@ def if_any(total: Scalar, statistics: PyTree) -> PyTree:
 
 
 def possible_dot(statistics: PyTree, natural: PyTree) -> Scalar:
-    """⟨t, η⟩ in the precision of η, where 0 · (−∞) = 0."""
+    """Returns ⟨t, η⟩ in the precision of η, where 0 · (−∞) = 0."""
 
     def cast(count, eta):
         return count if is_label(eta) else count.astype(eta.dtype)
@@ -97,7 +97,7 @@ def possible_dot(statistics: PyTree, natural: PyTree) -> Scalar:
 
 
 def named(who: str, output: Any, names: set[str]) -> PyTree:
-    """An encoder's output that is a dictionary of natural parameters, as it is."""
+    """Returns an encoder's output unchanged, after checking that it is a dictionary of natural parameters."""
     if not isinstance(output, dict) or set(output) != names:
         raise ValueError(
             f"An encoder for {who} returns a dictionary of natural parameters, {sorted(names)}; got "
@@ -107,7 +107,7 @@ def named(who: str, output: Any, names: set[str]) -> PyTree:
 
 
 def truth(name: str, value: Any, shape: tuple[int, ...]) -> tuple | None:
-    """Truth values as nested tuples, which hash by value; None where all are true."""
+    """Returns booleans as nested tuples, which hash by value; None if all are true."""
     if value is None:
         return None
     table = np.asarray(value)

@@ -1,4 +1,4 @@
-"""What stands where there is no answer."""
+"""Values for undefined answers."""
 
 import jax
 import jax.numpy as jnp
@@ -7,9 +7,9 @@ from .._types import Any, Array, Float, Int, Key, PyTree
 
 
 def where_defined(defined: Any, z: PyTree) -> PyTree:
-    """z where it is `defined`; else NaN for numbers, −1 for labels, False for truth values.
+    """Returns z where it is `defined`; elsewhere NaN for numbers, −1 for labels, False for booleans.
 
-    Inside of `jit` nothing can be raised: NaN in is NaN out, and of an integer −1 says the same.
+    Inside of `jit` nothing can be raised: NaN input gives NaN output, or −1 for integers.
     """
 
     def one(leaf):
@@ -22,5 +22,5 @@ def where_defined(defined: Any, z: PyTree) -> PyTree:
 
 
 def draw_label(key: Key, logits: Float[Array, "... K"]) -> Int[Array, "..."]:
-    """A draw from the softmax of logits, −1 where they are NaN or allow nothing."""
+    """Returns a draw from the softmax of logits, −1 where they are NaN or allow no value."""
     return where_defined(jnp.isfinite(jnp.max(logits, -1)), jax.random.categorical(key, logits))

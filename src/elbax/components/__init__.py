@@ -1,4 +1,4 @@
-"""Components of mixtures, one exponential family a file."""
+"""Components of mixtures, one exponential family per file."""
 
 from ._bernoulli import Bernoulli as Bernoulli
 from ._categorical import Categorical as Categorical

@@ -1,4 +1,4 @@
-"""Independent zeros and ones."""
+"""Independent binary columns."""
 
 import jax
 import jax.numpy as jnp
@@ -16,14 +16,14 @@ from ._support import is_bit, known_within
 
 
 class Bernoulli(AbstractComponent):
-    r"""$p(x \mid k) = \prod_j \pi_{kj}^{x_j} (1 - \pi_{kj})^{1 - x_j}$, x of shape `(dim,)`, zeros and ones.
+    r"""Independent Bernoulli columns: $p(x \mid k) = \prod_j \pi_{kj}^{x_j} (1 - \pi_{kj})^{1 - x_j}$.
 
-    Params: `{"logits": (K, dim)}`. A probability at 0 or 1 is kept at the nearest that its dtype holds.
-    Rows may be `Incomplete`: what is missing is left out.
+    x has shape `(dim,)` and holds zeros and ones. Params: `{"logits": (K, dim)}`. A probability of 0 or 1 is kept
+    at the nearest value of its dtype. Rows may be `Incomplete`: missing values are left out.
 
     **Arguments:**
 
-    - `prior`: a `Beta` on every probability.
+    - `prior`: a `Beta` prior on every probability.
 
     ```python
     >>> import elbax, jax, jax.numpy as jnp
@@ -46,12 +46,12 @@ class Bernoulli(AbstractComponent):
         check_values(x, weight, who, lambda x: (x != 0) & (x != 1), "zeros and ones")
 
     def init(self, x, weight, assignment, num_components):
-        """Frequencies in the parts, drawn a little to those in the whole."""
+        """Returns frequencies in the parts, shrunk slightly to the overall frequencies."""
         table, observed = known_numbers(x)
         seen = observed.astype(table.dtype)
         _, _, whole = part_means(table, seen, weight, assignment, 1)
         offset, _, _ = part_means(table - whole, seen, weight, assignment, num_components, 1.0)
-        # Half a success and half a failure keep every probability inside.
+        # Half a success and half a failure keep every probability inside (0, 1).
         n = jnp.sum(weight)
         mean = (whole * n + 0.5) / (n + 1) + 0.9 * offset * n / (n + 1)
         return {"logits": jnp.log(mean) - jnp.log1p(-mean)}
@@ -73,7 +73,7 @@ class Bernoulli(AbstractComponent):
         on, off = statistics["on"], statistics["off"]
         if self.prior is not None:
             on, off = on + (self.prior.a - 1), off + (self.prior.b - 1)
-        # A component that saw nothing keeps what it had: its frequencies are 0/0.
+        # A component without data keeps its params: its frequencies are 0/0.
         seen = on + off > jnp.finfo(on.dtype).tiny
         return {"logits": jnp.where(seen, log(on) - log(off), params["logits"])}
 
@@ -84,7 +84,7 @@ class Bernoulli(AbstractComponent):
         return self.prior.log_density(natural["on"], natural["off"])
 
     def describe(self, params):
-        """Probabilities of a one, `(K, dim)`."""
+        """Returns the probabilities of a one, `(K, dim)`."""
         return {"probabilities": jax.nn.sigmoid(params["logits"])}
 
     def from_description(self, *, probabilities):

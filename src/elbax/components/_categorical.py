@@ -1,4 +1,4 @@
-"""Independent values of a few kinds: latent class analysis."""
+"""Independent categorical columns: latent class analysis."""
 
 import equinox as eqx
 import jax
@@ -19,15 +19,15 @@ from ._support import is_count, log_indicator
 
 
 class Categorical(AbstractComponent):
-    r"""$p(x \mid k) = \prod_j \pi_{k j x_j}$, x of shape `(dim,)`, each column one of the values 0, 1, …
+    r"""Independent categorical columns: $p(x \mid k) = \prod_j \pi_{k j x_j}$.
 
-    A mixture of these is latent class analysis (Lazarsfeld and Henry 1968). Params: `{"logits": (K, dim,
-    most values)}`; rows may be `Incomplete`.
+    x has shape `(dim,)`; each column takes the values 0, 1, … A mixture of these is latent class analysis
+    (Lazarsfeld and Henry 1968). Params: `{"logits": (K, dim, most values)}`. Rows may be `Incomplete`.
 
     **Arguments:**
 
-    - `num_values`: how many values a column has: one number, or a tuple with one for each column.
-    - `prior`: a `Dirichlet` on the probabilities of every column.
+    - `num_values`: the number of values of a column: one number, or a tuple with one number per column.
+    - `prior`: a `Dirichlet` prior on the probabilities of every column.
 
     ```python
     >>> import elbax, jax, jax.numpy as jnp
@@ -58,7 +58,7 @@ class Categorical(AbstractComponent):
         return self.num_values if isinstance(self.num_values, int) else max(self.num_values)
 
     def _possible(self, dim: int) -> np.ndarray:
-        """Which values a column has, shape `(dim, most values)`."""
+        """Returns which values each column has, shape `(dim, most values)`."""
         numbers = np.broadcast_to(np.asarray(self.num_values), (dim,))
         return np.arange(self._most) < numbers[:, None]
 
@@ -79,7 +79,7 @@ class Categorical(AbstractComponent):
         )
 
     def table(self, x):
-        """One column for each value."""
+        """Returns one indicator column per value."""
         values, observed = known(x)
         one_hot = self._one_hot(values, observed, jnp.result_type(float))
         seen = jnp.broadcast_to(observed[..., None], one_hot.shape)
@@ -90,7 +90,7 @@ class Categorical(AbstractComponent):
         return jax.nn.one_hot(codes, self._most, dtype=dtype) * observed[..., None].astype(dtype)
 
     def init(self, x, weight, assignment, num_components):
-        """Frequencies in the parts, drawn a little to those in the whole."""
+        """Returns frequencies in the parts, shrunk slightly to the overall frequencies."""
         values, observed = known(x)
         weighted = weight[:, None, None] * self._one_hot(values, observed, weight.dtype)
         counts = jax.ops.segment_sum(weighted, assignment, num_components)
@@ -131,7 +131,7 @@ class Categorical(AbstractComponent):
         return log_prior_of_shares(logits, self._possible(logits.shape[-2]), self.prior)
 
     def describe(self, params):
-        """Probabilities of each column's values, `(K, dim, most values)`; 0 for values it has not."""
+        """Returns the probabilities of each column's values, `(K, dim, most values)`, padded with 0."""
         logits = self.natural(params)["logits"]
         return {"probabilities": jnp.where(self._possible(logits.shape[-2]), jnp.exp(logits), 0)}
 

@@ -1,4 +1,4 @@
-"""What a mixture asks of its components."""
+"""The interface between a mixture and its components."""
 
 import abc
 
@@ -17,31 +17,31 @@ from .._types import Any, AnyArray, Array, Bool, Float, Int, Key, PyTree, Scalar
 
 
 class AbstractComponent(eqx.Module):
-    r"""K densities $p(x \mid z = k; \theta_k)$ of one exponential family, side by side.
+    r"""K densities $p(x \mid z = k; \theta_k)$ of one exponential family, evaluated together.
 
-    The params' arrays carry the component axis in front (shared ones do not); the component itself
+    The arrays of the params have the component axis first; shared arrays do not have it. The component itself
     holds static numbers only and does not know K.
 
-    A component may have a latent of its own (a scale, factors, the missing columns): it is eliminated
-    inside `log_densities`, by its family's log-normalizer. The gradient in the natural coordinates is
-    then the expected statistics under its exact conditional, and the M-step is EM's for both latents.
+    A component may have a latent of its own (a scale, factors, the missing columns). It is eliminated inside
+    `log_densities` by its family's log-normalizer. The gradient in the natural coordinates is then the expected
+    statistics under its exact conditional, and the M-step is that of EM for both latents.
     """
 
     @property
     def linear(self) -> bool:
-        """Whether log-densities are linear in statistics of x alone: no latent is eliminated, no network
-        inside."""
+        """Whether log-densities are linear in statistics of x alone: no latent is eliminated, and there is no
+        network."""
         return True
 
     def check(self, x: PyTree, weight: AnyArray, who: str, *, varied: bool = False) -> None:
-        """Raises `ValueError` for rows that no params could have made; if `varied` for constant columns too.
+        """Raises `ValueError` for rows that no params could produce; with `varied` for constant columns too.
 
-        Called where values are known, at a start with `varied`: one batch of many may be constant.
+        It is called where values are known. Starts pass `varied`; one batch of many may be constant.
         """
         check_table(x, weight, who, varied=varied)
 
     def table(self, x: PyTree) -> Float[Array, "num_data features"]:
-        """Numbers in which rows that are alike are near, for starts; NaN where missing."""
+        """Returns numbers in which similar rows are close, for starts; NaN where missing."""
         values, observed = known_numbers(x)
         return jnp.where(observed, values, jnp.nan)
 
@@ -53,17 +53,17 @@ class AbstractComponent(eqx.Module):
         assignment: Int[Array, " num_data"],
         num_components: int,
     ) -> PyTree:
-        """Params from a partition of the weighted data.
+        """Returns params from a partition of the weighted data.
 
-        A row of index −1 is in no part, but counts in what components share (a pooled covariance).
+        A row with index −1 is in no part, but it counts in what components share (a pooled covariance).
         """
 
     def shapes(self, num_components: int | str) -> PyTree | None:
-        """Shapes of the params, as `AbstractModel.shapes` has them; `None` where they are not looked at."""
+        """Returns the shapes of the params, as `AbstractModel.shapes` does; `None` if they are not checked."""
         return None
 
     def exchange(self, which: Bool[Array, " K"], fresh: PyTree, params: PyTree) -> PyTree:
-        """`fresh` for the components in `which`, the others' own; what all share stays."""
+        """Returns `fresh` for the components in `which`, `params` for the others and for shared arrays."""
 
         def take(new, old):
             return jnp.where(which.reshape((-1,) + (1,) * (old.ndim - 1)), new, old)
@@ -75,18 +75,24 @@ class AbstractComponent(eqx.Module):
 
     @abc.abstractmethod
     def natural(self, params: PyTree) -> PyTree:
-        """The coordinates in which every log-density is linear, log-normalizers among them."""
+        """Returns the coordinates in which every log-density is linear, including log-normalizers."""
 
     def prepare(self, natural: PyTree) -> PyTree:
-        """What `log_densities` needs of them, linear in the coordinates: computed once a pass."""
+        """Returns the input of `log_densities`, linear in the natural coordinates: computed once per pass."""
         return natural
 
     @abc.abstractmethod
     def log_densities(self, natural: PyTree, x: PyTree) -> Float[Array, " K"]:
-        """log p(x | z = k) for all k, from prepared coordinates: −∞ outside of the support, NaN of NaN."""
+        """Returns log p(x | z = k) for all k, in nats, from prepared coordinates.
+
+        It is −∞ outside of the support and NaN if x or the coordinates are NaN.
+        """
 
     def maximize(self, statistics: PyTree, params: PyTree, free: PyTree) -> PyTree:
-        """The params of highest expected log-density plus prior; `free` as for a model."""
+        """Returns the params that maximize the expected log-density plus log-prior; `free` as for a model.
+
+        **Raises** `TypeError` for a component without a closed form, unless all of it is frozen.
+        """
         if is_frozen(free):
             return params
         raise TypeError(
@@ -97,44 +103,47 @@ class AbstractComponent(eqx.Module):
 
     @abc.abstractmethod
     def describe(self, params: PyTree) -> dict[str, Any]:
-        """What people want to read."""
+        """Returns the params in readable form."""
 
     @abc.abstractmethod
     def from_description(self, **described: Any) -> PyTree:
-        """The params that `describe` so: its inverse."""
+        """Returns the params with the given description: the inverse of `describe`."""
 
     @abc.abstractmethod
     def sample(
         self, params: PyTree, component: Int[Array, ""], key: Key, inputs: Any = None
     ) -> Any:
-        """One datum of the given component (given its inputs, for a regression)."""
+        """Returns one datum of the given component, for a regression at the given inputs."""
 
     def invariances(self, params: PyTree) -> Invariances:
-        """The directions in the params that change nothing, as for a model; none unless one says so."""
+        """Returns the directions in the params that leave the densities unchanged, as for a model."""
         return nothing(params)
 
     def at_boundary(self, params: PyTree, least: float) -> PyTree:
-        """Which numbers have run to the end of their range, as for a model."""
+        """Returns which numbers have reached the end of their range, as for a model."""
         return jax.tree.map(lambda leaf: np.zeros(np.shape(leaf), bool), params)
 
     def summary(self) -> dict[str, Any]:
-        """What tells it from others of its kind, as for a model."""
+        """Returns what distinguishes it from others of its class, as for a model."""
         return {}
 
     def log_prior(self, params: PyTree) -> Scalar | float:
-        """log p(θ)."""
+        """Returns log p(θ), in nats."""
         return 0.0
 
     def shortcut(self, params: PyTree, x: PyTree) -> Shortcut | None:
-        """A faster form for a pass over the rows `x`, as for a model."""
+        """Returns a faster form for a pass over the rows `x`, as for a model, or None."""
         return None
 
     def collapsed(self, params: PyTree) -> Bool[Array, "..."]:
-        """Which components (K,) have shrunk onto a few points, where the likelihood is unbounded."""
+        """Returns which components (K,) have shrunk onto a few points, where the likelihood is unbounded."""
         return jnp.zeros((), bool)
 
     def predict(self, params: PyTree, inputs: Array) -> Float[Array, " K"]:
-        """E[y | inputs, k] for all k, of a regression."""
+        """Returns E[y | inputs, k] for all k, for a regression.
+
+        **Raises** `TypeError` for a component that is not a regression.
+        """
         raise TypeError(
             f"{type(self).__name__} is no regression: it has no inputs to predict a target from."
         )

@@ -1,9 +1,9 @@
 r"""Covariance structures of one Gaussian: full, diagonal, spherical.
 
-A structure keeps the covariance as $\Sigma = C C^\top$ through an unconstrained array, the logarithms
-of C's diagonal in it. Its coordinate J is the precision *in units of C*: with $z = C^{-1}(x - \mu)$ the
-log-density holds $-\tfrac12 z^\top J z$, at J = I. Statistics in these units are of order one however
-large, small or correlated the columns are, and the new factor is the old one times a factor near I.
+A structure stores the covariance $\Sigma = C C^\top$ as an unconstrained array that holds the logarithms of C's
+diagonal. Its coordinate J is the precision *in units of C*: with $z = C^{-1}(x - \mu)$ the log-density contains
+$-\tfrac12 z^\top J z$, at J = I. In these units statistics are of order one, however large, small or correlated
+the columns are. The new factor is the old one times a factor near I.
 """
 
 import abc
@@ -20,92 +20,92 @@ from .._types import Array, Float, Scalar
 
 
 class AbstractCovariance(eqx.Module):
-    """How one covariance is kept, applied and estimated. `C` and `J` are arrays of its own shape."""
+    """Stores, applies and estimates one covariance. `C` and `J` are arrays of the structure's own shape."""
 
     @abc.abstractmethod
     def shape(self, dim: int | str) -> Shape:
-        """Of the unconstrained array."""
+        """Returns the shape of the unconstrained array."""
 
     @abc.abstractmethod
     def pack(self, factor: Float[Array, "D D"]) -> Array:
-        """The unconstrained array of a lower triangular factor (its diagonal, for the others)."""
+        """Returns the unconstrained array for C Cᵀ; other structures than `Full` keep its variances only."""
 
     @abc.abstractmethod
     def factor(self, raw: Array, dim: int) -> Array:
-        """C, in the structure's shape."""
+        """Returns C, in the structure's shape."""
 
     @abc.abstractmethod
     def inverse(self, factor: Array) -> Array:
-        """W = C⁻¹, in the structure's shape."""
+        """Returns W = C⁻¹, in the structure's shape."""
 
     @abc.abstractmethod
     def apply(self, factor: Array, vector: Float[Array, " D"]) -> Float[Array, " D"]:
-        """C v (or W v)."""
+        """Returns C v (or W v)."""
 
     @abc.abstractmethod
     def apply_transposed(self, factor: Array, vector: Float[Array, " D"]) -> Float[Array, " D"]:
-        """Cᵀ v (or Wᵀ v)."""
+        """Returns Cᵀ v (or Wᵀ v)."""
 
     @abc.abstractmethod
     def identity(self, factor: Array) -> Array:
-        """J = I."""
+        """Returns J = I."""
 
     @abc.abstractmethod
     def outer(self, a: Float[Array, " D"], b: Float[Array, " D"]) -> Array:
-        """S(a, b) with aᵀ A b = ⟨A, S(a, b)⟩ for every A of the structure."""
+        """Returns S(a, b) with aᵀ A b = ⟨A, S(a, b)⟩ for every A of the structure."""
 
     def square(self, vector: Float[Array, " D"]) -> Array:
-        """S(v, v)."""
+        """Returns S(v, v)."""
         return self.outer(vector, vector)
 
     @abc.abstractmethod
     def dense(self, form: Array, dim: int) -> Float[Array, "D D"]:
-        """J as a matrix."""
+        """Returns J as a matrix."""
 
     def monomials(self, vector: Float[Array, " D"]) -> Array:
-        """S(v) with every product once; see `coefficients`."""
+        """Returns S(v) with every product once; see `coefficients`."""
         return self.square(vector)
 
     def coefficients(self, form: Array) -> Array:
-        """What vᵀ A v = ⟨coefficients(A), monomials(v)⟩ needs of A."""
+        """Returns the coefficients with vᵀ A v = ⟨coefficients(A), monomials(v)⟩."""
         return form
 
     @abc.abstractmethod
     def quadratic(self, form: Array, vector: Float[Array, " D"]) -> Scalar:
-        """vᵀ A v."""
+        """Returns vᵀ A v."""
 
     @abc.abstractmethod
     def congruence(self, inverse: Array, form: Array) -> Array:
-        """Wᵀ J W."""
+        """Returns Wᵀ J W."""
 
     @abc.abstractmethod
     def log_determinant(self, factor: Array, dim: int) -> Scalar:
-        """log |C|."""
+        """Returns log |C|."""
 
     def scatter(self, inverse: Array, root: Float[Array, "D D"]) -> Array:
-        """The statistic of tr(L Lᵀ Σ⁻¹) in units of C: S(W l) summed over the columns l of L."""
+        """Returns the statistic of tr(L Lᵀ Σ⁻¹) in units of C: S(W l) summed over the columns l of L."""
         return jnp.sum(jax.vmap(lambda column: self.square(self.apply(inverse, column)))(root.T), 0)
 
     @abc.abstractmethod
     def rescale(self, raw: Array, moment: Array, dim: int, rounding: Array | float = 0.0) -> Array:
-        """The array of the structure's covariance C M Cᵀ of highest likelihood, M being a mean of S(z).
+        """Returns the unconstrained array of the maximum-likelihood covariance C M Cᵀ, where M is a mean of S(z).
 
-        M is near I but where a covariance shrinks a lot at once. What of it is below `rounding`, the error of the
-        squares that it is a difference of, nobody knows: such a direction shrinks by as much as is sure, which
-        ascends too, and the next sweep, in the new units, sees further.
+        M is near I unless a covariance shrinks a lot at once. The part of M below `rounding`, the error of the
+        squares whose difference it is, is unknown. Such a direction shrinks only as far as is certain. This
+        ascends too, and the next sweep, in the new units, resolves more.
         """
 
     @abc.abstractmethod
     def matrix(self, factor: Array, dim: int) -> Float[Array, "D D"]:
-        """Σ."""
+        """Returns Σ."""
 
     @abc.abstractmethod
     def tangent(self, factor: np.ndarray, change: np.ndarray) -> np.ndarray:
-        """How the unconstrained array moves as the lower triangular factor C does to C (I + change)."""
+        """Returns the change of the unconstrained array as the factor C changes to C (I + change)."""
 
 
 class Full(AbstractCovariance):
-    """Any covariance: C is lower triangular, kept packed, with log diagonal."""
+    """Any covariance: C is lower triangular, stored packed, with a logarithmic diagonal."""
 
     def shape(self, dim):
         number = lambda dim: dim * (dim + 1) // 2
@@ -117,7 +117,7 @@ class Full(AbstractCovariance):
         return jnp.where(on, jnp.log(jnp.where(on, factor, 1)), factor)[np.tril_indices(dim)]
 
     def factor(self, raw, dim):
-        # One gather: a scatter, and diagonals in and out, take longer to compile than all else here.
+        # One gather: a scatter, and reading and writing diagonals, take longer to compile than all else here.
         place, on = np.zeros((dim, dim), int), np.eye(dim, dtype=bool)
         place[np.tril_indices(dim)] = np.arange(raw.size)
         matrix = raw[place]
@@ -146,19 +146,19 @@ class Full(AbstractCovariance):
     def dense(self, form, dim):
         return form
 
-    # Every product once or twice, as v ∘ (v rotated by 0, 1, …, D / 2): half the numbers of an outer
-    # product, in slices of full width, which vectorize (4 times as fast as the outer product on CPU).
+    # Every product once or twice, as v ∘ (v rotated by 0, 1, …, D / 2): half the numbers of an outer product, in
+    # slices of full width, which vectorize (4 times as fast as the outer product on CPU).
     def monomials(self, vector):
         dim = vector.size
         twice = jnp.concatenate([vector, vector])
         return jnp.concatenate([vector * twice[s : s + dim] for s in range(dim // 2 + 1)])
 
     def coefficients(self, form):
-        # Both triangles enter, so that the gradient in A is symmetric: the statistic.
+        # Both triangles enter, so that the gradient in A is symmetric, as the statistic is.
         dim = form.shape[-1]
         shift, rows = np.divmod(np.arange(dim * (dim // 2 + 1)), dim)
         columns = (rows + shift) % dim
-        # On the diagonal the two triangles are one; half a turn of an even D meets each pair twice.
+        # On the diagonal the two triangles coincide; a rotation by half of an even D meets each pair twice.
         seen_twice = (shift == 0) | (2 * shift == dim)
         once = np.where(seen_twice, 0.5, 1.0).astype(form.dtype)
         return once * (form[rows, columns] + form[columns, rows])
@@ -175,7 +175,7 @@ class Full(AbstractCovariance):
     def rescale(self, raw, moment, dim, rounding=0.0):
         own = 4 * dim * jnp.finfo(moment.dtype).eps * jnp.max(jnp.diagonal(moment))
         least = jax.lax.stop_gradient(jnp.maximum(own, rounding))
-        # A pivot that is lost in rounding, or NaN.
+        # A pivot is below rounding, or NaN.
         pivots = jnp.diagonal(cholesky(jax.lax.stop_gradient(moment)))
         lost = ~(jnp.min(pivots) ** 2 >= least)
         ridge = jnp.where(lost, 2 * least, 0) * jnp.eye(dim, dtype=moment.dtype)
@@ -190,7 +190,7 @@ class Full(AbstractCovariance):
 
 
 class AbstractScaling(AbstractCovariance):
-    """C multiplies the columns one by one, by numbers kept as their logarithms."""
+    """C multiplies each column by a number; the numbers are stored as logarithms."""
 
     def factor(self, raw, dim):
         return jnp.exp(raw)

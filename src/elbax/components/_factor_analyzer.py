@@ -1,4 +1,4 @@
-"""Gaussian components whose covariance is low rank plus diagonal."""
+"""Gaussian components with a low-rank plus diagonal covariance."""
 
 import math
 from typing import Literal
@@ -27,7 +27,7 @@ Noise = Literal["diagonal", "diag", "isotropic"]
 
 
 def rotations(loadings: Any) -> np.ndarray:
-    """W A for every turn A of two factors, as rows: `(K, number of pairs, dim * num_factors)`."""
+    """Returns W A for every rotation A of two factors, as rows: `(K, number of pairs, dim * num_factors)`."""
     loadings = np.asarray(loadings, float)
     num_components, dim, number = loadings.shape
     first, second = np.triu_indices(number, 1)
@@ -39,22 +39,24 @@ def rotations(loadings: Any) -> np.ndarray:
 
 
 class FactorAnalyzer(AbstractComponent):
-    r"""$x \mid y \sim N(\mu_k + W_k y, \Psi_k)$ with factors $y \sim N(0, I)$, so that
-    $x \sim N(\mu_k, W_k W_k^\top + \Psi_k)$.
+    r"""Factor analyzers: normals with covariance $W_k W_k^\top + \Psi_k$.
 
-    In a mixture the factors are eliminated first, then the component (Ghahramani and Hinton 1996; with
-    isotropic noise, Tipping and Bishop 1999). Params: `{"mean": (K, dim), "loadings": (K, dim,
-    num_factors), "log_noise": (K, dim)}`, the last of shape `(K,)` if isotropic, and with a floor `"unit"`, a
-    `Reference` to the standard deviations of the data's columns. Rows may be `Incomplete`.
+    $x \mid y \sim N(\mu_k + W_k y, \Psi_k)$ with factors $y \sim N(0, I)$. In a mixture the factors are eliminated
+    first, then the component (Ghahramani and Hinton 1996; with isotropic noise, Tipping and Bishop 1999). x has
+    shape `(dim,)`; rows may be `Incomplete`.
+
+    Params: `{"mean": (K, dim), "loadings": (K, dim, num_factors), "log_noise": (K, dim)}`; `"log_noise"` has shape
+    `(K,)` if isotropic. With a floor they also hold `"unit"`, a `Reference` to the standard deviations of the
+    data's columns.
 
     **Arguments:**
 
-    - `num_factors`: how many factors a component has.
+    - `num_factors`: the number of factors of each component.
     - `noise`: Ψ is `"diagonal"` or `"isotropic"`, a multiple of I.
-    - `floor`: weight of the penalty −½ floor tr Ψ⁻¹ D with D the variances of the data's columns, which keeps
-        noise variances from vanishing (Heywood cases); 0 turns it off.
+    - `floor`: the weight of the penalty −½ floor tr Ψ⁻¹ D, where D are the variances of the data's columns. It
+        keeps noise variances from vanishing (Heywood cases). 0 turns it off.
 
-    Rounding hides noise below 3e-7 of a column's standard deviation (3.5e-4 in float32): no fit goes below.
+    Rounding hides noise below 3e-7 of a column's standard deviation (3.5e-4 in float32): no fit goes below that.
 
     ```python
     >>> import elbax, jax
@@ -79,28 +81,30 @@ class FactorAnalyzer(AbstractComponent):
     # --- one analyzer, without the component axis -------------------------------------------------
 
     def one_shapes(self, dim: int | str) -> dict[str, Any]:
-        """Of the params."""
+        """Returns the shapes of the params."""
         noise = () if self.noise == "isotropic" else (dim,)
         params = {"mean": (dim,), "loadings": (dim, self.num_factors), "log_noise": noise}
         return params | {"unit": Reference((dim,))}
 
     def one_deviation(self, params: PyTree) -> Array:
-        """σ of each column."""
+        """Returns the noise's standard deviation σ of each column."""
         return jnp.broadcast_to(jnp.exp(params["log_noise"]), params["mean"].shape)
 
     def penalty(self, params: PyTree) -> Array | float:
-        """floor · D, a number a column, of params that hold the unit."""
+        """Returns floor · D, one number per column, for params that hold the unit."""
         if not self.floor:
             return 0.0
         return floors(params, self.floor, "FactorAnalyzer").astype(params["mean"].dtype) ** 2
 
     def one_natural(self, params: PyTree) -> PyTree:
-        """In units of the noise and about the regression at hand: with e = (x − μ)/σ − W'y, ỹ = (1, y),
+        """Returns coordinates in units of the noise, about the current regression.
+
+        With e = (x − μ)/σ − W'y and ỹ = (1, y),
 
             log p(x, y) = Σ count − ½ τ·e² + Σⱼ eⱼ cⱼ·ỹ − ½ Σⱼ ỹᵀ Gⱼ ỹ + log N(y; 0, I)
 
-        at τ = 1, c = 0, G = 0. The statistic of c is what the regression has left to gain, so M-steps
-        are corrections, and rounding in them does not move their fixed point.
+        at τ = 1, c = 0, G = 0. The statistic of c is what the regression can still gain. M-steps are therefore
+        corrections, and rounding in them does not move their fixed point.
         """
         mean = params["mean"]
         deviation = self.one_deviation(params)
@@ -120,18 +124,20 @@ class FactorAnalyzer(AbstractComponent):
         }
 
     def one_potentials(self, natural: PyTree, x: Any) -> tuple[tuple[Array, Array], Scalar]:
-        """(h, J) of the factors and the constant, of one row; missing columns count for nothing."""
+        """Returns (h, J) of the factors and the constant, for one row; missing columns are left out."""
         about = natural["about"].value
         seen, z = self._standardized(natural, x)
         weights, precision, cross = about["weights"], natural["precision"], natural["cross"]
-        # What no datum touches is formed once a pass: `seen` is one vector for all rows, or all of a block.
+        # What does not depend on the row is computed once per pass: `seen` is one vector for all rows, or for a
+        # block.
         pull = precision[:, None] * weights + cross[:, 1:]
         gram = jnp.tensordot(seen, natural["gram"], 1, precision=jax.lax.Precision.HIGHEST)
         # A symmetric coordinate enters symmetrically, so that its statistic is symmetric.
         linear = matmul(z, pull) - matmul(seen * cross[:, 0], weights)
         linear = linear - 0.5 * (gram[1:, 0] + gram[0, 1:])
         mixed = matmul((seen[:, None] * weights).T, pull + cross[:, 1:])
-        # More than rounding takes away, so that the form has a factor however large or collinear weights are.
+        # More than rounding can subtract, so that the form has a factor however large or collinear the weights
+        # are.
         ridge = _ridge(weights) * jnp.sum((seen[:, None] * weights) ** 2, 0)
         form = jnp.diag(1 + ridge) + 0.5 * (mixed + mixed.T) + gram[1:, 1:]
         constant = vdot(seen, natural["count"]) - 0.5 * vdot(precision, z**2) + vdot(cross[:, 0], z)
@@ -139,15 +145,15 @@ class FactorAnalyzer(AbstractComponent):
         return (linear, form), constant
 
     def one_log_density(self, natural: PyTree, x: Any) -> Scalar:
-        """log p(x) of one row, the factors being eliminated.
+        """Returns log p(x) of one row, with the factors eliminated.
 
-        It is E_q[log p(x, y)] + H(q) at the posterior q = N(m, T Tᵀ), with residuals about m squared and summed:
-        the difference of z² and what the factors explain of it cancels where there is little noise.
+        It is E_q[log p(x, y)] + H(q) at the posterior q = N(m, T Tᵀ), a sum of squared residuals about m. The
+        difference of z² and what the factors explain of it would cancel where there is little noise.
         """
         return at_maximum(self._bound, self.one_posterior, (natural, x))
 
     def _bound(self, point: tuple[PyTree, Any], q: tuple[Array, Array, Scalar]) -> Scalar:
-        """E_q[log p(x, y)] + H(q) at q = (m, T, log |T|)."""
+        """Returns E_q[log p(x, y)] + H(q) at q = (m, T, log |T|)."""
         natural, x = point
         mean, root, log_volume = q
         seen, z = self._standardized(natural, x)
@@ -166,14 +172,14 @@ class FactorAnalyzer(AbstractComponent):
         return total - 0.5 * divergence + log_volume
 
     def one_posterior(self, point: tuple[PyTree, Any]) -> tuple[Array, Array, Scalar]:
-        """(m, T, log |T|) of the factors' distribution N(m, T Tᵀ)."""
+        """Returns (m, T, log |T|) of the factors' posterior N(m, T Tᵀ)."""
         natural, x = point
         seen, z = self._standardized(natural, x)
         cross = natural["cross"]
         gram = jnp.tensordot(seen, natural["gram"], 1, precision=jax.lax.Precision.HIGHEST)
         weights = seen[:, None] * natural["about"].value["weights"]
-        # In units in which the precision is about I, so that its factor keeps the digits of weights however large
-        # or collinear (a second Cholesky factor of a QR decomposition: Yamamoto et al. 2015).
+        # In units in which the precision is about I, so that its factor keeps the digits of the weights, however
+        # large or collinear they are (a second Cholesky factor of a QR decomposition: Yamamoto et al. 2015).
         units = _units(weights)
         weights, slope = matmul(weights, units), matmul(seen[:, None] * cross[:, 1:], units)
         pull = natural["precision"][:, None] * weights + slope
@@ -185,13 +191,13 @@ class FactorAnalyzer(AbstractComponent):
         inverse = invert_triangle(factor)
         root = matmul(units, inverse.T)
         log_volume = jnp.sum(jnp.log(jnp.diagonal(units))) - jnp.sum(jnp.log(jnp.diagonal(factor)))
-        # What no datum touches is multiplied out first: data often share all but z.
+        # Multiply first what does not depend on the row: rows often share all but z.
         solve = matmul(root, inverse)
         mean = matmul(z, matmul(pull, solve.T)) - matmul(solve, constant)
         return mean, root, log_volume
 
     def _standardized(self, natural: PyTree, x: Any) -> tuple[Array, Array]:
-        """(which columns are seen, (x − μ)/σ, 0 where not)."""
+        """Returns (which columns are observed, (x − μ)/σ with 0 where they are not)."""
         values, observed = known(x)
         about = natural["about"].value
         check_row(x, about["mean"].shape[-1], "FactorAnalyzer")
@@ -201,7 +207,7 @@ class FactorAnalyzer(AbstractComponent):
     def one_maximize(
         self, statistics: PyTree, params: PyTree, free: PyTree, penalty: Array | float
     ) -> PyTree:
-        """A regression of each column on the factors, then the variance of what is left."""
+        """Regresses each column on the factors, then estimates the variance of the residual."""
         deviation = self.one_deviation(params)
         tiny = jnp.finfo(deviation.dtype).tiny
         count = statistics["count"]
@@ -224,7 +230,7 @@ class FactorAnalyzer(AbstractComponent):
             return solve_positive(system, jnp.where(moving, cross / count, 0))
 
         change = jax.vmap(correct)(moving, gram, cross, safe)
-        # E (e − Δ·ỹ)²: at the optimum, what the correction explained is gone.
+        # E (e − Δ·ỹ)²: at the optimum, the part that the correction explains is subtracted.
         square = -2 * statistics["precision"]
         explained = 2 * jnp.sum(change * cross, -1)
         explained -= jnp.einsum("ji,jik,jk->j", change, gram, change, precision="highest")
@@ -262,8 +268,8 @@ class FactorAnalyzer(AbstractComponent):
     def one_start(
         self, key_or_none: Any, mean: Array, covariance: Array, variance: Array
     ) -> PyTree:
-        """Probabilistic PCA of the correlations, loadings jittered by a key."""
-        # Something positive where a column is constant.
+        """Starts with probabilistic PCA of the correlations; a key adds noise to the loadings."""
+        # Keeps the variance of a constant column positive.
         covariance += jnp.diag(1e-5 * positive_variance(variance))
         deviation = jnp.sqrt(jnp.diagonal(covariance))
         correlation = covariance / jnp.outer(deviation, deviation)
@@ -284,7 +290,7 @@ class FactorAnalyzer(AbstractComponent):
         return {"mean": mean, "loadings": deviation[:, None] * loadings, "log_noise": log_noise}
 
     def one_random_start(self, key: Key, mean: Array, variance: Array) -> PyTree:
-        """Loadings drawn from a normal, of which half of every column's variance comes."""
+        """Starts with normal random loadings that account for half of every column's variance."""
         deviation = jnp.sqrt(positive_variance(variance))
         shape = (mean.size, self.num_factors)
         drawn = jax.random.normal(key, shape, mean.dtype) * math.sqrt(0.5 / self.num_factors)
@@ -303,7 +309,7 @@ class FactorAnalyzer(AbstractComponent):
         return False
 
     def init(self, x, weight, assignment, num_components):
-        """Means of the parts, and the principal components of their pooled covariance for all."""
+        """Returns the means of the parts, and the principal components of the pooled covariance for all."""
         x, observed = known_numbers(x)
         seen = observed.astype(x.dtype)
         mean, residual, center = part_means(x, seen, weight, assignment, num_components)
@@ -326,7 +332,7 @@ class FactorAnalyzer(AbstractComponent):
         return jax.vmap(self.one_natural)(self._rows(params))
 
     def _rows(self, params):
-        """The blocks that have a row for each component."""
+        """Returns the params with one row per component."""
         return {name: params[name] for name in ("mean", "loadings", "log_noise")}
 
     def log_densities(self, natural, x):
@@ -346,7 +352,7 @@ class FactorAnalyzer(AbstractComponent):
         return jnp.sum(jax.vmap(one)(self._rows(params))) if self.floor else 0.0
 
     def describe(self, params):
-        """Means, loadings `(K, dim, num_factors)`, noise variances and covariances W Wᵀ + Ψ."""
+        """Returns means, loadings `(K, dim, num_factors)`, noise variances and covariances W Wᵀ + Ψ."""
         each = jax.vmap(self.one_describe)(self._rows(params))
         loadings, noise = each["loadings"], each["noise"]
         covariance = matmul(loadings, loadings.mT) + jax.vmap(jnp.diag)(noise)
@@ -358,7 +364,7 @@ class FactorAnalyzer(AbstractComponent):
         }
 
     def from_description(self, *, means, loadings, noise, covariances=None, unit=None):
-        """From what `describe` says; `unit` as for `Normal`."""
+        """Returns params from a description as `describe` gives it; `unit` as for `Normal`."""
         each = ("K",) if self.noise == "isotropic" and np.ndim(noise) == 1 else ("K", "dim")
         check_described(
             "FactorAnalyzer",
@@ -383,7 +389,7 @@ class FactorAnalyzer(AbstractComponent):
         return one["mean"] + matmul(one["loadings"], y) + self.one_deviation(one) * noise
 
     def invariances(self, params):
-        """The rotations of each component's factors."""
+        """Returns the rotations of each component's factors."""
         found = {name: nothing(leaf) for name, leaf in params.items()}
         return beside_by_name(found | {"loadings": of_blocks(rotations(params["loadings"]))})
 
@@ -391,16 +397,16 @@ class FactorAnalyzer(AbstractComponent):
         return {"factors": self.num_factors, "structure": self.noise}
 
     def collapsed(self, params, *, ratio: float = 1e-4):
-        """Whether a noise variance is `ratio` times smaller than its column's average variance."""
+        """Returns whether a noise variance is at most `ratio` times its column's mean variance, `(K,)`."""
         described = self.describe(params)
         variance = jnp.mean(jnp.diagonal(described["covariances"], axis1=-2, axis2=-1), 0)
         return ~jnp.all(described["noise"] > ratio * variance, -1)
 
 
 def _units(weights: Array) -> Array:
-    """C⁻ᵀ, C being a Cholesky factor of I + WᵀW to rounding: y = C⁻ᵀ u has a posterior precision about I.
+    """Returns C⁻ᵀ, where C is a Cholesky factor of I + WᵀW up to rounding.
 
-    Any units do, so no derivative need be taken there.
+    In the units y = C⁻ᵀ u the posterior precision is about I. Any units are valid, so no derivative is taken.
     """
     weights = jax.lax.stop_gradient(weights)
     eye = jnp.eye(weights.shape[-1], dtype=weights.dtype)
@@ -410,10 +416,10 @@ def _units(weights: Array) -> Array:
 
 
 def _ridge(weights: Array) -> float:
-    """More than rounding takes from WᵀW, in units of its diagonal."""
+    """Returns more than the rounding error of WᵀW, in units of its diagonal."""
     return 8 * sum(weights.shape) * float(jnp.finfo(weights.dtype).eps)
 
 
 def _quadratics(form: Array, root: Array) -> Scalar:
-    """tr(Rᵀ A R)."""
+    """Returns tr(Rᵀ A R)."""
     return jnp.sum(root * matmul(form, root))

@@ -1,4 +1,4 @@
-"""Independent positive numbers."""
+"""Independent positive columns."""
 
 import functools
 import math
@@ -21,21 +21,22 @@ from ._parts import part_means
 from ._support import is_positive, known_within, LARGEST_EXPANDED
 
 
-# And each of them: the statistics of a narrow density are small differences of its terms.
+# The bound on each single term: the statistics of a narrow density are small differences of its terms.
 _LARGEST_TERM = 256.0
 
 
 class Gamma(AbstractComponent):
-    r"""$p(x \mid k) = \prod_j \beta_{kj}^{\alpha_{kj}} x_j^{\alpha_{kj} - 1} e^{-\beta_{kj} x_j} /
-    \Gamma(\alpha_{kj})$, x of shape `(dim,)`, positive, with shapes α and rates β.
+    r"""Independent gamma columns with shapes α and rates β.
 
-    Params: `{"log_shapes": (K, dim), "log_rates": (K, dim)}`. Rows may be `Incomplete`. The M-step solves
-    log α − ψ(α) = log E[x] − E[log x] by Newton's method to rounding.
+    $p(x \mid k) = \prod_j \beta_{kj}^{\alpha_{kj}} x_j^{\alpha_{kj} - 1} e^{-\beta_{kj} x_j} /
+    \Gamma(\alpha_{kj})$, where x has shape `(dim,)` and is positive. Params: `{"log_shapes": (K, dim),
+    "log_rates": (K, dim)}`. Rows may be `Incomplete`. The M-step solves log α − ψ(α) = log E[x] − E[log x] to
+    rounding by Newton's method.
 
     **Arguments:**
 
-    - `largest_shape`: a bound on α, without which a component could shrink onto equal values
-        and the likelihood grow for ever.
+    - `largest_shape`: an upper bound on α. Without it a component could shrink onto equal values, with unbounded
+        likelihood.
 
     ```python
     >>> import elbax, jax, jax.numpy as jnp
@@ -58,11 +59,11 @@ class Gamma(AbstractComponent):
         check_values(x, weight, who, lambda x: x <= 0, "positive numbers")
 
     def table(self, x):
-        """Logarithms."""
+        """Returns logarithms."""
         return jnp.log(super().table(x))
 
     def init(self, x, weight, assignment, num_components):
-        """Means of the parts, and their pooled coefficient of variation."""
+        """Returns gammas with the means of the parts and their pooled coefficient of variation."""
         x, observed = known_numbers(x)
         seen = observed.astype(x.dtype)
         mean, residual, center = part_means(x, seen, weight, assignment, num_components, 1.0)
@@ -77,10 +78,11 @@ class Gamma(AbstractComponent):
         return dict.fromkeys(("log_shapes", "log_rates"), (num_components, "dim"))
 
     def natural(self, params):
-        r"""In units of the mean at hand, v = x / mean − 1: count − shape (v − log(1 + v)) + tilt v − log x.
+        r"""Returns coordinates in units of the current mean, v = x / mean − 1.
 
-        There $\log \beta^\alpha / \Gamma(\alpha)$ is left with ½ log α/2π less Stirling's error: the powers of α
-        that would cancel are gone. (`tilt` is shape − rate, 0 at hand.)
+        The log-density is count − shape (v − log(1 + v)) + tilt v − log x. In these units $\log \beta^\alpha /
+        \Gamma(\alpha)$ reduces to ½ log α/2π less Stirling's error: the powers of α that would cancel are gone.
+        `tilt` is shape − rate, 0 at the current params.
         """
         shape = jnp.exp(params["log_shapes"])
         return {
@@ -104,24 +106,24 @@ class Gamma(AbstractComponent):
         count, losses, total = statistics["count"], -statistics["shape"], statistics["tilt"]
         empty = without_data(count)
         safe = jnp.where(empty, 1, count)
-        # log E[x] − E[log x], of numbers in units of the mean at hand.
+        # log E[x] − E[log x], for numbers in units of the current mean.
         change = jnp.where(empty, 0, total / safe)
         loss = losses / safe
         log_mean = change - loss
         shape = solve_shape(loss - excess(change, jnp.log1p(change)), largest=self.largest_shape)
         if free["log_rates"] is not True:
-            # Of given rates: ψ(α) = log β + E[log x], with β and x in units of the mean at hand.
+            # For given rates: ψ(α) = log β + E[log x], with β and x in units of the current mean.
             given = inverse_digamma(params["log_shapes"] + log_mean)
             given = jnp.clip(given, 1e-3, self.largest_shape)
             shape = choose(free["log_rates"], shape, given)
         log_shapes = jnp.where(empty, params["log_shapes"], jnp.log(shape))
         log_shapes = choose(free["log_shapes"], log_shapes, params["log_shapes"])
-        # The rate of highest likelihood for a given shape is that over the mean.
+        # For a given shape the rate of highest likelihood is the shape divided by the mean.
         unit = params["log_shapes"] - params["log_rates"]
         return {"log_shapes": log_shapes, "log_rates": log_shapes - jnp.log1p(change) - unit}
 
     def shortcut(self, params, x):
-        # What the products of a typical row of some component add up to.
+        # The sum of the products in a typical row of some component.
         shape, log_mean = jnp.exp(params["log_shapes"]), params["log_shapes"] - params["log_rates"]
         gap = jnp.abs(log_mean - jnp.mean(log_mean, 0))
         terms = (shape + jnp.sqrt(shape)) * (1 + gap)
@@ -131,7 +133,7 @@ class Gamma(AbstractComponent):
         return Shortcut(allowed, _Expanded(self.largest_shape), base)
 
     def describe(self, params):
-        """Shapes and rates, `(K, dim)`."""
+        """Returns shapes and rates, `(K, dim)`."""
         return {"shapes": jnp.exp(params["log_shapes"]), "rates": jnp.exp(params["log_rates"])}
 
     def from_description(self, *, shapes, rates):
@@ -155,14 +157,14 @@ class Gamma(AbstractComponent):
 
 
 class _Expanded(Gamma):
-    r"""Multiplied out in x / c and its logarithm, c being one center for all components, less log h(x) = −log x:
+    r"""The density expanded in x / c and log(x / c), without log h(x) = −log x; c is a common center.
 
     [count + shape (1 + log c/mean) − tilt] + shape log(x/c) + (tilt − shape) (c/mean) (x/c).
     """
 
     def prepare(self, natural):
         log_mean = natural["about"].value
-        # The density does not depend on the center: no derivative need be taken there.
+        # The density does not depend on the center, so no derivative is taken.
         center = jax.lax.stop_gradient(jnp.mean(log_mean, 0))
         gap, shape, tilt = center - log_mean, natural["shape"], natural["tilt"]
         return {
@@ -188,6 +190,6 @@ class _Expanded(Gamma):
 
 
 def _log_reciprocals(x, dtype):
-    """−Σⱼ log xⱼ of a row, −∞ where a number is not positive."""
+    """Returns −Σⱼ log xⱼ of a row, −∞ if a number is not positive."""
     value, _, possible = known_within(x, is_positive, dtype, otherwise=1)
     return possible - jnp.sum(jnp.log(value))

@@ -1,4 +1,4 @@
-"""Regressions of any predictor: linear, or a network."""
+"""Regressions with any predictor: linear, or a network."""
 
 import math
 from typing import get_args, Literal
@@ -35,20 +35,20 @@ Response = Literal["normal", "poisson", "bernoulli"]
 
 
 class GeneralizedLinear(AbstractComponent):
-    r"""$p(y \mid u, k)$ normal, Poisson or Bernoulli with predictor $f_k(u)$: a datum is `(inputs, target)`.
+    r"""Generalized linear models $p(y \mid u, k)$ with a normal, Poisson or Bernoulli response.
 
-    The predictor is the mean (normal), its logarithm (Poisson) or its logit (Bernoulli). Params:
-    `{"predictor": f}`, and for a normal `"log_noise": (K,)` and `"unit"`, as for `LinearRegression`; f is a
-    callable pytree from inputs `(num_inputs,)` to `(K,)`. `init` makes it linear; `elbax.Network(any network)` may
-    take its place.
+    A datum is `(inputs, target)`: u of shape `(num_inputs,)` and a number y. The predictor $f_k(u)$ is the mean
+    (normal), its logarithm (Poisson) or its logit (Bernoulli). Params: `{"predictor": f}`, and for a normal
+    response `"log_noise": (K,)` and `"unit"`, as for `LinearRegression`. f is a callable pytree that maps inputs
+    `(num_inputs,)` to `(K,)`. `init` makes it linear; `elbax.Network(any network)` may replace it.
 
-    There is no closed M-step: use `NewtonMStep(model)` (for linear predictors iteratively reweighted
-    least squares) or `GradientMStep(model, optimizer)`.
+    There is no closed M-step. Use `NewtonMStep(model)` (for linear predictors, iteratively reweighted least
+    squares) or `GradientMStep(model, optimizer)`.
 
     **Arguments:**
 
     - `response`: `"normal"`, `"poisson"` or `"bernoulli"`.
-    - `floor`: of a normal's noise, as for `LinearRegression`.
+    - `floor`: for the noise of a normal response, as for `LinearRegression`.
 
     ```python
     >>> import elbax, jax, jax.numpy as jnp
@@ -90,7 +90,7 @@ class GeneralizedLinear(AbstractComponent):
         return regression_table(x)
 
     def init(self, x, weight, assignment, num_components):
-        """Linear predictors, by least squares of the transformed target in each part."""
+        """Returns linear predictors, by least squares of the transformed target in each part."""
         inputs, target = regression_numbers(x)
         transform = {
             "normal": lambda y: y,
@@ -116,7 +116,7 @@ class GeneralizedLinear(AbstractComponent):
         return found
 
     def natural(self, params: PyTree) -> PyTree:
-        """The params themselves: the log-density is linear in no finite set of coordinates of a network."""
+        """Returns the params: with a network the log-density is not linear in any finite set of coordinates."""
         return params
 
     def log_densities(self, natural: PyTree, x: Any) -> Float[Array, " K"]:
@@ -136,12 +136,12 @@ class GeneralizedLinear(AbstractComponent):
         return y * predictor - jax.nn.softplus(predictor) + possible
 
     def describe(self, params):
-        """Coefficients `(K, num_inputs + 1)` or, of another predictor, weights; a normal's deviations."""
+        """Returns coefficients `(K, num_inputs + 1)`, or other weights, and a normal's standard deviations."""
         noise = {"deviations": jnp.exp(params["log_noise"])} if "log_noise" in params else {}
         return described(params["predictor"]) | noise
 
     def from_description(self, *, coefficients, deviations=None, unit=None):
-        """From coefficients, and for a normal deviations of the noise; `unit` as for `LinearRegression`."""
+        """Returns params from coefficients, a normal's deviations, and `unit` as in `LinearRegression`."""
         check_described(
             "GeneralizedLinear",
             coefficients=(coefficients, ("K", "num_inputs + 1"), "finite"),
@@ -158,13 +158,13 @@ class GeneralizedLinear(AbstractComponent):
         return params
 
     def predict(self, params: PyTree, inputs: Array) -> Float[Array, " K"]:
-        """E[y | u, k] for all k."""
+        """Returns E[y | u, k] for all k."""
         predictor = params["predictor"](inputs)
         inverse_link = {"normal": lambda f: f, "poisson": jnp.exp, "bernoulli": jax.nn.sigmoid}
         return inverse_link[self.response](predictor)
 
     def sample(self, params, component, key, inputs=None):
-        """A target at the given inputs."""
+        """Returns a target at the given inputs."""
         mean = self.predict(params, needed(inputs))[component]
         if self.response == "normal":
             noise = jax.random.normal(key, (), mean.dtype)
@@ -178,7 +178,7 @@ class GeneralizedLinear(AbstractComponent):
         return noise_penalty(params, self.floor, "GeneralizedLinear")
 
     def collapsed(self, params, *, ratio: float = 1e-3):
-        """Whether a normal's standard deviation is `ratio` times the average one or less."""
+        """Returns whether a normal's deviation is at most `ratio` times the average one, shape `(K,)`."""
         if "log_noise" not in params:
             return super().collapsed(params)
         return noise_collapsed(params["log_noise"], ratio)

@@ -1,4 +1,4 @@
-"""A linear function of the inputs, as a callable pytree: what a network may stand in for."""
+"""A linear function of the inputs as a callable pytree; a network may replace it."""
 
 import jax.numpy as jnp
 
@@ -8,12 +8,12 @@ from ..posteriors import Network
 
 
 def design(inputs: Float[Array, " P"]) -> Float[Array, " width"]:
-    """(1, inputs)."""
+    """Returns (1, inputs)."""
     return jnp.concatenate([jnp.ones((1,), inputs.dtype), inputs])
 
 
 def linear(coefficients: Float[Array, "K width"]) -> Network:
-    """inputs ↦ coefficients · (1, inputs), for K outputs."""
+    """Returns the function inputs ↦ coefficients · (1, inputs), with K outputs."""
     return Network(_apply, {"coefficients": coefficients})
 
 
@@ -23,7 +23,7 @@ def _apply(weights, inputs):
 
 
 def described(predictor: Any) -> dict:
-    """What people read of a predictor: a linear one's coefficients, another's weights."""
+    """Returns a predictor's readable form: the coefficients of a linear one, the weights of another."""
     weights = getattr(predictor, "weights", predictor)
     if isinstance(weights, dict) and set(weights) == {"coefficients"}:
         return {"coefficients": weights["coefficients"]}

@@ -22,20 +22,21 @@ from ._unit import floors, positive_variance, with_given_unit, with_unit
 
 
 class LinearRegression(AbstractComponent):
-    r"""$p(y \mid u, k) = N(y; \beta_{k0} + \beta_k \cdot u, \sigma_k^2)$: a datum is `(inputs, target)`.
+    r"""Linear regressions with normal noise: $p(y \mid u, k) = N(y; \beta_{k0} + \beta_k \cdot u, \sigma_k^2)$.
 
-    Inputs u have shape `(num_inputs,)`, the target is a number; the density is of the target given the
-    inputs. Params: `{"coefficients": (K, num_inputs + 1), "log_noise": (K,)}`, intercepts first, and beside them
-    `"center"`, a `Reference` to the inputs' means, about which sums are formed (by default 0), and with a floor
-    `"unit"`, one to the target's standard deviation.
-    `Mixture(LinearRegression(), K)` is a mixture of regressions, `MixtureOfExperts` adds a gate.
+    A datum is `(inputs, target)`: u of shape `(num_inputs,)` and a number y. The density is that of the target
+    given the inputs. `Mixture(LinearRegression(), K)` is a mixture of regressions; `MixtureOfExperts` adds a gate.
+
+    Params: `{"coefficients": (K, num_inputs + 1), "log_noise": (K,)}`, intercepts first. They also hold
+    `"center"`, a `Reference` to the inputs' means, about which sums are formed (0 if absent), and with a floor
+    `"unit"`, a `Reference` to the target's standard deviation.
 
     **Arguments:**
 
-    - `floor`: weight of the penalty −½ floor · var(y) / σ², which keeps a regression from collapsing onto a few
-        points, whatever the target's units; 0 turns it off.
+    - `floor`: the weight of the penalty −½ floor · var(y) / σ². It keeps a regression from collapsing onto a few
+        points, whatever the target's units are. 0 turns it off.
 
-    Rounding hides noise below 3e-7 of the target's standard deviation (3.5e-4 in float32): no fit goes below.
+    Rounding hides noise below 3e-7 of the target's standard deviation (3.5e-4 in float32): no fit goes below that.
 
     ```python
     >>> import elbax, jax, jax.numpy as jnp
@@ -60,11 +61,11 @@ class LinearRegression(AbstractComponent):
             check_varied(x[1], weight, who)
 
     def table(self, x):
-        """Inputs and target side by side."""
+        """Returns inputs and target side by side."""
         return regression_table(x)
 
     def init(self, x, weight, assignment, num_components):
-        """Least squares in each part, drawn a little to that of the whole."""
+        """Returns least-squares fits in each part, shrunk slightly to the overall fit."""
         inputs, target = regression_numbers(x)
         coefficients = least_squares(inputs, target, weight, assignment, num_components)
         residual = target - jnp.sum(jax.vmap(design)(inputs) * coefficients[assignment], -1)
@@ -86,11 +87,11 @@ class LinearRegression(AbstractComponent):
         }
 
     def natural(self, params: PyTree) -> PyTree:
-        """With e = (y − β·ũ)/σ at the β at hand and ũ = (1, u − c): count − ½ τ e² + e c·ũ − ½ ũᵀGũ at
-        τ = 1, c = 0, G = 0.
+        """Returns coordinates in units of the noise, about the current regression.
 
-        About the center of the inputs, far from 0, moments do not cancel, and slopes and intercept (there) are
-        nearly orthogonal.
+        With e = (y − β·ũ)/σ at the current β and ũ = (1, u − c), the log-density is count − ½ τ e² + e c·ũ − ½
+        ũᵀGũ at τ = 1, c = 0, G = 0. Inputs far from 0 are centered, so that moments do not cancel, and slopes and
+        the intercept (at the center) are nearly orthogonal.
         """
         coefficients, center = params["coefficients"], _center(params)
         num_components, width = coefficients.shape
@@ -136,11 +137,11 @@ class LinearRegression(AbstractComponent):
         moving = jnp.broadcast_to(free["coefficients"], cross.shape) & ~empty[:, None]
         solve = jax.vmap(solve_masked)
         change = solve(gram / safe[:, None, None], cross / safe[:, None], moving)
-        # Of the intercept at u = 0, from that at the center.
+        # The intercept at u = 0, from that at the center.
         shear = jnp.eye(len(center) + 1, dtype=center.dtype).at[0, 1:].set(-center)
         change = matmul(change, shear.T)
         if free["coefficients"] is not True:
-            # An intercept that is held is one at u = 0.
+            # A frozen intercept is the one at u = 0.
             back = 2 * jnp.eye(len(shear), dtype=center.dtype) - shear
             turned = matmul(back.T, matmul(gram, back))
             held = solve(turned / safe[:, None, None], matmul(cross, back) / safe[:, None], moving)
@@ -156,13 +157,13 @@ class LinearRegression(AbstractComponent):
         residual = square - explained(made(new))
         if self.floor:
             residual += (floors(params, self.floor, "LinearRegression") / deviation) ** 2
-        # The target's variance in units of the noise: that of e + β·u, the intercept left out.
+        # The target's variance in units of the noise: that of e + β·u, without the intercept.
         weights = old / deviation[:, None]
         slopes = weights[:, 1:]
         mean, both = gram[:, 0, 1:] / safe[:, None], gram[:, 1:, 1:] / safe[:, None, None]
         covariance = both - mean[:, :, None] * mean[:, None, :]
         signal = jnp.einsum("ki,kij,kj->k", slopes, covariance, slopes, precision="highest")
-        # What a residual is a difference of: the target's size is that of the terms of the fit.
+        # A residual is a difference of numbers of this size: that of the terms of the fit.
         squares = jnp.diagonal(both, axis1=1, axis2=2) + center * (2 * mean + center)
         terms = weights[:, 0] ** 2 + jnp.sum(slopes**2 * squares, -1)
         rounding = 8 * gram.shape[-1] * jnp.finfo(count.dtype).eps * square / safe
@@ -177,18 +178,23 @@ class LinearRegression(AbstractComponent):
         return noise_penalty(params, self.floor, "LinearRegression")
 
     def describe(self, params):
-        """Coefficients `(K, num_inputs + 1)`, intercepts first, and standard deviations of the noise `(K,)`."""
+        """Returns coefficients `(K, num_inputs + 1)`, intercepts first, and the noise's deviations `(K,)`."""
         return {
             "coefficients": params["coefficients"],
             "deviations": jnp.exp(params["log_noise"]),
         }
 
     def from_description(self, *, coefficients, deviations, unit=None, center=None):
-        """From coefficients and deviations of the noise.
+        """Returns params from coefficients and standard deviations of the noise.
 
-        `unit` is the target's standard deviation, to which the floor is relative; by default that of the noise,
-        components in equal shares. `center` are the inputs' means, about which sums are formed; by default 0,
-        which loses digits only where inputs are many deviations from it.
+        **Arguments:**
+
+        - `coefficients`: `(K, num_inputs + 1)`, intercepts first.
+        - `deviations`: `(K,)`.
+        - `unit`: the target's standard deviation, to which the floor is relative; by default the root mean square
+            of `deviations`.
+        - `center`: `(num_inputs,)`, the inputs' means, about which sums are formed; by default 0. It matters only
+            for inputs that are many deviations from 0, which would lose digits.
         """
         check_described(
             "LinearRegression",
@@ -213,31 +219,31 @@ class LinearRegression(AbstractComponent):
         return with_given_unit(params, self.floor, unit, variance, "LinearRegression")
 
     def predict(self, params: PyTree, inputs: Float[Array, " P"]) -> Float[Array, " K"]:
-        """E[y | u, k] for all k."""
+        """Returns E[y | u, k] for all k."""
         return matmul(params["coefficients"], design(inputs))
 
     def sample(self, params, component, key, inputs=None):
-        """A target at the given inputs."""
+        """Returns a target at the given inputs."""
         mean = self.predict(params, needed(inputs))[component]
         noise = jax.random.normal(key, (), mean.dtype)
         return mean + jnp.exp(params["log_noise"][component]) * noise
 
     def collapsed(self, params, *, ratio: float = 1e-3):
-        """Whether a standard deviation is `ratio` times the average one or less."""
+        """Returns whether a standard deviation is at most `ratio` times the average one, shape `(K,)`."""
         return noise_collapsed(params["log_noise"], ratio)
 
 
 def _center(params: PyTree) -> Array:
-    """What the inputs are taken about."""
+    """Returns the center that is subtracted from the inputs."""
     if "center" in params:
         return jax.lax.stop_gradient(params["center"].value)
     return jnp.zeros_like(params["coefficients"][0, 1:])
 
 
 def _at_center(coefficients: Array, center: Array) -> Array:
-    """The same with intercepts at the center.
+    """Returns the coefficients with intercepts at the center.
 
-    Formed apart from what is around it, so that it has the same last digit wherever it is formed.
+    The barriers keep it apart from surrounding code, so that its last digit is the same wherever it is computed.
     """
     coefficients, center = jax.lax.optimization_barrier((coefficients, center))
     intercept = coefficients[:, 0] + matmul(coefficients[:, 1:], center)
@@ -246,7 +252,7 @@ def _at_center(coefficients: Array, center: Array) -> Array:
 
 
 def noise_penalty(params: dict, floor: float, who: str) -> Array | float:
-    """−½ floor Σ var(y) / σ²."""
+    """Returns −½ floor Σ var(y) / σ²."""
     if not floor:
         return 0.0
     return -0.5 * jnp.sum((floors(params, floor, who) * jnp.exp(-params["log_noise"])) ** 2)
@@ -263,7 +269,7 @@ def check_varied(target: AnyArray, weight: AnyArray, who: str) -> None:
 
 
 def check_target(target: Any, who: str) -> None:
-    """Raises `ValueError` for a datum whose target is not one number."""
+    """Raises `ValueError` for a datum whose target is not a single number."""
     if jnp.shape(target) != ():
         raise ValueError(
             f"{who}: one datum is (inputs, target), its target a number; got a target of shape "
@@ -307,9 +313,9 @@ def needed(inputs: Any) -> Any:
 
 
 def solve_masked(gram: Array, cross: Array, moving: Array) -> Array:
-    """argmin over the moving entries of ½ bᵀ gram b − cross·b; the others are 0.
+    """Returns the argmin over the moving entries of ½ bᵀ gram b − cross·b; the others are 0.
 
-    Columns are brought to one scale first, and a ridge of rounding's size keeps collinear ones finite.
+    Columns are scaled alike first, and a ridge of the size of rounding keeps collinear ones finite.
     """
     scale = jnp.sqrt(jnp.diagonal(gram))
     scale = jnp.where(scale > 0, scale, 1)
@@ -322,9 +328,10 @@ def solve_masked(gram: Array, cross: Array, moving: Array) -> Array:
 
 
 def least_squares(inputs, target, weight, assignment, num_components, pull: float = 0.1) -> Array:
-    """Coefficients (K + 1, width) in each part and, last, in the whole.
+    """Returns coefficients (K + 1, width) in each part and, last, in the whole.
 
-    The whole counts `pull` of a part's weight in it, so that a part of one row has the whole's line brought near.
+    In each part the whole counts with weight `pull`, so that the line of a part with one row is near the overall
+    line.
     """
     share = weight / jnp.sum(weight)
     center = matmul(share, inputs)

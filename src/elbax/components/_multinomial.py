@@ -1,4 +1,4 @@
-"""Counts that share one total."""
+"""Counts with a common total."""
 
 import functools
 
@@ -23,18 +23,19 @@ from ._component import AbstractComponent
 from ._support import is_count, known_within, LARGEST_EXPANDED, log_reciprocal_factorials
 
 
-# Up to so many columns each component's deviance is taken, beyond that of one center for all.
+# Up to this many columns each component's own deviance is computed, else that of one center for all.
 _FEW_COLUMNS = 8
 
 
 class Multinomial(AbstractComponent):
-    r"""$p(x \mid k) = \binom{\sum_j x_j}{x_1 \cdots x_D} \prod_j \pi_{kj}^{x_j}$, x of shape `(dim,)`, counts.
+    r"""Multinomial counts: $p(x \mid k) = \binom{\sum_j x_j}{x_1 \cdots x_D} \prod_j \pi_{kj}^{x_j}$.
 
-    A row is a bag of words; its total is taken as given. Params: `{"logits": (K, dim)}`.
+    x has shape `(dim,)` and holds counts: a bag of words. Its total is taken as given. Params: `{"logits": (K,
+    dim)}`.
 
     **Arguments:**
 
-    - `prior`: a `Dirichlet` on the probabilities.
+    - `prior`: a `Dirichlet` prior on the probabilities.
 
     ```python
     >>> import elbax, jax, jax.numpy as jnp
@@ -61,13 +62,13 @@ class Multinomial(AbstractComponent):
         check_values(x, weight, who, lambda x: (x < 0) | (x != np.round(x)), "counts 0, 1, 2, ...")
 
     def table(self, x):
-        """Square roots of frequencies."""
+        """Returns square roots of frequencies."""
         counts = super().table(x)
         total = jnp.sum(counts, -1, keepdims=True)
         return jnp.sqrt(counts / jnp.where(total > 0, total, 1))
 
     def init(self, x, weight, assignment, num_components):
-        """Frequencies in the parts, drawn a little to those in the whole."""
+        """Returns frequencies in the parts, shrunk slightly to the overall frequencies."""
         counts = x.astype(weight.dtype)
         weighted = weight[:, None] * counts
         parts = jax.ops.segment_sum(weighted, assignment, num_components)
@@ -80,7 +81,7 @@ class Multinomial(AbstractComponent):
         return {"logits": (num_components, "dim")}
 
     def natural(self, params):
-        """Changes of log π from what it is."""
+        """Returns changes of log π from its current value."""
         logits = jax.nn.log_softmax(params["logits"])
         nothing = jnp.zeros(logits.shape[:1], logits.dtype)
         about = Reference({"logits": logits, "surplus": nothing})
@@ -90,10 +91,10 @@ class Multinomial(AbstractComponent):
         logits = natural["about"].value["logits"]
         if logits.shape[-1] <= _FEW_COLUMNS:
             return natural
-        # Log-ratios to one center for all components, on which the density does not depend.
+        # Log-ratios to one center for all components; the density does not depend on the center.
         center = jax.lax.stop_gradient(jax.nn.log_softmax(jnp.mean(logits, 0)))
         ratio = logits - center
-        # By how much rounding lets the probabilities add up to more than the center's: a deviance knows it too.
+        # The excess of the probabilities' sum over the center's, from rounding; a deviance includes it too.
         surplus = matmul(jnp.expm1(ratio), jnp.exp(center))
         about = Reference({"logits": center, "surplus": surplus})
         return {"logits": ratio + natural["logits"], "about": about}
@@ -125,16 +126,16 @@ class Multinomial(AbstractComponent):
 
     def shortcut(self, params, x):
         logits = jax.nn.log_softmax(params["logits"])
-        # What the products of the longest row add up to, in its component.
+        # The sum of the products in the longest row, in its component.
         entropy = jnp.max(jnp.sum(jnp.where(logits > -jnp.inf, -logits * jnp.exp(logits), 0), -1))
         total = jnp.max(jnp.sum(known(x)[0].astype(logits.dtype), -1))
-        # That of the coefficient's factorials is about total · log total.
+        # The coefficient's factorials add up to about total · log total.
         size = total * (1 + jnp.maximum(entropy, jnp.log(jnp.maximum(total, 1))))
         base = functools.partial(_log_coefficient, dtype=logits.dtype)
         return Shortcut(size <= LARGEST_EXPANDED, _Expanded(self.prior), base)
 
     def describe(self, params):
-        """Probabilities, `(K, dim)`."""
+        """Returns probabilities, `(K, dim)`."""
         return {"probabilities": jax.nn.softmax(params["logits"])}
 
     def from_description(self, *, probabilities):
@@ -142,7 +143,7 @@ class Multinomial(AbstractComponent):
         return {"logits": log(jnp.asarray(probabilities, float))}
 
     def sample(self, params, component, key, inputs=None):
-        """One row; `inputs` is its total (100 by default)."""
+        """Returns one row; `inputs` is its total (100 by default)."""
         logits = params["logits"][component]
         total = jnp.asarray(100 if inputs is None else inputs, logits.dtype)
         drawn = jax.random.multinomial(key, total, jax.nn.softmax(logits))
@@ -156,7 +157,7 @@ class Multinomial(AbstractComponent):
 
 
 class _Expanded(Multinomial):
-    """x · log π, less log h(x), the multinomial coefficient."""
+    """The density x · log π, without log h(x), the multinomial coefficient."""
 
     def prepare(self, natural):
         return {"logits": natural["about"].value["logits"] + natural["logits"]}
@@ -167,6 +168,6 @@ class _Expanded(Multinomial):
 
 
 def _log_coefficient(x, dtype):
-    """log of the number of orders in which the words of a bag may come, −∞ where a number is no count."""
+    """Returns the log of the number of orders of a bag's words, −∞ if a number is not a count."""
     total = jnp.sum(known_within(x, is_count, dtype)[0])
     return gammaln(total + 1) + log_reciprocal_factorials(x, dtype)

@@ -41,30 +41,28 @@ _STRUCTURES = {
 
 
 class Normal(AbstractComponent):
-    r"""$p(x \mid k) = N(x; \mu_k, \Sigma_k)$, x of shape `(dim,)`.
+    r"""Multivariate normals: $p(x \mid k) = N(x; \mu_k, \Sigma_k)$.
 
-    Params: `{"mean": (K, dim), "scale": as the covariance's structure keeps it}`, and with a floor `"unit"`, a
-    `Reference` to the standard deviations of the data's columns, which no update moves.
+    x has shape `(dim,)`; rows may be `Incomplete`. Params: `{"mean": (K, dim), "scale": array}`, where the scale
+    has shape `(K, dim (dim + 1) / 2)` (full), `(dim (dim + 1) / 2,)` (tied), `(K, dim)` (diagonal) or `(K,)`
+    (spherical). With a floor they also hold `"unit"`, a `Reference` to the standard deviations of the data's
+    columns, which no update changes. A component without data keeps its mean and covariance, or takes those of its
+    prior.
 
     **Arguments:**
 
-    - `covariance`: `"full"`, `"tied"` (one full covariance for all components), `"diagonal"` or
-        `"spherical"`.
-    - `floor`: weight of the penalty $-\tfrac12 \mathrm{floor} \cdot \mathrm{tr}\, \Sigma_k^{-1} D$ with D
-        the variances of the data's columns (an inverse-Wishart prior up to its count): it adds `floor` · D to
-        each component's scatter matrix, so that no variance shrinks below floor / N of its column's. Being
-        relative to the data it does not depend on their units. 0 turns it off; the likelihood is then
-        unbounded.
-    - `prior`: a `NormalInverseWishart` on every mean and covariance, on top of the floor. For structures
-        other than `"full"` its density is taken at the structured covariance, not normalized anew.
-    - `form`: how quadratics are taken. `"difference"` subtracts each component's mean and scales by
-        its covariance first, right at any offset, spread and correlation. `"expanded"` multiplies
-        the squares out about one center, which makes a sweep two matrix products but cancels for
-        components many standard deviations apart (and for `Incomplete` rows where a covariance is near singular).
-        `"auto"` expands in those passes in which a bound on the
-        cancellation allows it.
-
-    Rows may be `Incomplete`. A component without data keeps its mean and covariance, or takes its prior's.
+    - `covariance`: `"full"`, `"tied"` (one full covariance for all components), `"diagonal"` or `"spherical"`.
+    - `floor`: the weight of the penalty $-\tfrac12 \mathrm{floor} \cdot \mathrm{tr}\, \Sigma_k^{-1} D$, where D
+        are the variances of the data's columns (an inverse-Wishart prior up to its count). It adds `floor` · D to
+        each component's scatter matrix, so that no variance falls below floor / N of its column's. It is relative
+        to the data and so independent of their units. 0 turns it off; the likelihood is then unbounded.
+    - `prior`: a `NormalInverseWishart` on every mean and covariance, in addition to the floor. For structures
+        other than `"full"` its density is evaluated at the structured covariance, without renormalization.
+    - `form`: how quadratic forms are computed. `"difference"` subtracts each component's mean and scales by its
+        covariance first; it is accurate at any offset, spread and correlation. `"expanded"` multiplies the squares
+        out about one center. A sweep is then two matrix products, but it cancels for components many standard
+        deviations apart (and for `Incomplete` rows if a covariance is nearly singular). `"auto"` expands in those
+        passes in which a bound on the cancellation allows it.
     """
 
     covariance: Covariance = eqx.field(static=True)
@@ -101,11 +99,11 @@ class Normal(AbstractComponent):
 
     @property
     def _axis(self) -> int | None:
-        """Where the covariance's arrays carry the component axis."""
+        """The component axis of the covariance's arrays, or None."""
         return None if self.shared else 0
 
     def _factors(self, params: PyTree) -> tuple[Array, Array]:
-        """(C, W), with the component axis unless shared."""
+        """Returns (C, W), with the component axis unless shared."""
         dim = params["mean"].shape[-1]
 
         def one(raw):
@@ -116,7 +114,7 @@ class Normal(AbstractComponent):
 
     @program
     def whitening(self, params: PyTree) -> Float[Array, "K D D"]:
-        """W of each component, lower triangular, with Σ⁻¹ = Wᵀ W."""
+        """Returns W of each component, lower triangular, with Σ⁻¹ = Wᵀ W."""
         num_components, dim = params["mean"].shape
         _, inverse = self._factors(params)
         dense = lambda inverse: self.structure.dense(inverse, dim)
@@ -125,13 +123,13 @@ class Normal(AbstractComponent):
         return jax.vmap(dense)(inverse)
 
     def check(self, x, weight, who, *, varied=False):
-        # One deviation for all columns is positive though one of them be constant.
+        # A single deviation for all columns is positive even if one column is constant.
         super().check(x, weight, who, varied=varied and self.covariance != "spherical")
 
     def init(self, x, weight, assignment, num_components):
-        """Means of the parts, and their pooled covariance for every component.
+        """Returns the means of the parts, and their pooled covariance for every component.
 
-        A part's own covariance may be singular, the pooled one is so only if the data are.
+        A part's own covariance may be singular; the pooled one is singular only if the data are.
         """
         x, observed = known_numbers(x)
         seen = observed.astype(x.dtype)
@@ -180,7 +178,7 @@ class Normal(AbstractComponent):
         }
 
     def prepare(self, natural):
-        """For the expanded form its coefficients, besides η: incomplete rows have a form of their own."""
+        """Adds the coefficients of the expanded form to η, which incomplete rows still need."""
         if self.form != "expanded":
             return natural
         return {"expanded": expand(self.structure, self._axis, natural), "natural": natural}
@@ -190,12 +188,12 @@ class Normal(AbstractComponent):
         return exponents + log_volumes
 
     def terms(self, natural: PyTree, x: PyTree) -> tuple[Float[Array, " K"], Float[Array, " K"]]:
-        """The log-densities as (what a precision multiplies, what is left by columns integrated over)."""
+        """Returns the log-densities as (the part that a precision multiplies, the part of integrated columns)."""
         coefficients = natural.get("expanded")
         natural = natural.get("natural", natural)
         check_row(x, natural["linear"].shape[-1], "Normal")
         if is_incomplete(x):
-            # Where squares may be expanded, no covariance is near singular either.
+            # Where squares may be expanded, no covariance is nearly singular either.
             form = marginal if coefficients is None else marginal_by_precision
             return form(self.structure, self._axis, natural, x)
         if coefficients is None:
@@ -208,7 +206,7 @@ class Normal(AbstractComponent):
         return self.maximize_with_counts(statistics, statistics["count"], params, free)
 
     def maximize_with_counts(self, statistics, count, params, free):
-        """`maximize` where means and covariances have counts of their own (`count` the covariances')."""
+        """Runs `maximize` with separate counts for means and for covariances (`count` is the covariances')."""
         mean, scale = params["mean"], params["scale"]
         dim = mean.shape[-1]
         structure = self.structure
@@ -217,7 +215,7 @@ class Normal(AbstractComponent):
         linear, scatter = statistics["linear"], -2 * statistics["precision"]
         mean_count, pseudo_scatter, pseudo_count = statistics["count"], 0, 0.0
         if self.prior is not None:
-            # κ rows at m, seen in units of each component's covariance.
+            # κ rows at m, in units of each component's covariance.
             shrinkage = self.prior.shrinkage
             offset = over_components(structure.apply)(
                 inverse, self.prior.center(dim, mean.dtype) - mean
@@ -233,17 +231,17 @@ class Normal(AbstractComponent):
             pseudo_scatter += self._scatter(inverse, self._floor(params))
 
         self._check_masks(free)
-        # An emptied component stays where it is: its moments are 0/0.
+        # A component without data stays unchanged: its moments are 0/0.
         empty = without_data(mean_count)
         best = jnp.where(empty[:, None], 0, linear / jnp.where(empty, 1, mean_count)[:, None])
         moved = choose(free["mean"], mean + over_components(structure.apply)(factor, best), mean)
-        # Formed once: in another fusion the sum may have another last digit.
+        # Computed once: in another fusion the sum may have another last digit.
         moved = jax.lax.optimization_barrier(moved)
         made = jax.lax.stop_gradient(over_components(structure.apply)(inverse, moved - mean))
         lost = jnp.sum((made - best) ** 2, -1) >= jnp.sum(best**2, -1)
         moved = unless(lost, mean, moved)
         shift = over_components(structure.apply)(inverse, moved - mean)
-        # Scatter about the new mean: that of z − shift.
+        # The scatter about the new mean is that of z − shift.
         about = jax.vmap(lambda n, d, t: n * structure.square(d) - 2 * structure.outer(d, t))(
             mean_count, shift, linear
         )
@@ -267,11 +265,11 @@ class Normal(AbstractComponent):
         return params | {"mean": moved, "scale": scale}
 
     def _floor(self, params: PyTree) -> Float[Array, "dim dim"]:
-        """A root of floor · D."""
+        """Returns a root of floor · D."""
         return jnp.diag(floors(params, self.floor, "Normal").astype(params["mean"].dtype))
 
     def _check_masks(self, free: PyTree) -> None:
-        """Raises `ValueError` for masks of single entries of what correlated columns move together."""
+        """Raises `ValueError` for masks of single entries if correlated columns can only move together."""
         if not isinstance(self.structure, Full):
             return
         for name in ("mean", "scale"):
@@ -287,7 +285,7 @@ class Normal(AbstractComponent):
                 )
 
     def _scatter(self, inverse, root):
-        """The statistic of tr(L Lᵀ Σ⁻¹), for every covariance."""
+        """Returns the statistic of tr(L Lᵀ Σ⁻¹), for every covariance."""
         if self.shared:
             return self.structure.scatter(inverse, root)
         return jax.vmap(lambda inverse: self.structure.scatter(inverse, root))(inverse)
@@ -325,7 +323,7 @@ class Normal(AbstractComponent):
         factor, inverse = self._factors(params)
 
         def size(mean, factor, inverse):
-            """‖|W| (|μ − c| + sd)‖²: what the expanded terms of a typical point add up to."""
+            """Returns ‖|W| (|μ − c| + sd)‖²: the sum of the expanded terms of a typical point."""
             deviation = jnp.sqrt(jnp.diagonal(self.structure.matrix(factor, dim)))
             typical = jnp.abs(mean) + deviation
             return jnp.sum(self.structure.apply(jnp.abs(inverse), typical) ** 2)
@@ -348,10 +346,14 @@ class Normal(AbstractComponent):
         return {"means": params["mean"], "covariances": covariance}
 
     def from_description(self, *, means, covariances, unit=None):
-        """From means `(K, dim)` and covariances `(K, dim, dim)` (their average, where they are tied).
+        """Returns params from means and covariances.
 
-        `unit` are the standard deviations of the data's columns, to which the floor is relative; by default
-        those of the components in equal shares.
+        **Arguments:**
+
+        - `means`: `(K, dim)`.
+        - `covariances`: `(K, dim, dim)`; a tied covariance is their average.
+        - `unit`: the standard deviations of the data's columns, to which the floor is relative; by default those
+            of the components in equal shares.
 
         **Raises** `ValueError` for a covariance that is not positive definite.
         """
@@ -378,10 +380,10 @@ class Normal(AbstractComponent):
         return {"structure": self.covariance}
 
     def collapsed(self, params, *, ratio: float = 1e-4):
-        """Whether a covariance is `ratio` times narrower than the components' average, in any direction.
+        """Returns whether each covariance is `ratio` times narrower than the average in some direction, `(K,)`.
 
-        The test does not depend on the data's units: it is on the smallest eigenvalue of
-        Σₖ in units of the average covariance, or on any number that is not finite.
+        The test is independent of the data's units: it looks at the smallest eigenvalue of Σₖ in units of the
+        average covariance. Numbers that are not finite count as collapsed.
         """
         covariance = self.describe(params)["covariances"]
         dim = covariance.shape[-1]

@@ -1,4 +1,4 @@
-"""Means of the parts of a partition, and the covariance within them."""
+"""Means of the parts of a partition, and the covariance within parts."""
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +15,10 @@ def part_means(
     num_components: int,
     pseudo_count: float = 0.0,
 ) -> tuple[Array, Array, Array]:
-    """(each part's mean (K, dim), x − the mean of its part or 0 where not seen, the whole mean (dim,)).
+    """Returns (part means (K, dim), x less the mean of its part or 0 where not seen, the whole mean (dim,)).
 
-    A row of index −1 is in no part, and about the whole mean.
-
-    A part in which a column is never seen takes the whole mean there; so does every part, as if it
-    had seen `pseudo_count` rows there.
+    A row with index −1 is in no part and is taken about the whole mean. A part in which a column is never seen
+    takes the whole mean there. `pseudo_count` adds that many rows at the whole mean to every part.
     """
     share = weight / jnp.sum(weight)
     total = matmul(share, seen)
@@ -29,7 +27,7 @@ def part_means(
     offset = jax.ops.segment_sum(share[:, None] * seen * (x - center), assignment, num_components)
     count = mass + pseudo_count / x.shape[0]
     mean = center + offset / jnp.where(count > 0, count, 1)
-    # A row in no part, of index -1, is taken about the whole mean.
+    # A row in no part, with index -1, is taken about the whole mean.
     about = jnp.concatenate([mean, center[None]])[assignment]
     return mean, seen * (x - about), center
 
@@ -39,9 +37,9 @@ def pooled_covariance(
     seen: Float[Array, "num_data dim"],
     weight: Float[Array, " num_data"],
 ) -> tuple[Float[Array, "dim dim"], Float[Array, " dim"]]:
-    """(Σ wᵢ rᵢ rᵢᵀ / Σ w of residuals that are 0 where not seen, the variances of what is seen).
+    """Returns (Σ wᵢ rᵢ rᵢᵀ / Σ w for residuals that are 0 where not seen, the variances of what is seen).
 
-    The matrix has those variances on its diagonal, which leaves it positive semidefinite.
+    These variances replace the matrix's diagonal, which keeps it positive semidefinite.
     """
     share = weight / jnp.sum(weight)
     within = matmul((share[:, None] * residual).T, residual)

@@ -1,4 +1,4 @@
-"""Independent counts."""
+"""Independent count columns."""
 
 import functools
 
@@ -20,22 +20,22 @@ from ._parts import part_means
 from ._support import is_count, known_within, LARGEST_EXPANDED, log_reciprocal_factorials
 
 
-# Up to so many rates a product saves little, and a second form would have to be compiled.
+# Up to this many rates a product saves little, and a second form would have to be compiled.
 _FEW_RATES = 8
 
 
 class Poisson(AbstractComponent):
-    r"""$p(x \mid k) = \prod_j \lambda_{kj}^{x_j} e^{-\lambda_{kj}} / x_j!$, x of shape `(dim,)`, counts.
+    r"""Independent Poisson columns: $p(x \mid k) = \prod_j \lambda_{kj}^{x_j} e^{-\lambda_{kj}} / x_j!$.
 
-    Params: `{"log_rates": (K, dim)}`. A rate at 0 is kept at the smallest that its dtype holds. Rows may
-    be `Incomplete`.
+    x has shape `(dim,)` and holds counts; rows may be `Incomplete`. Params: `{"log_rates": (K, dim)}`. A rate of 0
+    is kept at the smallest number of its dtype.
 
     **Arguments:**
 
-    - `prior`: a `Gamma` on every rate.
+    - `prior`: a `Gamma` prior on every rate.
 
-    Log-densities are deviances of each count from each rate, right at any rates. Passes over many rows multiply
-    counts and logarithms of rates instead, where a bound on the cancellation allows it.
+    Log-densities are computed as deviances of each count from each rate, which is accurate at any rate. Passes
+    over many rows multiply counts by logarithms of rates instead, if a bound on the cancellation allows it.
 
     ```python
     >>> import elbax, jax.numpy as jnp
@@ -60,11 +60,11 @@ class Poisson(AbstractComponent):
         check_values(x, weight, who, lambda x: (x < 0) | (x != np.round(x)), "counts 0, 1, 2, ...")
 
     def table(self, x):
-        """Square roots, whose variance does not depend on the rate."""
+        """Returns square roots, whose variance does not depend on the rate."""
         return jnp.sqrt(super().table(x))
 
     def init(self, x, weight, assignment, num_components):
-        """Mean counts of the parts."""
+        """Returns the mean counts of the parts."""
         table, observed = known_numbers(x)
         mean, _, center = part_means(
             table, observed.astype(table.dtype), weight, assignment, num_components, 1.0
@@ -76,7 +76,7 @@ class Poisson(AbstractComponent):
         return {"log_rates": (num_components, "dim")}
 
     def natural(self, params):
-        """log p = log p at the rate at hand + x · log_rate − (rate − rate at hand), at log_rate = 0."""
+        """Returns log p = log p at the current rate + x · log_rate − (rate − current rate), at log_rate = 0."""
         log_rates = params["log_rates"]
         return {
             "log_rate": jnp.zeros_like(log_rates),
@@ -109,14 +109,14 @@ class Poisson(AbstractComponent):
         log_rates = params["log_rates"]
         if log_rates.size <= _FEW_RATES:
             return None
-        # What the products of a typical row of some component add up to.
+        # The sum of the products in a typical row of some component.
         rates = jnp.exp(log_rates)
         base = functools.partial(log_reciprocal_factorials, dtype=log_rates.dtype)
         size = jnp.max(jnp.sum((rates + jnp.sqrt(rates)) * (1 + jnp.abs(log_rates)), -1))
         return Shortcut(size <= LARGEST_EXPANDED, _Expanded(self.prior), base)
 
     def describe(self, params):
-        """Rates, `(K, dim)`."""
+        """Returns rates, `(K, dim)`."""
         return {"rates": jnp.exp(params["log_rates"])}
 
     def from_description(self, *, rates):
@@ -132,7 +132,7 @@ class Poisson(AbstractComponent):
 
 
 class _Expanded(Poisson):
-    """x · log rate − rate, less log h(x) = −log x!."""
+    """The density x · log rate − rate, without log h(x) = −log x!."""
 
     def prepare(self, natural):
         return natural | {"log_rate": natural["about"].value + natural["log_rate"]}

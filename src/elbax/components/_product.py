@@ -1,4 +1,4 @@
-"""Columns of different kinds, independent given the component."""
+"""Groups of columns of different kinds, independent given the component."""
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +11,12 @@ from ._component import AbstractComponent
 
 
 class Product(AbstractComponent):
-    r"""$p(x \mid k) = \prod_c p_c(x_c \mid k)$ over named groups of columns, each with a component of its own.
+    r"""A product over named groups of columns: $p(x \mid k) = \prod_c p_c(x_c \mid k)$.
 
-    x is a dictionary of arrays, one a group, and params are a dictionary of the components' own. Groups may be
-    `Incomplete`, if their components may.
+    Each group has a component of its own. x is a dictionary of arrays, one per group; params are a dictionary of
+    the components' params. A group may be `Incomplete` if its component allows it.
+
+    **Arguments:** one component per group, by name.
 
     ```python
     >>> import elbax, jax, jax.numpy as jnp
@@ -40,7 +42,7 @@ class Product(AbstractComponent):
         for name, component in components.items():
             if not isinstance(component, AbstractComponent):
                 raise TypeError(f"Product: {name} must be a component, got {component!r}.")
-        # In the order in which JAX keeps a dictionary, wherever the model was made.
+        # In the order in which JAX keeps dictionaries, however the model was made.
         self.components = dict(sorted(components.items()))
 
     def _each(self, method: str, *trees: Any, rest: tuple = ()) -> dict[str, Any]:
@@ -107,7 +109,7 @@ class Product(AbstractComponent):
         )
 
     def describe(self, params):
-        """What each component says, by name."""
+        """Returns each component's description, by name."""
         return self._each("describe", params)
 
     def from_description(self, **described):

@@ -1,7 +1,7 @@
 r"""Log-densities of K normals as quadratics in x, in three forms.
 
-All read the coordinates `count`, h (`linear`) and J (`precision`), taken about each component's mean μ and
-in units of its covariance, $\Sigma = W^{-1} W^{-\top}$: with z = W(x − μ),
+All use the coordinates `count`, h (`linear`) and J (`precision`), taken about each component's mean μ and in units
+of its covariance, $\Sigma = W^{-1} W^{-\top}$: with z = W(x − μ),
 
     log p = count + h·z − ½ zᵀJz    at h = 0 and J = I.
 """
@@ -23,8 +23,10 @@ from ._covariance import AbstractCovariance
 def over_components(
     function: Callable, axis: int | None, natural: PyTree, root: str = "inverse"
 ) -> PyTree:
-    """function(count, h, J, μ, W) of every component, or of C as `root`; `axis` is None where they share one
-    covariance."""
+    """Returns function(count, h, J, μ, W) for every component; `root` selects C in place of W.
+
+    `axis` is None if the components share one covariance.
+    """
     about = natural["about"].value
     return jax.vmap(function, in_axes=(0, 0, axis, 0, axis))(
         natural["count"], natural["linear"], natural["precision"], about["mean"], about[root]
@@ -34,7 +36,7 @@ def over_components(
 def differences(
     structure: AbstractCovariance, axis: int | None, natural: PyTree, x: Float[Array, " D"]
 ) -> Float[Array, " K"]:
-    """As it stands: right at any offset, spread and correlation."""
+    """Computes the quadratic from differences x − μ: accurate at any offset, spread and correlation."""
 
     def one(count, linear, precision, mean, inverse):
         z = structure.apply(inverse, x - mean)
@@ -44,12 +46,12 @@ def differences(
 
 
 def expand(structure: AbstractCovariance, axis: int | None, natural: PyTree) -> PyTree:
-    """The coefficients of 1, x − c and its products, for one center c: computed once a pass.
+    """Returns the coefficients of 1, x − c and its products, for one center c: computed once per pass.
 
     With m = μ − c and A = WᵀJW:
     log p = [count − h·Wm − ½ mᵀAm] + (Wᵀh + Am)·(x − c) − ½ (x − c)ᵀA(x − c).
     """
-    # The density does not depend on the center: no derivative need be taken there.
+    # The density does not depend on the center, so no derivative is taken.
     center = jax.lax.stop_gradient(natural["about"].value["center"])
 
     def one(count, linear, precision, mean, inverse):
@@ -68,7 +70,7 @@ def expand(structure: AbstractCovariance, axis: int | None, natural: PyTree) -> 
 def expanded(
     structure: AbstractCovariance, coefficients: PyTree, x: Float[Array, " D"]
 ) -> Float[Array, " K"]:
-    """From `expand`: over many rows a matrix product, which cancels far from the center."""
+    """Evaluates the coefficients of `expand`: a matrix product over many rows; cancels far from the center."""
     offset = x - jax.lax.stop_gradient(coefficients["about"].value)
     squares = jnp.atleast_1d(structure.monomials(offset))
     features = jnp.concatenate([offset, squares])
@@ -78,11 +80,11 @@ def expanded(
 def marginal_by_precision(
     structure: AbstractCovariance, axis: int | None, natural: PyTree, x: Incomplete
 ) -> tuple[Float[Array, " K"], Float[Array, " K"]]:
-    """`marginal` by completing the square in the missing columns, for covariances that are not near singular.
+    """Computes `marginal` by completing the square in the missing columns, for covariances not nearly singular.
 
-    With v = x − μ, A = WᵀJW, a = Wᵀh and o, m what is observed and missing:
+    With v = x − μ, A = WᵀJW, a = Wᵀh and o, m the observed and missing columns, it is
     count + a·v_o − ½ v_oᵀA v_o + ½ uᵀ A_mm⁻¹ u with u = (a − A v_o)_m, and ½ log |2π A_mm⁻¹|. The difference of
-    the last two squares cancels as expanded squares do. A few products a pattern take a third of the time.
+    the last two squares cancels as expanded squares do. It takes a few products per pattern, a third of the time.
     """
     dim = x.values.shape[-1]
     missing = ~x.observed
@@ -90,7 +92,7 @@ def marginal_by_precision(
 
     def one(count, linear, precision, mean, inverse):
         eye = jnp.eye(dim, dtype=mean.dtype)
-        # Columns in units of their standard deviations given all others, so that A has size one.
+        # Columns in units of their standard deviations given all others, so that A is of order one.
         weights = structure.dense(inverse, dim)
         unit = 1 / jnp.linalg.norm(weights, axis=0)
         weights = weights * unit
@@ -110,14 +112,14 @@ def marginal_by_precision(
 def marginal(
     structure: AbstractCovariance, axis: int | None, natural: PyTree, x: Incomplete
 ) -> tuple[Float[Array, " K"], Float[Array, " K"]]:
-    """log of each density's integral over the missing columns: (its exponent, the volume integrated).
+    """Returns the log of each density's integral over the missing columns, as (its exponent, the log-volume).
 
-    With C = W⁻¹ and the observed rows first, C Θ = L is lower triangular (Θ orthogonal). In t = Θᵀz what is
-    observed fixes the first numbers, L_oo t_o = (x − μ)_o, and the others are free; dx_m = |L_mm| dt_m. So with
-    J' = ΘᵀJΘ, h' = Θᵀh and u = (h' − J't)_m at t_m = 0 it is count + h'·t − ½ tᵀJ't + ½ uᵀ J'_mm⁻¹ u, and
-    log |L_mm| + ½ log |2π J'_mm⁻¹|. At J = I nothing cancels, however close to singular the covariance is: the
-    conditional densities of x_m, which are narrow there, are not formed.
-    What does not depend on the values is formed once for all rows that share `observed`.
+    With C = W⁻¹ and the observed rows first, C Θ = L is lower triangular (Θ orthogonal). In t = Θᵀz the observed
+    columns fix the first numbers, L_oo t_o = (x − μ)_o, and the others are free; dx_m = |L_mm| dt_m. With J' =
+    ΘᵀJΘ, h' = Θᵀh and u = (h' − J't)_m at t_m = 0 it is count + h'·t − ½ tᵀJ't + ½ uᵀ J'_mm⁻¹ u, and log |L_mm| +
+    ½ log |2π J'_mm⁻¹|. At J = I nothing cancels, however close to singular the covariance is, because the
+    conditional densities of x_m, which are then narrow, are not formed. What does not depend on the values is
+    computed once for all rows that share `observed`.
     """
     dim = x.values.shape[-1]
     order = jnp.argsort(~x.observed)
@@ -131,7 +133,7 @@ def marginal(
         pull = matmul(linear, turn)
         solve = jnp.where(missing[:, None] | missing, 0, invert_triangle(triangle))
         root = invert_triangle(cholesky(jnp.where(both, form, eye)))
-        # What no datum touches is multiplied out first: rows often share all but their values.
+        # Multiply first what does not depend on the values: rows often share all else.
         push = matmul(solve.T, form)
         t = jnp.where(x.observed, x.values - mean, 0)[order]
         pushed = matmul(t, push)

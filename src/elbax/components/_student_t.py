@@ -1,4 +1,4 @@
-"""Multivariate Student-t components: normals whose scale is a second latent."""
+"""Multivariate Student-t components: normals with a latent scale."""
 
 import math
 
@@ -23,17 +23,17 @@ _LARGEST_DOF = 200.0
 
 
 class StudentT(AbstractComponent):
-    r"""$x \mid u \sim N(\mu_k, \Sigma_k / u)$ with $u \sim \mathrm{Gamma}(\nu_k / 2, \nu_k / 2)$: a
-    t distribution with ν degrees of freedom, which forgives outliers.
+    r"""Multivariate t distributions with ν degrees of freedom, which are robust to outliers.
 
-    The scale u is eliminated first: $E[u \mid x] = (\nu + D) / (\nu + \delta^2)$ weighs down points at a
-    large Mahalanobis distance δ (Peel and McLachlan 2000). Params: `{"mean", "scale"}` as for
-    `Normal` (with a floor `"unit"` too), and `"log_dof": (K,)` where ν is estimated. Rows may be `Incomplete`.
+    $x \mid u \sim N(\mu_k, \Sigma_k / u)$ with $u \sim \mathrm{Gamma}(\nu_k / 2, \nu_k / 2)$. The scale u is
+    eliminated first: $E[u \mid x] = (\nu + D) / (\nu + \delta^2)$ downweights points at a large Mahalanobis
+    distance δ (Peel and McLachlan 2000). x has shape `(dim,)`; rows may be `Incomplete`. Params: `{"mean",
+    "scale"}` as for `Normal` (with a floor also `"unit"`), and `"log_dof": (K,)` if ν is estimated.
 
     **Arguments:**
 
-    - `covariance`, `floor`, `prior`, `form`: of the scale matrix Σ, as for `Normal`.
-    - `dof`: ν, if it is known; estimated otherwise, between 0.2 and 200 (beyond, it is a normal).
+    - `covariance`, `floor`, `prior`, `form`: for the scale matrix Σ, as for `Normal`.
+    - `dof`: ν, if it is known. Otherwise it is estimated, between 0.2 and 200 (beyond that it is a normal).
 
     ```python
     >>> import elbax, jax
@@ -74,14 +74,14 @@ class StudentT(AbstractComponent):
 
     @program
     def whitening(self, params: PyTree) -> Float[Array, "K D D"]:
-        """W of each component, lower triangular, with Σ⁻¹ = Wᵀ W."""
+        """Returns W of each component, lower triangular, with Σ⁻¹ = Wᵀ W."""
         return self.normal.whitening(params)
 
     def check(self, x, weight, who, *, varied=False):
         self.normal.check(x, weight, who, varied=varied)
 
     def init(self, x, weight, assignment, num_components):
-        """As for normals, with ten degrees of freedom where they are estimated."""
+        """Starts as `Normal` does, with ten degrees of freedom where they are estimated."""
         params = self.normal.init(x, weight, assignment, num_components)
         if self.dof is None:
             params["log_dof"] = jnp.full(num_components, math.log(10.0), params["mean"].dtype)
@@ -107,7 +107,7 @@ class StudentT(AbstractComponent):
             + 0.5 * (jnp.log(half_dof) - math.log(2 * math.pi))
             - stirling_error(half_dof),
             "half_dof": half_dof,
-            # u multiplies the quadratic, and counts itself.
+            # u multiplies the quadratic, and has a count of its own.
             "normal": normal | {"count": jnp.zeros_like(normal["count"])},
         }
 
@@ -115,10 +115,10 @@ class StudentT(AbstractComponent):
         return natural | {"normal": self.normal.prepare(natural["normal"])}
 
     def log_densities(self, natural, x):
-        """count + log ∫ u^{D/2 + ν/2 − 1} exp(−u (ν/2 + δ²/2)) du.
+        """Returns count + log ∫ u^{D/2 + ν/2 − 1} exp(−u (ν/2 + δ²/2)) du.
 
-        The integral is Γ(s) r^{−s} at s = (ν + D)/2, r = (ν + δ²)/2; Stirling's formula, ν/2 taken off, leaves
-        −D/2 − s log(r / s) + ½ log 2π/s and an error, none of them large where ν is.
+        The integral is Γ(s) r^{−s} at s = (ν + D)/2, r = (ν + δ²)/2. By Stirling's formula, less its terms in ν/2,
+        −D/2 − s log(r / s) + ½ log 2π/s and an error remain; none of these is large for large ν.
         """
         exponents, log_volumes = self.normal.terms(natural["normal"], x)
         half_dim = 0.5 * jnp.sum(known(x)[1]).astype(exponents.dtype)
@@ -150,7 +150,7 @@ class StudentT(AbstractComponent):
         return found.around(lambda form: eqx.tree_at(lambda outer: outer.normal, self, form))
 
     def describe(self, params):
-        """Means `(K, dim)`, scale matrices Σ `(K, dim, dim)` and degrees of freedom `(K,)`."""
+        """Returns means `(K, dim)`, scale matrices Σ `(K, dim, dim)` and degrees of freedom `(K,)`."""
         normal = self.normal.describe(params)
         return {
             "means": normal["means"],

@@ -10,13 +10,13 @@ from .._types import Any, Array, Float, PyTree
 
 
 def positive_variance(variance: Float[Array, "*dim"]) -> Float[Array, "*dim"]:
-    """The variances of columns, that of a constant one being the others' mean, or 1 if all are constant."""
+    """Returns the variances of columns; a constant column gets the mean of all, or 1 if all are constant."""
     others = jnp.mean(variance)
     return jnp.where(variance > 0, variance, jnp.where(others > 0, others, 1))
 
 
 def with_unit(params: dict, floor: float, variance: Float[Array, "*dim"]) -> dict:
-    """Params with the columns' standard deviations beside them, if there is a floor relative to these."""
+    """Adds the columns' standard deviations to the params, if there is a floor."""
     if not floor:
         return params
     return params | {"unit": Reference(jnp.sqrt(positive_variance(variance)))}
@@ -25,9 +25,9 @@ def with_unit(params: dict, floor: float, variance: Float[Array, "*dim"]) -> dic
 def with_given_unit(
     params: dict, floor: float, unit: Any, variance: Float[Array, "*dim"], who: str
 ) -> dict:
-    """`with_unit` of a description: from given standard deviations, else from what it says of the data.
+    """Runs `with_unit` for a description: with the given standard deviations, else with those it implies.
 
-    **Raises** `ValueError` for standard deviations that are none, or of other columns.
+    **Raises** `ValueError` for invalid standard deviations, or those of other columns.
     """
     if unit is None:
         return with_unit(params, floor, variance)
@@ -43,7 +43,7 @@ def with_given_unit(
 
 
 def floors(params: PyTree, floor: float, who: str) -> Float[Array, "*dim"]:
-    """√floor times the unit: a floor is a scatter of its square.
+    """Returns √floor times the unit; the floor adds its square to a scatter.
 
     **Raises** `ValueError` for params without a unit.
     """

@@ -1,4 +1,4 @@
-"""Models, one a file: log-joint, structure, start."""
+"""Models, one per file: log-joint, structure, start."""
 
 from ._bayesian_network import BayesianNetwork as BayesianNetwork
 from ._connectionist_temporal_classification import (

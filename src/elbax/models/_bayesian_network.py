@@ -1,4 +1,4 @@
-"""Discrete variables, each given its parents, of which some are never seen."""
+"""Discrete variables, each given its parents; some of them may never be observed."""
 
 import equinox as eqx
 import jax
@@ -19,20 +19,22 @@ from ..priors import Dirichlet
 
 
 class BayesianNetwork(AbstractExponentialFamilyModel):
-    r"""$p(z) = \prod_i p(z_i \mid z_{\mathrm{parents}(i)})$ over discrete variables, any of which may be
-    missing in any datum: exact inference by variable elimination, EM for the tables.
+    r"""A discrete Bayesian network $p(z) = \prod_i p(z_i \mid z_{\mathrm{parents}(i)})$ with missing values.
 
-    A datum is a row of values `(num_variables,)`, or an `elbax.Incomplete` one (`elbax.incomplete(x)` makes
-    them from NaN); a variable missing in every row is latent, as a cause that nobody measured. The latent of the
-    model is the whole configuration, the seen ones being clamped. Params: one array of logits for each
-    variable, with an axis for each parent in order and its own last.
+    Inference is exact, by variable elimination; the tables are estimated by EM. A datum is a row of values
+    `(num_variables,)`, or an `elbax.Incomplete` row (`elbax.incomplete(x)` makes these from NaN). Any variable may
+    be missing in any datum. One that is missing in every row is latent, such as a cause that was never measured.
+    The model's latent is the whole configuration, with the observed variables clamped. Params: one array of logits
+    per variable, with one axis per parent, in order, and the variable's own axis last.
 
     **Arguments:**
 
-    - `sizes`: how many values each variable has.
-    - `parents`: for each variable its parents' indices, a directed graph without cycles.
-    - `prior`: a `Dirichlet` on every row of every table.
-    - `limit`: the most entries a table may have in elimination: see `FactorGraph`.
+    - `sizes`: the number of values of each variable.
+    - `parents`: the indices of each variable's parents, a directed graph without cycles.
+    - `prior`: a `Dirichlet` prior on every row of every table.
+    - `limit`: the largest number of entries of a table in elimination: see `FactorGraph`.
+
+    **Raises** `ValueError` if the parents form a cycle, or are given for another number of variables.
 
     ```python
     >>> import elbax, jax, jax.numpy as jnp
@@ -90,7 +92,7 @@ class BayesianNetwork(AbstractExponentialFamilyModel):
         check_values(x, weight, who, wrong, f"values 0, 1, ... below sizes = {self.family.sizes}")
 
     def init(self, key: Key, x: PyTree = None) -> PyTree:
-        """Tables near uniform, drawn from the key."""
+        """Returns nearly uniform tables, drawn from the key; `x` is not used."""
         check_key(key, "BayesianNetwork.init")
         keys = jax.random.split(key, len(self.shapes))
         return tuple(
@@ -117,14 +119,14 @@ class BayesianNetwork(AbstractExponentialFamilyModel):
         values = values.astype(dtype)
         clamps = []
         for i, size in enumerate(self.family.sizes):
-            # No value agrees with one that the variable has not, nor any with NaN.
+            # A value that the variable does not have agrees with none of its values; NaN gives NaN.
             clamp = jnp.where(jnp.arange(size).astype(dtype) == values[i], 0, -jnp.inf)
             clamp = jnp.where(jnp.isnan(values[i]), jnp.nan, clamp)
             clamps.append(jnp.where(observed[i], clamp, 0).astype(dtype))
         return (*natural, *clamps), jnp.zeros((), dtype)
 
     def maximize(self, statistics: PyTree, params: PyTree, free: PyTree) -> PyTree:
-        """Probabilities in proportion to the expected counts; a row without data keeps its own."""
+        """Returns probabilities proportional to the expected counts; a row without data is unchanged."""
         return tuple(
             maximize_shares(count, table, flag, _possible(table), self.prior)
             for count, table, flag in zip(statistics, params, free, strict=True)
@@ -134,14 +136,15 @@ class BayesianNetwork(AbstractExponentialFamilyModel):
         return sum(log_prior_of_shares(table, _possible(table), self.prior) for table in params)
 
     def describe(self, params: PyTree) -> dict[str, Any]:
-        """Each variable's table of probabilities given its parents."""
+        """Returns each variable's table of probabilities given its parents."""
         return {"tables": tuple(jnp.exp(table) for table in self.natural(params))}
 
     def from_description(self, *, tables: Any) -> PyTree:
-        """The params that `describe` so, also from counts: rows need not add up to 1. A probability of 0 says that
-        the value is impossible: its logit is −∞ and stays so.
+        """Returns params from tables of probabilities, or of counts: rows need not sum to 1.
 
-        **Raises** `ValueError` for another number of tables, another shape or a number that cannot be.
+        A probability of 0 marks an impossible value: its logit is −∞ and stays so.
+
+        **Raises** `ValueError` for a wrong number of tables, a wrong shape or an invalid number.
         """
         tables = list(tables)
         if len(tables) != len(self.shapes):
@@ -158,7 +161,7 @@ class BayesianNetwork(AbstractExponentialFamilyModel):
         return tuple(jnp.log(jnp.asarray(table, float)) for table in tables)
 
     def marginals(self, params: PyTree, x: PyTree) -> tuple[Array, ...]:
-        """p(z_i | what is seen of x), one vector a variable; NaN where what is seen is impossible."""
+        """Returns p(z_i given the observed part of x), one vector per variable; NaN if that part is impossible."""
         potentials, _ = self.potentials(self.natural(params), x)
         impossible = jnp.isneginf(self.latent.log_normalizer(potentials))
         found = self.latent.mean(potentials)[len(self.parents) :]
@@ -167,14 +170,14 @@ class BayesianNetwork(AbstractExponentialFamilyModel):
     def sample(
         self, params: PyTree, key: Key, num_data: int
     ) -> Int[Array, "num_data num_variables"]:
-        """`num_data` configurations."""
+        """Returns `num_data` configurations."""
         params = enter_sample(self, params, key, num_data=num_data)
         unseen = tuple(jnp.zeros(size) for size in self.family.sizes)
         natural = (*self.natural(params), *unseen)
         return jax.vmap(self.latent.sample, (None, 0))(natural, jax.random.split(key, num_data))
 
     def invariances(self, params: PyTree) -> Invariances:
-        """One number more on all logits of a row, and any on what is impossible."""
+        """Returns the shifts of all logits of a row, and arbitrary changes of impossible logits."""
         return beside([shifts(table.shape, np.asarray(_possible(table))) for table in params])
 
     def at_boundary(self, params: PyTree, least: float) -> PyTree:

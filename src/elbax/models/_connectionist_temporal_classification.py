@@ -1,4 +1,4 @@
-"""Labels without their times."""
+"""Label sequences without their times."""
 
 import equinox as eqx
 import jax
@@ -18,22 +18,24 @@ from ..families._undefined import where_defined
 
 
 class ConnectionistTemporalClassification(AbstractExponentialFamilyModel):
-    r"""$p(y \mid x) = \sum_{z \in \mathcal{B}^{-1}(y)} \prod_t p_\theta(z_t \mid x)$: a network's labels for each
-    frame, summed over all alignments z of the label sequence y (Graves et al. 2006).
+    r"""Connectionist temporal classification: label sequences whose alignment to the frames is latent.
 
-    A datum is `(inputs, labels)`: inputs `(T, ...)` and labels `(L,)`, arrays or `elbax.Sequence`s (of
-    `elbax.sequences`, too). Params are any callable pytree `params(inputs) -> (T, num_labels)` logits, such
-    as `elbax.Network(...)`. The latent is the alignment: `Chain(ExactEStep(model), GradientMStep(model,
-    optimizer))` is CTC training, and `Exact(model, params)(datum).mode()` the best alignment, in positions
-    blank, label, blank, ….
+    $p(y \mid x) = \sum_{z \in \mathcal{B}^{-1}(y)} \prod_t p_\theta(z_t \mid x)$: a network gives the
+    probabilities of the labels in each frame, and the sum is over all alignments z of the label sequence y (Graves
+    et al. 2006).
 
-    Its ELBO is log p(y | x), in nats per sequence: never above 0, and −∞ where no alignment exists, as then
-    is the gradient's contribution 0. `feasible` says which data those are; `fit` refuses them.
+    A datum is `(inputs, labels)`: inputs `(T, ...)` and labels `(L,)`, arrays or `elbax.Sequence`s (also those of
+    `elbax.sequences`). Params are any callable pytree `params(inputs) -> (T, num_labels)` logits, such as
+    `elbax.Network(...)`. `Chain(ExactEStep(model), GradientMStep(model, optimizer))` is CTC training.
+    `Exact(model, params)(datum).mode()` is the best alignment, in positions blank, label, blank, ….
+
+    The ELBO is log p(y | x), in nats per sequence. It is never above 0. Where no alignment exists it is −∞, with a
+    zero gradient. `feasible` tells which data have an alignment; `fit` rejects the others.
 
     **Arguments:**
 
     - `blank`: the label that stands for none.
-    - `stride`: frames of input for each step of the network's output.
+    - `stride`: the number of input frames per step of the network's output.
 
     ```python
     >>> import elbax, equinox as eqx, jax, jax.numpy as jnp, optax
@@ -61,13 +63,13 @@ class ConnectionistTemporalClassification(AbstractExponentialFamilyModel):
         return CTCLattice()
 
     def _lengths(self, inputs, labels):
-        """(steps of output, labels) that count, and the labels."""
+        """Returns (the valid output steps, the number of labels, the labels)."""
         _, frames, _ = as_sequence(inputs)
         labels, number, _ = as_sequence(labels)
         return -(-frames // self.stride), number, _of_labels(labels, 1)
 
     def feasible(self, batch: PyTree) -> Bool[np.ndarray, " num_data"]:
-        """Which data have an alignment: a step for each label, and one more between equal ones. On the host."""
+        """Returns which data have an alignment: a step per label, one more between equal ones (on the host)."""
         (inputs, labels), _ = host_rows(batch)
         leaf = jax.tree.leaves(values_of(inputs))[0]
         frames = inputs.length if isinstance(inputs, Sequence) else leaf.shape[1]
@@ -133,11 +135,11 @@ class ConnectionistTemporalClassification(AbstractExponentialFamilyModel):
         log_probabilities = jax.nn.log_softmax(logits)
         size = 2 * len(labels) + 1
         extended = jnp.full(size, self.blank, labels.dtype).at[1::2].set(labels)
-        # A product, whose transpose is one too: to scatter is slower.
+        # A product, whose transpose is a product too: a scatter is slower.
         chosen = jax.nn.one_hot(extended, logits.shape[1], dtype=logits.dtype)
         place = jnp.arange(size)
         differs = extended != jnp.roll(extended, 2)
-        # A label that the network has no output for is impossible, and not free of cost.
+        # A label without an output of the network is impossible, not free of cost.
         known = (extended >= 0) & (extended < logits.shape[1])
         potentials = {
             "unary": jnp.where(known, matmul(log_probabilities, chosen.T), -jnp.inf),
@@ -149,13 +151,13 @@ class ConnectionistTemporalClassification(AbstractExponentialFamilyModel):
 
     def elbo(self, natural: PyTree, x: PyTree, q: Any, key: Key) -> Scalar:
         bound = super().elbo(natural, x, q, key)
-        # The logarithm of a probability: what rounding puts above 0 is taken off, and no slope with it.
+        # The logarithm of a probability: subtract what rounding adds above 0, without a derivative.
         return bound - jax.lax.stop_gradient(jnp.maximum(bound, 0))
 
     def decode(self, params: PyTree, inputs: PyTree) -> tuple[Int[Array, " T"], Int[Array, ""]]:
-        """(labels, how many) of the best path of one datum, repeats and blanks taken out; −1 after the last.
+        """Returns (labels, their number) of the best path of one datum, with repeats and blanks removed.
 
-        Both are −1 where the network puts out NaN.
+        After the last label they are −1. Both are −1 where the network returns NaN.
         """
         values, frames, _ = as_sequence(inputs)
         logits = params(values)
@@ -170,10 +172,10 @@ class ConnectionistTemporalClassification(AbstractExponentialFamilyModel):
         return where_defined(known, (labels, number))
 
     def describe(self, params: PyTree) -> PyTree:
-        """The network."""
+        """Returns the network."""
         return params
 
 
 def _of_labels(values: AnyArray, num_axes: int = 2) -> AnyArray:
-    """Labels without the axis of one column that `elbax.sequences` gives them."""
+    """Returns labels without the axis of one column that `elbax.sequences` adds."""
     return values[..., 0] if values.ndim == num_axes + 1 and values.shape[-1] == 1 else values

@@ -1,4 +1,4 @@
-"""A language model whose latent is the parse."""
+"""A probabilistic grammar; the latent is the parse."""
 
 import equinox as eqx
 import jax
@@ -20,22 +20,22 @@ from ..priors import Dirichlet
 
 
 class ContextFreeGrammar(AbstractExponentialFamilyModel):
-    r"""A probabilistic context-free grammar in Chomsky normal form: rules root → A, A → B C and P → word.
+    r"""A probabilistic context-free grammar in Chomsky normal form, with rules root → A, A → B C and P → word.
 
-    A datum is a sentence, word numbers `(T,)`, of at least two words; sentences of different lengths come as
-    `elbax.sequences([...])`'s (or an `elbax.Sequence` of integers). Params: `{"root": (N,), "binary": (N, S, S),
-    "emission": (P, num_words)}` logits, S = N + P symbols, nonterminals first. `Chain(ExactEStep(model),
-    ClosedFormMStep(model))` is the inside-outside algorithm (Baker 1979; Lari and Young 1990); `Exact(model,
-    params)(sentence).mode()` the best parse, which `model.latent.bracketed` writes. For a neural grammar
-    see `Tied`.
+    A datum is a sentence of at least two words, as word numbers `(T,)`. Sentences of different lengths are given
+    as `elbax.sequences([...])` (or an `elbax.Sequence` of integers). Params: `{"root": (N,), "binary": (N, S, S),
+    "emission": (P, num_words)}` logits, with S = N + P symbols, nonterminals first. `Chain(ExactEStep(model),
+    ClosedFormMStep(model))` is the inside-outside algorithm (Baker 1979; Lari and Young 1990). `Exact(model,
+    params)(sentence).mode()` is the best parse, which `model.latent.bracketed` prints. For a neural grammar see
+    `Tied`.
 
     **Arguments:**
 
     - `num_nonterminals`, `num_preterminals`, `num_words`: N, P and the vocabulary's size.
-    - `allowed`: which binary rules there are, truth values (N, S, S); the others stay at probability 0.
-    - `emits`: which words a preterminal may be, (P, num_words).
-    - `roots`: which nonterminals may be the root.
-    - `prior`: a `Dirichlet` on the rules of every symbol.
+    - `allowed`: which binary rules exist, booleans (N, S, S); the others stay at probability 0.
+    - `emits`: which words a preterminal may emit, booleans (P, num_words).
+    - `roots`: which nonterminals may be the root, booleans (N,).
+    - `prior`: a `Dirichlet` prior on the rules of every symbol.
 
     ```python
     >>> import elbax, jax, jax.numpy as jnp
@@ -77,7 +77,7 @@ class ContextFreeGrammar(AbstractExponentialFamilyModel):
         return self.family
 
     def _possible(self) -> dict[str, np.ndarray]:
-        """Which rules there are; those of one symbol are one row."""
+        """Returns which rules exist; the rules of one symbol form one row."""
         roots, binary = self.family.possible()
         shape = (self.family.num_preterminals, self.num_words)
         emission = np.ones(shape, bool) if self.emits is None else np.array(self.emits)
@@ -117,7 +117,7 @@ class ContextFreeGrammar(AbstractExponentialFamilyModel):
             )
 
     def init(self, key: Key, x: PyTree = None) -> PyTree:
-        """Rules near uniform, drawn from the key: where all are equal no EM step moves anything.
+        """Returns nearly uniform rules, drawn from the key; if all were equal, no EM step would change them.
 
         With data the words start from their frequencies.
         """
@@ -174,7 +174,7 @@ class ContextFreeGrammar(AbstractExponentialFamilyModel):
         return potentials, jnp.zeros((), unary.dtype)
 
     def maximize(self, statistics: PyTree, params: PyTree, free: PyTree) -> PyTree:
-        """Probabilities in proportion to the expected counts of rules; a symbol never used keeps its own."""
+        """Returns probabilities proportional to the expected counts of rules; a symbol never used is unchanged."""
         moved = {}
         for name, possible in self._possible().items():
             flat = lambda leaf, shape=possible.shape: jnp.reshape(leaf, shape)
@@ -196,7 +196,7 @@ class ContextFreeGrammar(AbstractExponentialFamilyModel):
         )
 
     def describe(self, params: PyTree) -> dict[str, Array]:
-        """Probabilities of the root's symbol (N,), of binary rules (N, S, S) and of words (P, num_words)."""
+        """Returns probabilities of the root's symbol (N,), binary rules (N, S, S) and words (P, num_words)."""
         possible = self._possible()
         return {
             name: jnp.where(possible[name].reshape(leaf.shape), jnp.exp(leaf), 0)
@@ -204,7 +204,7 @@ class ContextFreeGrammar(AbstractExponentialFamilyModel):
         }
 
     def from_description(self, *, root: Any, binary: Any, emission: Any) -> PyTree:
-        """The params that `describe` so, also from counts of a treebank: rows need not be normalized."""
+        """Returns params from probabilities, or from counts of a treebank: rows need not be normalized."""
         given = dict(root=root, binary=binary, emission=emission)
         number, size = self.family.num_nonterminals, self.family.num_symbols
         check_described(
@@ -216,7 +216,7 @@ class ContextFreeGrammar(AbstractExponentialFamilyModel):
         return {name: log(jnp.asarray(shares, float)) for name, shares in given.items()}
 
     def invariances(self, params: PyTree) -> Invariances:
-        """One number more on all logits of a symbol's rules, and any on what is impossible."""
+        """Returns the shifts of all logits of a symbol's rules, and arbitrary changes of impossible logits."""
         possible = self._possible()
         return beside_by_name({name: shifts(mask.shape, mask) for name, mask in possible.items()})
 
@@ -236,7 +236,7 @@ class ContextFreeGrammar(AbstractExponentialFamilyModel):
 
 
 def _words(x: PyTree) -> tuple[Array, Array, int]:
-    """(word numbers (T,), how many count, T) of one sentence, also as a column."""
+    """Returns (word numbers (T,), the valid number of words, T) of one sentence, also if given as a column."""
     words, length, steps = as_sequence(x)
     if words.ndim != 1 and words.shape[1:] != (1,):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Factor analysis, and probabilistic PCA by its name."""
+"""Factor analysis and probabilistic PCA."""
 
 from typing import Literal
 
@@ -28,23 +28,26 @@ from ..starts import start_of
 
 
 class FactorAnalysis(AbstractExponentialFamilyModel):
-    r"""$x = \mu + W z + \varepsilon$ with factors $z \sim N(0, I)$ and noise $\varepsilon \sim N(0, \Psi)$.
+    r"""Factor analysis, $x = \mu + W z + \varepsilon$.
 
-    Exact E-step and closed-form M-step (Rubin and Thayer 1982); `latent` is `Gaussian(num_factors)`, so
-    `state.posterior(x[0]).mode()` are the factor scores. Params: `{"mean": (dim,), "loadings": (dim,
-    num_factors), "log_noise": (dim,)}`, and with a floor `"unit"`, a `Reference` to the standard deviations of the
-    data's columns. Loadings are found up to a rotation, unless a pattern of zeros fixes it.
+    The factors are $z \sim N(0, I)$, the noise is $\varepsilon \sim N(0, \Psi)$. The E-step is exact and the
+    M-step has a closed form (Rubin and Thayer 1982). `latent` is `Gaussian(num_factors)`;
+    `state.posterior(x[0]).mode()` are the factor scores of a row. x has shape `(dim,)`; rows may be `Incomplete`.
+    Params: `{"mean": (dim,), "loadings": (dim, num_factors), "log_noise": (dim,)}`; `"log_noise"` is a number if
+    isotropic. With a floor they also hold `"unit"`, a `Reference` to the standard deviations of the data's
+    columns. Loadings are determined up to a rotation, unless a pattern of zeros fixes it.
 
-    The density is quadratic in x, so `elbax.compress(x)` is all it needs to see: a sweep then costs the
-    same for a thousand rows or a billion. Rows may be `Incomplete`.
+    The density is quadratic in x, so a fit needs only `elbax.compress(x)`: a sweep then costs the same for a
+    thousand rows or a billion.
 
     **Arguments:**
 
-    - `num_factors`: how many factors.
+    - `num_factors`: the number of factors.
     - `noise`: Ψ is `"diagonal"`, or `"isotropic"` (probabilistic PCA).
-    - `pattern`: a table of truth values, shape `(dim, num_factors)`: `False` marks loadings that are zero
-        (confirmatory factor analysis); they stay exact zeros under every M-step.
-    - `floor`: weight of the penalty −½ floor tr Ψ⁻¹ D with D the variances of the data's columns; 0 turns it off.
+    - `pattern`: booleans of shape `(dim, num_factors)`. `False` marks loadings that are zero (confirmatory factor
+        analysis) and stay exactly zero under every M-step.
+    - `floor`: the weight of the penalty −½ floor tr Ψ⁻¹ D, where D are the variances of the data's columns; 0
+        turns it off.
 
     ```python
     >>> import elbax, jax
@@ -105,26 +108,26 @@ class FactorAnalysis(AbstractExponentialFamilyModel):
         x: PyTree,
         init: Literal["principal_components", "random"] | PyTree = "principal_components",
     ) -> PyTree:
-        """Params to start from: a pure function of the key, so restarts may be vmapped.
+        """Returns params to start from. It is a pure function of the key, so restarts may be vmapped.
 
         **Arguments:**
 
-        - `init`: `"principal_components"`, probabilistic PCA of the correlations with loadings jittered by the
-            key; `"random"`, loadings drawn by the key; or params, which are returned as they are.
+        - `init`: `"principal_components"`, probabilistic PCA of the correlations with noise from the key added to
+            the loadings; `"random"`, loadings drawn from the key; or params, which are returned unchanged.
 
         **Raises** `ValueError` for data that no fit could use.
         """
         check_key(key, "FactorAnalysis.init")
         if is_concrete(x):
             self.check(x, "FactorAnalysis.init")
-            # One noise variance for all columns is positive though one of them be constant.
+            # A single noise variance is positive even if one column is constant.
             varied = self.analyzer.noise == "diagonal"
             check_table(*host_rows(x), "FactorAnalysis.init", varied=varied)
         table, weight = rows(x)
         return start_of(_start, init, self, key, table, weight)
 
     def _masked(self, params: PyTree) -> PyTree:
-        """Zeros where the pattern says so: a loading there enters nothing and has no gradient."""
+        """Sets loadings outside of the pattern to zero; they have no effect and no gradient."""
         if self.pattern is None:
             return params
         return params | {"loadings": jnp.where(np.array(self.pattern), params["loadings"], 0)}
@@ -145,7 +148,7 @@ class FactorAnalysis(AbstractExponentialFamilyModel):
         return super().elbo(natural, x, q, key)
 
     def maximize(self, statistics: PyTree, params: PyTree, free: PyTree) -> PyTree:
-        """A regression of each column on the factors, then the variance of what is left."""
+        """Regresses each column on the factors, then estimates the variance of the residual."""
         if self.pattern is not None:
             loadings = jnp.array(self.pattern) & jnp.asarray(free["loadings"])
             free = free | {"loadings": loadings}
@@ -157,7 +160,7 @@ class FactorAnalysis(AbstractExponentialFamilyModel):
         return params["mean"]
 
     def residuals(self, params: PyTree, deviations: Array) -> Array:
-        """With diagonal noise what a row's factors leave of it, in units of the noise, and the factors' means."""
+        """Returns, for diagonal noise, the residuals in units of the noise and the factors' means."""
         if self.analyzer.noise == "isotropic":
             return deviations
         params = self._masked(params)
@@ -168,19 +171,21 @@ class FactorAnalysis(AbstractExponentialFamilyModel):
         return jnp.concatenate([left, matmul(coordinates, root.T)], -1)
 
     def _projection(self, params: PyTree) -> tuple[Array, Array]:
-        """(S, T) with σ Σ⁻¹ σ = I − S Sᵀ and SᵀS + TᵀT = I; T Tᵀ is the covariance of a row's factors."""
+        """Returns (S, T) with σ Σ⁻¹ σ = I − S Sᵀ and SᵀS + TᵀT = I; T Tᵀ is the covariance of a row's factors."""
         natural = self.analyzer.one_natural(params)
         _, root, _ = self.analyzer.one_posterior((natural, params["mean"]))
         return matmul(natural["about"].value["weights"], root), root
 
     def maximize_evidence(self, moments: PyTree, params: PyTree, free: PyTree) -> PyTree:
-        """The best mean, factors of unit variance, the best noise variances: the "either" step of ECME.
+        """Maximizes the evidence over the mean and the noise, with unit factors: the "either" step of ECME.
 
-        Loadings take on the covariance that the factors are found to have (PX-EM, Liu, Rubin and Wu 1998), without
-        which they could not move where noise has vanished. Then the noise variances move one by one, each to the
-        maximum of the evidence in closed form (Zhao, Yu and Jiang 2008, section 3): with Σ⁻¹ at hand and
-        s = (Σ⁻¹)ⱼⱼ, b = (Σ⁻¹ S Σ⁻¹)ⱼⱼ it moves by (b − s)/s². With isotropic noise and all loadings
-        free the optimum is closed as a whole: the principal components (Tipping and Bishop 1999).
+        Loadings take on the estimated covariance of the factors (PX-EM, Liu, Rubin and Wu 1998). Without this they
+        could not move where noise has vanished. Then the noise variances are updated one by one, each to the
+        maximum of the evidence in closed form (Zhao, Yu and Jiang 2008, section 3): with s = (Σ⁻¹)ⱼⱼ and b = (Σ⁻¹
+        S Σ⁻¹)ⱼⱼ it changes by (b − s)/s². With isotropic noise and all loadings free the whole optimum has a
+        closed form, the principal components (Tipping and Bishop 1999).
+
+        **Raises** `TypeError` unless mean and noise are both free, and for isotropic noise all loadings too.
         """
         if not (free["mean"] is True and free["log_noise"] is True):
             raise TypeError(
@@ -213,10 +218,10 @@ class FactorAnalysis(AbstractExponentialFamilyModel):
         return moved | {"log_noise": params["log_noise"] + 0.5 * jnp.log(growth)}
 
     def _with_unit_factors(self, params, second, free):
-        """(params, Σ⁻¹ cov(x) Σ⁻¹ in units of the noise) with W ← W L, L Lᵀ being the mean of E[z zᵀ].
+        """Returns (params, Σ⁻¹ cov(x) Σ⁻¹ in units of the noise) with W ← W L, where L Lᵀ is the mean of E[z zᵀ].
 
-        The moments are those of (r, m), what factors leave of a row and their means. As the row is r + W m, what
-        is left under the new loadings is (I − S Sᵀ) r + S Tᵀ L⁻¹ m.
+        The moments are those of (r, m): the residuals of a row after its factors, and the factors' means. The row
+        is r + W m, so the residual under the new loadings is (I − S Sᵀ) r + S Tᵀ L⁻¹ m.
         """
         dim = len(params["mean"])
         root = jnp.eye(self.num_factors, dtype=second.dtype)
@@ -233,16 +238,16 @@ class FactorAnalysis(AbstractExponentialFamilyModel):
         return moved, matmul(both, matmul(second, both.T))
 
     def _principal_components(self, covariance, count, params):
-        # One variance is left to the noise: with as many factors as columns it changes nothing.
+        # One variance is left for the noise: with as many factors as columns this changes nothing.
         dim = len(covariance)
         rank = min(self.num_factors, dim - 1)
         values, vectors = eigh(covariance)
         top, rest = values[::-1][:rank], values[: dim - rank]
-        # With the penalty −½ floor tr D / σ² the best σ² is the mean of what is left plus floor · tr D over
-        # its number of residuals.
+        # With the penalty −½ floor tr D / σ² the best σ² is the mean residual variance plus floor · tr D over the
+        # number of residuals.
         penalty = jnp.sum(self.analyzer.penalty(params))
         noise = (jnp.sum(rest) + penalty / count) / (dim - rank)
-        # What of it is rounding of the largest eigenvalue is not known: the noise does not shrink so far.
+        # What rounding of the largest eigenvalue hides is unknown, so the noise does not shrink below that.
         precision = jnp.finfo(noise.dtype)
         hidden = jnp.minimum(dim * precision.eps * values[-1], jnp.exp(2 * params["log_noise"]))
         noise = jnp.maximum(noise, jnp.maximum(hidden, precision.tiny))
@@ -266,16 +271,18 @@ class FactorAnalysis(AbstractExponentialFamilyModel):
         return self.latent((jnp.zeros(self.num_factors, dtype), eye))
 
     def describe(self, params: PyTree) -> dict[str, Array]:
-        """Mean, loadings `(dim, num_factors)`, noise variances Ψ, and uniquenesses Ψ / var(x), each `(dim,)`."""
+        """Returns mean, loadings `(dim, num_factors)`, noise variances and uniquenesses Ψ / var(x), `(dim,)`."""
         return self.analyzer.one_describe(self._masked(params))
 
     def from_description(
         self, *, mean: Any, loadings: Any, noise: Any, uniquenesses: Any = None, unit: Any = None
     ) -> PyTree:
-        """From mean, loadings and noise variances (one number, if isotropic).
+        """Returns params from mean, loadings and noise variances (a single number is allowed if isotropic).
 
-        `unit` are the standard deviations of the data's columns, to which the floor is relative; by default
-        those of W Wᵀ + Ψ.
+        `unit` are the standard deviations of the data's columns, to which the floor is relative; by default those
+        of W Wᵀ + Ψ.
+
+        **Raises** `ValueError` for a wrong shape, an invalid number, or a nonzero loading outside of the pattern.
         """
         isotropic = self.analyzer.noise == "isotropic"
         dim = "dim" if self.pattern is None else len(self.pattern)
@@ -297,7 +304,7 @@ class FactorAnalysis(AbstractExponentialFamilyModel):
         return with_given_unit(params, self.analyzer.floor, unit, variance, "FactorAnalysis")
 
     def covariance(self, params: PyTree) -> Float[Array, "dim dim"]:
-        """W Wᵀ + Ψ."""
+        """Returns W Wᵀ + Ψ."""
         described = self.describe(params)
         loadings = described["loadings"]
         return matmul(loadings, loadings.T) + jnp.diag(described["noise"])
@@ -305,7 +312,7 @@ class FactorAnalysis(AbstractExponentialFamilyModel):
     def sample(
         self, params: PyTree, key: Key, num_data: int
     ) -> tuple[Float[Array, "num_data dim"], Float[Array, "num_data num_factors"]]:
-        """`num_data` draws of (x, z)."""
+        """Returns `num_data` draws of (x, z)."""
         params = enter_sample(self, params, key, num_data=num_data)
         params = self._masked(params)
         key_z, key_x = jax.random.split(key)
@@ -316,7 +323,7 @@ class FactorAnalysis(AbstractExponentialFamilyModel):
         return x + self.analyzer.one_deviation(params) * noise, z
 
     def invariances(self, params: PyTree) -> Invariances:
-        """The rotations of the factors (under a pattern those that keep its zeros), and any loading there."""
+        """Returns the rotations of the factors that keep the pattern's zeros, and the unused loadings."""
         turns = rotations(np.asarray(self._masked(params)["loadings"])[None])
         found = of_blocks(turns)
         if self.pattern is not None:
@@ -336,15 +343,15 @@ class FactorAnalysis(AbstractExponentialFamilyModel):
         return self.analyzer.summary()
 
     def heywood(self, params: PyTree, *, ratio: float = 1e-4) -> Array:
-        """Which columns' noise has vanished: a Heywood case, where the evidence is at its bound, not unbounded."""
+        """Returns which columns' noise has vanished: a Heywood case, where the evidence is bounded."""
         return ~(self.describe(params)["uniquenesses"] > ratio)
 
 
 def ProbabilisticPCA(num_factors: int, *, floor: float = 1e-6) -> FactorAnalysis:
-    r"""$x \sim N(\mu, W W^\top + \sigma^2 I)$: `FactorAnalysis(num_factors, noise="isotropic")`.
+    r"""Probabilistic PCA, $x \sim N(\mu, W W^\top + \sigma^2 I)$.
 
-    Its maximum is known in closed form (Tipping and Bishop 1999): one `EvidenceMStep` finds it from any
-    start. EM finds it too, and goes on where rows are incomplete.
+    It is `FactorAnalysis(num_factors, noise="isotropic")`. The maximum has a closed form (Tipping and Bishop
+    1999): one `EvidenceMStep` reaches it from any start. EM converges to it too, and also handles incomplete rows.
 
     ```python
     >>> import elbax, jax
@@ -378,10 +385,10 @@ def _start(model: FactorAnalysis, key: Key, x: PyTree, weight: Array, drawn: boo
 
 
 def _sweep_noise(slope, root, second, count, penalty, smallest, hidden):
-    """By how much each noise variance grows as all have moved once to their conditional maximum.
+    """Returns the factor by which each noise variance grows in one sweep of conditional maximization.
 
-    In units of the noise before, Σ⁻¹ = M = I − S Sᵀ and B = Σ⁻¹ cov(x) Σ⁻¹ are kept up, both being sums of squares
-    at the start: M = M² + S TᵀT Sᵀ. Of the diagonal of B rounding may have made up to `hidden`.
+    In units of the previous noise it updates Σ⁻¹ = M = I − S Sᵀ and B = Σ⁻¹ cov(x) Σ⁻¹. Both start as sums of
+    squares: M = M² + S TᵀT Sᵀ. Rounding may account for up to `hidden` of B's diagonal.
     """
     eye = jnp.eye(len(second), dtype=second.dtype)
     project, rest = eye - matmul(slope, slope.T), matmul(slope, root.T)

@@ -1,4 +1,4 @@
-"""The Gaussian mixture, by its name."""
+"""The Gaussian mixture."""
 
 from ..components import Normal
 from ..components._normal import Covariance, Form
@@ -14,7 +14,9 @@ def GaussianMixture(
     prior: NormalInverseWishart | None = None,
     form: Form = "auto",
 ) -> Mixture:
-    r"""$p(x) = \sum_k \pi_k\, N(x; \mu_k, \Sigma_k)$: `Mixture(Normal(covariance), num_components)`.
+    r"""A Gaussian mixture $p(x) = \sum_k \pi_k\, N(x; \mu_k, \Sigma_k)$.
+
+    It is `Mixture(Normal(covariance), num_components)`.
 
     **Arguments:**
 
@@ -22,8 +24,8 @@ def GaussianMixture(
     - `covariance`: `"full"`, `"tied"`, `"diagonal"` or `"spherical"`.
     - `floor`: pseudo-scatter that keeps covariances from collapsing, relative to the variances of the data's
         columns; 0 turns it off. See `elbax.components.Normal`.
-    - `prior`: a `NormalInverseWishart` on every mean and covariance.
-    - `form`: how quadratics are taken; the default decides per pass, by a bound on cancellation.
+    - `prior`: a `NormalInverseWishart` prior on every mean and covariance.
+    - `form`: how quadratic forms are computed; `"auto"` decides in each pass by a bound on cancellation.
 
     ```python
     >>> import elbax, jax

@@ -1,4 +1,4 @@
-"""A mixture along a chain."""
+"""The hidden Markov model: a mixture along a chain."""
 
 from typing import Literal
 
@@ -30,27 +30,29 @@ from ._mixture import check_components
 
 
 class HiddenMarkovModel(AbstractPartitioned):
-    r"""$p(x, z) = \pi_{z_1} \prod_{t<T} P_{z_t z_{t+1}} \prod_t p(x_t \mid \theta_{z_t})$: one datum is a
+    r"""A hidden Markov model $p(x, z) = \pi_{z_1} \prod_{t<T} P_{z_t z_{t+1}} \prod_t p(x_t \mid \theta_{z_t})$.
+
+    A datum is one sequence: an array `(T, dim)`, or any data of the component with a leading axis of steps.
+    Sequences of different lengths, or with gaps, are given as `elbax.sequences(...)`. Params: `{"initial": (K,),
+    "transition": (K, K), "components": params of the component}`, the first two logits. The ELBO is in nats per
     sequence.
 
-    A datum is an array `(T, dim)`, or whatever else the component takes with a leading axis of steps; sequences
-    of different lengths, or with gaps, come as `elbax.sequences(...)`. Params: `{"initial": (K,), "transition":
-    (K, K) logits, "components": the component's own}`. `Chain(ExactEStep(model), ClosedFormMStep(model))` is
-    Baum and Welch's algorithm, with `HardEStep(model)` it is Viterbi training. The best path is
-    `posterior(sequence).mode()`, under `jax.jit` where it is asked often. The ELBO is in nats per sequence.
+    `Chain(ExactEStep(model), ClosedFormMStep(model))` is the Baum-Welch algorithm; with `HardEStep(model)` it is
+    Viterbi training. The best path is `posterior(sequence).mode()`; use `jax.jit` if it is called often.
 
     **Arguments:**
 
-    - `component`: how a state emits: any of `elbax.components`, as for a `Mixture`.
+    - `component`: the emission density, any of `elbax.components`, as for a `Mixture`.
     - `num_states`: K.
-    - `allowed`: which transitions are possible, (K, K) truth values from row to column; the others have
-        probability 0 exactly, in every fit: left-to-right models, known zeros.
-    - `starts`: which states may be first, (K,).
-    - `prior`: a `Dirichlet` on the first state's probabilities.
-    - `transition_prior`: a `Dirichlet` on every row of the transition matrix, over what is allowed.
-    - `driven`: a datum is `(inputs, values)`, and `params["transition"]` a function (an `elbax.Network`) from a
-        step's inputs to the logits (K, K) of the transition into it. It takes `GradientMStep`.
-    - `form`, `order`, `segment`: how to compute, as for `MarkovChain`.
+    - `allowed`: (K, K) booleans, from row to column: which transitions are possible. The others have probability
+        exactly 0 in every fit (left-to-right models, known zeros).
+    - `starts`: (K,) booleans: which states may be first.
+    - `prior`: a `Dirichlet` prior on the first state's probabilities.
+    - `transition_prior`: a `Dirichlet` prior on every row of the transition matrix, over the allowed transitions.
+    - `driven`: if True, a datum is `(inputs, values)` and `params["transition"]` is a function (an
+        `elbax.Network`) from a step's inputs to the logits (K, K) of the transition into it. Its M-step is
+        `GradientMStep`.
+    - `form`, `order`, `segment`: options of the computation, as for `MarkovChain`.
 
     ```python
     >>> import elbax, jax, jax.numpy as jnp
@@ -120,7 +122,7 @@ class HiddenMarkovModel(AbstractPartitioned):
         self.component.check(self._values(steps), weight, who)
 
     def _check_sequences(self, x: PyTree, weight: AnyArray, who: str) -> None:
-        # A step of one array is a row; of several, some may be single numbers.
+        # A step of a single array is a row; with several arrays, some may hold a number per step.
         check_sequences(x, weight, who, 3 if len(jax.tree.leaves(values_of(x))) == 1 else 2)
 
     @property
@@ -128,7 +130,7 @@ class HiddenMarkovModel(AbstractPartitioned):
         return self.num_states
 
     def start_rows(self, batch: PyTree) -> tuple[PyTree, Array]:
-        """The steps, in whatever order they come: starts do not see it."""
+        """Returns the steps of all sequences, for starts, which ignore their order."""
         if is_concrete(batch):
             who = "HiddenMarkovModel.init"
             found = host_rows(batch)
@@ -145,7 +147,7 @@ class HiddenMarkovModel(AbstractPartitioned):
         return self.component.table(self._values(x))
 
     def from_parts(self, x: PyTree, weight: Array, assignment: Array) -> PyTree:
-        """Emissions of the parts, and transitions that stay half of the time."""
+        """Returns emissions of the parts, and transitions that keep the state half of the time."""
         number, dtype = self.num_states, weight.dtype
         transition = jnp.log(0.5 * jnp.eye(number, dtype=dtype) + 0.5 / number)
         if self.driven:
@@ -201,7 +203,7 @@ class HiddenMarkovModel(AbstractPartitioned):
         return potentials, jnp.zeros((), unary.dtype)
 
     def maximize(self, statistics: PyTree, params: PyTree, free: PyTree) -> PyTree:
-        """Initial and transition probabilities in proportion to the expected counts, and the components' own
+        """Returns initial and transition probabilities proportional to the expected counts, and the components'
         closed form. A state without data keeps its row."""
         starts, allowed = self.chain.possible()
         transition = params["transition"]
@@ -239,7 +241,7 @@ class HiddenMarkovModel(AbstractPartitioned):
 
     def shortcut(self, params: PyTree, x: PyTree) -> Shortcut | None:
         found = self.component.shortcut(params["components"], self._values(values_of(x)))
-        # One step after the other the chain finds out by itself.
+        # A sequential chain checks this itself.
         chain = self.chain
         scalable = chain.form == "auto" and runs_pairwise(chain.order) and not self.driven
         scalable = scalable and chain.allowed is None and chain.starts is None
@@ -265,7 +267,7 @@ class HiddenMarkovModel(AbstractPartitioned):
         return Shortcut(allowed, form, base)
 
     def describe(self, params: PyTree) -> dict[str, Any]:
-        """Initial probabilities (K,), the transition matrix (K, K), and what the components say of themselves."""
+        """Returns initial probabilities (K,), the transition matrix (K, K), and the components' description."""
         starts, allowed = self.chain.possible()
         found = {"initial": jnp.where(starts, jnp.exp(log_shares_of(params["initial"], starts)), 0)}
         if not self.driven:
@@ -274,12 +276,12 @@ class HiddenMarkovModel(AbstractPartitioned):
         return found | self.component.describe(params["components"])
 
     def from_description(self, *, initial: Any, transition: Any, **described: Any) -> PyTree:
-        """The params that `describe` so; the transitions are the function itself, where inputs drive them.
+        """Returns params from a description; if inputs drive the transitions, `transition` is their function.
 
-        Probabilities count in proportion: rows need not add up to 1.
+        Probabilities need not sum to 1: rows are normalized.
 
-        **Raises** `ValueError` for another shape, for a number that cannot be, or for a probability of what
-        `allowed` or `starts` rule out.
+        **Raises** `ValueError` for a wrong shape, an invalid number, or a probability of what `allowed` or
+        `starts` rule out.
         """
         who, number = "HiddenMarkovModel", self.num_states
         starts, allowed = self.chain.possible()
@@ -306,7 +308,10 @@ class HiddenMarkovModel(AbstractPartitioned):
     def sample(
         self, params: PyTree, key: Key, num_data: int, length: int
     ) -> tuple[PyTree, Int[Array, "num_data length"]]:
-        """`num_data` sequences (x, z) of `length` steps."""
+        """Returns `num_data` sequences (x, z) of `length` steps.
+
+        **Raises** `TypeError` if inputs drive the transitions.
+        """
         if self.driven:
             raise TypeError("sample: the transitions depend on inputs, which are not modeled.")
         params = enter_sample(self, params, key, num_data=num_data, length=length)
@@ -332,7 +337,7 @@ class HiddenMarkovModel(AbstractPartitioned):
         return jax.vmap(one)(jax.random.split(key, num_data))
 
     def invariances(self, params: PyTree) -> Invariances:
-        """One number more on all logits of a row, any on what is impossible, and the components' own."""
+        """Returns the shifts of all logits of a row, unused logits, and the components' invariances."""
         starts, allowed = self.chain.possible()
         transition = params["transition"]
         return beside_by_name(
@@ -374,18 +379,18 @@ class HiddenMarkovModel(AbstractPartitioned):
         return own | self.component.summary()
 
     def collapsed(self, params: PyTree) -> Bool[Array, "..."]:
-        """Which states have shrunk onto a few points, where the likelihood is unbounded."""
+        """Returns which states have shrunk onto a few points, where the likelihood is unbounded."""
         return self.component.collapsed(params["components"])
 
 
 def _linear_logits(logits: Array, width: int) -> PyTree:
-    """The same logits for all inputs, as a function linear in them."""
+    """Returns the same logits for all inputs, as a linear function of them."""
     weights = {"logits": logits, "slopes": jnp.zeros((*logits.shape, width), logits.dtype)}
     return Network(_apply, weights)
 
 
 def _shifts_of_network(transition: Any, possible: np.ndarray) -> Invariances:
-    """Those of logits linear in the inputs; of a network nobody knows."""
+    """Returns the invariances of logits linear in the inputs; none for a network, where they are unknown."""
     weights = getattr(transition, "weights", None)
     if not (isinstance(weights, dict) and set(weights) == {"logits", "slopes"}):
         return nothing(transition)

@@ -1,10 +1,10 @@
-r"""One linear-Gaussian conditional, $N(y; A u + b, L L^\top)$, and what EM needs of it.
+r"""One linear-Gaussian conditional, $N(y; A u + b, L L^\top)$, and its part of EM.
 
 In units of its own noise, $\epsilon = L^{-1}(y - A u - b)$, the log-density is $c + l^\top \epsilon +
 \epsilon^\top B u - \tfrac12 \epsilon^\top P \epsilon + e^\top u - \tfrac12 u^\top E u$ at c = l = B = e = E = 0
-and P = I. These are its coordinates, and any value of them is such a conditional again, times a Gaussian factor
-in u: so a filter's log-normalizer is a function of them, and its gradient there is the expected statistics, right
-in float32 however small the noise. Where L is singular, ε is noise all the same, of which y shows only a part.
+and P = I. These are its coordinates. Any value of them is again such a conditional, times a Gaussian factor in u.
+A filter's log-normalizer is thus a function of them, and its gradient is the expected statistics, accurate in
+float32 however small the noise is. Where L is singular, ε is still noise, of which y shows only a part.
 """
 
 import equinox as eqx
@@ -22,13 +22,15 @@ from ..components._unit import floors
 
 
 class LinearGaussian(eqx.Module):
-    """Params `{"matrix": (p, k), "offset": (p,), "scale": as the noise's structure keeps it}`; `inputs` k = 0
-    and no matrix for a plain normal, no offset where there is none; `"unit"` is what a floor is relative to."""
+    """A conditional with params `{"matrix": (p, k), "offset": (p,), "scale": array of the noise's structure}`.
+
+    A plain normal has k = 0 inputs and no matrix. The offset is optional. `"unit"` is what a floor is relative to.
+    """
 
     noise: AbstractCovariance
 
     def root(self, params: PyTree, dim: int) -> Array:
-        """L, lower triangular."""
+        """Returns L, lower triangular."""
         return self.noise.dense(self.noise.factor(params["scale"], dim), dim)
 
     def natural(self, params: PyTree, dim: int, inputs: int) -> PyTree:
@@ -51,7 +53,7 @@ class LinearGaussian(eqx.Module):
         }
 
     def conditional(self, natural: PyTree) -> dict[str, Array]:
-        """The conditional that these coordinates mean: matrix, offset, root, and the factor in u."""
+        """Returns the conditional with these coordinates: matrix, offset, root, and the factor in u."""
         about = natural["about"].value
         shrunk = root_of_inverse(natural["precision"])
         covariance = matmul(shrunk, shrunk.T)
@@ -70,9 +72,9 @@ class LinearGaussian(eqx.Module):
     def maximize(
         self, statistics: PyTree, params: PyTree, free: PyTree, dim: int, floor: float
     ) -> PyTree:
-        """The params of highest expected log-density: least squares, then what they leave.
+        """Returns the params of highest expected log-density: least squares, then the residual noise.
 
-        With a mask on entries of the matrix the least squares are weighted by the noise before.
+        With a mask on entries of the matrix the least squares are weighted by the previous noise.
         """
         count, linear, cross = statistics["count"], statistics["linear"], statistics["cross"]
         scatter = -(statistics["precision"] + statistics["precision"].T)
@@ -123,13 +125,13 @@ class LinearGaussian(eqx.Module):
         return params | moved | {"scale": jnp.where(seen, scale, params["scale"])}
 
     def _structured(self, moment: Array) -> Array:
-        """The mean of S(ε) from that of ε εᵀ."""
+        """Returns the mean of S(ε), given that of ε εᵀ."""
         return jnp.sum(
             jax.vmap(self.noise.outer)(jnp.eye(len(moment), dtype=moment.dtype), moment), 0
         )
 
     def log_prior(self, params: PyTree, dim: int, floor: float) -> Scalar | float:
-        """−½ floor tr (L Lᵀ)⁻¹ D, of the directions that have noise."""
+        """Returns −½ floor tr (L Lᵀ)⁻¹ D, over the directions that have noise."""
         if not floor:
             return 0.0
         weighted = matmul(invert_noise(self.root(params, dim)), _floor(params, floor))
@@ -140,7 +142,7 @@ class LinearGaussian(eqx.Module):
 
 
 def _floor(params: PyTree, floor: float) -> Array:
-    """A root of floor · D, D the squares of the unit."""
+    """Returns a root of floor · D, where D are the squares of the unit."""
     return jnp.diag(floors(params, floor, "LinearGaussianStateSpace").astype(params["scale"].dtype))
 
 
@@ -151,7 +153,7 @@ def _entries(flag: Any, shape: tuple[int, int]) -> Any:
 
 
 def _masked(normal: Array, target: Array, root: Array, mask: Array) -> Array:
-    """The change L⁻¹ D, D zero outside the mask, of highest ⟨change, target⟩ − ½ tr(change N changeᵀ)."""
+    """Returns the L⁻¹ D, D zero outside the mask, of highest ⟨L⁻¹ D, target⟩ − ½ tr(L⁻¹ D N Dᵀ L⁻ᵀ)."""
     inverse = invert_noise(root)
     precision = matmul(inverse.T, inverse)
     system = jnp.kron(precision, normal)

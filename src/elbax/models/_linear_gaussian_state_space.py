@@ -1,4 +1,4 @@
-"""Factor analysis along a chain."""
+"""The linear-Gaussian state-space model: factor analysis along a chain."""
 
 import math
 from typing import Literal
@@ -37,36 +37,38 @@ Noise = Literal["full", "diagonal", "diag", "isotropic"]
 
 
 class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
-    r"""$z_1 \sim N(m, V)$, $z_{t+1} \sim N(A z_t + b, Q)$, $x_t \sim N(C z_t + d, R)$: one datum is a sequence.
+    r"""A linear-Gaussian state-space model, fitted by EM with a Kalman smoother.
 
-    A datum is an array `(T, dim)`; sequences of different lengths, or with missing values, come as
-    `elbax.sequences(...)`, NaN meaning missing. Params: `{"initial": {"offset": m, "scale"}, "transition":
-    {"matrix": A, "offset": b, "scale"}, "emission": {"matrix": C, "offset": d, "scale"}}`, the offsets b and d
-    only with `offsets=True`, and with a floor each of the three has a `"unit"`, a `Reference` to the standard
-    deviations that it is relative to; make them with `init` or, from numbers in common notation,
-    `from_description`.
+    $$z_1 \sim N(m, V), \quad z_{t+1} \sim N(A z_t + b, Q), \quad x_t \sim N(C z_t + d, R).$$
 
-    The E-step is a Kalman smoother, `Chain(ExactEStep(model), ClosedFormMStep(model))` the EM algorithm of
-    Shumway and Stoffer (1982). What is known stays fixed by `free`: `ClosedFormMStep(model, free={"initial":
-    False, "transition": {"matrix": False, "scale": True}, "emission": {"matrix": mask, "scale": True}})`. With
-    a mask on entries of a matrix its free ones are set by weighted least squares for the noise before, and
-    the noise after, which ascends, but is one round of two.
+    A datum is one sequence, an array `(T, outputs)`. Sequences of different lengths, or with missing values (NaN),
+    are given as `elbax.sequences(...)`. Params: `{"initial": {"offset": m, "scale"}, "transition": {"matrix": A,
+    "offset": b, "scale"}, "emission": {"matrix": C, "offset": d, "scale"}}`. The offsets b and d exist only with
+    `offsets=True`. With a floor each of the three holds a `"unit"`, a `Reference` to the standard deviations that
+    the floor is relative to. Params come from `init` or, from numbers in common notation, `from_description`. The
+    ELBO is in nats per sequence.
 
-    V, Q and R may be singular or 0, as in autoregressions in companion form, integrated trends and series seen
-    without noise. EM multiplies noise: a direction without any keeps none, and what the matrix and the offset say
-    of it stays as given. What is seen must have a density: where it is determined by what was seen before, up to
-    rounding, the evidence is NaN.
+    The E-step is a Kalman smoother; `Chain(ExactEStep(model), ClosedFormMStep(model))` is the EM algorithm of
+    Shumway and Stoffer (1982). Known params are held fixed by `free`: `ClosedFormMStep(model, free={"initial":
+    False, "transition": {"matrix": False, "scale": True}, "emission": {"matrix": mask, "scale": True}})`. With a
+    mask on entries of a matrix, the free entries are set by least squares weighted by the previous noise, and then
+    the noise is updated. This ascends, but it is one round of two.
+
+    V, Q and R may be singular or 0, as in autoregressions in companion form, integrated trends and series observed
+    without noise. EM multiplies noise: a direction without noise gains none, and its rows of the matrix and the
+    offset stay as given. Observations must have a density: if earlier ones determine them up to rounding, the
+    evidence is NaN.
 
     **Arguments:**
 
     - `dim`: the dimension of the state z.
     - `transition_noise`, `emission_noise`: the structure of Q and R, `"full"`, `"diagonal"` or `"isotropic"`.
-    - `offsets`: whether b and d are there.
-    - `floor`: weight of the penalties −½ floor · tr V⁻¹D, −½ floor · tr Q⁻¹D and −½ floor · tr R⁻¹D, each relative
-        to variances D of its own: for R those of the data's columns, for V and Q those of the states as `init`
-        has them. Noise of one kind may else shrink to nothing, where the likelihood is highest (as in a
-        constant level); 0 turns it off. Directions without noise are left out.
-    - `order`: how to compute, as for `GaussianChain`.
+    - `offsets`: whether there are b and d.
+    - `floor`: the weight of the penalties −½ floor · tr V⁻¹D, −½ floor · tr Q⁻¹D and −½ floor · tr R⁻¹D. Each is
+        relative to variances D of its own: for R those of the data's columns, for V and Q those of the states in
+        `init`. Without a floor, noise of one kind may shrink to nothing where the likelihood is highest (as for a
+        constant level). 0 turns it off. Directions without noise are left out.
+    - `order`: how the chain runs, as for `GaussianChain`.
 
     ```python
     >>> import elbax, jax, jax.numpy as jnp
@@ -125,7 +127,7 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
         }
 
     def _shapes(self, params: PyTree) -> dict[str, tuple[int, int]]:
-        """(outputs, inputs) of each conditional."""
+        """Returns (outputs, inputs) of each conditional."""
         outputs = params["emission"]["matrix"].shape[0]
         return {
             "initial": (self.dim, 0),
@@ -144,12 +146,12 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
         x: PyTree,
         init: Literal["principal_components", "random"] | PyTree = "principal_components",
     ) -> PyTree:
-        """Params to start from: a pure function of the key, so restarts may be vmapped.
+        """Returns params to start from. It is a pure function of the key, so restarts may be vmapped.
 
         **Arguments:**
 
-        - `init`: `"principal_components"`, slow dynamics and the principal directions of the steps, jittered
-            by the key; `"random"`, both drawn by the key; or params, which are returned as they are.
+        - `init`: `"principal_components"`, slow dynamics and the principal directions of the steps, with noise
+            from the key; `"random"`, both drawn from the key; or params, which are returned unchanged.
 
         **Raises** `ValueError` for data that no fit could use.
         """
@@ -187,7 +189,7 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
         }
 
     def prepare(self, natural: PyTree) -> PyTree:
-        """The conditionals themselves."""
+        """Returns the conditionals."""
         return {name: part.conditional(natural[name]) for name, part in self._parts.items()}
 
     def potentials(self, natural: PyTree, x: PyTree) -> tuple[PyTree, Scalar]:
@@ -220,7 +222,7 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
             },
             "transition": {name: transition[name] for name in names},
             "unary": unary,
-            # The factors in the inputs are zero at any params: only their statistics are wanted.
+            # The factors in the inputs are zero at any params: only their statistics are needed.
             "probe": {
                 "unary": {name: emission[name] for name in tilt},
                 "transition": {name: transition[name] for name in tilt},
@@ -230,7 +232,7 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
         return potentials, jnp.zeros((), initial["root"].dtype)
 
     def _observed(self, natural, row, seen):
-        """The rows of what is seen of one step: the marginal of it, the others being noise of their own."""
+        """Returns the observed rows of one step, as a marginal: a missing row is replaced by independent noise."""
         emission = natural["emission"]
         root = emission["root"]
         residual = jnp.where(seen, row.astype(root.dtype) - emission["offset"], 0)
@@ -246,7 +248,7 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
         return {"rows": matrix, "root": root, "target": residual, "constant": constant}
 
     def maximize(self, statistics: PyTree, params: PyTree, free: PyTree) -> PyTree:
-        """Least squares for A, b, C, d, and the noise that they leave; the first state's moments."""
+        """Returns least squares for A, b, C, d with the residual noise, and the first state's moments."""
         shapes = self._shapes(params)
         return {
             name: part.maximize(
@@ -267,7 +269,7 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
         )
 
     def describe(self, params: PyTree) -> dict[str, Array]:
-        """m, V, A, Q, C, R (and b, d) in full words, as `from_description` takes them."""
+        """Returns m, V, A, Q, C, R (and b, d) under the names that `from_description` takes."""
         shapes = self._shapes(params)
         found = {"initial_mean": params["initial"]["offset"]}
         for name, part in self._parts.items():
@@ -291,14 +293,21 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
         emission_offset: Any = None,
         unit: Any = None,
     ) -> PyTree:
-        """The params that `describe` so.
+        """Returns params from matrices and covariances in common notation.
 
-        `unit` are the standard deviations to which the floor is relative, a dictionary of `"initial"`,
-        `"transition"` and `"emission"`; by default those of V, Q and R themselves. Covariances may be singular:
-        what has no noise will have none after a fit.
+        **Arguments:**
 
-        **Raises** `ValueError` for a covariance that is not positive semidefinite, or for offsets where the model
-        has none.
+        - `initial_mean`, `initial_covariance`: m `(dim,)` and V `(dim, dim)`.
+        - `transition`, `transition_covariance`: A and Q, `(dim, dim)`.
+        - `emission`, `emission_covariance`: C `(outputs, dim)` and R `(outputs, outputs)`.
+        - `transition_offset`, `emission_offset`: b and d, 0 by default; only with `offsets=True`.
+        - `unit`: the standard deviations to which the floor is relative, a dictionary of `"initial"`,
+            `"transition"` and `"emission"`; by default those of V, Q and R.
+
+        Covariances may be singular: a direction without noise has none after a fit either.
+
+        **Raises** `ValueError` for a covariance that is not positive semidefinite, or for offsets if the model has
+        none.
         """
 
         def scale(name, covariance):
@@ -364,7 +373,7 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
         }
 
     def sample(self, params: PyTree, key: Key, num_data: int, length: int) -> tuple[Array, Array]:
-        """`num_data` sequences (x, z) of `length` steps."""
+        """Returns `num_data` sequences (x, z) of `length` steps."""
         params = enter_sample(self, params, key, num_data=num_data, length=length)
         parts, shapes = self._parts, self._shapes(params)
         roots = {name: part.root(params[name], shapes[name][0]) for name, part in parts.items()}
@@ -390,20 +399,20 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
         return jax.vmap(one)(jax.random.split(key, num_data))
 
     def smooth(self, params: PyTree, x: PyTree) -> tuple[Array, Array]:
-        """(E[z_t | x] (T, dim), Cov[z_t | x] (T, dim, dim)) of one sequence."""
+        """Returns (E[z_t | x] (T, dim), Cov[z_t | x] (T, dim, dim)) of one sequence."""
         potentials, _ = self.potentials(self.prepare(self.natural(params)), x)
         means, covariances, _ = self.chain.moments(potentials)
         return means, covariances
 
     def invariances(self, params: PyTree) -> Invariances:
-        """The state in other coordinates T z (with offsets, T z + s) that leave Q of its structure."""
+        """Returns the changes of the state's coordinates, T z (with offsets, T z + s), that keep Q's structure."""
         roots = jax.tree.map(lambda root: np.asarray(root, float), _state_roots(self, params))
         numbers = jax.tree.map(lambda leaf: np.asarray(leaf, float), params)
         transition, emission = numbers["transition"]["matrix"], numbers["emission"]["matrix"]
         covariance = roots["transition"] @ roots["transition"].T
 
         def tangent(change):
-            """d/dt of the params of T = exp(t · change)."""
+            """Returns d/dt of the params at T = exp(t · change)."""
             moved = jax.tree.map(np.zeros_like, numbers)
             for name, root in roots.items():
                 seen = np.linalg.pinv(root) @ change @ root
@@ -416,7 +425,7 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
             return moved
 
         def shifted(step):
-            """d/dt of the params of the state z + t · step."""
+            """Returns d/dt of the params of the state z + t · step."""
             moved = jax.tree.map(np.zeros_like, numbers)
             moved["initial"]["offset"] = step
             moved["transition"]["offset"] = step - transition @ step
@@ -442,7 +451,7 @@ def _state_roots(model: LinearGaussianStateSpace, params: PyTree) -> dict[str, A
 
 
 def _changes(noise: Noise, covariance: np.ndarray) -> list[np.ndarray]:
-    """A basis of the matrices X for which X Q + Q Xᵀ has the structure of Q."""
+    """Returns a basis of the matrices X for which X Q + Q Xᵀ has the structure of Q."""
     dim = len(covariance)
     eye = np.eye(dim)
     if noise == "full":
@@ -474,7 +483,7 @@ def _start(
     matrix = 0.9 * jnp.eye(dim, dtype=dtype) + 0.05 * noise
     emission = jnp.concatenate([directions, extra], 1)
     if drawn:
-        # Of a matrix of such entries no eigenvalue is far outside of 0.7.
+        # The eigenvalues of such a matrix are not far outside of 0.7.
         matrix = 0.7 * noise / math.sqrt(dim)
         emission = jax.random.normal(key_emission, (outputs, dim), dtype) / math.sqrt(dim)
     params = model.from_description(

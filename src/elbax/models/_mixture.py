@@ -1,4 +1,4 @@
-"""A mixture: a categorical latent and one density a value of it."""
+"""The mixture: a categorical latent, and one density per value of it."""
 
 import equinox as eqx
 import jax
@@ -23,18 +23,18 @@ from ..starts import AbstractPartitioned, shares_of
 
 
 class Mixture(AbstractPartitioned):
-    r"""$p(x, z = k) = \pi_k\, p(x \mid \theta_k)$, with z categorical.
+    r"""A mixture $p(x, z = k) = \pi_k\, p(x \mid \theta_k)$ with a categorical latent z.
 
-    Params: `{"logits": (K,), "components": the component's own}`. Exact E-step and closed-form M-step
-    by the exponential family's two identities; `latent` is `Categorical(num_components)`.
+    The E-step is exact, and the M-step has a closed form if the component has one. `latent` is
+    `Categorical(num_components)`. Params: `{"logits": (K,), "components": params of the component}`.
 
     **Arguments:**
 
-    - `component`: what the K densities are: one of `elbax.components`, such as `Normal("full")`,
-        `Bernoulli()`, `Poisson()`, `StudentT()`, `FactorAnalyzer(2)`, a `Product` of several for columns of
-        mixed type, or `LinearRegression()` for a mixture of regressions.
+    - `component`: the density, one of `elbax.components`, such as `Normal("full")`, `Bernoulli()`, `Poisson()`,
+        `StudentT()`, `FactorAnalyzer(2)`, a `Product` of several for columns of mixed type, or
+        `LinearRegression()` for a mixture of regressions.
     - `num_components`: K.
-    - `prior`: a `Dirichlet` on the weights.
+    - `prior`: a `Dirichlet` prior on the weights.
 
     ```python
     >>> import elbax, jax, jax.numpy as jnp
@@ -114,9 +114,9 @@ class Mixture(AbstractPartitioned):
         return natural["logits"] + densities, jnp.zeros((), densities.dtype)
 
     def maximize(self, statistics: PyTree, params: PyTree, free: PyTree) -> PyTree:
-        """Weights in proportion to the expected counts, and the components' own closed form.
+        """Returns weights proportional to the expected counts, and the components' closed form.
 
-        A component without data keeps its place, with a weight as small as its dtype allows.
+        A component without data keeps its params, with the smallest weight that its dtype allows.
         """
         count = statistics["logits"]
         if self.prior is not None:
@@ -148,16 +148,16 @@ class Mixture(AbstractPartitioned):
         return found.around(lambda form: eqx.tree_at(lambda model: model.component, self, form))
 
     def describe(self, params: PyTree) -> dict[str, Any]:
-        """Weights `(K,)`, and what the components say of themselves (means, covariances, rates, …)."""
+        """Returns weights `(K,)` and the components' description (means, covariances, rates, …)."""
         weights = jax.nn.softmax(params["logits"])
         return {"weights": weights, **self.component.describe(params["components"])}
 
     def from_description(self, *, weights: Any, **described: Any) -> PyTree:
-        """The params that `describe` so: to start from given numbers, or take over another program's fit.
+        """Returns params from a description, to start from given numbers or from another program's fit.
 
-        Weights count in proportion: they need not add up to 1.
+        Weights need not sum to 1: they are normalized.
 
-        **Raises** `ValueError` for another shape, or for a number that cannot be (it names both).
+        **Raises** `ValueError` for a wrong shape or an invalid number; the message names it.
 
         ```python
         >>> import elbax
@@ -176,7 +176,7 @@ class Mixture(AbstractPartitioned):
     def sample(
         self, params: PyTree, key: Key, num_data: int | None = None, *, inputs: Any = None
     ) -> tuple[PyTree, Int[Array, " num_data"]]:
-        """`num_data` draws of (x, z); for regressions one (target, z) for each row of `inputs`."""
+        """Returns `num_data` draws of (x, z); for regressions one (target, z) for each row of `inputs`."""
         if (num_data is None) == (inputs is None):
             raise TypeError("sample: give num_data, or for a regression inputs.")
         params = enter_sample(self, params, key, num_data=num_data)
@@ -191,7 +191,7 @@ class Mixture(AbstractPartitioned):
         return jax.vmap(one)(keys) if inputs is None else jax.vmap(one)(keys, inputs)
 
     def invariances(self, params: PyTree) -> Invariances:
-        """One number more on all logits, and the components' own."""
+        """Returns the shifts of all logits, and the components' invariances."""
         return beside_by_name(
             {
                 "logits": shifts(params["logits"].shape),
@@ -214,19 +214,19 @@ class Mixture(AbstractPartitioned):
         return own | self.component.summary()
 
     def collapsed(self, params: PyTree) -> Bool[Array, " K"]:
-        """Which components have shrunk onto a few points, where the likelihood is unbounded."""
+        """Returns which components have shrunk onto a few points, where the likelihood is unbounded."""
         return jnp.broadcast_to(
             self.component.collapsed(params["components"]), (self.num_components,)
         )
 
     def emptied(self, params: PyTree) -> Bool[Array, " K"]:
-        """Which components have less than a thousandth of an equal share."""
+        """Returns which components have less than a thousandth of an equal share."""
         return jax.nn.softmax(params["logits"]) < 1e-3 / self.num_components
 
     def restart_components(
         self, params: PyTree, which: Bool[Array, " K"], x: PyTree, weight: Array, assignment: Array
     ) -> PyTree:
-        """The components in `which` as `init` would have them for this partition, the others as they are."""
+        """Restarts the components in `which` from this partition, as `init` does; the others are unchanged."""
         fresh = self.component.init(x, weight, assignment, self.num_components)
         logits = params["logits"]
         equal = jnp.full_like(logits, 1 / self.num_components)
@@ -249,7 +249,7 @@ def check_components(who: str, component: Any, **number: int) -> None:
 def start_rows(
     component: AbstractComponent, number: int, x: PyTree, who: str
 ) -> tuple[PyTree, Array]:
-    """(rows, weights) to start from, checked where their values are known."""
+    """Returns (rows, weights) to start from, checked if their values are known."""
     if is_concrete(x):
         table, weight = host_rows(x)
         component.check(table, weight, who, varied=True)

@@ -1,4 +1,4 @@
-"""A mixture whose weights depend on the inputs."""
+"""The mixture of experts: a mixture whose weights depend on the inputs."""
 
 import equinox as eqx
 import jax
@@ -23,11 +23,11 @@ from ._mixture import check_components, start_rows
 
 
 class MixtureOfExperts(AbstractPartitioned):
-    r"""$p(y, z = k \mid u) = g_k(u)\, p(y \mid u, \theta_k)$ with a softmax gate g (Jordan and Jacobs 1994).
+    r"""A mixture of experts $p(y, z = k \mid u) = g_k(u)\, p(y \mid u, \theta_k)$ with a softmax gate g.
 
-    A datum is `(inputs, target)`. Params: `{"gate": f, "experts": the component's own}`, where the gate is
-    softmax f(u) and f a callable pytree from inputs to `(K,)`: linear as `init` makes it, or any
-    `elbax.Network`. The gate has no closed M-step; the experts may have:
+    See Jordan and Jacobs (1994). A datum is `(inputs, target)`. Params: `{"gate": f, "experts": params of the
+    component}`. The gate is softmax f(u), where f is a callable pytree from inputs to `(K,)`: linear from `init`,
+    or any `elbax.Network`. The gate has no closed M-step; the experts may have one:
 
         elbax.Chain(
             elbax.ExactEStep(model),
@@ -35,16 +35,16 @@ class MixtureOfExperts(AbstractPartitioned):
             elbax.NewtonMStep(model, free={"gate": True, "experts": False}),
         )
 
-    is EM with iteratively reweighted least squares for the gate; with `GradientMStep` any of the two may
-    be a network.
+    is EM with iteratively reweighted least squares for the gate. With `GradientMStep` gate and experts may be
+    networks.
 
     **Arguments:**
 
     - `expert`: `elbax.components.LinearRegression()`, or `GeneralizedLinear(response)`.
     - `num_experts`: K.
-    - `ridge`: weight of the penalty −½ ridge Σ w² on the gate's weights w (a normal prior). Where the experts
-        part the inputs sharply, as they often do, the likelihood rises for ever as a gate's weights
-        grow; a small ridge bounds them.
+    - `ridge`: the weight of the penalty −½ ridge Σ w² on the gate's weights w (a normal prior). If the experts
+        separate the inputs sharply, as they often do, the likelihood grows without bound in the gate's weights; a
+        small ridge bounds them.
 
     ```python
     >>> import elbax, jax, jax.numpy as jnp
@@ -89,11 +89,11 @@ class MixtureOfExperts(AbstractPartitioned):
         return start_rows(self.expert, self.num_experts, batch, "MixtureOfExperts.init")
 
     def start_table(self, x: PyTree) -> Float[Array, "num_rows features"]:
-        """Inputs and targets together."""
+        """Returns inputs and targets side by side."""
         return self.expert.table(x)
 
     def from_parts(self, x: PyTree, weight: Array, assignment: Array) -> PyTree:
-        """Experts of the parts, and a gate that prefers none."""
+        """Returns experts of the parts, and a uniform gate."""
         num_inputs = x[0].shape[-1]
         gate = linear(jnp.zeros((self.num_experts, num_inputs + 1), weight.dtype))
         return {
@@ -116,7 +116,7 @@ class MixtureOfExperts(AbstractPartitioned):
         return natural | {"experts": self.expert.prepare(natural["experts"])}
 
     def gate(self, params: PyTree, inputs: Array) -> Float[Array, " K"]:
-        """log g(u)."""
+        """Returns log g(u)."""
         return jax.nn.log_softmax(params["gate"](inputs))
 
     def potentials(self, natural: PyTree, x: PyTree) -> tuple[Float[Array, " K"], Scalar]:
@@ -131,10 +131,10 @@ class MixtureOfExperts(AbstractPartitioned):
         return self.latent(self.gate(params, x[0]))
 
     def maximize(self, statistics: PyTree, params: PyTree, free: PyTree) -> PyTree:
-        """The experts' closed form.
+        """Returns the experts' closed form.
 
-        **Raises** `TypeError` if the gate is to move too: it depends on the inputs, so no statistics
-        suffice for it.
+        **Raises** `TypeError` if the gate is free too: it depends on the inputs, so it has no sufficient
+        statistics.
         """
         if not is_frozen(free["gate"]):
             raise TypeError(
@@ -159,14 +159,14 @@ class MixtureOfExperts(AbstractPartitioned):
         return found.around(lambda form: eqx.tree_at(lambda model: model.expert, self, form))
 
     def describe(self, params: PyTree) -> dict[str, Any]:
-        """The gate's coefficients `(K, num_inputs + 1)`, the last row 0, and what the experts say."""
+        """Returns the gate's coefficients `(K, num_inputs + 1)`, with last row 0, and the experts' description."""
         gate = described(params["gate"])
         if "coefficients" in gate:
             gate = gate["coefficients"] - gate["coefficients"][-1]
         return {"gate": gate, **self.expert.describe(params["experts"])}
 
     def from_description(self, *, gate: Any, **experts: Any) -> PyTree:
-        """From gate coefficients `(K, num_inputs + 1)` and a description of the experts."""
+        """Returns params from gate coefficients `(K, num_inputs + 1)` and a description of the experts."""
         shape = (self.num_experts, "num_inputs + 1")
         check_described("MixtureOfExperts", gate=(gate, shape, "finite"))
         check_each("MixtureOfExperts", self.num_experts, experts)
@@ -174,7 +174,7 @@ class MixtureOfExperts(AbstractPartitioned):
         return {"gate": linear(coefficients), "experts": self.expert.from_description(**experts)}
 
     def predict(self, params: PyTree, inputs: Float[Array, " P"]) -> Scalar:
-        """E[y | u] of one row of inputs."""
+        """Returns E[y | u] for one row of inputs."""
         return jnp.sum(
             jnp.exp(self.gate(params, inputs)) * self.expert.predict(params["experts"], inputs)
         )
@@ -182,7 +182,7 @@ class MixtureOfExperts(AbstractPartitioned):
     def sample(
         self, params: PyTree, key: Key, inputs: Float[Array, "num_data P"]
     ) -> tuple[Array, Int[Array, " num_data"]]:
-        """A target and the expert that made it, (y, z), for each row of inputs."""
+        """Returns a target and the expert that produced it, (y, z), for each row of inputs."""
 
         params = enter_sample(self, params, key)
 
@@ -194,7 +194,7 @@ class MixtureOfExperts(AbstractPartitioned):
         return jax.vmap(one)(jax.random.split(key, len(inputs)), inputs)
 
     def invariances(self, params: PyTree) -> Invariances:
-        """The same more in all outputs of a linear gate, and the experts' own; of a network nobody knows."""
+        """Returns the common shifts of a linear gate's outputs, none for a network's, and those of the experts."""
         gate = described(params["gate"])
         linear_gate = "coefficients" in gate
         return beside_by_name(
@@ -221,5 +221,5 @@ class MixtureOfExperts(AbstractPartitioned):
         return own | self.expert.summary()
 
     def collapsed(self, params: PyTree) -> Bool[Array, " K"]:
-        """Which experts have shrunk onto a few points."""
+        """Returns which experts have shrunk onto a few points, where the likelihood is unbounded."""
         return jnp.broadcast_to(self.expert.collapsed(params["experts"]), (self.num_experts,))

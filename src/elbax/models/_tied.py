@@ -1,4 +1,4 @@
-"""Params that are tied: any model, of fewer params."""
+"""Tied params: any model, with fewer params."""
 
 import equinox as eqx
 import jax
@@ -15,17 +15,15 @@ from .._types import Callable, PyTree
 
 
 class Tied(AbstractAround):
-    r"""The model at $\theta = f(\varphi)$: φ are its params, and what f uses twice is tied.
+    r"""A model at params $\theta = f(\varphi)$: φ are its params, and f ties those it uses twice.
 
-    There is no closed M-step for φ in general: `NewtonMStep(tied)` after an exact E-step is EM and
-    ascends; `GradientMStep` does for networks. (Equal covariances need none of this:
-    `GaussianMixture(K, "tied")`.)
+    In general there is no closed M-step for φ. `NewtonMStep(tied)` after an exact E-step is EM and ascends;
+    `GradientMStep` is for networks. (Equal covariances need none of this: `GaussianMixture(K, "tied")`.)
 
     **Arguments:**
 
     - `model`: any model.
-    - `expand`: f, a pure function from φ to the model's params; it may hold no arrays, what is trained
-        lives in φ.
+    - `expand`: f, a pure function from φ to the model's params. It must hold no arrays: what is trained is in φ.
 
     ```python
     >>> import elbax, jax, jax.numpy as jnp
@@ -57,7 +55,7 @@ class Tied(AbstractAround):
         return self.expand(params)
 
     def invariances(self, params: PyTree) -> Invariances | None:
-        """Where f moves along an invariance of the model, or not at all."""
+        """Returns the directions in which f moves along an invariance of the model, or not at all."""
         expanded, slope = _linearized(self.expand, params)
         found, slope = self.model.invariances(expanded), np.asarray(slope, float)
         if found is None:
@@ -70,7 +68,7 @@ class Tied(AbstractAround):
         return of_blocks(within[None])
 
     def at_boundary(self, params: PyTree, least: float) -> PyTree:
-        """A number that moves nothing but what has run to its end."""
+        """Marks a number of φ that affects only numbers at the end of their range."""
         expanded, slope = _linearized(self.expand, params)
         touched = np.asarray(slope) != 0
         ends = self.model.at_boundary(expanded, least)
@@ -85,7 +83,7 @@ class Tied(AbstractAround):
 
 @compiled
 def _linearized(expand, params):
-    """(f(φ), ∂f/∂φ)."""
+    """Returns (f(φ), ∂f/∂φ)."""
     start, unflatten = ravel_pytree(params)
     slope = jax.jacobian(lambda vector: ravel_pytree(expand(unflatten(vector)))[0])(start)
     return expand(params), slope

@@ -1,4 +1,4 @@
-"""Priors on params, as densities in the coordinates of `describe`: one a file."""
+"""Priors on params, as densities in the coordinates of `describe`: one per file."""
 
 from ._beta import Beta as Beta
 from ._dirichlet import Dirichlet as Dirichlet

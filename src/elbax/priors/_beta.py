@@ -9,7 +9,11 @@ from .._types import Array, Scalar
 
 
 class Beta(eqx.Module):
-    r"""$p(\pi) \propto \pi^{a - 1} (1 - \pi)^{b - 1}$: a − 1 pseudo-successes and b − 1 pseudo-failures.
+    r"""A beta prior on a probability: $p(\pi) \propto \pi^{a - 1} (1 - \pi)^{b - 1}$.
+
+    It adds a − 1 pseudo-successes and b − 1 pseudo-failures.
+
+    **Arguments:** `a`, `b`: positive numbers.
 
     ```python
     >>> import elbax
@@ -25,6 +29,6 @@ class Beta(eqx.Module):
         check_positive("Beta", a=self.a, b=self.b)
 
     def log_density(self, log_on: Array, log_off: Array) -> Scalar:
-        """Summed over all probabilities, from log π and log(1 − π)."""
+        """Returns the log-density in nats, summed over all probabilities, from log π and log(1 − π)."""
         a, b = jnp.asarray(self.a, log_on.dtype), jnp.asarray(self.b, log_on.dtype)
         return jnp.sum((a - 1) * log_on + (b - 1) * log_off - betaln(a, b))

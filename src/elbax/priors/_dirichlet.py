@@ -10,10 +10,13 @@ from .._types import Array, Scalar
 
 
 class Dirichlet(eqx.Module):
-    r"""$p(\pi) \propto \prod_k \pi_k^{\alpha - 1}$: α − 1 pseudo-observations of each value.
+    r"""A symmetric Dirichlet prior on probabilities: $p(\pi) \propto \prod_k \pi_k^{\alpha - 1}$.
 
-    At α = 1 it is flat. A concentration below 1 favors empty values; a mode is then on the boundary,
-    where the M-step keeps probabilities at the smallest that their dtype holds.
+    It adds α − 1 pseudo-observations of each value. At α = 1 it is flat. A concentration below 1 favors empty
+    values; a mode is then on the boundary, where the M-step keeps probabilities at the smallest number of their
+    dtype.
+
+    **Arguments:** `concentration`: α, a positive number.
 
     ```python
     >>> import elbax
@@ -36,7 +39,7 @@ class Dirichlet(eqx.Module):
     def log_density(
         self, log_probabilities: Array, possible: np.ndarray | Array | None = None
     ) -> Scalar:
-        """Summed over all leading axes; over the `possible` values, the logarithms of the others being 0."""
+        """Returns the log-density in nats, summed over leading axes; impossible values must have logarithm 0."""
         if possible is None:
             possible = np.ones(log_probabilities.shape[-1:], bool)
         dtype = log_probabilities.dtype

@@ -9,8 +9,11 @@ from .._types import Array, Scalar
 
 
 class Gamma(eqx.Module):
-    r"""$p(\lambda) \propto \lambda^{a - 1} e^{-b \lambda}$ with shape a and rate b: for a Poisson rate, a − 1
-    pseudo-events in b pseudo-observations.
+    r"""A gamma prior on a rate: $p(\lambda) \propto \lambda^{a - 1} e^{-b \lambda}$.
+
+    For a Poisson rate it adds a − 1 pseudo-events in b pseudo-observations.
+
+    **Arguments:** `shape`, `rate`: a and b, positive numbers.
 
     ```python
     >>> import elbax
@@ -26,7 +29,7 @@ class Gamma(eqx.Module):
         check_positive("Gamma", shape=self.shape, rate=self.rate)
 
     def log_density(self, log_rate: Array) -> Scalar:
-        """Summed over all rates."""
+        """Returns the log-density in nats, summed over all rates."""
         shape, rate = (
             jnp.asarray(self.shape, log_rate.dtype),
             jnp.asarray(self.rate, log_rate.dtype),

@@ -12,10 +12,9 @@ from .._types import Array
 
 
 class NormalInverseWishart(eqx.Module):
-    r"""$p(\mu, \Sigma) = N(\mu; m, \Sigma / \kappa)\, \mathrm{IW}(\Sigma; \Psi, \nu)$.
+    r"""A prior on a mean and a covariance, $N(\mu; m, \Sigma / \kappa)\, \mathrm{IW}(\Sigma; \Psi, \nu)$.
 
-    As pseudo-data: κ rows at m, and ν + dim + 1 rows of scatter Ψ. Its mode lies at μ = m and
-    Σ = Ψ / (ν + dim + 2).
+    As pseudo-data: κ rows at m, and ν + dim + 1 rows of scatter Ψ. Its mode is at μ = m and Σ = Ψ / (ν + dim + 2).
 
     **Arguments:**
 
@@ -24,7 +23,9 @@ class NormalInverseWishart(eqx.Module):
     - `dof`: ν, more than dim − 1.
     - `scale`: Ψ, a matrix of shape `(dim, dim)`, or a number for that multiple of the identity.
 
-    They are kept as static numbers: a model holds no arrays.
+    They are stored as static numbers, because a model holds no arrays.
+
+    **Raises** `ValueError` for a `scale` that is not positive definite, or numbers out of range.
 
     ```python
     >>> import elbax
@@ -55,32 +56,32 @@ class NormalInverseWishart(eqx.Module):
 
     @classmethod
     def from_data(cls, x: Array, num_components: int) -> "NormalInverseWishart":
-        """The weak prior of Fraley and Raftery (2007): κ = 0.01, ν = dim + 2, Ψ = cov(x) / K^(2 / dim)."""
+        """Returns the weak prior of Fraley and Raftery (2007): κ = 0.01, ν = dim + 2, Ψ = cov(x) / K^(2 / dim)."""
         table = np.asarray(x, float)
         dim = table.shape[1]
         scale = np.cov(table.T).reshape(dim, dim) / num_components ** (2 / dim)
         return cls(table.mean(0), 0.01, dim + 2.0, scale)
 
     def center(self, dim: int, dtype: Any) -> Array:
-        """m, shape `(dim,)`."""
+        """Returns m, shape `(dim,)`."""
         return jnp.broadcast_to(jnp.asarray(self.mean, dtype), (dim,))
 
     def root(self, dim: int) -> np.ndarray:
-        """L with L Lᵀ = Ψ."""
+        """Returns L with L Lᵀ = Ψ."""
         scale = np.asarray(self.scale)
         return np.linalg.cholesky(scale * np.eye(dim) if scale.ndim == 0 else scale)
 
     def log_density_of_mean(
         self, distance: Array, log_determinant: Array, dim: int
     ) -> Array | float:
-        """log N(μ; m, Σ/κ) from (μ − m)ᵀ Σ⁻¹ (μ − m) and log |Σ|."""
+        """Returns log N(μ; m, Σ/κ), in nats, from (μ − m)ᵀ Σ⁻¹ (μ − m) and log |Σ|."""
         if self.shrinkage == 0:
             return 0.0
         constant = 0.5 * dim * math.log(self.shrinkage / (2 * math.pi))
         return constant - 0.5 * (log_determinant + self.shrinkage * distance)
 
     def log_density_of_covariance(self, trace: Array, log_determinant: Array, dim: int) -> Array:
-        """log IW(Σ; Ψ, ν) from tr(Ψ Σ⁻¹) and log |Σ|."""
+        """Returns log IW(Σ; Ψ, ν), in nats, from tr(Ψ Σ⁻¹) and log |Σ|."""
         if self.dof <= dim - 1:
             raise ValueError(
                 f"NormalInverseWishart: dof must exceed dim - 1 = {dim - 1}, got {self.dof}."

@@ -1,4 +1,4 @@
-r"""Estimators of a datum's bound $E_q[\log p(x, z) - \log q(z)]$ and of its gradient, one a file.
+r"""Estimators of a datum's bound $E_q[\log p(x, z) - \log q(z)]$ and of its gradient, one per file.
 
 | estimator | latent | value | gradient |
 |---|---|---|---|
@@ -11,7 +11,7 @@ r"""Estimators of a datum's bound $E_q[\log p(x, z) - \log q(z)]$ and of its gra
 | `ImportanceWeighted` | continuous | the tighter bound of S draws | unbiased for it |
 | `DoublyReparameterized` | continuous | the same | unbiased for it, signal grows with S |
 
-`Model(log_joint, latent, estimator=...)` takes one.
+Pass one as `Model(log_joint, latent, estimator=...)`.
 """
 
 from ._enumeration import Enumeration as Enumeration

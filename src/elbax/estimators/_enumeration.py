@@ -1,12 +1,12 @@
-"""All values of a finite latent."""
+"""Enumeration of a finite latent."""
 
 from ._estimator import AbstractEstimator
 
 
 class Enumeration(AbstractEstimator):
-    r"""$\sum_z q(z) (\log p(x, z) - \log q(z))$ over all values of a finite latent: exact.
+    r"""Computes $\sum_z q(z) (\log p(x, z) - \log q(z))$ exactly, over all values of a finite latent.
 
-    It is what a `Model` over a `Categorical` does unless told otherwise.
+    It is the default of a `Model` over a `Categorical`.
     """
 
     @property

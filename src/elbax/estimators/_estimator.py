@@ -1,4 +1,4 @@
-"""What a model asks of an estimator."""
+"""The interface between a model and an estimator."""
 
 import abc
 
@@ -11,11 +11,11 @@ from ..families import AbstractFamily
 
 
 class AbstractEstimator(eqx.Module):
-    """`estimator(log_joint, q, key)`: the bound of one datum, whose derivative estimates the bound's."""
+    """`estimator(log_joint, q, key)` returns the bound of one datum; its derivative estimates the bound's."""
 
     @property
     def exact(self) -> bool:
-        """Whether nothing is drawn."""
+        """Whether it is deterministic."""
         return False
 
     @property
@@ -25,7 +25,7 @@ class AbstractEstimator(eqx.Module):
 
     @abc.abstractmethod
     def check(self, family: AbstractFamily) -> None:
-        """Raises `TypeError` for a family that it cannot serve."""
+        """Raises `TypeError` for a family that it does not support."""
 
     def average(self, function: Callable[[Any], Scalar], q: Any, key: Key) -> Scalar | None:
         """E_q[function(z)] alone, or its estimate, for a model that knows KL(q ‖ p(z)) exactly; `None` for an
@@ -34,7 +34,7 @@ class AbstractEstimator(eqx.Module):
 
     @abc.abstractmethod
     def __call__(self, log_joint: Callable[[Any], Scalar], q: Any, key: Key) -> Scalar:
-        """E_q[log_joint(z) − log q(z)] or its estimate, in nats."""
+        """Returns E_q[log_joint(z) − log q(z)] or its estimate, in nats."""
 
 
 def draws(q: Any, key: Key, number: int) -> Any:

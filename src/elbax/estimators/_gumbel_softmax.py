@@ -1,4 +1,4 @@
-"""A relaxed choice."""
+"""A relaxed categorical latent."""
 
 import equinox as eqx
 import jax
@@ -10,11 +10,16 @@ from ._estimator import AbstractEstimator, check_number
 
 
 class GumbelSoftmax(AbstractEstimator):
-    r"""$\frac1S \sum_s \log p(x, y_s) + H(q)$ at $y_s = \mathrm{softmax}((\eta + g_s) / \tau)$, points of
-    the simplex in place of its corners (Jang, Gu and Poole 2017; Maddison, Mnih and Teh 2017).
+    r"""Estimates the bound by $\frac1S \sum_s \log p(x, y_s) + H(q)$ at relaxed categorical draws $y_s$.
 
-    The log-joint is called with a vector of K shares instead of a number 0, …, K − 1, so write it for
-    one-hot z. It is biased, the less the lower the temperature τ, and the noisier.
+    $y_s = \mathrm{softmax}((\eta + g_s) / \tau)$ are points inside the simplex instead of its corners (Jang, Gu
+    and Poole 2017; Maddison, Mnih and Teh 2017). The log-joint is called with a vector of K shares instead of a
+    number 0, …, K − 1, so write it for one-hot z. A lower temperature gives less bias and more noise.
+
+    **Arguments:**
+
+    - `num_samples`: S.
+    - `temperature`: τ.
     """
 
     num_samples: int = eqx.field(static=True, default=1)

@@ -1,4 +1,4 @@
-"""The bound of several draws, and its two gradients."""
+"""The bound from several draws, and its two gradients."""
 
 import equinox as eqx
 import jax
@@ -8,11 +8,13 @@ from ._estimator import AbstractEstimator, check_continuous, check_number, draws
 
 
 class ImportanceWeighted(AbstractEstimator):
-    r"""$\log \frac1S \sum_s p(x, z_s) / q(z_s)$, which is at least the ELBO and tends to log p(x) (Burda,
-    Grosse and Salakhutdinov 2016).
+    r"""Computes the importance-weighted bound $\log \frac1S \sum_s p(x, z_s) / q(z_s)$.
 
-    For q itself more draws are no gain: the signal-to-noise ratio of the encoder's gradient falls as $S^{-1/2}$
-    (Rainforth et al. 2018); see `DoublyReparameterized`.
+    Its expectation is at least the ELBO and tends to log p(x) (Burda, Grosse and Salakhutdinov 2016). For q itself
+    more draws do not help: the signal-to-noise ratio of the encoder's gradient falls as $S^{-1/2}$ (Rainforth et
+    al. 2018); see `DoublyReparameterized`.
+
+    **Arguments:** `num_samples`: S.
     """
 
     num_samples: int = eqx.field(static=True, default=10)
@@ -34,9 +36,12 @@ class ImportanceWeighted(AbstractEstimator):
 
 
 class DoublyReparameterized(AbstractEstimator):
-    r"""The same bound with the encoder's gradient $\sum_s \tilde w_s^2\, \partial_z \log w_s\, \partial_\phi
-    z_s$, unbiased and of a signal-to-noise ratio that grows as $S^{1/2}$ (Tucker et al. 2019). The gradient
-    in θ is the plain one.
+    r"""Computes the bound of `ImportanceWeighted`, with a better gradient for the encoder.
+
+    That gradient, $\sum_s \tilde w_s^2\, \partial_z \log w_s\, \partial_\phi z_s$, is unbiased, and its
+    signal-to-noise ratio grows as $S^{1/2}$ (Tucker et al. 2019). The gradient in θ is the plain one.
+
+    **Arguments:** `num_samples`: S.
     """
 
     num_samples: int = eqx.field(static=True, default=10)
@@ -57,7 +62,7 @@ class DoublyReparameterized(AbstractEstimator):
         log_weight = lambda z: log_joint(z) - fixed.log_prob(z)
         log_weights, pull = jax.vmap(jax.value_and_grad(log_weight))(stay)
         share = frozen(jax.nn.softmax(log_weights))
-        # Of value zero, with the gradient in φ that is wanted: through the draws alone.
+        # Its value is zero; its gradient in φ goes through the draws alone.
         moved = jax.tree.map(
             lambda pull, z, stay: jnp.sum(
                 (share**2).reshape((-1,) + (1,) * (z.ndim - 1)) * frozen(pull) * (z - stay)
@@ -66,7 +71,7 @@ class DoublyReparameterized(AbstractEstimator):
             z,
             stay,
         )
-        # The log-mean's gradient in θ, with the draws where they are.
+        # The log-mean has the gradient in θ, at fixed draws.
         return _log_mean(log_weights) + sum(jax.tree.leaves(moved))
 
 

@@ -1,4 +1,4 @@
-"""Gauss and Hermite's points."""
+"""Gauss–Hermite quadrature."""
 
 import functools
 
@@ -18,11 +18,12 @@ _MOST = 2**17
 
 
 class Quadrature(AbstractEstimator):
-    r"""$\sum_i w_i \log p(x, m + L u_i) + H(q)$ over a product grid of Gauss–Hermite points, $L L^\top$
-    being q's covariance.
+    r"""Computes $\sum_i w_i \log p(x, m + L u_i) + H(q)$ over a product grid of Gauss–Hermite points.
 
-    n points a dimension are exact for polynomials of degree 2n − 1 in each coordinate; n^d points in all, so
-    it is for few dimensions.
+    $L L^\top$ is q's covariance. n points per dimension are exact for polynomials of degree 2n − 1 in each
+    coordinate. The grid has n^d points, so it is for few dimensions.
+
+    **Arguments:** `num_points`: n, the number of points per dimension.
     """
 
     num_points: int = eqx.field(static=True, default=20)
@@ -68,7 +69,7 @@ class Quadrature(AbstractEstimator):
 
 @functools.cache
 def _grid(number: int, dim: int) -> tuple[np.ndarray, np.ndarray]:
-    """Points (number^dim, dim) and weights for a standard normal."""
+    """Returns points (number^dim, dim) and weights for a standard normal."""
     points, weights = np.polynomial.hermite_e.hermegauss(number)
     weights = weights / weights.sum()
     grid = np.stack(np.meshgrid(*[points] * dim, indexing="ij"), -1).reshape(-1, dim)

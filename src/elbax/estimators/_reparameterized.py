@@ -1,4 +1,4 @@
-"""Draws that move with q."""
+"""Reparameterized draws, which move with q."""
 
 import equinox as eqx
 import jax
@@ -9,10 +9,13 @@ from ._estimator import AbstractEstimator, check_continuous, check_number, draws
 
 
 class Reparameterized(AbstractEstimator):
-    r"""$\frac1S \sum_s \log p(x, z_s) + H(q)$ with $z_s = g(\epsilon_s, \phi)$ and the entropy in closed
-    form (Kingma and Welling 2014); of a q from another library $H(q)$ is $-\frac1S \sum_s \log q(z_s)$.
+    r"""Estimates the bound by $\frac1S \sum_s \log p(x, z_s) + H(q)$, with reparameterized draws.
 
-    It is what a `Model` over a continuous latent does unless told otherwise, with S = 1.
+    The draws are $z_s = g(\epsilon_s, \phi)$. The entropy is in closed form (Kingma and Welling 2014); for a q
+    from another library it is $-\frac1S \sum_s \log q(z_s)$. With S = 1 it is the default of a `Model` over a
+    continuous latent.
+
+    **Arguments:** `num_samples`: S.
     """
 
     num_samples: int = eqx.field(static=True, default=1)
@@ -34,10 +37,12 @@ class Reparameterized(AbstractEstimator):
 
 
 class StickingTheLanding(AbstractEstimator):
-    r"""$\frac1S \sum_s \log p(x, z_s) - \log q_{\bar\phi}(z_s)$, the density's own parameters held fixed
-    (Roeder, Wu and Duvenaud 2017).
+    r"""Estimates the bound by $\frac1S \sum_s \log p(x, z_s) - \log q_{\bar\phi}(z_s)$, $\bar\phi$ held fixed.
 
-    Leaving out the score, whose mean is zero, leaves no noise at all in the gradient of q where $q = p(z \mid x)$.
+    The draws $z_s$ are reparameterized; the density's own parameters have no gradient. Omitting the score, whose
+    mean is zero, leaves no noise in the gradient of q where $q = p(z \mid x)$ (Roeder, Wu and Duvenaud 2017).
+
+    **Arguments:** `num_samples`: S.
     """
 
     num_samples: int = eqx.field(static=True, default=1)

@@ -1,4 +1,4 @@
-"""Draws that stay where they are."""
+"""Fixed draws and the score function."""
 
 import equinox as eqx
 import jax
@@ -8,11 +8,12 @@ from ._estimator import AbstractEstimator, check_number, draws, frozen
 
 
 class ScoreFunction(AbstractEstimator):
-    r"""$\nabla_\phi \approx \frac1S \sum_s (\ell_s - \bar\ell_{-s}) \nabla_\phi \log q_\phi(z_s)$ with $\ell
-    = \log p(x, z) - \log q(z)$ and the mean of the other draws as baseline (Williams 1992; Mnih and Rezende
-    2016).
+    r"""Estimates the gradient by $\frac1S \sum_s (\ell_s - \bar\ell_{-s}) \nabla_\phi \log q_\phi(z_s)$.
 
-    It asks nothing of the latent but draws and their density, and has the largest variance.
+    Here $\ell = \log p(x, z) - \log q(z)$, and the baseline is the mean of the other draws (Williams 1992; Mnih
+    and Rezende 2016). It needs only draws and their density, and has the largest variance.
+
+    **Arguments:** `num_samples`: S, at least 2.
     """
 
     num_samples: int = eqx.field(static=True, default=2)

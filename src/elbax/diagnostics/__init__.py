@@ -1,4 +1,4 @@
-"""What one wants to know after a fit: how sure, how good, how fast."""
+"""Diagnostics of a fit: standard errors, information criteria, convergence rates."""
 
 from ._criteria import (
     Criteria as Criteria,

@@ -1,4 +1,4 @@
-"""Information criteria: how well a model fits, and at what price."""
+"""Information criteria, which weigh a model's fit against its number of params."""
 
 import math
 
@@ -19,20 +19,20 @@ from ..posteriors import Exact
 
 
 class Criteria(eqx.Module):
-    r"""How well a model fits, and at what price; the lower the criterion the better, as R and
-    scikit-learn have it (mclust's signs are opposite).
+    r"""Information criteria of a fitted model.
+
+    Lower is better, as in R and scikit-learn (mclust has opposite signs).
 
     **Fields:**
 
-    - `log_likelihood`: $\log p(x)$, summed over data.
+    - `log_likelihood`: $\log p(x)$ in nats, summed over data.
     - `num_free_params`, `num_data`: p and n.
     - `aic`: $-2 \log p(x) + 2 p$ (Akaike 1974).
-    - `aicc`: $\mathrm{AIC} + 2 p (p + 1) / (n - p - 1)$, for few data (Hurvich and Tsai 1989); infinite where $n
+    - `aicc`: $\mathrm{AIC} + 2 p (p + 1) / (n - p - 1)$, for few data (Hurvich and Tsai 1989); infinite if $n
         \le p + 1$.
     - `bic`: $-2 \log p(x) + p \log n$ (Schwarz 1978).
-    - `icl`: $\mathrm{BIC} - 2 \sum_i \log q(\hat z_i)$ with $\hat z_i$ the most probable value
-        (Biernacki, Celeux and Govaert 2000), which counts uncertainty about z against the model; `None` unless
-        z is finite.
+    - `icl`: $\mathrm{BIC} - 2 \sum_i \log q(\hat z_i)$ with $\hat z_i$ the most probable value (Biernacki, Celeux
+        and Govaert 2000). It penalizes uncertainty about z. `None` unless z is finite.
     """
 
     log_likelihood: float
@@ -68,17 +68,21 @@ def criteria(
     num_data: float | None = None,
     chunk_size: int | None = None,
 ) -> Criteria:
-    """AIC, AICc, BIC and ICL: see `Criteria`.
+    """Computes AIC, AICc, BIC and ICL of a fitted model.
 
     **Arguments:**
 
-    - `free`: which params were estimated, as the fit's steps were told: `True` or `False` for each block, or a
-        mask for each entry.
-    - `num_free_params`: how many numbers were estimated; `model.num_free_params(params, free)` by default.
-        Give it for a plain `Model`.
-    - `num_data`: n; by default `model.num_observations(batch)`, the sum of weights, and of sequences the number
-        of steps in which something is observed.
-    - `chunk_size`: about how many rows to see at a time.
+    - `free`: which params were estimated, as given to the fit's steps: `True` or `False` for each block, or a mask
+        for each entry.
+    - `num_free_params`: the number of estimated numbers; by default `model.num_free_params(params, free)`. A plain
+        `Model` needs it.
+    - `num_data`: n; by default `model.num_observations(batch)`: the sum of weights, or for sequences the number of
+        steps in which something is observed.
+    - `chunk_size`: about how many rows to process at a time.
+
+    **Returns:** a `Criteria`.
+
+    **Raises** `ValueError` unless `num_data` is positive.
 
     ```python
     >>> import elbax, jax.numpy as jnp
@@ -111,7 +115,7 @@ def criteria(
 @compiled
 @automatic
 def _certainty(model, params, batch, chunk_size):
-    """Σ w log q(ẑ)."""
+    """Returns Σ w log q(ẑ)."""
     posterior = Exact(model, params)
 
     def one(x):

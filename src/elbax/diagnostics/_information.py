@@ -1,4 +1,4 @@
-"""Information, standard errors and the rate of EM: all from second derivatives of the ELBO."""
+"""Information, standard errors and the rate of EM, from second derivatives of the ELBO."""
 
 import warnings
 
@@ -23,15 +23,15 @@ from ..posteriors import Exact
 
 
 class Information(eqx.Module):
-    r"""Fisher informations about the free params at hand, `(P, P)`, in nats over all data; on the host.
+    r"""Fisher information matrices of the free params, `(P, P)`, in nats over all data, as NumPy arrays.
 
-    Rows follow those entries of `jax.flatten_util.ravel_pytree(params)` that are free, as a `Reference` never is.
+    Rows are the free entries of `jax.flatten_util.ravel_pytree(params)`. A `Reference` is never free.
 
     **Fields:**
 
     - `observed`: $-\partial^2 \{\log p_\theta(x) + \log p(\theta)\}$, by differentiating the evidence.
     - `complete`: $-\partial^2 \{E_q[\log p_\theta(x, z)] + \log p(\theta)\}$ at q = p(z | x), held fixed.
-    - `invariant`: a basis `(G, P)` of the directions in the free params that change nothing.
+    - `invariant`: a basis `(G, P)` of the directions in the free params that leave the evidence unchanged.
     """
 
     observed: Float[np.ndarray, "P P"]
@@ -40,7 +40,7 @@ class Information(eqx.Module):
 
     @property
     def missing(self) -> Float[np.ndarray, "P P"]:
-        r"""What not seeing z costs, `complete − observed`.
+        r"""The information lost by not observing z, `complete − observed`.
 
         It is $\mathrm{Cov}_q(\partial \log p_\theta(x, z))$, summed over data (Louis 1982).
         """
@@ -48,9 +48,9 @@ class Information(eqx.Module):
 
     @property
     def missing_fractions(self) -> Float[np.ndarray, " P"]:
-        """Eigenvalues of complete⁻¹ missing, from the largest: the share of information that is missing.
+        """The eigenvalues of complete⁻¹ missing, largest first: the fractions of missing information.
 
-        Invariant directions come as 0.
+        They are 0 in invariant directions.
         """
         spectrum = _spectrum(self.complete, self.invariant)
         root = spectrum.vectors[:, spectrum.seen] / np.sqrt(spectrum.values[spectrum.seen])
@@ -61,9 +61,9 @@ class Information(eqx.Module):
     def rate(self) -> float:
         """The factor by which EM's distance to its limit shrinks per sweep: the largest missing fraction.
 
-        (Dempster, Laird and Rubin 1977.) For a component with a latent of its own (`StudentT`,
-        `FactorAnalyzer`, incomplete rows) `missing` speaks of z alone, and EM is slower than this;
-        `convergence_rate` then has the truth.
+        See Dempster, Laird and Rubin (1977). For a component with a latent of its own (`StudentT`,
+        `FactorAnalyzer`, incomplete rows) `missing` covers z alone, and EM is slower than this; use
+        `convergence_rate` instead.
         """
         return float(self.missing_fractions[0])
 
@@ -76,15 +76,17 @@ def information(
     free: PyTree = True,
     chunk_size: int | None = None,
 ) -> Information:
-    """Observed, complete and missing information: see `Information`.
+    """Computes observed, complete and missing information.
 
-    It takes two Hessians in the free params: for models of up to some thousand of these.
+    It takes two Hessians in the free params, so it is for up to some thousand of them.
 
     **Arguments:**
 
-    - `free`: which params were estimated, as the fit's steps were told: `True` or `False` for each block, or a
-        mask for each entry. The others are taken as known.
-    - `chunk_size`: about how many rows to see at a time.
+    - `free`: which params were estimated, as given to the fit's steps: `True` or `False` for each block, or a mask
+        for each entry. The others are taken as known.
+    - `chunk_size`: about how many rows to process at a time.
+
+    **Returns:** an `Information`.
 
     ```python
     >>> import elbax, jax, jax.numpy as jnp
@@ -121,28 +123,31 @@ def standard_errors(
     describe: Callable[[PyTree], PyTree] | None = None,
     chunk_size: int | None = None,
 ) -> PyTree:
-    r"""Standard errors of what `describe` says, in its structure and units, by the delta method:
-    $\mathrm{se}(f)^2 = \partial f\, I^{-1}\, \partial f^\top$ with I the observed information.
+    r"""Computes standard errors of a model's description by the delta method.
+
+    $\mathrm{se}(f)^2 = \partial f\, I^{-1}\, \partial f^\top$, with I the observed information.
 
     **Arguments:**
 
     - `params`: a maximum of the evidence (plus prior): the end of a converged fit.
-    - `free`: which params were estimated, as the fit's steps were told; the others are taken as known, and what
-        only they make has the error 0.
-    - `describe`: a function of params; `model.describe` by default, and for a plain `Model` the params
-        themselves.
-    - `chunk_size`: about how many rows to see at a time.
+    - `free`: which params were estimated, as given to the fit's steps. The others are taken as known; a number
+        that depends only on these has the error 0.
+    - `describe`: a function of params; by default `model.describe`, which for a plain `Model` returns the params.
+    - `chunk_size`: about how many rows to process at a time.
 
-    Directions that change nothing (`model.invariances`) are taken out exactly. A number that moves along one
-    all the same has no error of its own: that of rotated loadings is as if every replicate had been turned to
-    the loadings at hand (a pattern of zeros, or `Tied` params, give them one). A number that depends on what
-    the data say nothing of has the error infinity.
+    **Returns:** the errors, in the structure and units of `describe(params)`.
+
+    Directions that leave the evidence unchanged (`model.invariances`) are removed exactly. A number that moves
+    along such a direction has no error of its own. That of rotated loadings is computed as if every replicate had
+    been rotated to these loadings (a pattern of zeros, or `Tied` params, give them one). A number about which the
+    data say nothing has the error infinity.
 
     Probabilities and rates that the fit sent to 0 (less than one event in a hundred data sets like this), and
-    degrees of freedom at their largest, lie at the boundary, where the likelihood has no curvature. They are
-    named in a warning and held, their own errors are NaN, and all others are as if these were known.
+    degrees of freedom at their largest value, are at the boundary, where the likelihood has no curvature. A
+    warning names them. They are held fixed: their own errors are NaN, and all others are computed as if they were
+    known.
 
-    **Raises** `ValueError` where the observed information is not positive semidefinite: at no maximum.
+    **Raises** `ValueError` if the observed information is not positive semidefinite: the params are not a maximum.
 
     ```python
     >>> import elbax, jax, jax.numpy as jnp
@@ -174,7 +179,7 @@ def standard_errors(
     errors = _errors(
         np.asarray(observed, float), _invariant(model, params, ~held, kept), slope[:, kept]
     )
-    # What moves with the held as much as with the rest. Of a probability near 0 both are tiny.
+    # NaN for numbers that depend on held params as much as on the rest. For a probability near 0 both are tiny.
     by_held, by_kept = (np.abs(slope[:, which]).max(1, initial=0.0) for which in (held, kept))
     errors = np.where(by_held > 0.5 * by_kept, np.nan, errors)
     return jax.tree.map(
@@ -197,8 +202,15 @@ def _errors(observed: np.ndarray, invariant: np.ndarray, slope: np.ndarray) -> n
 
 
 class _Spectrum(eqx.Module):
-    """A matrix without its invariant directions: eigenvalues in units of its diagonal, from the lowest, the
-    eigenvectors (in columns, in the params' own units), and which eigenvalues are more than rounding."""
+    """A matrix without its invariant directions.
+
+    **Fields:**
+
+    - `values`: eigenvalues in units of its diagonal, lowest first.
+    - `vectors`: eigenvectors in columns, in the params' own units.
+
+    `seen` says which eigenvalues exceed rounding.
+    """
 
     values: np.ndarray
     vectors: np.ndarray
@@ -211,7 +223,7 @@ class _Spectrum(eqx.Module):
 
 
 def _spectrum(matrix: np.ndarray, invariant: np.ndarray) -> _Spectrum:
-    # Params of any units are brought to one scale, in which the rest is orthogonal to what is invariant.
+    # Params of any units are scaled alike; in these units the rest is orthogonal to the invariant directions.
     diagonal = np.abs(np.diagonal(matrix))
     unit = np.sqrt(np.where(diagonal > 0, diagonal, 1))
     scaled = 0.5 * (matrix + matrix.T) / np.outer(unit, unit)
@@ -223,7 +235,7 @@ def _spectrum(matrix: np.ndarray, invariant: np.ndarray) -> _Spectrum:
 
 
 def _invariant(model, params, present: np.ndarray, moving: np.ndarray) -> np.ndarray:
-    """The invariant directions in what moves, of params of which only the present entries are looked at."""
+    """Returns the invariant directions among `moving` entries, for params restricted to the `present` entries."""
     found = model.invariances(params)
     if found is None:
         return np.zeros((0, int(moving.sum())))
@@ -238,7 +250,7 @@ def _at_boundary(model, params, batch) -> np.ndarray:
 
 
 def _names(held: np.ndarray, params: PyTree) -> str:
-    """Where in the params, the first few."""
+    """Returns the places of held entries in the params, the first six."""
     names = []
     for path, mask in jax.tree_util.tree_leaves_with_path(unravel(held, params)):
         for place in np.argwhere(mask).tolist():
@@ -248,11 +260,11 @@ def _names(held: np.ndarray, params: PyTree) -> str:
 
 
 def convergence_rate(update: AbstractUpdate, state: ELBOState, batch: PyTree) -> float:
-    """The spectral radius of the Jacobian of one sweep in the params: by what a distance shrinks per sweep.
+    """Computes the spectral radius of the Jacobian of one sweep: the factor by which a distance shrinks per sweep.
 
-    At the limit of EM it is the largest fraction of missing information; a digit costs about
-    2.3 / (1 − rate) sweeps. What the update leaves as it is does not count, nor do directions that change
-    nothing, such as a rotation of factors (`model.invariances`).
+    At EM's limit it is the largest fraction of missing information; one digit costs about 2.3 / (1 − rate) sweeps.
+    Params that the update does not change are left out, and so are directions that leave the evidence unchanged,
+    such as a rotation of factors (`model.invariances`).
 
     ```python
     >>> import elbax, jax
@@ -272,7 +284,7 @@ def convergence_rate(update: AbstractUpdate, state: ELBOState, batch: PyTree) ->
     slope = slope[np.ix_(moving, moving)]
     models = models_of(update)
     if models:
-        # A sweep takes them to themselves, so what is left is a map of the rest.
+        # A sweep maps invariant directions to themselves, so the rest is a map of its own.
         invariant = _invariant(models[0], state.params, np.ones_like(moving), moving)
         rest = np.linalg.qr(invariant.T, mode="complete")[0][:, len(invariant) :]
         slope = rest.T @ slope @ rest
@@ -288,7 +300,7 @@ def _slope_of_sweep(update, state, batch):
         moved, _ = update(state.replace(params=unflatten(vector)), batch)
         return ravel_pytree(moved.params)[0]
 
-    # Forward, since a line search is a loop of unknown length.
+    # Forward mode, because a line search is a loop of unknown length.
     return jax.jacfwd(sweep)(start)
 
 
@@ -308,11 +320,11 @@ def _informations(model, params, places, batch, chunk_size):
 @compiled
 @automatic
 def _curvature(model, params, places, held, batch, describe, chunk_size):
-    """(observed information of some entries of the params, ∂ describe in all of them, describe)."""
+    """Returns (the observed information of some entries, ∂ describe in all entries, describe)."""
     start, unflatten = ravel_pytree(params)
     flat = lambda vector: ravel_pytree(describe(unflatten(vector)))[0]
     observed = _observed(model, params, places, batch, chunk_size)
-    # Of a probability that is 0 to rounding nothing would be seen to move.
+    # For a probability that is 0 to rounding the derivative would vanish.
     near = jnp.where(held, jnp.clip(start, -30, 30), start)
     return observed, jax.jacobian(flat)(near), describe(params)
 
@@ -330,7 +342,7 @@ def _observed(model, params, places, batch, chunk_size):
 
 
 def _entries(params, places):
-    """(params as a function of these entries alone, the entries)."""
+    """Returns (the params as a function of these entries, the entries)."""
     start, unflatten = ravel_pytree(params)
     return lambda vector: unflatten(start.at[places].set(vector)), start[places]
 

@@ -1,4 +1,4 @@
-"""Which model: a table of criteria over a grid of fitted models."""
+"""Model selection: a table of criteria over a grid of fitted models."""
 
 import warnings
 from collections.abc import Iterable, Mapping
@@ -27,19 +27,19 @@ _CRITERIA = ("bic", "aic", "aicc", "icl", "held_out")
 
 
 class Selection(eqx.Module):
-    """A table of fitted models; it prints as one, the best by its criterion marked.
+    """The result of `select`: a table of fitted models. Printing it shows the table, with the best model marked.
 
-    Its columns: what tells the models apart (`model.summary`: K, structure), log-likelihood and number of params,
-    the criteria, how the best restart ended, how many restarts were rejected of how many, and in how many
-    distinct ends the others ended. n stands below, and so does every model that ended lower than a smaller one.
+    Its columns are what distinguishes the models (`model.summary`: K, structure), log-likelihood, number of
+    params, the criteria, how the best restart ended, the number of rejected restarts, and the number of distinct
+    ends of the others. Below it are n and every model that ended lower than a smaller one.
 
     **Fields:**
 
     - `best`: the name of the best model.
     - `by`: the criterion.
-    - `rows`: for each name its `Criteria`; `None` for a model of which no restart could be returned.
-    - `fits`: for each name its `Restarts`, or `None`.
-    - `held_out`: for each name the evidence of the held-out data, in nats per datum; empty without such.
+    - `rows`: the `Criteria` of each name; `None` for a model without a usable restart.
+    - `fits`: the `Restarts` of each name, or `None`.
+    - `held_out`: the evidence of the held-out data for each name, in nats per datum; empty without held-out data.
     - `models`: the models by name.
     """
 
@@ -59,7 +59,7 @@ class Selection(eqx.Module):
 
     @property
     def lower_than_smaller(self) -> list[str]:
-        """A sentence for every model that ended lower than one that it holds: it has not found its optimum."""
+        """A sentence for every model that ended lower than one it contains: its optimum was not found."""
         found = []
         likelihoods = {n: row.log_likelihood for n, row in self.rows.items() if row is not None}
         for name, reached in likelihoods.items():
@@ -71,7 +71,7 @@ class Selection(eqx.Module):
             if not smaller:
                 continue
             other = max(smaller, key=likelihoods.__getitem__)
-            # What a converged fit may still have before it.
+            # The gain that a converged fit may have left.
             row = self.rows[name]
             assert row is not None
             slack = 1e-3 + 1e-6 * (abs(reached) + row.num_data)
@@ -98,7 +98,7 @@ class Selection(eqx.Module):
         return str(self)
 
     def _cells(self, name: str) -> dict[str, str]:
-        """A row of the printed table. What is the same for all models, their sizes aside, is left out."""
+        """Returns a row of the printed table, without columns (other than sizes) that are equal for all models."""
         summaries = {other: model.summary() for other, model in self.models.items()}
         told = {}
         for place, (column, value) in enumerate(summaries[name].items()):
@@ -155,23 +155,26 @@ def select(
     tolerance: float = 1e-7,
     progress: bool = False,
 ) -> Selection:
-    """Fits every model of a grid from several starts, and tabulates what they are worth.
+    """Fits every model of a grid from several starts and compares them by a criterion.
 
     **Arguments:**
 
     - `models`: models by name: `{f"{c}, {k}": GaussianMixture(k, c) for c in ... for k in ...}`.
-    - `by`: `"bic"`, `"aic"`, `"aicc"`, `"icl"` (the lowest wins), or `"held_out"` (the highest evidence).
-    - `num_restarts`: starts for each, vmapped; ends that collapsed are not returned.
-    - `init`: where fits start, as for `initial_states`: by default starts of several kinds.
-    - `held_out`: a batch that no fit sees, whose evidence is reported.
-    - `update`: from a model to its update; EM of what is free by default.
-    - `free`: which params are estimated, `True` or `False` for each block, or a mask for each entry: what the
-        count of params takes. An `update` of one's own must be told so itself.
+    - `by`: `"bic"`, `"aic"`, `"aicc"`, `"icl"` (the lowest is best), or `"held_out"` (the highest evidence).
+    - `num_restarts`: the number of starts of each model, vmapped; ends that collapsed are rejected.
+    - `init`: where fits start, as for `initial_states`; by default starts of several kinds.
+    - `held_out`: a batch that no fit uses, whose evidence is reported.
+    - `update`: a function from a model to its update; by default EM of the free params.
+    - `free`: which params are estimated, `True` or `False` for each block, or a mask for each entry. It determines
+        the number of params. A custom `update` must be given it separately.
     - `num_data`: n, as for `criteria`.
-    - `progress`: shows a bar of models (needs `elbax[progress]`).
+    - `max_steps`, `tolerance`: as for `fit_restarts`.
+    - `progress`: whether to show a progress bar over models (needs `elbax[progress]`).
 
-    A model that ends lower than a smaller one of the grid, which it holds, is named in a warning: its best
-    optimum was not found.
+    **Returns:** a `Selection`.
+
+    **Warns** about a model that ends lower than a smaller one of the grid which it contains: its optimum was not
+    found.
 
     **Raises** `ValueError` if no model could be fitted.
 
@@ -202,7 +205,7 @@ def select(
         check_model(model, f"select, {name}")
         if by == "icl" and not model.latent.finite:
             raise ValueError(f"select: {name} has no ICL: its latent is not finite. Use by='bic'.")
-    # Tables of about as many rows share their programs.
+    # Tables of similar numbers of rows share their programs.
     batch, held_out = padded(batch), None if held_out is None else padded(held_out)
     rows: dict[str, Criteria | None] = {}
     fits: dict[str, Restarts | None] = {}
@@ -210,7 +213,7 @@ def select(
     for name, model in _with_bar(models) if progress else models.items():
         step = em(model, free=free) if update is None else update(model)
 
-        # The data are checked once, where their values are known.
+        # Data are checked once, where their values are known.
         model.check(batch, f"select, {name}")
         states = initial_states(step, batch, key=key, num_restarts=num_restarts, init=init)
         try:

@@ -1,12 +1,12 @@
-"""A table of text."""
+"""Text tables."""
 
 from collections.abc import Mapping, Sequence
 
 
 def table(rows: Sequence[Mapping[str, str]], left: Sequence[str] = ()) -> str:
-    """Rows of cells by column, each column as wide as it needs; numbers to the right, `left` ones to the left.
+    """Formats rows of cells as a table, each column as wide as needed, aligned right, or left for those in `left`.
 
-    Columns come in the order in which they are first met; a cell that a row does not have is empty.
+    Columns are in order of first appearance. A cell that a row does not have is empty.
     """
     columns = list(dict.fromkeys(name for row in rows for name in row))
     width = {name: max(len(name), *(len(row.get(name, "")) for row in rows)) for name in columns}

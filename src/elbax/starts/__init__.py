@@ -1,8 +1,8 @@
-"""Where fits start: functions `(key, table, weight, num_components)` that part the rows of a table.
+"""Starts of fits: functions `(key, table, weight, num_components)` that partition the rows of a table.
 
-`table` has a row for each datum, NaN where missing, in which rows that are alike are near. A start returns the
-part of each row, shape `(num_rows,)`, −1 for a row in none, or responsibilities of shape `(num_rows,
-num_components)`. Any such function is an `init=` of a model, which knows those here by their names too.
+`table` has one row per datum, such that similar rows are close, and NaN where missing. A start returns the part of
+each row, shape `(num_rows,)`, −1 for a row in none, or responsibilities of shape `(num_rows, num_components)`. Any
+such function may be the `init=` of a model; those defined here may also be given by name.
 """
 
 from ._hierarchical import hierarchical as hierarchical

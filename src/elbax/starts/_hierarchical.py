@@ -1,5 +1,7 @@
-"""Agglomeration by Ward's criterion, on the host: the likelihood of spheres, which always merges the two that lose
-least of it."""
+"""Agglomerative clustering by Ward's criterion, on the host.
+
+The criterion is the likelihood of spheres; each step merges the two clusters that lose least of it.
+"""
 
 import numpy as np
 
@@ -16,13 +18,13 @@ def hierarchical(
     weight: Float[Array, " num_data"],
     num_components: int,
 ) -> Int[np.ndarray, " num_data"]:
-    """The clusters of the rows, merged from single ones (Ward 1963) along the principal axes of the standardized
-    columns, each shrunk by the square root of its standard deviation (Scrucca and Raftery 2015).
+    """Returns the clusters of the rows by hierarchical merging (Ward 1963).
 
-    The key is not used: of more than 1000 rows a fixed sample is merged, and the others join the nearest cluster.
-    It runs on the host, so values must be known: not under `jit`, nor under `vmap` over data.
+    Rows are merged along the principal axes of the standardized columns, each shrunk by the square root of its
+    standard deviation (Scrucca and Raftery 2015). The key is not used. With more than 1000 rows a fixed sample is
+    merged, and the other rows join the nearest cluster.
 
-    **Raises** `TypeError` where they are not.
+    **Raises** `TypeError` for traced values: it runs on the host, so not under `jit`, nor under `vmap` over data.
     """
     if not is_concrete((table, weight)):
         raise TypeError(
@@ -58,10 +60,10 @@ def _partly_sphered(table: np.ndarray, weight: np.ndarray) -> np.ndarray:
 
 
 def _merges(x: np.ndarray, mass: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(pairs of rows, one of each of two clusters that merge; what the merger costs), n − 1 of them.
+    """Returns (pairs of rows, one of each of two clusters that merge; the cost of each merger), n − 1 of them.
 
-    Along a chain of nearest neighbors until two are each other's nearest: Ward's criterion never brings a third
-    nearer to a merged pair than to the nearer of the two, so the order in which pairs are found does not matter
+    It follows a chain of nearest neighbors until two are each other's nearest. Under Ward's criterion a merged
+    pair is never nearer to a third cluster than the nearer of the two was, so the order of mergers does not matter
     (Murtagh 1983).
     """
     n = len(x)
@@ -77,7 +79,7 @@ def _merges(x: np.ndarray, mass: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             cost[~alive] = np.inf
             cost[last] = np.inf
             nearest = int(np.argmin(cost))
-            # Among equals the one before on the chain, or the chain would not end.
+            # Among ties prefer the previous one on the chain, or the chain would not end.
             if len(chain) > 1 and cost[chain[-2]] <= cost[nearest]:
                 break
             chain.append(nearest)
@@ -90,7 +92,7 @@ def _merges(x: np.ndarray, mass: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _cut(pairs: np.ndarray, costs: np.ndarray, number: int) -> np.ndarray:
-    """The label of each row, after the cheapest mergers that leave `number` clusters."""
+    """Returns the label of each row, after the cheapest mergers that leave `number` clusters."""
     parent = np.arange(len(pairs) + 1)
 
     def root(i):

@@ -18,13 +18,13 @@ def k_means(
     num_components: int,
     num_rounds: int = 10,
 ) -> Int[Array, " num_data"]:
-    """The cluster of each row, found in units of the columns' standard deviations, from k-means++.
+    """Returns the cluster of each row, by k-means from k-means++, in units of the columns' standard deviations.
 
-    NaN is missing: distances are over the columns that a row has, centers the means of what is seen.
-    Distances are matrix products, of blocks of rows.
+    NaN is missing: distances use the columns that a row has, and centers are means of observed values. Distances
+    are computed as matrix products over blocks of rows.
     """
     rows = scaled(table, weight)
-    # A center drawn from an incomplete row lies in the middle where nothing is known.
+    # A center drawn from an incomplete row has the column's mean where nothing is observed.
     centers = rows.x[draw(key, rows, num_components, 1.0)]
     blocks = _in_blocks(rows)
 
@@ -46,7 +46,7 @@ def k_means(
 
 
 def _in_blocks(rows: Rows) -> Rows:
-    """The same with a leading axis of blocks; what fills the last one has share 0."""
+    """Adds a leading axis of blocks; padding rows of the last block have share 0."""
     count = -(-len(rows.share) // _BLOCK)
     size = -(-len(rows.share) // count)
     missing = count * size - len(rows.share)

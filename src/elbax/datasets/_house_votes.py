@@ -10,10 +10,12 @@ from .._types import Array, Bool, Float
 
 
 def house_votes() -> tuple[Float[Array, "435 16"], Bool[Array, " 435"]]:
-    """(votes, democrat): 435 representatives on the 16 key votes of 1984; yes is 1, no is 0, NaN neither.
+    """Returns (votes, democrat): the votes of 435 representatives on the 16 key votes of 1984, and their party.
+
+    Yes is 1, no is 0, neither is NaN. `VOTES` names the columns.
 
     Source: Congressional Quarterly Almanac, 98th Congress (1985), by J. Schlimmer; UCI Machine Learning
-    Repository, Congressional Voting Records, licensed CC BY 4.0. `VOTES` names the columns.
+    Repository, Congressional Voting Records, licensed CC BY 4.0.
     """
     file = importlib.resources.files("elbax.datasets") / "house_votes.csv"
     with file.open() as lines:

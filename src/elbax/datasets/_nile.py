@@ -6,7 +6,7 @@ from .._types import Array, Float
 
 
 def nile() -> Float[Array, "100 1"]:
-    """The flow of the Nile at Aswan in each year from 1871 to 1970, in 10⁸ cubic meters, one column.
+    """Returns the flow of the Nile at Aswan in each year from 1871 to 1970, in 10⁸ cubic meters, one column.
 
     Source: G. W. Cobb (1978), *The problem of the Nile*, Biometrika 65, 243-251.
     """

@@ -1,4 +1,4 @@
-"""scikit-learn's estimators, fitted by elbax; needs scikit-learn, `elbax[sklearn]`."""
+"""scikit-learn estimators fitted by elbax; needs scikit-learn, `elbax[sklearn]`."""
 
 from ._bernoulli_mixture import BernoulliMixture as BernoulliMixture
 from ._categorical_mixture import CategoricalMixture as CategoricalMixture

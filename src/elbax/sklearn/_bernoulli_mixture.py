@@ -1,4 +1,4 @@
-"""Mixtures of independent zeros and ones."""
+"""Mixtures of independent binary columns."""
 
 import dataclasses
 
@@ -11,16 +11,16 @@ from ._mixture import AbstractDiscreteMixture
 
 @dataclasses.dataclass(eq=False, repr=False, kw_only=True)
 class BernoulliMixture(AbstractDiscreteMixture):
-    r"""$p(x) = \sum_k \pi_k \prod_j p_{kj}^{x_j} (1 - p_{kj})^{1 - x_j}$, x zeros and ones.
+    r"""A mixture of Bernoulli columns: $p(x) = \sum_k \pi_k \prod_j p_{kj}^{x_j} (1 - p_{kj})^{1 - x_j}$.
 
-    **Arguments** beside those of every `AbstractEstimator`:
+    **Arguments,** in addition to those of `AbstractEstimator` and `AbstractMixture`:
 
     - `n_components`: K.
-    - `binarize`: what is above this number counts as one, all else as zero, as in scikit-learn's
-        `BernoulliNB`; with `None` X must be zeros and ones.
-    - `weights_init`, `probabilities_init`: where to start.
+    - `binarize`: numbers above it count as one, all others as zero, as in scikit-learn's `BernoulliNB`; with
+        `None` X must be zeros and ones.
+    - `weights_init`, `probabilities_init`: initial values.
 
-    **Attributes:** `weights_`, `probabilities_` of a one, shape `(K, dim)`; `converged_`, `n_iter_`,
+    **Attributes:** `weights_`; `probabilities_` of a one, shape `(K, dim)`; `converged_`, `n_iter_`,
     `lower_bound_`, `lower_bounds_`.
 
     ```python

@@ -1,4 +1,4 @@
-"""Mixtures of independent values of a few kinds: latent class analysis."""
+"""Mixtures of independent categorical columns: latent class analysis."""
 
 import dataclasses
 
@@ -11,18 +11,19 @@ from ._mixture import AbstractWholeNumberMixture
 
 @dataclasses.dataclass(eq=False, repr=False, kw_only=True)
 class CategoricalMixture(AbstractWholeNumberMixture):
-    r"""$p(x) = \sum_k \pi_k \prod_j p_{k j x_j}$, each column of x one of the values 0, 1, …: latent class
-    analysis.
+    r"""Latent class analysis: a mixture of categorical columns, $p(x) = \sum_k \pi_k \prod_j p_{k j x_j}$.
 
-    **Arguments** beside those of every `AbstractEstimator`:
+    Each column of x takes the values 0, 1, …
+
+    **Arguments,** in addition to those of `AbstractEstimator` and `AbstractMixture`:
 
     - `n_components`: K, the number of latent classes.
-    - `n_categories`: how many values each column has: one number, or one for each column. By default
-        one more than the largest that is seen there.
-    - `weights_init`, `probabilities_init`: where to start.
+    - `n_categories`: the number of values of each column: one number, or one per column. By default the largest
+        observed value plus one.
+    - `weights_init`, `probabilities_init`: initial values.
 
-    **Attributes:** `weights_`, `probabilities_` of shape `(K, dim, most values)`, 0 for values that a
-    column has not; `converged_`, `n_iter_`, `lower_bound_`, `lower_bounds_`.
+    **Attributes:** `weights_`; `probabilities_` of shape `(K, dim, most values)`, 0 for values that a column does
+    not have; `converged_`, `n_iter_`, `lower_bound_`, `lower_bounds_`.
 
     ```python
     >>> import elbax.sklearn
@@ -40,7 +41,7 @@ class CategoricalMixture(AbstractWholeNumberMixture):
     def _component(self, X):
         given = self.n_categories
         if given is None:
-            # fmax passes over NaN.
+            # fmax ignores NaN.
             given = np.fmax.reduce(X, axis=0, initial=0) + 1
         numbers = np.broadcast_to(given, X.shape[1:])
         return Categorical(tuple(map(int, numbers)))

@@ -1,4 +1,4 @@
-"""Equal rows of a table as one, of their weights' sum."""
+"""Merges equal rows of a table into one row with the sum of their weights."""
 
 import numpy as np
 
@@ -6,11 +6,11 @@ import numpy as np
 def distinct_rows(
     table: np.ndarray, weight: np.ndarray | None, least: int = 1
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """(rows, weights): every row that counts once, in an order that does not depend on the table's.
+    """Returns (rows, weights): all distinct rows of positive weight, in an order independent of the table's order.
 
-    So a fit sees the same of a row of weight 2 as of the row twice, of a row of weight 0 as of none, wherever
-    they stand, down to the draws of its start; and of whole numbers, with many equal rows, far fewer of them.
-    Weights are `None` where all are 1. Fewer than `least` distinct rows stay apart.
+    A row of weight 2 thus gives the same fit as the row twice, and a row of weight 0 the same as no row, down to
+    the random start. Whole-number data with many equal rows become much smaller. Weights are `None` if all are 1.
+    With fewer than `least` distinct rows, equal rows stay separate.
     """
     given = np.ones(len(table), table.dtype) if weight is None else weight
     table, given = table[given != 0], given[given != 0]
@@ -26,14 +26,14 @@ def distinct_rows(
 
 
 def _hashes(table: np.ndarray) -> np.ndarray:
-    """A whole number for each row, which equal rows share."""
-    # Zeros have two signs, and NaN many forms.
+    """Returns one whole number per row; equal rows have equal numbers."""
+    # Zero has two signs, and NaN has many bit patterns.
     table = np.where(np.isnan(table), np.nan, table + 0.0).astype(np.float64)
     factors = np.random.default_rng(0).integers(2**63, size=table.shape[1], dtype=np.uint64)
     found = np.zeros(len(table), np.uint64)
     for column, factor in zip(table.T, factors, strict=True):
         bits = np.ascontiguousarray(column).view(np.uint64)
-        # Whole numbers differ in their first bits only, which the products would carry away.
+        # Whole numbers differ in their first bits only, which the products would discard.
         mixed = (bits ^ (bits >> np.uint64(32))) * (factor | np.uint64(1))
         found += mixed ^ (mixed >> np.uint64(29))
     return found

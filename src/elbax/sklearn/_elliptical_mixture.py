@@ -1,4 +1,4 @@
-"""What mixtures with covariances share: scikit-learn's shapes of them."""
+"""Mixtures with covariances, in scikit-learn's shapes."""
 
 import dataclasses
 from typing import ClassVar
@@ -11,7 +11,7 @@ from .._types import Any
 from ._mixture import AbstractMixture
 
 
-# scikit-learn's name: (elbax's, its shape from matrices (K, dim, dim), and back).
+# scikit-learn's name: (elbax's name, its shape from matrices (K, dim, dim), and back).
 _SHAPES = {
     "full": ("full", lambda full: full, lambda given, eye: given),
     "tied": ("tied", lambda full: full[0], lambda given, eye: given[None]),
@@ -30,7 +30,7 @@ _SHAPES = {
 
 @dataclasses.dataclass(eq=False, repr=False, kw_only=True)
 class AbstractEllipticalMixture(AbstractMixture):
-    """Mixtures whose components have a mean and a matrix, under scikit-learn's `covariance_type`."""
+    """Mixtures whose components have a mean and a matrix, with scikit-learn's `covariance_type`."""
 
     covariance_type: Any = "full"
     reg_covar: Any = 1e-6
@@ -72,10 +72,10 @@ class AbstractEllipticalMixture(AbstractMixture):
         described = super()._describe(weight)
         _, reduce, _ = self._shape()
         full = described[self._matrices]
-        # From the factor that the params hold: a matrix so narrow that rounding makes it singular has one too.
+        # From the factor in the params, which exists even for a matrix that rounding makes singular.
         whitening = self.model_.component.whitening(self._put(self.params_["components"]))
         root = np.asarray(whitening, float).mT
-        # The precision of a collapsed component may be beyond the largest number.
+        # The precision of a collapsed component may overflow.
         with np.errstate(over="ignore", invalid="ignore"):
             matrices = {
                 self._matrices: full,

@@ -1,4 +1,4 @@
-"""What all estimators share: tables in, a fit by an elbax update, NumPy arrays out."""
+"""The common part of all estimators: tables in, a fit by an elbax update, NumPy arrays out."""
 
 import abc
 import dataclasses
@@ -32,26 +32,26 @@ from ._distinct_rows import distinct_rows
 
 @dataclasses.dataclass(eq=False, repr=False)
 class AbstractEstimator(BaseEstimator, abc.ABC):
-    """A model, the update that fits it, and what scikit-learn wants to hear of the fit.
+    """Base class of estimators: a model, the update that fits it, and scikit-learn's interface.
 
-    The constructor's parameters that all estimators share:
+    All constructors share these parameters:
 
-    - `n_components`: how many components (factors, for factor models).
-    - `tol`: relative gain of the bound below which a fit ends, as for `elbax.fit`.
-    - `max_iter`: the most sweeps to make.
-    - `n_init`: how many starts to fit from, all at once; the best end that has not collapsed is kept.
+    - `n_components`: the number of components (of factors, for factor models).
+    - `tol`: the relative gain of the bound below which a fit ends, as for `elbax.fit`.
+    - `max_iter`: the largest number of sweeps.
+    - `n_init`: the number of starts, fitted together; the best end that has not collapsed is kept.
     - `random_state`: an integer, a `numpy.random.RandomState` or `None`, as everywhere in scikit-learn.
-    - `warm_start`: `fit` goes on from where the last one ended.
-    - `device`: where to compute: a name such as `"cpu"`, `"gpu"` or `"gpu:1"`, or a `jax.Device` (which
-        Python can neither copy nor pickle, so that such an estimator cannot be cloned).
-    - `chunk_size`: about how many rows to see at a time; memory is then flat in the number of rows.
-    - `update`: a function from the model to the elbax update that fits it, of an exact posterior;
-        exact E-step and closed-form M-step by default. A chunk size is then the update's own.
+    - `warm_start`: whether `fit` continues from where the last one ended.
+    - `device`: where to compute: a name such as `"cpu"`, `"gpu"` or `"gpu:1"`, or a `jax.Device` (which Python can
+        neither copy nor pickle, so that such an estimator cannot be cloned).
+    - `chunk_size`: about how many rows to process at a time; memory then does not grow with the number of rows.
+    - `update`: a function from the model to the elbax update that fits it, with an exact posterior; by default
+        exact E-step and closed-form M-step. The chunk size is then that of the update.
 
     NaN in X is missing at random. Computations are in the dtype of X, as everywhere in scikit-learn: in float64
-    unless X is float32, whatever `jax_enable_x64` says, so that a worker process of `joblib` finds what its parent
-    would; float32 is faster, many times on a GPU. Equal rows are seen once, with the sum of their weights.
-    After a fit `model_` and `params_` are elbax's own, the params as NumPy arrays, to go on with.
+    unless X is float32, whatever `jax_enable_x64` says, so that a worker process of `joblib` gets the result of
+    its parent. float32 is faster, on a GPU many times. Equal rows are processed once, with the sum of their
+    weights. After a fit `model_` and `params_` are elbax's own, the params as NumPy arrays.
     """
 
     n_components: Any = 1
@@ -72,16 +72,16 @@ class AbstractEstimator(BaseEstimator, abc.ABC):
 
     @abc.abstractmethod
     def _make_model(self, X: np.ndarray) -> Any:
-        """The elbax model of these parameters, for this table."""
+        """Returns the elbax model of these parameters, for this table."""
 
     @abc.abstractmethod
     def _describe(self, weight: float) -> dict[str, Any]:
-        """The fitted attributes, by their names without the underscore."""
+        """Returns the fitted attributes, by name without the underscore."""
 
     @staticmethod
     @abc.abstractmethod
     def _summary(posterior: Distribution) -> PyTree:
-        """What to report of one row's latent."""
+        """Returns the reported value of one row's latent."""
 
     def _make_update(self, model: AbstractModel, batch: Batch) -> AbstractUpdate:
         return em(model, chunk_size=self.chunk_size)
@@ -90,25 +90,25 @@ class AbstractEstimator(BaseEstimator, abc.ABC):
         return model.init(key, batch)
 
     def _starts(self, model: Any, key: Key, batch: Batch) -> PyTree:
-        """The params of `n_init` starts, with a leading axis."""
+        """Returns the params of `n_init` starts, with a leading axis."""
         return initial_params(model, batch, key=key, num_restarts=self.n_init)
 
     def _condense(self, batch: Batch) -> Batch:
-        """The batch that the fit sees."""
+        """Returns the batch that the fit uses."""
         return batch
 
     def _check_rows(self, batch: Batch) -> None:
-        """Raises `ValueError` for rows that the fitted model gives no probability."""
+        """Raises `ValueError` for rows of probability zero under the fitted model."""
 
     def fit(self, X, y=None, sample_weight=None):
         """Fits to the table X, shape `(n_samples, n_features)`; returns the estimator.
 
-        `sample_weight` 2 is the row twice, weight 0 leaves it out. `y` is ignored.
+        A row with `sample_weight` 2 counts twice; weight 0 leaves it out. `y` is ignored.
 
-        **Warns** `ConvergenceWarning` if the fit has not converged.
+        **Warns** `ConvergenceWarning` if the fit has not converged, or if components have collapsed.
 
-        **Raises** `ValueError` for data that the model cannot be fitted to, `RuntimeError` if no
-        restart can be returned.
+        **Raises** `ValueError` for data that the model cannot be fitted to, `RuntimeError` if no restart is
+        usable.
         """
         self._check_arguments()
         goes_on = self.warm_start and hasattr(self, "params_")
@@ -168,11 +168,11 @@ class AbstractEstimator(BaseEstimator, abc.ABC):
         return self
 
     def score_samples(self, X):
-        """log p(x) of each row, shape `(n_samples,)`: of its known columns, where some are missing."""
+        """Returns log p(x) of each row, in nats, of its known columns; shape `(n_samples,)`."""
         return self._explain(X)[0]
 
     def score(self, X, y=None):
-        """The mean of log p(x) over the rows."""
+        """Returns the mean of log p(x) over the rows, in nats."""
         return float(np.mean(self.score_samples(X), dtype=float))
 
     def _keep(self, model: Any, result: Result) -> None:
@@ -200,7 +200,7 @@ class AbstractEstimator(BaseEstimator, abc.ABC):
 
     @property
     def _dtype(self) -> Any:
-        """That of the fit."""
+        """The dtype of the fit."""
         return jax.tree.leaves(self.params_)[0].dtype
 
     def _check_arguments(self) -> None:
@@ -219,7 +219,7 @@ class AbstractEstimator(BaseEstimator, abc.ABC):
             check_function(who, "lambda model: elbax.Chain(...)", update=self.update)
 
     def _given_rows(self, X: np.ndarray, sample_weight: Any = None) -> Batch:
-        """The rows as they were given, by the names of their columns, for what errors say of them."""
+        """Returns the rows as given, with their columns' names, for error messages."""
         observed = ~np.isnan(X)
         table: Any = named(X, getattr(self, "feature_names_in_", None))
         if not observed.all():
@@ -247,7 +247,7 @@ class AbstractEstimator(BaseEstimator, abc.ABC):
         return jax.random.key(int(seed))
 
     def _explain(self, X) -> tuple[np.ndarray, np.ndarray]:
-        """(log p(x), the summary of p(z | x)) of each row."""
+        """Returns (log p(x), the summary of p(z | x)) of each row."""
         check_is_fitted(self)
         X = self._validate(X)
         with in_precision_of(self._dtype):
@@ -269,7 +269,7 @@ class AbstractEstimator(BaseEstimator, abc.ABC):
 
 
 def in_precision_of(dtype: Any) -> Any:
-    """Computing in float64 where the data are, and nowhere else."""
+    """Returns a context that computes in float64 if the data are float64, and only then."""
     return jax.enable_x64(dtype == np.float64)
 
 

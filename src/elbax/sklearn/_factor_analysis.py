@@ -22,21 +22,21 @@ from ._estimator import AbstractEstimator, in_precision_of
 
 @dataclasses.dataclass(eq=False, repr=False, kw_only=True)
 class FactorAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, AbstractEstimator):
-    r"""$x = \mu + W z + \varepsilon$ with factors $z \sim N(0, I)$ and noise $\varepsilon \sim N(0, \Psi)$, Ψ
-    diagonal: scikit-learn's `FactorAnalysis`, fitted by elbax.
+    r"""Factor analysis $x = \mu + W z + \varepsilon$, as scikit-learn's `FactorAnalysis`.
 
-    Complete rows are seen once, for their mean and covariance; the default update is then ECME, whose sweeps
-    move the noise variances to the maximum of the evidence. Where NaN is missing it is EM.
+    The factors are $z \sim N(0, I)$ and the noise is $\varepsilon \sim N(0, \Psi)$ with diagonal Ψ. Complete rows
+    are compressed to their mean and covariance. The default update is then ECME, whose sweeps move the noise
+    variances to the maximum of the evidence. With missing values (NaN) it is EM.
 
-    **Arguments** beside those of every `AbstractEstimator`:
+    **Arguments,** in addition to those of `AbstractEstimator`:
 
-    - `n_components`: how many factors; by default as many as columns.
-    - `reg_covar`: weight of the penalty −½ `reg_covar` tr Ψ⁻¹ D, with D the variances of the columns, which keeps
-        noise variances from vanishing; 0 turns it off.
+    - `n_components`: the number of factors; by default that of columns.
+    - `reg_covar`: the weight of the penalty −½ `reg_covar` tr Ψ⁻¹ D, where D are the variances of the columns. It
+        keeps noise variances from vanishing. 0 turns it off.
 
-    **Attributes:** `components_`, the loadings Wᵀ of shape `(n_components, dim)`, found up to a rotation;
-    `mean_`, `noise_variance_`; `loglike_`, the log-likelihood (less the penalty) after each sweep;
-    `converged_`, `n_iter_`, `lower_bound_` in nats per row, `lower_bounds_`.
+    **Attributes:** `components_`, the loadings Wᵀ of shape `(n_components, dim)`, determined up to a rotation;
+    `mean_`, `noise_variance_`; `loglike_`, the log-likelihood (less the penalty) after each sweep; `converged_`,
+    `n_iter_`; `lower_bound_` in nats per row, `lower_bounds_`.
 
     ```python
     >>> import elbax, elbax.sklearn
@@ -90,16 +90,16 @@ class FactorAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Abstract
         return self.model_.num_factors
 
     def transform(self, X):
-        """E[z | x], the factor scores, shape `(n_samples, n_components)`."""
+        """Returns the factor scores E[z | x], shape `(n_samples, n_components)`."""
         return self._explain(X)[1]
 
     def get_covariance(self):
-        """W Wᵀ + Ψ, shape `(dim, dim)`."""
+        """Returns W Wᵀ + Ψ, shape `(dim, dim)`."""
         check_is_fitted(self)
         with in_precision_of(self._dtype):
             return np.asarray(self.model_.covariance(self._put(self.params_)))
 
     def get_precision(self):
-        """The inverse of the covariance."""
+        """Returns the inverse of the covariance, shape `(dim, dim)`."""
         covariance = self.get_covariance()
         return np.linalg.inv(covariance.astype(float)).astype(covariance.dtype)

@@ -9,19 +9,19 @@ from ._elliptical_mixture import AbstractEllipticalMixture
 
 @dataclasses.dataclass(eq=False, repr=False, kw_only=True)
 class GaussianMixture(AbstractEllipticalMixture):
-    r"""$p(x) = \sum_k \pi_k\, N(x; \mu_k, \Sigma_k)$: scikit-learn's `GaussianMixture`, fitted by elbax.
+    r"""A Gaussian mixture $p(x) = \sum_k \pi_k\, N(x; \mu_k, \Sigma_k)$, as scikit-learn's `GaussianMixture`.
 
-    **Arguments** beside those of every `AbstractEstimator`:
+    **Arguments,** in addition to those of `AbstractEstimator` and `AbstractMixture`:
 
     - `n_components`: K.
     - `covariance_type`: `"full"`, `"tied"`, `"diag"` or `"spherical"`.
-    - `reg_covar`: the floor of `elbax.components.Normal`, relative to the columns' variances D, where
+    - `reg_covar`: the floor of `elbax.components.Normal`. It is relative to the columns' variances D, while
         scikit-learn's is in squared units: `reg_covar` · D is added to each component's scatter matrix, so that no
-        variance shrinks below `reg_covar` / n_samples of its column's; 0 turns it off.
-    - `weights_init`, `means_init`, `precisions_init`: where to start, in the shapes of the attributes.
+        variance falls below `reg_covar` / n_samples of its column's. 0 turns it off.
+    - `weights_init`, `means_init`, `precisions_init`: initial values, in the shapes of the attributes.
 
     **Attributes:** `weights_`, `means_`; `covariances_`, `precisions_` and `precisions_cholesky_`, of shape
-    `(K, dim, dim)`, `(dim, dim)`, `(K, dim)` or `(K,)` as `covariance_type` has it; `converged_`, `n_iter_`,
+    `(K, dim, dim)`, `(dim, dim)`, `(K, dim)` or `(K,)` according to `covariance_type`; `converged_`, `n_iter_`;
     `lower_bound_` in nats per row, and `lower_bounds_`, the same after each sweep.
 
     ```python

@@ -1,4 +1,4 @@
-"""What all mixtures share."""
+"""The common part of all mixtures."""
 
 import abc
 import dataclasses
@@ -21,13 +21,15 @@ from ._estimator import AbstractEstimator, in_precision_of
 
 @dataclasses.dataclass(eq=False, repr=False, kw_only=True)
 class AbstractMixture(AbstractEstimator):
-    """Mixtures: labels, their probabilities, information criteria, draws.
+    """Base class of mixtures: labels, their probabilities, information criteria, draws.
 
-    `init_params` says where fits start, in scikit-learn's words and ours: `"kmeans"`, `"k-means++"`, `"random"`
-    (rows shared at random), `"random_from_data"` (rows as means), `"random_parts"`, `"quantiles"`,
-    `"hierarchical"`, or a function as `elbax.Mixture.init` takes it. `"auto"` is k-means for one start, and starts
-    of several kinds for more. A parameter `weights_init` (or another attribute's name before `_init`) is where
-    fits start in that attribute.
+    **Arguments,** in addition to those of `AbstractEstimator`:
+
+    - `init_params`: where fits start, in scikit-learn's names and elbax's: `"kmeans"`, `"k-means++"`, `"random"`
+        (rows shared at random), `"random_from_data"` (rows as means), `"random_parts"`, `"quantiles"`,
+        `"hierarchical"`, or a function as for `elbax.Mixture.init`. `"auto"` is k-means for one start, and starts
+        of several kinds for more.
+    - `weights_init`, and other attributes' names before `_init`: initial values of that attribute.
     """
 
     init_params: Any = "auto"
@@ -40,7 +42,7 @@ class AbstractMixture(AbstractEstimator):
 
     def _check_arguments(self) -> None:
         super()._check_arguments()
-        # Equal rows are seen as one, so labels of rows have no place.
+        # Equal rows are merged, so labels of rows cannot be given.
         if not (isinstance(self.init_params, str) or callable(self.init_params)):
             raise TypeError(
                 f"{type(self).__name__}: init_params must be a name such as 'kmeans' or a function (key, table, "
@@ -49,13 +51,13 @@ class AbstractMixture(AbstractEstimator):
 
     @abc.abstractmethod
     def _component(self, X: np.ndarray) -> AbstractComponent:
-        """What the densities are."""
+        """Returns the component of the mixture."""
 
     def _make_model(self, X: np.ndarray) -> Mixture:
         return Mixture(self._component(X), self.n_components)
 
     def _given(self, described: dict[str, Any]) -> dict[str, Any]:
-        """What of the description the user gives to start from."""
+        """Returns the initial values that the user gave, by name."""
         found = {name: getattr(self, f"{name}_init", None) for name in described}
         return {name: value for name, value in found.items() if value is not None}
 
@@ -93,7 +95,7 @@ class AbstractMixture(AbstractEstimator):
                     f"{type(self).__name__}: expected {name} to start from of shape {expected}, got "
                     f"{np.shape(value)}."
                 )
-        # The data's scale, to which a floor is relative, is no matter of the start.
+        # The data's scale, to which a floor is relative, does not depend on the start.
         coordinates, _ = split_coordinates(model.from_description(**(described | given)))
         return eqx.combine(coordinates, split_coordinates(params)[1])
 
@@ -106,31 +108,31 @@ class AbstractMixture(AbstractEstimator):
         return posterior.mean()
 
     def predict_proba(self, X):
-        """p(component | x) of each row, shape `(n_samples, n_components)`."""
+        """Returns p(component | x) of each row, shape `(n_samples, n_components)`."""
         return self._explain(X)[1]
 
     def predict(self, X):
-        """The most probable component of each row."""
+        """Returns the most probable component of each row, shape `(n_samples,)`."""
         return self.predict_proba(X).argmax(axis=1)
 
     def fit_predict(self, X, y=None, sample_weight=None):
-        """`fit(X).predict(X)`."""
+        """Returns `fit(X).predict(X)`."""
         return self.fit(X, sample_weight=sample_weight).predict(X)
 
     def sample(self, n_samples=1):
-        """(X, components): draws from the fitted mixture."""
+        """Returns (X, components): draws from the fitted mixture."""
         check_is_fitted(self)
         with in_precision_of(self._dtype):
             x, z = _sample(self.model_, self._put(self.params_), self._key(), n_samples)
             return np.asarray(x), np.asarray(z)
 
     def bic(self, X):
-        """−2 log p(X) + (number of parameters) log(n_samples): the lower the better."""
+        """Returns −2 log p(X) + (number of parameters) log(n_samples); lower is better."""
         scores = self.score_samples(X)
         return -2 * scores.sum(dtype=float) + np.log(len(scores)) * self._num_free_params()
 
     def aic(self, X):
-        """−2 log p(X) + 2 (number of parameters): the lower the better."""
+        """Returns −2 log p(X) + 2 (number of parameters); lower is better."""
         return -2 * self.score_samples(X).sum(dtype=float) + 2 * self._num_free_params()
 
     def _num_free_params(self) -> int:
@@ -139,7 +141,7 @@ class AbstractMixture(AbstractEstimator):
 
 @dataclasses.dataclass(eq=False, repr=False, kw_only=True)
 class AbstractDiscreteMixture(AbstractMixture):
-    """Mixtures that can make some rows only, which they check wherever they meet them."""
+    """Mixtures with restricted support, which check all rows that they are given."""
 
     def _check_rows(self, batch: Batch) -> None:
         self.model_.check(batch, type(self).__name__)
@@ -147,11 +149,11 @@ class AbstractDiscreteMixture(AbstractMixture):
 
 @dataclasses.dataclass(eq=False, repr=False, kw_only=True)
 class AbstractWholeNumberMixture(AbstractDiscreteMixture):
-    """Mixtures of 0, 1, 2, …"""
+    """Mixtures of whole numbers 0, 1, 2, …"""
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
-        # Together these two say: numbers that are whole and not negative.
+        # Together these two tags mean: whole numbers that are not negative.
         tags.input_tags.positive_only = True
         tags.input_tags.categorical = True
         return tags

@@ -1,4 +1,4 @@
-"""Mixtures of independent counts."""
+"""Mixtures of independent count columns."""
 
 import dataclasses
 
@@ -9,14 +9,14 @@ from ._mixture import AbstractWholeNumberMixture
 
 @dataclasses.dataclass(eq=False, repr=False, kw_only=True)
 class PoissonMixture(AbstractWholeNumberMixture):
-    r"""$p(x) = \sum_k \pi_k \prod_j \lambda_{kj}^{x_j} e^{-\lambda_{kj}} / x_j!$, x counts.
+    r"""A mixture of Poisson columns: $p(x) = \sum_k \pi_k \prod_j \lambda_{kj}^{x_j} e^{-\lambda_{kj}} / x_j!$.
 
-    **Arguments** beside those of every `AbstractEstimator`:
+    **Arguments,** in addition to those of `AbstractEstimator` and `AbstractMixture`:
 
     - `n_components`: K.
-    - `weights_init`, `rates_init`: where to start.
+    - `weights_init`, `rates_init`: initial values.
 
-    **Attributes:** `weights_`, `rates_` of shape `(K, dim)`; `converged_`, `n_iter_`, `lower_bound_`,
+    **Attributes:** `weights_`; `rates_` of shape `(K, dim)`; `converged_`, `n_iter_`, `lower_bound_`,
     `lower_bounds_`.
 
     ```python

@@ -1,4 +1,4 @@
-"""Probabilistic principal components."""
+"""Probabilistic principal component analysis."""
 
 import dataclasses
 from typing import ClassVar
@@ -9,12 +9,12 @@ from ._factor_analysis import FactorAnalysis
 
 @dataclasses.dataclass(eq=False, repr=False, kw_only=True)
 class ProbabilisticPCA(FactorAnalysis):
-    r"""$x \sim N(\mu, W W^\top + \sigma^2 I)$: `FactorAnalysis` with one noise variance for all columns.
+    r"""Probabilistic PCA, $x \sim N(\mu, W W^\top + \sigma^2 I)$: `FactorAnalysis` with one noise variance.
 
-    On complete rows the first sweep is at the maximum: W spans the principal components, and σ² is the
-    mean of the variances that they leave. With missing values it is found by EM.
+    On complete rows the first sweep reaches the maximum: W spans the principal components, and σ² is the mean of
+    the remaining variances. With missing values it is fitted by EM.
 
-    **Arguments** and **attributes** as of `FactorAnalysis`; `noise_variance_` is one number, σ².
+    **Arguments** and **attributes** are those of `FactorAnalysis`; `noise_variance_` is one number, σ².
 
     ```python
     >>> import elbax, elbax.sklearn

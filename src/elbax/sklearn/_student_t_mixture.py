@@ -9,15 +9,15 @@ from ._elliptical_mixture import AbstractEllipticalMixture
 
 @dataclasses.dataclass(eq=False, repr=False, kw_only=True)
 class StudentTMixture(AbstractEllipticalMixture):
-    r"""$p(x) = \sum_k \pi_k\, t_{\nu_k}(x; \mu_k, \Sigma_k)$: a mixture that forgives outliers.
+    r"""A mixture of t distributions, robust to outliers: $p(x) = \sum_k \pi_k\, t_{\nu_k}(x; \mu_k, \Sigma_k)$.
 
-    **Arguments** beside those of every `AbstractEstimator`, and of `GaussianMixture`, whose covariances are
+    **Arguments,** in addition to those of `AbstractEstimator`, and of `GaussianMixture`, whose covariances are
     here the scale matrices $\Sigma_k$:
 
-    - `dof`: the degrees of freedom ν, if they are known; estimated otherwise.
-    - `dofs_init`: where to start in them.
+    - `dof`: the degrees of freedom ν, if they are known; otherwise they are estimated.
+    - `dofs_init`: their initial values.
 
-    **Attributes:** as of `GaussianMixture`, with `scales_` for `covariances_`, and `dofs_`, shape `(K,)`.
+    **Attributes:** those of `GaussianMixture`, with `scales_` for `covariances_`, and `dofs_`, shape `(K,)`.
 
     ```python
     >>> import elbax, elbax.sklearn

@@ -1,4 +1,4 @@
-"""The loop written: until nothing is gained, from many starts, on batches that come one by one."""
+"""Fitting loops: until convergence, from many starts, or over a stream of batches."""
 
 from ._converge import converge as converge, Convergence as Convergence
 from ._fit import fit as fit

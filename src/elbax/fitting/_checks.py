@@ -1,4 +1,4 @@
-"""What is looked at before a fit begins."""
+"""Checks before a fit."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ def check_update(who: str, update: Any) -> None:
 
 
 def check_start(who: str, update: Any, state: Any) -> None:
-    """Raises `TypeError` for what is no update or no state."""
+    """Raises `TypeError` for what is not an update or not a state."""
     check_update(who, update)
     if not isinstance(state, ELBOState):
         raise TypeError(
@@ -27,7 +27,7 @@ def check_start(who: str, update: Any, state: Any) -> None:
 
 
 def check_one(who: str, state: ELBOState) -> None:
-    """Raises `TypeError` for several states in one, as `fit_restarts` takes them."""
+    """Raises `TypeError` for several states in one, which only `fit_restarts` takes."""
     # A key of the older kind is two numbers.
     one = 0 if jnp.issubdtype(state.key.dtype, jax.dtypes.prng_key) else 1
     if jnp.ndim(state.key) > one:
@@ -48,7 +48,7 @@ def check_limits(who: str, max_steps: int, tolerance: float) -> None:
 
 
 def checked(update: AbstractUpdate, batch: PyTree, who: str = "fit") -> PyTree:
-    """The batch, its tables made arrays, looked at where its values are known."""
+    """Returns the batch with its tables made arrays, checked if its values are known."""
     check_outside(who, batch)
     batch = read(batch)
     if num_rows(as_batch(batch).x) == 0:

@@ -19,15 +19,15 @@ from ._loop import Code, CODES, run
 
 
 class Convergence(eqx.Module):
-    """How the loop ended, all in arrays.
+    """The result of `converge`, in arrays.
 
     **Fields:**
 
-    - `state`: the last good state, its posterior brought up to its params (`update.settle`).
+    - `state`: the last good state, its posterior updated to its params (`update.settle`).
     - `elbo`: the ELBO there, in nats per datum.
     - `trace`: the ELBO that each step measured before its move, shape `(max_steps,)`; −∞ after the last step.
-    - `num_steps`: how many steps were made.
-    - `code`: the place of the verdict in `Convergence.codes`.
+    - `num_steps`: the number of steps made.
+    - `code`: the index of the outcome in `Convergence.codes`.
     """
 
     state: ELBOState
@@ -55,24 +55,24 @@ def converge(
     max_steps: int = 1000,
     tolerance: Scalar | float = 1e-7,
 ) -> Convergence:
-    r"""Repeats the update until the ELBO has no more to gain, as a pure function of arrays.
+    r"""Repeats the update until the ELBO stops increasing, as a pure function of arrays.
 
-    It is the loop of `fit`, for use inside of one's own `jit`, `vmap` or `scan`: fits of many data sets at once,
-    a fit for each of many regularizers, a fit as a step of something larger. The rule is that of `fit`: the last
-    gain, and all gains to come by Aitken's extrapolation, stay below `tolerance` · (1 + |ELBO|). The data are not
-    looked at before it begins (`update.check(batch)` does that), and nothing is said in words.
+    It is the loop of `fit`, for use inside of `jit`, `vmap` or `scan`: fits of many data sets at once, a fit for
+    each of many regularizers, a fit as a step of a larger program. The stopping rule is that of `fit`: the last
+    gain, and all future gains by Aitken's extrapolation, are below `tolerance` · (1 + |ELBO|). The data are not
+    checked first (`update.check(batch)` does that), and there are no messages.
 
-    Under `vmap` each lane stops by itself. Derivatives of the end are those of forward mode (`jax.jvp`); for
-    reverse mode scan a known number of steps instead.
+    Under `vmap` each lane stops by itself. Derivatives of the result are in forward mode (`jax.jvp`); for reverse
+    mode scan a fixed number of steps instead.
 
     **Arguments:**
 
     - `update`, `state`: `state = update.init(params, key=key)`.
     - `batch`: data with a leading axis, or a `Batch`.
-    - `max_steps`: the most steps to make, and the length of the trace; not traced.
-    - `tolerance`: relative gain below which it ends; may be traced.
+    - `max_steps`: the largest number of steps, and the length of the trace; not traced.
+    - `tolerance`: the relative gain below which it ends; may be traced.
 
-    **Returns** a `Convergence`.
+    **Returns:** a `Convergence`.
 
     **Raises** `TypeError` for an update that measures no ELBO, for several states and for an iterator.
 

@@ -1,4 +1,4 @@
-"""A fit that makes its starts from the data."""
+"""Fits that start from the data."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ def fit_data(
     tolerance: float,
     progress: bool,
 ) -> Result:
-    """The best of several fits, as `fit_restarts` returns it; its message tells of all of them."""
+    """Returns the best of several fits, as `fit_restarts` does; its message describes all of them."""
     check_update("fit", update)
     if key is None:
         raise TypeError(

@@ -1,4 +1,4 @@
-"""The loop, for those who want it written."""
+"""The fitting loop."""
 
 from collections.abc import Iterator
 
@@ -27,35 +27,36 @@ def fit(
     tolerance: float = 1e-7,
     progress: bool = False,
 ) -> Result:
-    """Repeats the update until the ELBO has no more to gain; ends with an E-step and an evaluation.
+    """Repeats the update until the ELBO stops increasing; ends with an E-step and an evaluation.
 
-    `fit(update, state, batch)` starts from a state; `fit(update, batch, key=key, restarts=8)` starts from the data
-    and answers with the best end. Starts are those of `initial_states`, and ends with collapsed components are not
-    returned (`fit_restarts`, with `reject=model.collapsed`).
+    `fit(update, state, batch)` starts from a state. `fit(update, batch, key=key, restarts=8)` starts from the data
+    and returns the best end. Its starts are those of `initial_states`; ends with collapsed components are
+    rejected, as by `fit_restarts` with `reject=model.collapsed`.
 
-    A full batch is given again at every step, in one `lax.while_loop` on the device. Then the fit
-    has converged once the last gain, and all gains to come by Aitken's extrapolation of their
-    geometric series, stay below `tolerance` · (1 + |ELBO|) (as often in a row as `update.patience` says: ten
-    times for an update that does not promise to ascend). What rounding hides ends it too, and the message then
-    says so. An iterator of batches is run to its end or to `max_steps`; no test of
-    convergence or descent is armed there, since successive ELBOs are of different data.
+    A full batch is used at every step, in one `lax.while_loop` on the device. The fit has converged when the last
+    gain, and all future gains by Aitken's extrapolation of their geometric series, are below `tolerance` ·
+    (1 + |ELBO|). This must hold `update.patience` times in a row: ten times for an update that does not promise to
+    ascend. Gains below rounding end the fit too, and the message then says so.
+
+    An iterator of batches is run to its end or to `max_steps`. There is then no test of convergence or descent,
+    because successive ELBOs are of different data.
 
     **Arguments:**
 
     - `update`: any update.
-    - `state`: `update.init(params, posterior, key=key)`; leave it out to start from the data.
+    - `state`: `update.init(params, posterior, key=key)`; omit it to start from the data.
     - `batch`: data with a leading axis, a `Batch`, or (with a state) an iterator of either.
-    - `key`: the random key of starts from the data; given exactly where there is no state.
-    - `restarts`: how many starts from the data; 8 by default.
-    - `max_steps`: the most steps to make.
-    - `tolerance`: relative gain below which the fit ends; rounding of the ELBO's dtype ends it too.
-    - `progress`: shows a bar (needs `elbax[progress]`); of one fit only.
+    - `key`: the random key of starts from the data; given if and only if there is no state.
+    - `restarts`: the number of starts from the data; 8 by default.
+    - `max_steps`: the largest number of steps.
+    - `tolerance`: the relative gain below which the fit ends.
+    - `progress`: whether to show a progress bar (needs `elbax[progress]`), for a single fit only.
 
-    **Returns** a `Result`.
+    **Returns:** a `Result`.
 
-    **Raises** `ValueError` for data that no fit could use (NaN, infinity, nothing to weigh); `TypeError` for a key
-    beside a state or neither, and for a model that has no start from data; `RuntimeError` if no restart ended
-    well.
+    **Raises** `ValueError` for data that no fit could use (NaN, infinity, zero weight); `TypeError` for a key
+    together with a state, for neither, and for a model without a start from data; `RuntimeError` if no restart is
+    usable.
 
     ```python
     >>> import elbax, jax
@@ -66,7 +67,7 @@ def fit(
 
     ```
 
-    From a state of one's own:
+    From a given state:
 
     ```python
     >>> params = model.init(jax.random.key(0), x)

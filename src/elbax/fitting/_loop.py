@@ -1,4 +1,4 @@
-"""Steps until nothing is gained, as one pure function of arrays."""
+"""Steps until convergence, as one pure function of arrays."""
 
 from typing import Literal
 
@@ -22,7 +22,7 @@ RUNNING, CONVERGED, DECREASED, NONFINITE = range(4)
 
 
 class Carry(eqx.Module):
-    """The loop's own state: where it stands, where it stood, and what was measured on the way."""
+    """The state of the loop: the current and previous states, and what was measured."""
 
     state: ELBOState
     before: ELBOState
@@ -38,12 +38,12 @@ class Carry(eqx.Module):
 
 
 def runs(carry: Carry) -> bool:
-    """`running`, on the host: between programs nothing is computed on the device."""
+    """Returns `running`, on the host: between programs nothing is computed on the device."""
     return int(carry.code) == RUNNING
 
 
 def capacity_of(max_steps: int) -> int:
-    """How long a trace is kept: one program for all numbers of steps between two powers of two."""
+    """Returns the length of the trace: one program serves all numbers of steps between two powers of two."""
     return max(1024, 1 << (int(max_steps) - 1).bit_length())
 
 
@@ -52,7 +52,7 @@ def limits(max_steps: int, tolerance: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def first_carry(update, state, batch, capacity: int) -> tuple[Callable, Carry]:
-    """(the update, traced once for all places that it stands in, the carry of its loop)."""
+    """Returns (the update, traced once for all its uses, the initial carry of its loop)."""
     step: Any = eqx.filter_closure_convert(update, state, batch)
     info = step.out_struct[1]
     if info.elbo is None:
@@ -68,9 +68,9 @@ def first_carry(update, state, batch, capacity: int) -> tuple[Callable, Carry]:
 
 def advance(update, step, carry: Carry, batch, until, tolerance) -> Carry:
     eps = float(jnp.finfo(carry.trace.dtype).eps)
-    # A sum over the data rounds by some eps of its size; what falls by less has not fallen.
+    # A sum over the data rounds by some eps of its size; a smaller fall is not a fall.
     slack, resolution = max(1e-10, 64 * eps), resolution_of(carry.trace.dtype)
-    # A bound under draws is an estimate: what falls may rise, and what gains nothing may gain.
+    # A bound from draws is an estimate: a fall or a lack of gain may be noise.
     estimated = update.ascends and draws_anew(carry.state.posterior)
     ascends = update.ascends and not estimated
     patience = max(update.patience, 10) if estimated else update.patience
@@ -94,7 +94,7 @@ def advance(update, step, carry: Carry, batch, until, tolerance) -> Carry:
         code = jnp.where(quiet >= patience, CONVERGED, RUNNING)
         code = jnp.where(fell, DECREASED, code)
         code = jnp.where(jnp.isfinite(now), code, NONFINITE)
-        # The state just measured is bad: stay at the one before, which was measured good.
+        # The state just measured is bad: return to the previous one, which was measured good.
         back = (code == DECREASED) | (code == NONFINITE)
         return Carry(
             state=where(back, carry.before, moved),
@@ -110,12 +110,12 @@ def advance(update, step, carry: Carry, batch, until, tolerance) -> Carry:
 
 
 def resolution_of(dtype: Any) -> float:
-    """The relative gain that rounding hides."""
+    """Returns the relative gain that rounding hides."""
     return 4 * float(jnp.finfo(dtype).eps)
 
 
 class _Pass(eqx.Module):
-    """Where a fit stands as a whole: it moves, then is settled and measured, and once more if that went astray."""
+    """The stage of a fit: it moves, is settled and measured, and is measured again if that was not finite."""
 
     carry: Carry
     end: ELBOState
@@ -125,10 +125,9 @@ class _Pass(eqx.Module):
 
 
 def run(update, state, batch, until, tolerance, conclude, capacity: int):
-    """(the loop's carry, the settled state, its ELBO, the code).
+    """Returns (the loop's carry, the settled state, its ELBO, the code).
 
-    The measurement of the end is a step whose move is dropped, made by the loop itself: so the update is compiled
-    once.
+    The final measurement is a step of the same loop whose move is dropped, so the update is compiled once.
     """
     at = state.state if isinstance(state, Carry) else state
     step, start = first_carry(update, at, batch, capacity)
@@ -142,11 +141,11 @@ def run(update, state, batch, until, tolerance, conclude, capacity: int):
         left = advance(update, step, enter, batch, jnp.where(moving, until, 1), tolerance)
         carry = where(moving, left, now.carry)
         elbo = jnp.where(moving, now.elbo, left.trace[0])
-        # The last move, which no step had measured, went astray: one back.
+        # The last move, which no step had measured, is not finite: go back by one.
         back = (now.number == 1) & ~jnp.isfinite(elbo)
         code = jnp.where(moving, carry.code, jnp.where(back, NONFINITE, now.code))
         end = where(moving, carry.state, where(back, carry.before, now.end))
-        # Three is the end: after the second measurement, or a first that is finite.
+        # Stage 3 ends it: after the second measurement, or after a first one that is finite.
         number = jnp.where(moving | back, now.number + 1, 3)
         return _Pass(carry, update.settle(end, batch), elbo, code, number)
 

@@ -1,4 +1,4 @@
-"""The bar of a fit."""
+"""The progress bar of a fit."""
 
 from .._types import Any
 

@@ -19,19 +19,19 @@ from ._result import Result, result_of
 
 
 class Restarts(eqx.Module):
-    """How several fits from different starts ended.
+    """The results of several fits from different starts.
 
     **Fields:**
 
-    - `best`: the highest of those that ended finite and were not rejected.
-    - `elbo`, `num_steps`: each one's end, shape `(num_restarts,)`; NaN for one that ended nonfinite.
-    - `codes`: each one's code.
-    - `rejected`: which were rejected (collapsed components), however high their ELBO.
-    - `num_distinct`: how many different ELBOs there were among the ends that could be returned.
-    - `num_best`: how many of them reached the best one.
-    - `message`: what that says, in a sentence.
+    - `best`: the `Result` of highest ELBO among those that are finite and not rejected.
+    - `elbo`, `num_steps`: for each fit, shape `(num_restarts,)`; the ELBO, in nats per datum, is NaN if nonfinite.
+    - `codes`: the code of each fit.
+    - `rejected`: which fits were rejected (collapsed components), however high their ELBO.
+    - `num_distinct`: the number of distinct ELBOs among the usable fits.
+    - `num_best`: the number of fits that reached the best one.
+    - `message`: a summary in words.
 
-    After short runs these are of the starts that went on.
+    After short runs these describe only the starts that were continued.
     """
 
     best: Result
@@ -60,23 +60,26 @@ def fit_restarts(
     reject: Callable[[Any], Array] | None = None,
     short_runs: tuple[int, int] | None = None,
 ) -> Restarts:
-    """`fit` from many starts at once, vmapped, and the best of them.
+    """Runs `fit` from many starts at once, vmapped, and returns the best end.
 
-    Each lane stops by itself. `states` is one state with a leading axis, such as
+    Each lane stops by itself. `states` is one state with a leading axis, made by `jax.vmap` over keys or by
 
         states = elbax.initial_states(em, x, key=key, num_restarts=32)
 
-    makes of several kinds of starts, or `jax.vmap` over keys of one's own. Many starts of one kind may all
-    miss what another finds. Where the best end was reached once only, the answer's `message` says so, and more
-    starts are worth their time.
+    which uses several kinds of starts. Many starts of one kind may all miss an optimum that another kind finds. If
+    only one fit reached the best end, `message` says so, and more starts are worthwhile.
 
     **Arguments:**
 
-    - `short_runs`: (number of steps, number kept): every start makes so many steps, and only the best go on to
-        the end (Biernacki, Celeux and Govaert 2003), such as `(20, 4)` of 100 starts.
-    - `reject`: a function of the params, such as `model.collapsed`: an end for which it is true (of any
-        component) is flagged and never returned as the best. Where the likelihood is unbounded the
-        highest end is often such a one.
+    - `update`, `batch`, `max_steps`, `tolerance`: as for `fit`.
+    - `states`: the initial states, with a leading axis.
+    - `short_runs`: (number of steps, number kept): every start runs for so many steps, and only the best continue
+        (Biernacki, Celeux and Govaert 2003), such as `(20, 4)` for 100 starts.
+    - `reject`: a function of the params, such as `model.collapsed`. An end for which it is true (for any
+        component) is marked and never returned as the best. If the likelihood is unbounded, the highest end is
+        often such an end.
+
+    **Returns:** a `Restarts`.
 
     **Raises** `RuntimeError` if every restart was rejected or ended nonfinite.
     """
@@ -88,7 +91,7 @@ def fit_restarts(
 
 
 def best_of(update, states, batch, max_steps, tolerance, reject=None, short_runs=None) -> Restarts:
-    """`fit_restarts`, of arguments that were looked at."""
+    """Runs `fit_restarts` on arguments that have been checked."""
     until, gain = limits(max_steps, tolerance)
     capacity, reject = capacity_of(max_steps), by_value(reject)
     if short_runs is not None:
@@ -125,9 +128,9 @@ def _restarts(update, best, elbos: Array, steps: Array, codes: Array, rejected: 
 
 
 def _count_ends(ends: np.ndarray, tolerance: float) -> tuple[int, int]:
-    """(how many ELBOs differ, how many are the highest) of some in descending order.
+    """Returns (the number of distinct ELBOs, the number of highest ones), for ELBOs in descending order.
 
-    Fits of one maximum stop where little is left to gain, some with more left than others.
+    Fits that converge to one maximum stop at slightly different gains.
     """
     slack = 100 * max(tolerance, resolution_of(ends.dtype)) * (1 + np.abs(ends[0]))
     apart = np.flatnonzero(np.diff(ends) < -slack)
@@ -148,7 +151,7 @@ def _message_of_ends(number: int, usable: int, num_distinct: int, num_best: int)
 @compiled
 @automatic
 def _run_lanes(update, reject, states, batch, until, tolerance, capacity: int):
-    """(the best lane's end, as `run` returns it; every lane's ELBO, number of steps, code and rejection)."""
+    """Returns (the best lane's `run`; every lane's ELBO, number of steps, code and rejection)."""
 
     def one(state):
         end = run(update, state, batch, until, tolerance, True, capacity)
@@ -157,7 +160,7 @@ def _run_lanes(update, reject, states, batch, until, tolerance, capacity: int):
 
     (carry, finals, elbos, codes), rejected = jax.vmap(one)(states)
     codes = jnp.where(jnp.isfinite(elbos), codes, NONFINITE)
-    # A lane that went astray was taken back to a finite point, most often on its way to a collapse.
+    # A nonfinite lane was returned to a finite point, most often on its way to a collapse.
     elbos = jnp.where(codes == NONFINITE, jnp.nan, elbos)
     usable = jnp.isfinite(elbos) & ~rejected
     winner = jnp.argmax(jnp.where(usable, elbos, -jnp.inf))
@@ -168,7 +171,7 @@ def _run_lanes(update, reject, states, batch, until, tolerance, capacity: int):
 @compiled
 @automatic
 def _best_so_far(update, reject, states, batch, until, tolerance, capacity: int, number: int):
-    """The carries of the lanes whose ELBO, last measured, is the highest; first those not rejected nor astray."""
+    """Returns the carries of the lanes of highest last measured ELBO; rejected and nonfinite lanes come last."""
 
     def one(state):
         carry = run(update, state, batch, until, tolerance, False, capacity)[0]

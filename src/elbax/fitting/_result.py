@@ -1,4 +1,4 @@
-"""How a fit ended, in a sentence."""
+"""The result of a fit."""
 
 import equinox as eqx
 import numpy as np
@@ -10,18 +10,18 @@ from ._loop import Carry, Code, CODES, resolution_of
 
 
 class Result(eqx.Module):
-    """How a fit ended.
+    """The result of a fit.
 
     **Fields:**
 
-    - `state`: the last good state, its posterior brought up to its params (`update.settle`); `params` and
-        `posterior` are short for its own.
+    - `state`: the last good state, its posterior updated to its params (`update.settle`). `params` and `posterior`
+        are shortcuts for its own.
     - `elbo`: the ELBO there, in nats per datum.
-    - `trace`: the ELBO that each step measured before its move, shape `(num_steps,)`, on the host.
-    - `num_steps`: how many steps were made.
-    - `code`: `"converged"`, `"max_steps"`, `"decreased"` (a step that promises to ascend lowered the
-        ELBO of the same batch; the message says if by no more than rounding) or `"nonfinite"`.
-    - `message`: what happened, in a sentence.
+    - `trace`: the ELBO that each step measured before its move, shape `(num_steps,)`, as a NumPy array.
+    - `num_steps`: the number of steps made.
+    - `code`: `"converged"`, `"max_steps"`, `"decreased"` (a step that promises to ascend lowered the ELBO of the
+        same batch; the message says if only by rounding) or `"nonfinite"`.
+    - `message`: a summary in words.
     """
 
     state: ELBOState
@@ -50,7 +50,8 @@ class Result(eqx.Module):
         return f"Result({self.code}, {self})"
 
 
-# In machine epsilons, a fall that rounding explains: residuals of a thousandth of what they are differences of.
+# In machine epsilons, a fall that rounding explains: residuals a thousandth of the numbers they are differences
+# of.
 _CANCELLED = 1024
 
 
@@ -58,7 +59,7 @@ def result_of(
     update, carry: Carry, state: ELBOState, elbo: Scalar, code: Array, tolerance: float
 ) -> Result:
     num_steps, name = int(carry.step), CODES[int(code)]
-    # Cut on the host: on the device every length would compile a program of its own.
+    # Cut on the host: on the device every length would compile its own program.
     trace = np.asarray(carry.trace)[:num_steps]
     message = _message(name, update, carry.info, trace, tolerance)
     skipped = int(getattr(state.memory, "skipped", 0))
@@ -101,7 +102,7 @@ def _message(code: Code, update, info: Info, trace: np.ndarray, tolerance: float
 
 
 def _nonfinite_part(update, info: Info):
-    """The innermost part of a chain whose ELBO is not finite."""
+    """Returns the innermost part of a chain whose ELBO is not finite."""
     if hasattr(update, "update"):
         return _nonfinite_part(update.update, info)
     for part, seen in zip(update.parts, info.parts, strict=False):

@@ -1,4 +1,4 @@
-"""A fit to batches that come one after the other."""
+"""Fits to a stream of batches."""
 
 import jax.numpy as jnp
 import numpy as np

@@ -1,4 +1,4 @@
-"""Wrappers: from one update to another, one a file."""
+"""Wrappers, which make an update from another: one per file."""
 
 from ._accelerate import Accelerate as Accelerate
 from ._anneal import Anneal as Anneal

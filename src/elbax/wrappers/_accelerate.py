@@ -1,4 +1,4 @@
-"""Far along the path that a slow chain creeps."""
+"""Extrapolation of slow chains."""
 
 import equinox as eqx
 import jax
@@ -18,9 +18,10 @@ class Extrapolation(eqx.Module):
 
     **Fields:**
 
-    - `last`: the point, in the coordinates of the extrapolation, of which the params are the chain's image.
-    - `longest`: the greatest step length to try.
-    - `evaluations`: how often the chain was evaluated.
+    - `update`: the inner update's memory.
+    - `last`: the point, in the extrapolation's coordinates, whose image under the chain is the params.
+    - `longest`: the largest step length to try.
+    - `evaluations`: the number of evaluations of the chain.
     """
 
     update: PyTree
@@ -30,33 +31,33 @@ class Extrapolation(eqx.Module):
 
 
 class Accelerate(AbstractRemembering):
-    r"""SQUAREM: a chain's path, extrapolated (Varadhan and Roland 2008, scheme S3).
+    r"""Accelerates a chain by extrapolating its path: SQUAREM (Varadhan and Roland 2008, scheme S3).
 
-    With $F$ one step of the chain as a map of the params, and $\theta_0, \theta_1 = F(\theta_0), \theta_2 =
-    F(\theta_1)$ three points in a row, $r = \theta_1 - \theta_0$ and $v = \theta_2 - \theta_1 - r$,
+    Let $F$ be one step of the chain as a map of the params, $\theta_0, \theta_1 = F(\theta_0), \theta_2 =
+    F(\theta_1)$ three successive points, $r = \theta_1 - \theta_0$ and $v = \theta_2 - \theta_1 - r$. Then
 
     $$\theta' = F(\theta_0 + 2 \alpha r + \alpha^2 v), \quad \alpha = |r| / |v|.$$
 
-    α = 1 is two steps of the chain; where it creeps, α is many. The length is bounded: a bound that is
-    reached and serves grows by `growth`, one that fails shrinks to below the length that failed.
+    α = 1 is two steps of the chain; where the chain is slow, α is large. α is bounded. If the bound is reached and
+    the step succeeds, the bound grows by `growth`; if the step fails, the bound shrinks to below the length that
+    failed.
 
-    It ascends as the chain does. $F$ measures the ELBO at the point that it is given, so that
-    $F(\theta')$, the next point of the path, is also the test of θ': if the ELBO there is not finite, or
-    lower than at θ₁, where the step began, it ends at θ₂ instead. So a step makes one evaluation or three, no
-    other pass, all on the batch that it is given: give it the full one. `info.elbo` is the chain's where the step
-    began. The path may lead to another maximum than the chain's, a lower one too. No step can tell: compare with
-    `fit` of the chain.
+    It ascends if the chain does. $F$ measures the ELBO at its input, so $F(\theta')$, the next point of the path,
+    also tests θ'. If the ELBO there is not finite, or lower than at θ₁, where the step began, the step ends at θ₂
+    instead. A step thus makes one or three evaluations and no other pass, all on the given batch, which should be
+    the full one. `info.elbo` is the chain's where the step began. The path may lead to another maximum than the
+    chain's, even a lower one. No step can detect that: compare with `fit` of the chain.
 
     **Arguments:**
 
-    - `update`: a chain that derives its posterior from the params and remembers nothing, such as
+    - `update`: a chain that derives its posterior from the params and has no memory, such as
         `Chain(ExactEStep(model), ClosedFormMStep(model))`.
-    - `to`, `back`: from the params to the coordinates to extrapolate in, and back (into the
-        params' domain, if need be by projection); by default the unconstrained params as they are.
-    - `growth`: by what the bound on α grows.
+    - `to`, `back`: functions from the params to the coordinates of the extrapolation, and back (into the params'
+        domain, if necessary by projection); by default the unconstrained params themselves.
+    - `growth`: the factor by which the bound on α grows, above 1.
 
-    **Raises** `TypeError` at `init` for any other update, and at the first step for one that measures no
-    ELBO; `ValueError` for one of `to` and `back` without the other, or a growth that is none.
+    **Raises** `TypeError` at `init` for any other update, and at the first step for one that measures no ELBO;
+    `ValueError` for one of `to` and `back` without the other, or an invalid growth.
 
     ```python
     >>> import elbax, jax
@@ -86,7 +87,7 @@ class Accelerate(AbstractRemembering):
 
     @property
     def patience(self) -> int:
-        # Its gains come by fits and starts: a small one says little of the next.
+        # Its gains are irregular: a small one says little about the next.
         return 3 * self.update.patience
 
     def init_memory(self, params: PyTree, posterior: PyTree) -> Extrapolation:
@@ -115,7 +116,7 @@ class Accelerate(AbstractRemembering):
         r = subtract(here, memory.last)
         v = subtract(subtract(self._coordinates(second.params), here), r)
         size, bend = dot(r, r), dot(v, v)
-        # At rest, as before the first step, there is nothing to extrapolate (and a root has no slope).
+        # At rest, as before the first step, there is nothing to extrapolate (and the root has no derivative).
         moving = (size > 0) & (bend > 0)
         whole = jnp.where(moving, jnp.sqrt(jnp.where(moving, size / bend, 1)), 0)
         length = jnp.clip(whole, 1, memory.longest)
@@ -140,7 +141,7 @@ class Accelerate(AbstractRemembering):
         return end.replace(memory=Extrapolation(end.memory, last, longest, evaluations)), info
 
     def _rises(self, before: Scalar | None, after: Scalar | None) -> Bool[Array, ""]:
-        """Whether the ELBO is finite and no lower, to rounding."""
+        """Returns whether the ELBO is finite and not lower, up to rounding."""
         if before is None or after is None:
             raise TypeError(
                 f"Accelerate watches the ELBO, but {type(self.update).__name__} measures none: give it a "

@@ -1,4 +1,4 @@
-"""From an easier objective to the ELBO."""
+"""Annealing: from an easier objective to the ELBO."""
 
 import dataclasses
 
@@ -17,31 +17,30 @@ from ._wrapper import AbstractRemembering
 
 
 class Schedule(eqx.Module):
-    """The memory of `Anneal`: how many steps were made."""
+    """The memory of `Anneal`: the inner update's memory, and the number of steps made."""
 
     update: PyTree
     step: Int[Array, ""]
 
 
 class Anneal(AbstractRemembering):
-    r"""The update on an objective of which one term counts by β = `schedule(step)`.
+    r"""Runs the update on an objective in which one term is weighted by β = `schedule(step)`.
 
-    With `target="entropy"` it is deterministic annealing (Ueda and Nakano 1998): the objective is
-    $E_q[\log p(x, z)] + H(q) / \beta$, which $q \propto p(x, z)^\beta$ maximizes. At small β all
-    components see all data; they part as β grows, and EM so led depends less on its start. Begin a little
-    below where they part: far below they coincide, and what told them apart is lost to rounding. β above 1
-    is a colder posterior, towards ∞ the hard one.
+    `target="entropy"` is deterministic annealing (Ueda and Nakano 1998). The objective is $E_q[\log p(x, z)] +
+    H(q) / \beta$, which $q \propto p(x, z)^\beta$ maximizes. At small β all components see all data; they separate
+    as β grows, and the result depends less on the start. Begin slightly below the β at which they separate: far
+    below it they coincide, and their differences are lost to rounding. β above 1 is a colder posterior, with the
+    hard one as its limit at ∞.
 
-    With `target="divergence"` it is the warm-up of variational autoencoders (Bowman and others 2016;
-    a constant β is the β-VAE): $E_q[\log p(x \mid z)] - \beta\, \mathrm{KL}(q \| p(z))$, for models that
-    say what p(z) is, such as `Model(likelihood=, prior=)`. β may start at 0 with an encoder, above 0 with an exact
-    E-step. A closed-form M-step still maximizes $E_q[\log p(x, z)]$, the same thing wherever p(z) is fixed or has
-    params without a prior of their own.
+    `target="divergence"` is the warm-up of variational autoencoders (Bowman and others 2016; a constant β is the
+    β-VAE): $E_q[\log p(x \mid z)] - \beta\, \mathrm{KL}(q \| p(z))$, for models that say what
+    p(z) is, such as `Model(likelihood=, prior=)`. β may start at 0 with an encoder, and above 0 with an exact E-step. A closed-form M-step still maximizes $E_q[\log p(x,
+    z)]$. This is equivalent if p(z) is fixed or its params have no prior of their own.
 
-    It may stand around any update of models that can be tempered, a guarded one too: within, ELBO means the
-    annealed objective. `info.elbo` is this objective, global term included. As it moves with β nothing promises to
-    ascend, though at a constant β every step does that would at 1. Every model in the update and in the posterior
-    is tempered for the length of a step; the posterior that the state carries is the plain one.
+    It may wrap any update of models that can be tempered, including a guarded one. Inside, ELBO means the annealed
+    objective. `info.elbo` is this objective, including its global term. The objective changes with β, so the
+    update does not promise to ascend; at a constant β every step ascends that would at 1. All models in the update
+    and in the posterior are tempered during a step; the posterior in the state is the plain one.
 
     **Arguments:**
 
@@ -49,7 +48,7 @@ class Anneal(AbstractRemembering):
     - `schedule`: a function from the number of steps made to β > 0, such as any optax schedule.
     - `target`: `"entropy"` or `"divergence"`.
 
-    **Raises** `ValueError` for another target; `TypeError` for a schedule that is no function, and at `init`
+    **Raises** `ValueError` for another target; `TypeError` for a schedule that is not a function, and at `init`
     for a model that cannot be tempered.
 
     ```python

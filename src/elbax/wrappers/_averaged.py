@@ -1,4 +1,4 @@
-"""The average of the params on the way."""
+"""Averages of the params over steps."""
 
 import equinox as eqx
 import jax
@@ -14,7 +14,7 @@ from ._wrapper import AbstractRemembering
 
 
 class Average(eqx.Module):
-    """The memory of `Averaged`: the average so far (of coordinates; `None` for other leaves), and steps made."""
+    """The memory of `Averaged`: the inner memory, the average (`None` for no coordinates), the step count."""
 
     update: PyTree
     params: PyTree
@@ -22,29 +22,29 @@ class Average(eqx.Module):
 
 
 class Averaged(AbstractRemembering):
-    r"""The update as it is, and beside it the average of the params that it passes through.
+    r"""Runs the update unchanged, and also averages the params over steps.
 
-    Where steps stay noisy (minibatches, Monte Carlo) the average has asymptotically the least variance that an
-    estimate can have, at step sizes at which the last point still wanders (Polyak and Juditsky 1992; for online
-    EM, Cappé and Moulines 2009). `settle` puts it in the params' place, so `fit` ends with it, and
-    `averaged(state)` says it at any time. It may stand around any update, whose info is its own: the ELBO where
-    the update stands, not at the average.
+    If steps stay noisy (minibatches, Monte Carlo), the average has the smallest asymptotic variance of any
+    estimate, even at step sizes at which the last point still wanders (Polyak and Juditsky 1992; for online EM,
+    Cappé and Moulines 2009). `settle` replaces the params by it, so `fit` ends with it. `averaged(state)` returns
+    it at any time. It may wrap any update. The info is that of the update: the ELBO at its own params, not at the
+    average.
 
-    Averages are taken of the unconstrained params, after each step:
+    Averages are of the unconstrained params, after each step:
 
     $$\bar\theta_n = \bar\theta_{n-1} + \rho_n (\theta_n - \bar\theta_{n-1}), \quad \rho_n = \tfrac1n
     \ \text{ or }\ \frac{1 - d}{1 - d^n},$$
 
-    the arithmetic mean, or with a decay d the exponential one without its bias towards the start (Kingma
-    and Ba 2015). Before the step `start` it is the params themselves, as are integers ever.
+    the arithmetic mean, or with a decay d the exponential one without bias towards the start (Kingma and Ba 2015).
+    Before the step `start` it is the current params. Integers are never averaged.
 
     **Arguments:**
 
     - `update`: any update.
     - `decay`: d, at least 0 and below 1; `None` for the arithmetic mean.
-    - `start`: the first step (from 0) whose result counts; leave out the way to the neighborhood.
+    - `start`: the first step (from 0) whose result is averaged; use it to omit the initial steps.
 
-    **Raises** `ValueError` for a decay or a start outside these.
+    **Raises** `ValueError` for a decay or a start out of range.
 
     ```python
     >>> import elbax, jax, optax
@@ -77,7 +77,7 @@ class Averaged(AbstractRemembering):
         return Average(self.update.init_memory(params, posterior), average, jnp.zeros((), int))
 
     def averaged(self, state: ELBOState) -> PyTree:
-        """The average, as params."""
+        """Returns the average, as params."""
         return eqx.combine(state.memory.params, state.params)
 
     def __call__(self, state: ELBOState, batch: PyTree) -> tuple[ELBOState, Info]:

@@ -1,4 +1,4 @@
-"""Which part of a chain gains what."""
+"""The gain of each part of a chain."""
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -13,12 +13,12 @@ from ._wrapper import AbstractWrapper
 
 
 class Certificate(Info):
-    """The info of a chain, and what each of its parts did to the ELBO of the batch.
+    """The info of a chain, with the effect of each of its parts on the ELBO of the batch.
 
-    **Fields:**
+    **Fields,** in addition to those of `Info`:
 
-    - `gains`: by how much each part raised it, shape `(num_parts,)`, in nats per datum.
-    - `broken`: the first part that promises to ascend and lowered it; −1 for none.
+    - `gains`: the increase by each part, shape `(num_parts,)`, in nats per datum.
+    - `broken`: the index of the first part that promises to ascend but lowered it; −1 for none.
     """
 
     gains: Float[Array, " num_parts"] | None = None
@@ -26,25 +26,25 @@ class Certificate(Info):
 
 
 class Certify(AbstractWrapper):
-    r"""The chain as it is, and for each of its parts the gain in $\mathrm{ELBO}(q, \theta)$ of the batch.
+    r"""Runs the chain unchanged, and measures the gain of each part in $\mathrm{ELBO}(q, \theta)$ of the batch.
 
-    EM climbs the ELBO in q and in θ by turns (Neal and Hinton 1998): measured before, between and after the
-    parts, no gain is negative. So a wrong M-step, which a trace of sweeps shows as a fall at best, is named.
-    A part that promises not to lower the ELBO as it stands is `broken` where that falls by more than 1e-10 (1 +
-    |ELBO|), or 64 units of rounding in float32. Parts that leave the posterior behind are measured but not judged:
-    an `EvidenceMStep`, a guarded chain. So are all parts where the posterior draws (`MonteCarlo`, `Importance`): a
-    part draws for itself, and may raise the ELBO of its own draws and lower that of others.
+    EM ascends the ELBO in q and in θ in turn (Neal and Hinton 1998): measured before, between and after the parts,
+    no gain is negative. This identifies a wrong M-step, which a trace of sweeps shows at best as a fall. A part
+    that promises not to lower the ELBO is `broken` if the ELBO falls by more than 1e-10 (1 + |ELBO|), or 64 units
+    of rounding in float32. Parts that do not update the posterior (an `EvidenceMStep`, a guarded chain) are
+    measured but not judged. Nor are any parts if the posterior draws (`MonteCarlo`, `Importance`): a part has
+    draws of its own, and may raise the ELBO of these and lower that of others.
 
-    Its ELBO is the chain's. It makes one pass over the data more for each part, and one. Draws, if any, are the
-    same before and after a part.
+    `info.elbo` is the chain's. It makes one more pass over the data for each part, and one more. Draws, if any,
+    are the same before and after a part.
 
     **Arguments:**
 
     - `update`: a `Chain`.
-    - `model`: whose ELBO to measure.
-    - `chunk_size`: about how many rows to see at a time.
+    - `model`: the model whose ELBO is measured.
+    - `chunk_size`: about how many rows to process at a time.
 
-    **Raises** `TypeError` for an update that is no chain.
+    **Raises** `TypeError` for an update that is not a chain.
 
     ```python
     >>> import elbax, jax
@@ -97,7 +97,7 @@ class Certify(AbstractWrapper):
             exact and part.keeps(Promise.BOUND) is Promise.BOUND for part in self.update.parts
         ]
         slack = max(1e-10, 64 * float(jnp.finfo(values.dtype).eps)) * (1 + jnp.abs(values[1:]))
-        # A gain that is not finite is no gain either.
+        # A gain that is not finite also counts as a fall.
         fell = ~(gains >= -slack) & jnp.array(promised)
         broken = jnp.where(jnp.any(fell), jnp.argmax(fell), -1)
         info = self.update.summary(infos)

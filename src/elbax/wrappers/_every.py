@@ -1,4 +1,4 @@
-"""A step now and then."""
+"""Periodic steps."""
 
 import dataclasses
 
@@ -15,7 +15,7 @@ from ._wrapper import AbstractRemembering
 
 
 class Turns(eqx.Module):
-    """The memory of `Every`: how many steps were asked for, and the last ELBO that one measured."""
+    """The memory of `Every`: the inner update's memory, the number of calls, and the last measured ELBO."""
 
     update: PyTree
     step: Int[jax.Array, ""]
@@ -23,22 +23,22 @@ class Turns(eqx.Module):
 
 
 class Every(AbstractRemembering):
-    """The update at the steps t = offset, offset + period, …; at all others the state stays, to the bit.
+    """Applies the update only at the steps t = offset, offset + period, …; at all others the state is unchanged.
 
-    For what is dear or rare: a `ReseedStep` every 50 sweeps, a Newton step after every tenth gradient step.
-    A skipped step costs nothing, except under `vmap` over states that are not in step with each other.
+    It is for expensive or rare steps: a `ReseedStep` every 50 sweeps, a Newton step after every tenth gradient
+    step. A skipped step costs nothing, except under `vmap` over states at different steps.
 
-    It may stand around any update, a whole chain or a part of one. The `info.elbo` of a skipped step is the last
-    one measured, and its parts say −∞. The very first step measures the ELBO even where it does not act: it is
-    made and reported, and its move dropped. `fit` waits for a whole turn without gain.
+    It may wrap any update, a whole chain or a part of one. The `info.elbo` of a skipped step is the last measured
+    one, and those of its parts are −∞. The very first step measures the ELBO even if it does not act: the update
+    is run, and its move dropped. `fit` waits for a whole period without gain.
 
     **Arguments:**
 
     - `update`: any update.
-    - `period`: how many steps make a turn, at least 1.
+    - `period`: the number of steps between two that act, at least 1.
     - `offset`: the first step that acts, at least 0.
 
-    **Raises** `ValueError` for numbers below these.
+    **Raises** `ValueError` for smaller numbers.
 
     ```python
     >>> import elbax
@@ -65,7 +65,7 @@ class Every(AbstractRemembering):
 
     @property
     def patience(self) -> int:
-        # Until the first turn nothing is gained either.
+        # Before the first acting step nothing is gained either.
         return self.offset + self.period * self.update.patience
 
     def init_memory(self, params: PyTree, posterior: PyTree) -> Turns:
@@ -80,7 +80,7 @@ class Every(AbstractRemembering):
         memory, inner = state.memory, self.inside(state)
         acts = (memory.step >= self.offset) & ((memory.step - self.offset) % self.period == 0)
         blank = unmeasured(jax.eval_shape(lambda: self.update(inner, batch)[1]))
-        # An ELBO that nobody measured would be taken for one that is not finite.
+        # An unmeasured ELBO would be mistaken for a nonfinite one.
         measures = acts | ~jnp.isfinite(memory.elbo) if blank.elbo is not None else acts
         moved, info = jax.lax.cond(
             measures, lambda: self.update(inner, batch), lambda: (inner, blank)

@@ -1,4 +1,4 @@
-"""A step that went astray is not made."""
+"""Skips failed steps."""
 
 import dataclasses
 import functools
@@ -20,37 +20,37 @@ from ._wrapper import AbstractRemembering
 
 
 class Skips(eqx.Module):
-    """The memory of `Guard`: how many steps it has skipped."""
+    """The memory of `Guard`: the inner update's memory, and the number of skipped steps."""
 
     update: PyTree
     skipped: Int[Array, ""]
 
 
 class Guard(AbstractRemembering):
-    """The update, of which a step that goes astray is skipped and counted: the state stays as it was.
+    """Skips and counts steps of the update that fail: the state then stays unchanged.
 
-    Astray is a step that measured an ELBO which is not finite, or by which a number in the params, the
-    posterior or the memory ceased to be finite. A step that only falls, however far, is made; with
-    `falling=True` one that lowered the ELBO of this very batch is astray too. That ELBO is the model's, of the
-    settled state: the posterior is brought up to the params, before and after, as `update.settle` does, and draws
-    are the same. It takes two passes over the data more.
+    A step fails if it measures an ELBO that is not finite, or if a number in the params, the posterior or the
+    memory ceases to be finite. With `falling=True` a step also fails if it lowers the ELBO of its batch; by
+    default such a step is made. This ELBO is the model's, of the settled state: before and after the step the
+    posterior is updated to the params as by `update.settle`, with the same draws. It takes two more passes over
+    the data.
 
-    The key goes on, so that a step that draws does not fail the same way again, and so do the turns of `Every`,
-    the schedule of `Anneal` and the places of `IncrementalMStep`. All else in the memory, such as an optimizer's
-    count of steps, stays as it was. A step that draws nothing fails again on the same batch, and the update stays
-    where it is (`NumericalMStep` shortens such steps instead). `state.memory.skipped` is the count.
+    After a skipped step the key advances, so that a step with draws does not fail in the same way again. So do the
+    count of `Every`, the schedule of `Anneal` and the position of `IncrementalMStep`. The rest of the memory, such
+    as an optimizer's count of steps, is unchanged. A step without draws fails again on the same batch, and the
+    update makes no progress (`NumericalMStep` shortens such steps instead). `state.memory.skipped` is the count.
 
-    `info` is that of the step that was tried; with `falling=True` its `elbo` is the one before the step, which
-    never falls on one batch. So guarded, an update ascends whatever it is, given that its model's expectations are
-    exact: under draws that would be an estimate.
+    `info` is that of the attempted step. With `falling=True` its `elbo` is the one before the step, which never
+    falls on one batch. Any update then ascends, if its model's expectations are exact; with draws they would be
+    estimates.
 
-    It may stand around any update. Put `Guard(falling=True)` inside of `Anneal`, where it compares the annealed
-    objective, and inside of `Averaged`, whose average is no place where the update stands.
+    It may wrap any update. Put `Guard(falling=True)` inside of `Anneal`, where it compares the annealed objective,
+    and inside of `Averaged`, because the update is not at the average.
 
     **Arguments:**
 
     - `update`: any update.
-    - `falling`: whether to refuse steps that lower the ELBO.
+    - `falling`: whether to reject steps that lower the ELBO.
 
     **Raises** `TypeError` for `falling=True` around an update of no model or of several, or around `Averaged`.
 
@@ -118,7 +118,7 @@ class Guard(AbstractRemembering):
         return kept.replace(memory=Skips(kept.memory, skipped)), info
 
     def _settled(self, state: ELBOState, key: Key, batch: PyTree) -> Scalar:
-        """The model's ELBO of the state once settled, with the draws of this key."""
+        """Returns the model's ELBO of the settled state, with the draws of this key."""
         (model,) = distinct_models(self.update)
         state = self.update.settle(state, batch)
         sizes = [getattr(part, "chunk_size", None) for part in walk(self.update)]
@@ -127,7 +127,7 @@ class Guard(AbstractRemembering):
 
 
 def _lost(old: PyTree, new: PyTree) -> Bool[Array, ""]:
-    """Whether some number that was finite is so no more; what was not may have its reasons."""
+    """Returns whether a number that was finite no longer is; numbers that were not finite are ignored."""
 
     def one(old, new):
         return jnp.any(jnp.isfinite(old) & ~jnp.isfinite(new))

@@ -1,4 +1,4 @@
-"""A step of which some blocks come to nothing."""
+"""Restricts an update to some blocks."""
 
 from .._free import choose, is_frozen, spread
 from .._state import ELBOState, Info
@@ -8,22 +8,21 @@ from ._wrapper import AbstractWrapper
 
 
 class Only(AbstractWrapper):
-    """The update, of which only the named entries come to effect: all others are put back, to the bit.
+    """Applies the update to the selected entries only; all others are restored exactly.
 
-    It may stand around any update, also one that knows no `free`; its ELBO is the update's. Where a step does take
-    `free`, that is better: its free params then take their best given that the others stay, while here they come
-    as the whole step would have them. So what is put back in part may lower the ELBO, and `Only` promises ascent
-    only if the update does and nothing is put back, or nothing moves. The update's memory (an optimizer's moments)
-    goes on as if all had moved.
+    It may wrap any update, also one without `free`; the ELBO is that of the update. If a step has `free`, that is
+    better: its free params are then optimal given the others, while here they are those of the whole step.
+    Restoring a part may lower the ELBO, so `Only` promises ascent only if the update does and nothing is restored,
+    or if nothing moves. The update's memory (an optimizer's moments) evolves as if all had moved.
 
     **Arguments:**
 
     - `update`: any update.
-    - `params`: which params may move: `True` (all, the default) or `False`, one of them for each block (a
-        prefix of the params' tree), or masks for their entries.
-    - `posterior`: the same of the posterior.
+    - `params`: which params may move: `True` (all, the default) or `False`, one of these for each block (a prefix
+        of the params' tree), or masks for their entries.
+    - `posterior`: the same for the posterior.
 
-    **Raises** `ValueError` at `init` for a tree that is no prefix, or a mask that does not broadcast.
+    **Raises** `ValueError` at `init` for a tree that is not a prefix, or a mask that does not broadcast.
 
     ```python
     >>> import elbax, optax
@@ -66,7 +65,7 @@ class Only(AbstractWrapper):
         return self._kept(self.update.settle(state, batch), state)
 
     def _kept(self, moved: ELBOState, state: ELBOState) -> ELBOState:
-        """`moved` where it may be, else `state`."""
+        """Returns `moved` in the selected entries, else `state`."""
         params = choose(spread(self.params, state.params), moved.params, state.params)
         free = spread(self.posterior, state.posterior)
         return moved.replace(

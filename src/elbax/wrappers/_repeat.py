@@ -1,4 +1,4 @@
-"""Several steps as one."""
+"""Repeated steps."""
 
 import equinox as eqx
 import jax
@@ -12,16 +12,16 @@ from ._wrapper import AbstractWrapper
 
 
 class Repeat(AbstractWrapper):
-    """`num_times` steps of the update on the same batch, as one step; its info, and ELBO, is the last one's.
+    """Makes `num_times` steps of the update on the same batch, as one step; its info is that of the last one.
 
-    Around an M-step, the gradient steps of a generalized EM (Dempster, Laird and Rubin 1977); around an
-    encoder's step, an E-step that comes closer; around a chain, several sweeps for each minibatch. It may stand
-    around anything but an `IncrementalMStep`, which takes every batch for the next of its cycle.
+    Around an M-step it makes the gradient steps of a generalized EM (Dempster, Laird and Rubin 1977); around an
+    encoder's step a more accurate E-step; around a chain several sweeps per minibatch. It may wrap anything but an
+    `IncrementalMStep`, which takes every batch for the next of its cycle.
 
     **Arguments:**
 
     - `update`: any update.
-    - `num_times`: how many steps, at least 1.
+    - `num_times`: the number of steps, at least 1.
 
     **Raises** `ValueError` for fewer than one, `TypeError` around an `IncrementalMStep`.
 
@@ -47,7 +47,7 @@ class Repeat(AbstractWrapper):
             )
 
     def keeps(self, promise: Promise) -> Promise:
-        # What is left after two steps stays.
+        # A promise that holds after two steps holds after more.
         for _ in range(min(self.num_times, 2)):
             promise = self.update.keeps(promise)
         return promise

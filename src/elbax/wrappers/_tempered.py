@@ -1,4 +1,4 @@
-"""A model whose latent is hotter or colder than its own."""
+"""A model with a tempered latent."""
 
 from typing import Literal
 
@@ -19,11 +19,11 @@ Target = Literal["entropy", "divergence"]
 
 
 class Tempered(AbstractAround):
-    r"""A model for the length of one step, of which one term of the ELBO counts by β.
+    r"""A model in which one term of the ELBO is weighted by β, for one step of `Anneal`.
 
     Its `elbo` is $E_q[\log p(x, z)] + H(q) / \beta$ (`"entropy"`), or $E_q[\log p(x \mid z)] - \beta\,
-    \mathrm{KL}(q \| p(z))$ (`"divergence"`); its `conditional` is the q that maximizes it, $q \propto p(x,
-    z)^\beta$ or $q \propto p(z)\, p(x \mid z)^{1/\beta}$. All else is the model's.
+    \mathrm{KL}(q \| p(z))$ (`"divergence"`). Its `conditional` is the maximizing q, $q \propto p(x, z)^\beta$ or
+    $q \propto p(z)\, p(x \mid z)^{1/\beta}$. All else is the model's.
     """
 
     model: AbstractModel
@@ -37,7 +37,7 @@ class Tempered(AbstractAround):
 
     @property
     def tight(self) -> bool:
-        # What maximizes the bound is not what the bound's potentials make.
+        # The q that maximizes the bound does not come from the bound's own potentials.
         return False
 
     def natural(self, params: PyTree) -> PyTree:
@@ -98,7 +98,7 @@ class Tempered(AbstractAround):
     ) -> PyTree:
         return self.model.restart_components(params, which, x, weight, assignment)
 
-    # β is an array, perhaps a traced one: the same temperature is the same array.
+    # β is an array, possibly traced: temperatures are equal if they are the same array.
     def __eq__(self, other: Any) -> bool:
         return (
             isinstance(other, Tempered)
@@ -111,7 +111,7 @@ class Tempered(AbstractAround):
 
 
 def _mix(share: Array, natural: PyTree, origin: PyTree | None = None) -> PyTree:
-    """origin + share (natural − origin), labels as they are; what is impossible stays so."""
+    """Returns origin + share (natural − origin); labels and impossible (infinite) values are unchanged."""
 
     def one(leaf, base):
         if is_label(leaf):

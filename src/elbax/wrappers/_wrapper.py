@@ -1,4 +1,4 @@
-"""What all wrappers have in common: an update inside, to which they hand on what is not theirs."""
+"""Base classes of wrappers: an update inside, to which they delegate by default."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ from .._update import AbstractUpdate, ascends_again_and_again, Promise
 
 
 class AbstractWrapper(AbstractUpdate):
-    """An update made of another; the memory is the inner one's."""
+    """An update made from another; its memory is the inner one's."""
 
     update: eqx.AbstractVar[AbstractUpdate]
 
@@ -43,7 +43,7 @@ class AbstractWrapper(AbstractUpdate):
         return self.update.unmade(before, after)
 
     def inside(self, state: ELBOState) -> ELBOState:
-        """The state as the inner update knows it."""
+        """Returns the inner update's view of the state."""
         return state
 
     def settle(self, state: ELBOState, batch: PyTree) -> ELBOState:

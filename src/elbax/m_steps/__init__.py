@@ -1,4 +1,4 @@
-"""M-steps: updates that move the params, one a file."""
+"""M-steps: updates that move the params, one per file."""
 
 from ._closed_form import ClosedFormMStep as ClosedFormMStep
 from ._evidence import EvidenceMStep as EvidenceMStep

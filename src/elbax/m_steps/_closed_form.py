@@ -1,4 +1,4 @@
-"""The M-step of EM."""
+"""The closed-form M-step of EM."""
 
 import equinox as eqx
 import jax
@@ -15,18 +15,19 @@ from .._update import AbstractUpdate
 
 
 class ClosedFormMStep(AbstractUpdate):
-    r"""$\theta \leftarrow \arg\max_\theta \mathrm{ELBO}(q, \theta) + \log p(\theta)$, under any q.
+    r"""Maximizes $\mathrm{ELBO}(q, \theta) + \log p(\theta)$ over θ in closed form, under any q.
 
-    One pass over the data takes the expected sufficient statistics, as the gradient of the expected
-    log-joint in its natural coordinates, and the ELBO with them; `model.maximize` does the rest.
+    One pass over the data computes the ELBO and the expected sufficient statistics, as the gradient of the
+    expected log-joint in its natural coordinates; `model.maximize` does the rest.
 
     **Arguments:**
 
-    - `model`: a model with a closed form; others raise `TypeError` at the first step.
-    - `chunk_size`: about how many rows to see at a time; memory is then flat in the number of data.
-    - `free`: which params this step claims, `True` or `False` for each block (a prefix of the params'
-        tree) or a mask for each entry; the others stay as they are, to the bit, and the free ones
-        take their best given those.
+    - `model`: a model with a closed form.
+    - `chunk_size`: about how many rows to process at a time; memory then does not grow with the number of data.
+    - `free`: which params this step updates, `True` or `False` for each block (a prefix of the params' tree) or a
+        mask for each entry. The others are unchanged, and the free ones are optimal given those.
+
+    **Raises** `TypeError` at `init` for a model without a closed form for what is free.
 
     ```python
     >>> import elbax
@@ -62,9 +63,9 @@ class ClosedFormMStep(AbstractUpdate):
 
 
 def statistics_of(model: AbstractModel, params: PyTree, free: PyTree) -> PyTree:
-    """The expected statistics that a closed form takes, as zeros.
+    """Returns the expected statistics that a closed form takes, as zeros.
 
-    **Raises** `TypeError`, the model's own, where it has no closed form for what is free.
+    **Raises** the model's `TypeError` if it has no closed form for what is free.
     """
     coordinates, _ = split_coordinates(model.natural(params))
     maximize = lambda statistics, params: model.maximize(statistics, params, spread(free, params))

@@ -1,4 +1,4 @@
-"""The "either" step of ECME: some params to the maximum of the evidence itself."""
+"""The "either" step of ECME: maximizes the evidence itself over some params."""
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -14,19 +14,22 @@ from ..posteriors import Exact
 
 
 class EvidenceMStep(AbstractUpdate):
-    r"""$\theta_b \leftarrow \arg\max \log p_\theta(x) + \log p(\theta)$ over a block of θ for which the
-    model knows the maximum in closed form, the posterior being left out.
+    r"""Maximizes $\log p_\theta(x) + \log p(\theta)$ over a block of θ with a closed form, without the posterior.
 
-    After a closed-form M-step it makes ECME (Liu and Rubin 1994) of EM:
-    `Chain(ExactEStep(model), ClosedFormMStep(model), EvidenceMStep(model))`. Factor analysis moves its
-    mean, the scale of its factors and its noise variances so, which is many times fewer sweeps; probabilistic
-    PCA all its params at once. The evidence never falls; the ELBO of a posterior that is not exact may.
+    After a closed-form M-step it turns EM into ECME (Liu and Rubin 1994): `Chain(ExactEStep(model),
+    ClosedFormMStep(model), EvidenceMStep(model))`. Factor analysis updates its mean, the scale of its factors and
+    its noise variances in this way, with many times fewer sweeps; probabilistic PCA all its params at once. The
+    evidence never falls. The ELBO of an inexact posterior may fall, so such posteriors are rejected.
 
     **Arguments:**
 
-    - `model`: a model with `maximize_evidence(moments, params, free)`; others raise `TypeError`.
-    - `chunk_size`: about how many rows to see at a time. It needs the data's covariance, dim² numbers a
-        row, unless the batch is `elbax.compress(x)`.
+    - `model`: a model with `maximize_evidence(moments, params, free)`.
+    - `chunk_size`: about how many rows to process at a time. The step needs the data's covariance, dim² numbers
+        per row, unless the batch is `elbax.compress(x)`.
+    - `free`: which params this step updates; see `ClosedFormMStep`.
+
+    **Raises** `TypeError` at `init` for a model without such a maximum, or an inexact posterior, and for
+    incomplete rows.
 
     ```python
     >>> import elbax
@@ -55,7 +58,7 @@ class EvidenceMStep(AbstractUpdate):
                 "EvidenceMStep leaves the posterior out, so only an exact one keeps the ELBO from falling; got "
                 f"{type(posterior).__name__}. Use ClosedFormMStep or GradientMStep."
             )
-        # A model that knows no such maximum, or not for what is free, says so here.
+        # A model without such a maximum for the free params raises here.
         about = self.model.moments_about(params)
 
         def maximize(params, about):

@@ -1,4 +1,4 @@
-"""The M-step by gradient."""
+"""The gradient M-step."""
 
 from typing import ClassVar
 
@@ -6,18 +6,18 @@ from .._gradient import AbstractGradientStep
 
 
 class GradientMStep(AbstractGradientStep):
-    r"""One optimizer step up $\nabla_\theta \{\mathrm{ELBO}(q, \theta) + \log p(\theta)\}$.
+    r"""Makes one optimizer step along $\nabla_\theta \{\mathrm{ELBO}(q, \theta) + \log p(\theta)\}$.
 
-    After an exact E-step this is "expected gradient": at q = p(z|x) the ELBO touches the evidence,
-    and so does its slope (Fisher's identity), hence it ascends the evidence itself. Inexact arrays
-    of `params` are trained; all other leaves are frozen.
+    After an exact E-step this is "expected gradient": at q = p(z|x) the ELBO has the value and the gradient of the
+    evidence (Fisher's identity), so the step ascends the evidence itself. Inexact arrays of `params` are trained;
+    all other leaves are frozen.
 
     **Arguments:**
 
     - `model`: the model.
     - `optimizer`: any optax optimizer.
-    - `chunk_size`: about how many rows to see at a time.
-    - `free`: which params move, `True` or `False` for each block of them, or a mask for each entry.
+    - `chunk_size`: about how many rows to process at a time.
+    - `free`: which params move, `True` or `False` for each block, or a mask for each entry.
 
     ```python
     >>> import elbax, optax

@@ -11,23 +11,22 @@ from ._statistics import AbstractStatisticsStep, Remembered
 
 
 class IncrementalMStep(AbstractStatisticsStep):
-    r"""$s_k \leftarrow \hat s$ of the batch k, then $\theta \leftarrow \arg\max_\theta \langle \eta(\theta),
-    \sum_k s_k \rangle + \log p(\theta)$: each batch's statistics are replaced when it comes by again (Neal
-    and Hinton 1998).
+    r"""Maximizes over statistics of all batches, of which each step replaces one batch's (Neal and Hinton 1998).
 
-    Batches come in a fixed cycle, `num_batches` of them, which together are the data; the step counts those that
-    it is given, and θ stays through the first round. With an exact E-step each step ascends the ELBO of all the
-    data, whose q is exact on the newest batch and older on the others, so it ends where EM on the whole does, most
-    often in fewer passes.
+    $s_k \leftarrow \hat s$ of the batch k, then $\theta \leftarrow \arg\max_\theta \langle \eta(\theta), \sum_k
+    s_k \rangle + \log p(\theta)$. Batches come in a fixed cycle of `num_batches`, which together are the data. The
+    step counts them, and θ is unchanged until the last batch of the first round. With an exact E-step each step
+    ascends the ELBO of all the data, with q exact on the newest batch and older on the others. It thus converges
+    where EM on all data does, usually in fewer passes.
 
     **Arguments:**
 
     - `model`: as for `OnlineMStep`.
-    - `num_batches`: the batches of one round; so many statistics are kept.
-    - `chunk_size`: about how many rows to see at a time.
-    - `free`: which params this step claims; see `ClosedFormMStep`.
+    - `num_batches`: the number of batches in a cycle; so many statistics are stored.
+    - `chunk_size`: about how many rows to process at a time.
+    - `free`: which params this step updates; see `ClosedFormMStep`.
 
-    **Raises** `TypeError` as `OnlineMStep` does.
+    **Raises** `TypeError` for the same models as `OnlineMStep`.
 
     ```python
     >>> import elbax, jax
@@ -50,7 +49,7 @@ class IncrementalMStep(AbstractStatisticsStep):
         check_count("IncrementalMStep", num_batches=self.num_batches)
 
     def unmade(self, before: Remembered, after: Remembered) -> Remembered:
-        # The next batch has the next place in the cycle.
+        # The next batch has the next position in the cycle.
         return Remembered(before.kept, before.about, after.step)
 
     def start(self, zeros):

@@ -1,4 +1,4 @@
-"""The M-step by Newton's method."""
+"""The Newton M-step."""
 
 import equinox as eqx
 import jax
@@ -13,21 +13,19 @@ from ._search import AbstractSearchStep
 
 
 class NewtonMStep(AbstractSearchStep):
-    r"""$\theta \leftarrow \theta + t\, |H|^{-1} g$ with gradient g and Hessian H of
-    $\mathrm{ELBO}(q, \theta) + \log p(\theta)$ in the free params.
+    r"""Makes a damped Newton step $\theta \leftarrow \theta + t\, |H|^{-1} g$ in the free params.
 
-    For a softmax gate, logistic and Poisson regressions this is iteratively reweighted least squares.
-    Eigenvalues of H count by their size, so that the step ascends where the ELBO is not concave, and
-    directions in which it is flat stay. The step t is halved until the ELBO does not fall, hence it
-    promises to ascend.
+    g and H are the gradient and the Hessian of $\mathrm{ELBO}(q, \theta) + \log p(\theta)$. For a softmax gate and
+    for logistic and Poisson regressions this is iteratively reweighted least squares. The eigenvalues of H are
+    taken by absolute value, so that the step ascends where the ELBO is not concave; flat directions do not move.
+    The step t is halved until the ELBO does not fall, so the step promises to ascend.
 
     **Arguments:**
 
-    - `model`: any model; the Hessian has as many rows as there are free numbers, so leave large
-        networks to `GradientMStep`.
-    - `chunk_size`: about how many rows to see at a time.
-    - `free`: which params move, `True` or `False` for each block of them, or a mask for each entry.
-    - `num_halvings`: how often t may be halved; after that θ stays.
+    - `model`: any model. The Hessian has one row per free number, so use `GradientMStep` for large networks.
+    - `chunk_size`: about how many rows to process at a time.
+    - `free`: which params move, `True` or `False` for each block, or a mask for each entry.
+    - `num_halvings`: the largest number of halvings of t; after that θ is unchanged.
 
     ```python
     >>> import elbax
@@ -56,7 +54,7 @@ class NewtonMStep(AbstractSearchStep):
             return gradient, (value, gradient)
 
         hessian, (value, gradient) = jax.jacfwd(slope, has_aux=True)(start)
-        # Params of any units are brought to one scale first: what is flat then is flat in them all.
+        # Params of any units are scaled alike first, so that flatness does not depend on units.
         diagonal = jnp.abs(jnp.diagonal(hessian))
         unit = jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1))
         values, vectors = eigh(hessian / jnp.outer(unit, unit))
@@ -66,7 +64,7 @@ class NewtonMStep(AbstractSearchStep):
         step = jnp.where(curved, along / jnp.where(curved, size, 1), 0)
         direction = jnp.matmul(vectors, step, precision="highest") / unit
 
-        # At the maximum all that differs is rounding: it must not halve a step that is right.
+        # At the maximum all differences are rounding, which must not halve a correct step.
         enough = value - 8 * jnp.finfo(start.dtype).eps * (1 + jnp.abs(value))
 
         def falls(carry):
@@ -81,5 +79,5 @@ class NewtonMStep(AbstractSearchStep):
         first = whole, ascent(start + direction), jnp.zeros((), int)
         t, reached, _ = jax.lax.while_loop(falls, halve, first)
         moved = jnp.where(reached >= enough, start + t * direction, start)
-        # Where the Hessian is not finite no step was made, which must not pass for an end.
+        # If the Hessian is not finite no step is made; NaN keeps this from passing for convergence.
         return unflatten(moved), jnp.where(jnp.all(jnp.isfinite(hessian)), value, jnp.nan)

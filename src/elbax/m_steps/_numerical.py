@@ -17,21 +17,22 @@ from ._search import AbstractSearchStep
 
 
 class NumericalMStep(AbstractSearchStep):
-    r"""$\theta$ up $\mathrm{ELBO}(q, \theta) + \log p(\theta)$ by L-BFGS, to its maximum or by `max_steps` steps.
+    r"""Maximizes $\mathrm{ELBO}(q, \theta) + \log p(\theta)$ over θ by L-BFGS, in up to `max_steps` steps.
 
-    Each step is as long as a line search allows, and none that falls is kept, hence it promises to ascend: with
-    `max_steps=1` it is generalized EM proper (Dempster, Laird and Rubin 1977), one step up where gradient descent
-    only hopes for one. The optimizer starts afresh at every call, as q has moved the objective.
+    The length of each step is set by a line search, and a step that falls is dropped, so it promises to ascend.
+    With `max_steps=1` it is generalized EM proper (Dempster, Laird and Rubin 1977): one step that ascends, which
+    plain gradient descent does not guarantee. The optimizer is reset at every call, because q has changed the
+    objective.
 
     **Arguments:**
 
     - `model`: any model.
-    - `max_steps`: the most steps of the optimizer in one call.
-    - `tolerance`: it ends where no entry of the gradient, in nats per datum, exceeds this.
+    - `max_steps`: the largest number of optimizer steps per call.
+    - `tolerance`: it ends when no entry of the gradient, in nats per datum, exceeds this.
     - `optimizer`: an optax optimizer that takes `value`, `grad` and `value_fn`, such as `optax.lbfgs()`, the
         default, or `optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(20))`, gradient ascent.
-    - `chunk_size`: about how many rows to see at a time.
-    - `free`: which params move, `True` or `False` for each block of them, or a mask for each entry.
+    - `chunk_size`: about how many rows to process at a time.
+    - `free`: which params move, `True` or `False` for each block, or a mask for each entry.
 
     ```python
     >>> import elbax
@@ -91,13 +92,13 @@ class NumericalMStep(AbstractSearchStep):
 
 
 def _lower(best, other):
-    """The point of the lower value; NaN is not lower."""
+    """Returns the point of the lower value; NaN is not lower."""
     better = other[1] < best[1]
     return jax.tree.map(lambda new, old: jnp.where(better, new, old), other, best)
 
 
 def _forward_only(point: PyTree) -> PyTree:
-    """The point, whose derivatives are known forward alone, as a loop of unknown length has them."""
+    """Returns the point, differentiable in forward mode only, as a loop of unknown length is."""
     return jax.tree.map(_forward.bind, point)
 
 
@@ -108,7 +109,7 @@ def _refuse(cotangent, primal):
     )
 
 
-# The identity, whose transpose is an error: JAX's own words about the loop would name no step.
+# The identity with an error as its transpose: JAX's own message about the loop would not name the step.
 _forward = Primitive("forward_only")
 _forward.def_impl(lambda point: point)
 _forward.def_abstract_eval(lambda point: point)

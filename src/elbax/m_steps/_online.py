@@ -12,28 +12,27 @@ from ._statistics import AbstractStatisticsStep, Remembered
 
 
 class OnlineMStep(AbstractStatisticsStep):
-    r"""$s \leftarrow (1 - \rho_t)\, s + \rho_t\, \hat s_t$, then $\theta \leftarrow \arg\max_\theta \langle
-    \eta(\theta), s \rangle + \log p(\theta)$: statistics of a stream, each batch counting less as it ages
-    (Cappé and Moulines 2009).
+    r"""Maximizes at running statistics of a stream, in which older batches count less.
 
-    $\hat s_t$ are the batch's expected statistics under q. With $\rho = 1$ on all data it is
-    `ClosedFormMStep`. Rates $\rho_t = (t + 1)^{-\alpha}$ with $\frac12 < \alpha \le 1$ converge; with 0.6
-    and `Averaged` around the chain the averaged estimate is as good as maximum likelihood on all the data seen.
+    This is online EM (Cappé and Moulines 2009): $s \leftarrow (1 - \rho_t)\, s + \rho_t\, \hat s_t$, then $\theta
+    \leftarrow \arg\max_\theta \langle \eta(\theta), s \rangle + \log p(\theta)$, where $\hat s_t$ are the batch's
+    expected statistics under q. With $\rho = 1$ on all data it is `ClosedFormMStep`. Rates $\rho_t = (t +
+    1)^{-\alpha}$ with $\frac12 < \alpha \le 1$ converge. With α = 0.6 and `Averaged` around the chain, the
+    averaged estimate is as good as maximum likelihood on all the data seen.
 
-    Statistics are taken about the params at the start, so let these be near the data (`model.init(key, x)`).
-    Minibatches of B from N rows are `Batch(x, weight=N / B)` where a prior is to count once for all N.
+    Statistics are taken about the initial params, so these should be near the data (`model.init(key, x)`). Pass
+    minibatches of B from N rows as `Batch(x, weight=N / B)` if a prior is to count once for all N.
 
     **Arguments:**
 
     - `model`: a model with a closed form whose log-joint is linear in its statistics; see `model.is_linear`.
-    - `rate`: ρ, a number in (0, 1] or a function of the step 0, 1, …; the first step counts whole.
-    - `delay`: steps before the first move of θ, while statistics gather (for small batches).
-    - `chunk_size`: about how many rows to see at a time.
-    - `free`: which params this step claims; see `ClosedFormMStep`.
+    - `rate`: ρ, a number in (0, 1] or a function of the step 0, 1, …; at the first step ρ is 1.
+    - `delay`: the number of steps before θ first moves, while statistics accumulate (for small batches).
+    - `chunk_size`: about how many rows to process at a time.
+    - `free`: which params this step updates; see `ClosedFormMStep`.
 
-    **Raises** `TypeError` for a model without a closed form, or one that eliminates a latent of its
-    components (a Student t's scale, missing columns), whose statistics belong to the params that they were
-    taken at.
+    **Raises** `TypeError` for a model without a closed form, or one that eliminates a latent of its components (a
+    Student t's scale, missing columns): its statistics are valid only at the params at which they were taken.
 
     ```python
     >>> import elbax, jax

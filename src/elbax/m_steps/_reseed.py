@@ -1,4 +1,4 @@
-"""Components that have emptied or collapsed begin again where the data are worst explained."""
+"""Restarts empty or collapsed components where the data are fitted worst."""
 
 import equinox as eqx
 import jax
@@ -16,17 +16,16 @@ from ..posteriors import Exact
 class ReseedStep(AbstractUpdate):
     """Moves components that have emptied or collapsed to the points of lowest evidence.
 
-    Such a component takes a share of the worst-explained rows and starts there as `init` would start it,
-    with weight 1/K; the others stay as they are. It lowers the ELBO at once, so a chain that holds it no
-    longer promises to ascend. Where nothing has emptied or collapsed it does nothing, to the bit.
+    Such a component takes a share of the worst-fitted rows and restarts there as in `init`, with weight 1/K; the
+    others are unchanged. This lowers the ELBO, so a chain that contains it does not promise to ascend. If no
+    component has emptied or collapsed, the state is unchanged, exactly.
 
     Put it last: `Chain(ExactEStep(model), ClosedFormMStep(model), ReseedStep(model))`.
 
     **Arguments:**
 
     - `model`: a model with `emptied`, `collapsed` and `restart_components`: a `Mixture`.
-    - `share`: which share of the rows, the worst explained, each such component takes;
-        1 / (2 K) by default.
+    - `share`: the share of rows that each such component takes, in (0, 1]; 1 / (2 K) by default.
 
     ```python
     >>> import elbax
@@ -68,22 +67,22 @@ class ReseedStep(AbstractUpdate):
 
             def explain(x):
                 q = posterior(x)
-                # A component that is gone keeps none of its rows but what it takes below.
+                # An empty component keeps none of its rows except those it takes below.
                 staying = jnp.argmax(jnp.where(gone, -jnp.inf, q.natural))
                 return staying, q.family.log_normalizer(q.natural)
 
-            # Block by block where rows come so: a pattern of what is missing is worked out once.
+            # Block by block if rows come in blocks: each pattern of missing columns is then processed once.
             found = over_rows(explain, as_batch(batch).x if as_batch(batch).blocked else x)
             assignment, log_evidence = (leaf.reshape(-1) for leaf in found)
             weight = weight.astype(log_evidence.dtype)
-            # Ranks from the worst explained; rows that do not count come last.
+            # Ranks from the worst fitted; rows of weight 0 come last.
             log_evidence = jnp.where(jnp.isnan(log_evidence), -jnp.inf, log_evidence)
             order = jnp.argsort(jnp.where(weight > 0, log_evidence, jnp.inf))
             rank = jnp.zeros_like(order).at[order].set(jnp.arange(order.size))
             num_components = gone.size
             share = 1 / (2 * num_components) if self.share is None else self.share
             each = jnp.maximum(1, (share * jnp.sum(weight > 0).astype(weight.dtype)).astype(int))
-            # The j-th component that is gone takes the j-th lot of ranks.
+            # The j-th restarted component takes the j-th group of ranks.
             lot = rank // each
             taker = jnp.argsort(~gone, stable=True)[jnp.minimum(lot, num_components - 1)]
             taken = (lot < jnp.sum(gone)) & (weight > 0)

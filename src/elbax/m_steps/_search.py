@@ -1,4 +1,4 @@
-"""Searching for the best params at a given q: what Newton's method and line searches have in common."""
+"""Searches for the best params at a given q: the common part of Newton's method and line searches."""
 
 import abc
 
@@ -16,9 +16,9 @@ from .._update import AbstractUpdate
 
 
 class AbstractSearchStep(AbstractUpdate):
-    r"""$\theta \leftarrow$ a point at which $\mathrm{ELBO}(q, \theta) + \log p(\theta)$ is no lower.
+    r"""Moves θ to a point where $\mathrm{ELBO}(q, \theta) + \log p(\theta)$ is not lower.
 
-    All points of a search see the same draws, so that what it compares differs by θ alone.
+    All points of a search use the same draws, so that their values differ by θ alone.
     """
 
     model: eqx.AbstractVar[AbstractModel]
@@ -27,11 +27,11 @@ class AbstractSearchStep(AbstractUpdate):
 
     @abc.abstractmethod
     def search(self, objective: Callable[[PyTree], Scalar], start: PyTree) -> tuple[PyTree, Scalar]:
-        """(where the search ends, the objective at the start), in nats per datum."""
+        """Returns (the end of the search, the objective at the start), in nats per datum."""
 
     @property
     def ascends(self) -> bool:
-        # Where expectations are sampled, the values that a search compares are estimates.
+        # If expectations are sampled, the values that a search compares are estimates.
         return self.model.exact
 
     def init_memory(self, params: PyTree, posterior: PyTree) -> PyTree:

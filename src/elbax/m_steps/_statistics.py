@@ -1,4 +1,4 @@
-"""Statistics that are remembered from step to step: what online and incremental EM have in common."""
+"""Statistics kept over steps: the common part of online and incremental EM."""
 
 import abc
 
@@ -18,7 +18,7 @@ from ._closed_form import statistics_of
 
 
 class Remembered(eqx.Module):
-    """The memory: what was kept of statistics so far, the params that they are about, and the number of steps."""
+    """The memory: the statistics kept so far, the params that they are about, and the number of steps."""
 
     kept: PyTree
     about: PyTree
@@ -26,11 +26,10 @@ class Remembered(eqx.Module):
 
 
 class AbstractStatisticsStep(AbstractUpdate):
-    r"""$\theta \leftarrow \arg\max_\theta \langle \eta(\theta), s \rangle + \log p(\theta)$ at statistics s that
-    join the batch's to earlier ones.
+    r"""Computes $\arg\max_\theta \langle \eta(\theta), s \rangle + \log p(\theta)$ at s of several batches.
 
-    Statistics of different steps add up only if they are about the same point: they are taken about the
-    params at the start, so let these be near the data (`model.init(key, x)`).
+    Statistics of different steps add up only if they are about the same point. They are taken about the initial
+    params, so these should be near the data (`model.init(key, x)`).
     """
 
     model: eqx.AbstractVar[AbstractModel]
@@ -39,15 +38,15 @@ class AbstractStatisticsStep(AbstractUpdate):
 
     @abc.abstractmethod
     def start(self, zeros: PyTree) -> PyTree:
-        """What is kept before the first step, from statistics that are zero."""
+        """Returns what is kept before the first step, given statistics that are zero."""
 
     @abc.abstractmethod
     def join(self, kept: PyTree, fresh: PyTree, step: Array) -> tuple[PyTree, PyTree]:
-        """(what is kept, the statistics to maximize at) after the batch's own are seen."""
+        """Returns (what is kept, the statistics to maximize at), given the batch's own statistics."""
 
     @abc.abstractmethod
     def waits(self, step: Array) -> Array:
-        """Whether θ stays in this step."""
+        """Returns whether θ is unchanged in this step."""
 
     @property
     def ascends(self) -> bool:
@@ -73,7 +72,7 @@ class AbstractStatisticsStep(AbstractUpdate):
             )
         key, now = jax.random.split(state.key)
         memory, step = state.memory, state.memory.step
-        # Statistics do not depend on the point that they are taken at, only on what they are taken about.
+        # Statistics depend on the point that they are taken about, not on the point at which they are evaluated.
         _, fresh, _ = expected_statistics(
             self.model, memory.about, state.posterior, batch, key=now, chunk_size=self.chunk_size
         )

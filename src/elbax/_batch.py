@@ -1,4 +1,4 @@
-"""A batch of data, and the one reduction over it."""
+"""A batch of data, and the reduction over it."""
 
 import math
 
@@ -16,18 +16,18 @@ from ._types import Any, AnyArray, Array, Callable, Key, PyTree
 
 
 class Batch(eqx.Module):
-    """Data with what one may say about its rows; a plain array (or pytree) `x` means `Batch(x)`.
+    """Data with weights, a mask or indices of its rows. A plain array (or pytree) `x` means `Batch(x)`.
 
     **Arguments:**
 
-    - `x`: a pytree of arrays with one leading axis, the data. Data frames and lists of numbers are made arrays.
-    - `weight`: how often each row counts, shape `(num_data,)`, or one number for all rows: a
-        minibatch of B rows out of N is `Batch(x, weight=N / B)`, and its `weight` that number.
-    - `mask`: `False` marks padding; such a row may hold anything, NaN included. Weight 0 does the same.
-    - `index`: the rows' places in the whole data, integers of shape `(num_data,)`; random draws
-        follow it, so that a row gets the same draws in whichever batch it comes.
-    - `blocked`: every array has two leading axes, blocks and the rows in a block, which share what
-        an `Incomplete` says of them; `elbax.incomplete` makes such batches.
+    - `x`: the data, a pytree of arrays with one leading axis. Data frames and lists of numbers are made arrays.
+    - `weight`: how often each row counts, shape `(num_data,)`, or one number for all rows. A minibatch of B rows
+        out of N is `Batch(x, weight=N / B)`.
+    - `mask`: `False` marks padding, which may hold anything, NaN included. Weight 0 has the same effect.
+    - `index`: the rows' positions in the whole data, integers of shape `(num_data,)`. Random draws depend on it,
+        so that a row gets the same draws in every batch.
+    - `blocked`: whether every array has two leading axes, blocks and the rows in a block, which share the
+        `observed` of an `Incomplete`; `elbax.incomplete` makes such batches.
 
     ```python
     >>> import elbax, jax.numpy as jnp
@@ -64,12 +64,12 @@ class Batch(eqx.Module):
 
     @property
     def weight(self) -> Array | float | None:
-        """As it was given: an array, one number for all rows, or `None`."""
+        """The weight as given: an array, one number for all rows, or `None`."""
         return self.scale if self.weights is None else self.weights
 
     @property
     def padded(self) -> bool:
-        """Whether some rows may count for nothing."""
+        """Whether some rows may have weight 0."""
         return self.weights is not None or self.mask is not None
 
 
@@ -87,7 +87,7 @@ def as_batch(batch: PyTree) -> Batch:
 
 
 def read(batch: PyTree) -> PyTree:
-    """The batch, of whatever kind it is, with every table in it made an array."""
+    """Returns the batch, of whatever kind, with its tables made arrays."""
     return batch if isinstance(batch, Batch) else as_arrays(batch)
 
 
@@ -97,15 +97,14 @@ def reduce_data(
     key: Key,
     chunk_size: int | None = None,
 ) -> tuple[PyTree, Array]:
-    """(Σᵢ function(xᵢ, wᵢ, placeᵢ), Σᵢ wᵢ): every pass over data that elbax makes.
+    """Returns (Σᵢ function(xᵢ, wᵢ, placeᵢ), Σᵢ wᵢ). Every pass over data in elbax uses it.
 
-    `function` takes some rows at once, `(x, weight, places)` with one leading axis (two, blocks and
-    rows, for a blocked batch: see `over_rows`), and returns a pytree of sums over them. With
-    `chunk_size` it sees about that many rows at a time (at most, and at least half of that), so that
-    memory stays flat in the number of data. The rows of a chunk are strided over the batch: a batch
-    that is sharded over devices stays so in every chunk.
+    `function` takes several rows, `(x, weight, places)` with one leading axis (two, blocks and rows, for a blocked
+    batch: see `over_rows`), and returns a pytree of sums over them. With `chunk_size` it gets at most that many
+    rows at a time, and at least half of that, so that memory does not grow with the number of data. The rows of a
+    chunk are strided over the batch: a batch sharded over devices stays so in every chunk.
 
-    A datum's key is folded from its row, hence chunks, shards and padding draw the same samples.
+    A datum's key is folded from its row, so chunks, shards and padding give the same draws.
     """
     if chunk_size is not None:
         check_count("A pass over data", chunk_size=chunk_size)
@@ -125,7 +124,7 @@ def reduce_data(
         found = function(x, weight, places(rows, key))
         if not batch.padded or batch.blocked:
             return found
-        # Where all is padding, no row could take its place, and it may hold anything.
+        # If all rows are padding, no row can replace them, and they may hold anything.
         return jax.tree.map(lambda leaf: jnp.where(total_weight > 0, leaf, 0), found)
 
     if chunk_size is None or chunk_size >= n:
@@ -140,27 +139,27 @@ def reduce_data(
 
     shapes = jax.eval_shape(lambda: run(*take((x, weight, rows), jnp.zeros((), int))[0]))
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    # Whoever differentiates the sum from outside recomputes a chunk rather than keep all of them.
+    # Differentiating the sum from outside recomputes each chunk instead of storing all of them.
     step = jax.checkpoint(step, prevent_cse=False)
     total, _ = jax.lax.scan(step, zeros, jnp.arange(num_chunks))
     return total, total_weight
 
 
 class Places(eqx.Module):
-    """Where rows stand in the whole data, and a random key for each."""
+    """The positions of rows in the whole data, and a random key for each."""
 
     row: Array
     key: Array
 
 
 def places(rows: Array, key: Key) -> Places:
-    """A datum's key is folded from its row."""
+    """Returns the places of these rows; a datum's key is folded from its row."""
     fold = jax.vmap(jax.random.fold_in, (None, 0))
     return Places(rows, (jax.vmap(fold, (None, 0)) if rows.ndim == 2 else fold)(key, rows))
 
 
 def row_numbers(batch: PyTree) -> Array:
-    """`index` of every row, as it is or counted from 0; padding has that of a row that counts."""
+    """Returns the `index` of every row, as given or counted from 0; padding has that of a real row."""
     batch = as_batch(batch)
     weight = effective_weight(batch)
     number = batch.index
@@ -172,7 +171,7 @@ def row_numbers(batch: PyTree) -> Array:
 
 
 def effective_weight(batch: Batch, numpy: Any = jnp) -> AnyArray:
-    """The weight of every row, shape `(num_data,)`, or `(num_blocks, rows)` of a blocked batch."""
+    """Returns the weight of every row, shape `(num_data,)`, or `(num_blocks, rows)` for a blocked batch."""
     shape = (num_rows(batch.x),)
     if batch.blocked:
         if batch.weights is None:
@@ -192,7 +191,7 @@ def effective_weight(batch: Batch, numpy: Any = jnp) -> AnyArray:
 
 
 def where_seen(batch: PyTree, new: PyTree, old: PyTree) -> PyTree:
-    """What a step makes of the batch, and what was before it where the batch is all padding: it says nothing."""
+    """Returns `new`, or `old` if the batch is all padding, from which nothing can be learned."""
     batch = as_batch(batch)
     if not batch.padded:
         return new
@@ -200,16 +199,16 @@ def where_seen(batch: PyTree, new: PyTree, old: PyTree) -> PyTree:
 
 
 def over_rows(function: Callable, x: PyTree, *others: PyTree) -> PyTree:
-    """function(row of x, row of each other array), over all rows (and blocks, where `x` has them)."""
+    """Returns function(row of x, row of each other array), over all rows (and blocks, if `x` has them)."""
     inside = jax.vmap(function, in_axes=(row_axes(x), *(0 for _ in others)))
     return (jax.vmap(inside) if has_blocks(x) else inside)(x, *others)
 
 
 def rows(batch: PyTree) -> tuple[PyTree, Array]:
-    """(x, weight) with one leading axis, a blocked batch laid out flat; padding holds copies of a real row."""
+    """Returns (x, weight) with one leading axis, blocks flattened; padding holds copies of a real row."""
     batch = as_batch(batch)
     if is_concrete(batch) and not (batch.padded or batch.blocked):
-        # Whatever holds the data stays so: there is nothing to compute.
+        # Return the data in whatever container they are: there is nothing to compute.
         return batch.x, jax.device_put(effective_weight(batch, np))
     return _device_rows(batch)
 
@@ -220,7 +219,7 @@ def _device_rows(batch: Batch) -> tuple[PyTree, Array]:
 
 
 def host_rows(batch: PyTree) -> tuple[PyTree, np.ndarray]:
-    """`rows` as NumPy has them, for checks: on the device each single operation is a program to compile."""
+    """Returns `rows` in NumPy, for checks: on the device each single operation would compile a program."""
     return _rows(jax.tree.map(np.asanyarray, as_batch(batch)), np)
 
 
@@ -240,9 +239,9 @@ def _rows(batch: Batch, numpy: Any) -> tuple[PyTree, Any]:
 
 
 def without_padding(batch: Batch, x: PyTree, weight: AnyArray, numpy: Any = jnp) -> PyTree:
-    """Rows that count for nothing replaced by one that counts, so that no arithmetic meets what they hold.
+    """Replaces rows of weight 0 by a real row, so that their contents enter no arithmetic.
 
-    0 · NaN is NaN, and so is its gradient. A blocked batch is finite everywhere as it was made.
+    0 · NaN is NaN, and so is its gradient. A blocked batch is finite everywhere by construction.
     """
     if not batch.padded or batch.blocked:
         return x
@@ -256,11 +255,11 @@ def without_padding(batch: Batch, x: PyTree, weight: AnyArray, numpy: Any = jnp)
 
 
 def _chunks(n: int, chunk_size: int) -> tuple[Callable, int]:
-    """(take, number of chunks), where `take(tree, j)` gives the rows j, j + count, j + 2 count, …"""
+    """Returns (take, number of chunks), where `take(tree, j)` gives the rows j, j + count, j + 2 count, …"""
     least = -(-n // chunk_size)
     exact = next((count for count in range(least, 2 * least + 1) if n % count == 0), None)
     if exact is not None:
-        # A free reshape and a strided slice: nothing is copied, no row changes its device.
+        # A free reshape and a strided slice: nothing is copied, and no row changes its device.
         def take(tree, j):
             def pick(leaf):
                 grid = leaf.reshape((n // exact, exact, *leaf.shape[1:]))

@@ -1,4 +1,4 @@
-"""All that a model quadratic in x sees of the data: a mean and a covariance."""
+"""Compression of data to a mean and a covariance, for models quadratic in x."""
 
 import jax
 import jax.numpy as jnp
@@ -15,16 +15,18 @@ from ._types import Any, Array, PyTree
 
 
 def compress(x: PyTree, *, chunk_size: int | None = None) -> Batch:
-    """dim + 1 weighted points with the same weight, mean and covariance as the data.
+    """Returns dim + 1 weighted points with the same weight, mean and covariance as the data.
 
-    A log-density that is quadratic in x (factor analysis, probabilistic PCA, one Gaussian) has the
-    same evidence, statistics and M-steps on them as on all rows, so a sweep costs the same for a
-    thousand rows or a billion. No update knows: it is an ordinary weighted batch.
+    A log-density that is quadratic in x (factor analysis, probabilistic PCA, one Gaussian) has the same evidence,
+    statistics and M-steps on them as on all rows, so a sweep costs the same for a thousand rows or a billion. The
+    result is an ordinary weighted batch.
 
     **Arguments:**
 
     - `x`: shape `(num_data, dim)`, or a `Batch` of that.
-    - `chunk_size`: about how many rows to see at a time.
+    - `chunk_size`: about how many rows to process at a time.
+
+    **Returns:** a `Batch` with x of shape `(dim + 1, dim)`.
 
     **Raises** `ValueError` for incomplete rows, whose density is not a function of two moments.
 
@@ -53,9 +55,9 @@ def compress(x: PyTree, *, chunk_size: int | None = None) -> Batch:
 @compiled
 @automatic
 def _moments(batch: Batch, chunk_size: int | None) -> tuple[Array, Array, Array, Array]:
-    """(mean, L, A, Σ w) with the covariance L A Lᵀ about the mean, in two passes of their own."""
+    """Returns (mean, L, A, Σ w) with the covariance L A Lᵀ about the mean, computed in separate passes."""
     table, _ = known_numbers(batch.x)
-    # Where all rows count there is nothing to search, for which XLA would take 3 s of 1e5 rows while it compiles.
+    # If all rows count, skip the search, which XLA would evaluate at compile time (3 s for 1e5 rows).
     first = jnp.argmax(effective_weight(batch) > 0) if batch.padded else 0
     first = jax.lax.stop_gradient(table[first])
     key = jax.random.key(0)
@@ -73,8 +75,8 @@ def _moments(batch: Batch, chunk_size: int | None) -> tuple[Array, Array, Array,
 
     covariance, _ = reduce_data(scatter, batch, key, chunk_size)
     covariance = covariance / count
-    # A covariance holds no eigenvalue below rounding of its largest. In units of its factor all are about 1,
-    # so a second one, taken in these units, has what the first has lost.
+    # A covariance cannot represent eigenvalues below the rounding of its largest. In units of its factor all are
+    # about 1, so a second covariance in these units holds what the first one lost.
     deviation = _deviations(covariance)
     eye = jnp.eye(len(mean), dtype=mean.dtype)
     ridge = 8 * len(mean) * jnp.finfo(mean.dtype).eps
@@ -90,13 +92,13 @@ def _moments(batch: Batch, chunk_size: int | None) -> tuple[Array, Array, Array,
 
 
 def _deviations(covariance: Array) -> Array:
-    """Standard deviations, 1 for a constant column."""
+    """Returns standard deviations, 1 for a constant column."""
     variance = jnp.diagonal(covariance)
     return jnp.sqrt(jnp.where(variance > 0, variance, 1))
 
 
 def _decompose(matrix: Array) -> tuple[Array, Array]:
-    """Eigenvalues and eigenvectors of one matrix, of any size: LAPACK's on the host where its values are known."""
+    """Returns eigenvalues and eigenvectors of one matrix, by LAPACK on the host if its values are known."""
     values, vectors = (np.linalg.eigh if is_concrete(matrix) else eigh)(matrix)
     return jnp.asarray(values), jnp.asarray(vectors)
 
@@ -106,9 +108,16 @@ def _half(values: Array, vectors: Array) -> Array:
 
 
 def from_moments(mean: Any, covariance: Any, num_data: float | Array) -> Batch:
-    """dim + 1 weighted points with this mean and covariance: data for a model of which only these are known.
+    """Returns dim + 1 weighted points with a given mean and covariance, as data for a model.
 
-    The covariance divides by `num_data`, not by one less: scale a sample covariance by (n − 1) / n.
+    **Arguments:**
+
+    - `mean`: shape `(dim,)`.
+    - `covariance`: shape `(dim, dim)`, divided by `num_data`, not by one less: scale a sample covariance by
+        (n − 1) / n.
+    - `num_data`: the total weight.
+
+    **Returns:** a `Batch` with x of shape `(dim + 1, dim)`.
 
     **Raises** `ValueError` for a covariance that is not symmetric and positive semidefinite.
 
@@ -126,7 +135,7 @@ def from_moments(mean: Any, covariance: Any, num_data: float | Array) -> Batch:
             f"from_moments: a mean of shape {mean.shape} wants a covariance of shape {(dim, dim)}, got "
             f"{covariance.shape}."
         )
-    # The root of the correlations, so that columns of any scale keep their digits.
+    # Take the root of the correlations, so that columns of any scale keep their digits.
     deviation = _deviations(covariance)
     values, vectors = _decompose(covariance / jnp.outer(deviation, deviation))
     if is_concrete(covariance):
@@ -146,7 +155,7 @@ def from_moments(mean: Any, covariance: Any, num_data: float | Array) -> Batch:
 
 
 def _points(mean: Array, root: Array, num_data: float | Array) -> Batch:
-    """dim + 1 points with this mean and the covariance root rootᵀ."""
+    """Returns dim + 1 points with this mean and the covariance root rootᵀ."""
     dim = len(mean)
     scale = jnp.sqrt(dim + 1.0).astype(mean.dtype)
     points = mean + scale * matmul(_simplex(dim, mean.dtype), root.T)
@@ -155,10 +164,10 @@ def _points(mean: Array, root: Array, num_data: float | Array) -> Batch:
 
 
 def _simplex(dim: int, dtype) -> Array:
-    """dim + 1 points of mean 0 and orthonormal columns."""
+    """Returns dim + 1 points of mean 0 with orthonormal columns."""
     columns = np.zeros((dim + 1, dim))
     for j in range(dim):
-        # Helmert's contrasts: the first j + 1 points against the next.
+        # Helmert contrasts: the first j + 1 points against the next.
         columns[: j + 1, j] = 1
         columns[j + 1, j] = -(j + 1)
         columns[:, j] /= np.sqrt((j + 1) * (j + 2))

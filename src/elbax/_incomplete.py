@@ -1,4 +1,4 @@
-"""A row of which some columns are missing."""
+"""Rows with missing columns."""
 
 import equinox as eqx
 import jax
@@ -9,15 +9,15 @@ from ._types import Any, AnyArray, Array, PyTree
 
 
 class Incomplete(eqx.Module):
-    """A row, or rows, of which some columns are missing at random.
+    """A row, or rows, with some columns missing at random.
 
     **Fields:**
 
-    - `values`: shape `(dim,)`, anything finite where nothing is known.
+    - `values`: shape `(dim,)`, anything finite where missing.
     - `observed`: shape `(dim,)`, whether each column is known.
 
-    Models that know how (Gaussian and all elementwise ones) leave the missing columns out of the
-    density, by integrating over them exactly. `elbax.incomplete` makes a batch of such rows.
+    Models that support it (Gaussian and all elementwise ones) integrate the missing columns out exactly.
+    `elbax.incomplete` makes a batch of such rows.
 
     ```python
     >>> import elbax, jax.numpy as jnp
@@ -35,12 +35,12 @@ def is_incomplete(node: Any) -> bool:
 
 
 def has_incomplete(x: PyTree) -> bool:
-    """Whether there is an `Incomplete` somewhere in a pytree."""
+    """Returns whether there is an `Incomplete` anywhere in a pytree."""
     return any(map(is_incomplete, jax.tree.leaves(x, is_leaf=is_incomplete)))
 
 
 def known(x: Any) -> tuple[Any, Any]:
-    """(values, observed) of a table or row, incomplete or not."""
+    """Returns (values, observed) of a table or row, incomplete or not."""
     if is_incomplete(x):
         return x.values, x.observed
     x = jnp.asarray(x)
@@ -48,7 +48,7 @@ def known(x: Any) -> tuple[Any, Any]:
 
 
 def host_known(x: Any) -> tuple[np.ndarray, np.ndarray]:
-    """`known` as NumPy has it, for checks."""
+    """Returns `known` in NumPy, for checks."""
     if is_incomplete(x):
         return np.asanyarray(x.values), np.asarray(x.observed)
     x = np.asanyarray(x)
@@ -56,14 +56,14 @@ def host_known(x: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def known_numbers(x: Any) -> tuple[Array, Array]:
-    """`known`, whole numbers and truth values made real numbers."""
+    """Returns `known`, with whole numbers and booleans made real numbers."""
     values, observed = known(x)
     real = jnp.issubdtype(values.dtype, jnp.floating)
     return values if real else values.astype(float), observed
 
 
 def row_axes(x: PyTree) -> PyTree:
-    """Where `x` has its rows, as `vmap` asks: in a block all rows share one `observed`."""
+    """Returns the row axes of `x`, for `vmap`: in a block all rows share one `observed`."""
 
     def axes(leaf):
         if not is_incomplete(leaf):
@@ -75,7 +75,7 @@ def row_axes(x: PyTree) -> PyTree:
 
 
 def has_blocks(x: PyTree) -> bool:
-    """Whether the rows come in blocks that share one `observed`."""
+    """Returns whether the rows come in blocks that share one `observed`."""
     leaves = jax.tree.leaves(x, is_leaf=is_incomplete)
     return any(
         is_incomplete(leaf) and leaf.observed.ndim < leaf.values.ndim == 3 for leaf in leaves

@@ -1,4 +1,4 @@
-"""NaN is missing: a table laid out so that rows missing the same columns lie together."""
+"""Tables with NaN for missing values, grouped by the pattern of missing columns."""
 
 import jax
 import jax.numpy as jnp
@@ -13,20 +13,22 @@ from ._types import PyTree
 
 
 def incomplete(x: PyTree, *, block_size: int | None = None) -> Batch:
-    """A batch of data in which NaN means missing, at random given what is seen (Rubin 1976).
+    """Returns a batch of data in which NaN means missing, at random given what is observed (Rubin 1976).
 
-    Rows are grouped by which columns they miss, in blocks of equal size whose last rows may be
-    padding of weight 0. So a model prepares each pattern once a block (a Gaussian: which part of its
-    precision to invert) and multiplies matrices as for complete data. It runs on the host, once.
+    Rows are grouped by their missing columns, in blocks of equal size whose last rows may be padding of weight 0.
+    A model thus prepares each pattern once per block (a Gaussian: which part of its precision to invert) and
+    multiplies matrices as for complete data. It runs on the host, once.
 
     **Arguments:**
 
-    - `x`: an array of shape `(num_data, dim)`, a pytree of such arrays (mixed-type columns), or a
-        `Batch` of either.
-    - `block_size`: rows in a block; by default the largest power of two up to 512 that pads by a
+    - `x`: an array of shape `(num_data, dim)`, a pytree of such arrays (mixed-type columns), or a `Batch` of
+        either.
+    - `block_size`: the number of rows in a block; by default the largest power of two up to 512 that pads by a
         quarter or less.
 
-    **Raises** `ValueError` if a row that counts is missing in all columns: it says nothing.
+    **Returns:** a blocked `Batch` with values `(num_blocks, block_size, dim)` and `observed` `(num_blocks, dim)`.
+
+    **Raises** `ValueError` if a row of positive weight is missing in all columns: it says nothing.
 
     ```python
     >>> import elbax, jax.numpy as jnp
@@ -47,7 +49,7 @@ def incomplete(x: PyTree, *, block_size: int | None = None) -> Batch:
         ~np.isnan(leaf) if leaf.dtype.kind == "f" else np.ones(leaf.shape, bool) for leaf in leaves
     ]
     missing = [not seen.all() for seen in observed]
-    # What is complete stays as it is; where everything is, all of it is laid out in blocks.
+    # Complete arrays stay as they are; if all are complete, all are put in blocks.
     wrapped = missing if any(missing) else [True for _ in leaves]
     if not all(leaf.ndim == 2 for leaf, wrap in zip(leaves, wrapped) if wrap):
         raise ValueError(
@@ -67,7 +69,7 @@ def incomplete(x: PyTree, *, block_size: int | None = None) -> Batch:
             f"incomplete: row {int(np.flatnonzero(empty)[0])} is missing in all columns and says nothing; "
             "drop it, or give it weight 0."
         )
-    # Rows that count for nothing are left out, whatever they hold.
+    # Rows of weight 0 are left out, whatever they hold.
     real_rows = np.flatnonzero(weight > 0)
     _, of_row, counts = np.unique(
         together[real_rows], axis=0, return_inverse=True, return_counts=True
@@ -75,7 +77,7 @@ def incomplete(x: PyTree, *, block_size: int | None = None) -> Batch:
     of_row = of_row.reshape(-1)
     size = _block_size(counts) if block_size is None else block_size
 
-    # Each pattern's rows in order, filled up with its last row, of weight 0.
+    # Each pattern's rows in order, padded with its last row at weight 0.
     order = real_rows[np.argsort(of_row, kind="stable")]
     starts = np.concatenate([[0], np.cumsum(counts)])
     places, real = [], []

@@ -1,4 +1,4 @@
-"""Sequences of different lengths, side by side."""
+"""Batches of sequences of different lengths."""
 
 import equinox as eqx
 import jax
@@ -13,14 +13,14 @@ from ._types import Any, AnyArray, Array, PyTree
 
 
 class Sequence(eqx.Module):
-    """A sequence, or several side by side, of which the steps from `length` on are padding.
+    """A sequence, or a batch of sequences, in which steps from `length` on are padding.
 
     **Fields:**
 
     - `values`: shape `(T, ...)` (or a pytree of such, or `Incomplete`), anything finite in the padding.
     - `length`: a whole number.
 
-    Models of sequences take a plain array `(T, ...)` for one of full length. `elbax.sequences` makes a
+    Models of sequences also take a plain array `(T, ...)` as a sequence of full length. `elbax.sequences` makes a
     batch from a list.
 
     ```python
@@ -35,30 +35,33 @@ class Sequence(eqx.Module):
 
 
 def values_of(x: Any) -> PyTree:
-    """The steps of a sequence, padding and all."""
+    """Returns the steps of a sequence, including padding."""
     return x.values if isinstance(x, Sequence) else x
 
 
 def as_sequence(x: Any) -> tuple[PyTree, Array, int]:
-    """(values, length, number of steps with the padding) of one datum, a sequence."""
+    """Returns (values, length, number of steps with padding) of one datum, a sequence."""
     values = values_of(x)
     steps = num_rows(values)
     return values, x.length if isinstance(x, Sequence) else jnp.asarray(steps), steps
 
 
 def sequences(data: Any, *, lengths: Any = None) -> Sequence:
-    """Sequences of different lengths and with gaps, as one batch: NaN means missing at random.
+    """Returns a batch of sequences of different lengths and with gaps, where NaN means missing at random.
 
-    Padding repeats a sequence's last step. Where no value is NaN the result has plain arrays; else
-    `Incomplete` ones, which models of sequences integrate over. It runs on the host, once.
+    Padding repeats a sequence's last step. Without NaN the result has plain arrays, else `Incomplete` ones, whose
+    missing values models of sequences integrate out. It runs on the host, once.
 
     **Arguments:**
 
     - `data`: a list of arrays `(length, ...)`, or of pytrees of such; a vector is one column. With `lengths`,
         their concatenation.
-    - `lengths`: where `data` is one long table, how many rows each sequence has, in order.
+    - `lengths`: the number of rows of each sequence, in order, if `data` is one long table.
 
-    **Raises** `ValueError` for sequences without a step or of different kinds, for lengths that do not add up.
+    **Returns:** a `Sequence` with values of shape `(num_sequences, longest, ...)`.
+
+    **Raises** `ValueError` for sequences without steps or of different kinds, or for lengths that do not add up;
+    `TypeError` for a data frame without `lengths`.
 
     ```python
     >>> import elbax, jax.numpy as jnp
@@ -116,8 +119,7 @@ def _columns(leaf: Any) -> np.ndarray:
 
 
 def all_steps(x: Any, weight: AnyArray) -> tuple[PyTree, Any]:
-    """(steps, weights): the steps of all sequences of a batch as rows, padding with weight 0; on the host where
-    they are."""
+    """Returns (steps, weights): the steps of all sequences as rows, padding with weight 0; NumPy in, NumPy out."""
     numpy: Any = np if isinstance(weight, np.ndarray) else jnp
     values = values_of(x)
     leaf = jax.tree.leaves(values)[0]
@@ -129,7 +131,7 @@ def all_steps(x: Any, weight: AnyArray) -> tuple[PyTree, Any]:
 
 
 def num_observed(steps: PyTree, weight: AnyArray) -> float:
-    """The sum of weights of the steps in which something is observed."""
+    """Returns the sum of weights of the steps in which something is observed."""
     weight = np.asarray(weight)
     seen = np.zeros(weight.shape, bool)
     for leaf in jax.tree.leaves(steps, is_leaf=is_incomplete):
@@ -141,7 +143,7 @@ def num_observed(steps: PyTree, weight: AnyArray) -> float:
 
 
 def _advice(shape: tuple[int, ...], least: int) -> str:
-    """What to write for an array of too few axes."""
+    """Returns advice for an array with too few axes."""
     if 0 in shape or len(shape) not in (1, 2) or len(shape) >= least:
         return ""
     if len(shape) == 1:
@@ -154,8 +156,11 @@ def _advice(shape: tuple[int, ...], least: int) -> str:
 
 
 def check_sequences(x: Any, weight: AnyArray, who: str, least: int = 2) -> None:
-    """Raises `ValueError` unless `x` is a batch of sequences of at least one step each, of `least` axes, and all
-    numbers of those that count are finite."""
+    """Raises `ValueError` for invalid sequences.
+
+    Valid data have at least `least` axes and one step per sequence, and all numbers with positive weight are
+    finite.
+    """
     values = values_of(x)
     for leaf in jax.tree.leaves(values):
         if leaf.ndim < least or leaf.shape[1] < 1:

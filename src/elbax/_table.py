@@ -1,4 +1,4 @@
-"""Tables as people have them, made arrays: data frames, lists, columns of objects."""
+"""Conversion of tables to arrays: data frames, lists, columns of objects."""
 
 import math
 from typing import NoReturn
@@ -11,7 +11,7 @@ from ._types import Any, PyTree
 
 
 class NamedColumns(np.ndarray):
-    """An array that knows its columns' names, for what errors say of it."""
+    """An array with its columns' names, for error messages."""
 
     columns: tuple[str, ...] | None = None
 
@@ -20,7 +20,7 @@ class NamedColumns(np.ndarray):
 
 
 def named(table: np.ndarray, names: Any) -> np.ndarray:
-    """The table with names for its columns; as it is where there are none."""
+    """Returns the table with names for its columns; unchanged if there are none."""
     if names is None:
         return table
     found = table.view(NamedColumns)
@@ -29,17 +29,16 @@ def named(table: np.ndarray, names: Any) -> np.ndarray:
 
 
 def column_name(table: Any, column: int) -> str:
-    """How to call a column of it: by its name where it has one."""
+    """Returns the name of a column for messages: its own if it has one."""
     names = getattr(table, "columns", None)
     return f"column {column}" if names is None else f"column {names[column]!r}"
 
 
 def as_arrays(x: PyTree) -> PyTree:
-    """The data with every table in it made an array; what is one already, or a pytree of such, stays.
+    """Returns the data with every table in it made an array; arrays and pytrees of arrays are unchanged.
 
-    Data frames (pandas, polars, whatever has `columns`) keep their columns' names; a list of numbers, or of lists
-    of numbers, is the array that it spells, and a list of arrays stays a pytree. `None` and what an array has
-    masked become NaN.
+    Data frames (pandas, polars, anything with `columns`) keep their columns' names. A list of numbers, or of lists
+    of numbers, becomes an array; a list of arrays stays a pytree. `None` and masked entries become NaN.
 
     **Raises** `TypeError` for text, dates, complex numbers or a sparse matrix, `ValueError` for rows of different
     lengths.
@@ -79,7 +78,7 @@ def _as_array(leaf: Any) -> Any:
 
 def _of_list(rows: list) -> np.ndarray:
     try:
-        # A list with `None` in it is one of objects.
+        # A list that contains `None` becomes an array of objects.
         return np.array(rows)
     except ValueError:
         raise ValueError(
@@ -102,7 +101,7 @@ def _of_frame(frame: Any) -> np.ndarray:
 
 
 def _numbers(array: np.ndarray, who: str = "The array") -> np.ndarray:
-    """The array, if it holds numbers or truth values; objects that are numbers made such."""
+    """Returns the array if it holds numbers or booleans; objects that are numbers are converted."""
     if array.dtype == object:
         items = [_number(item, who) for item in array.reshape(-1)]
         return np.array(items, None if items else float).reshape(array.shape)
@@ -113,7 +112,7 @@ def _numbers(array: np.ndarray, who: str = "The array") -> np.ndarray:
 
 
 def _number(item: Any, who: str) -> bool | int | float:
-    # Data frames have missing values of their own kinds, which are neither less nor more than a number.
+    # Data frames have missing values of their own kinds, which cannot be compared with numbers.
     if item is None or type(item).__name__ == "NAType":
         return math.nan
     if isinstance(item, bool | int | float):

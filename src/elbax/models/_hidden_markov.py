@@ -50,7 +50,7 @@ class HiddenMarkovModel(AbstractPartitioned):
     - `prior`: a `Dirichlet` prior on the first state's probabilities.
     - `transition_prior`: a `Dirichlet` prior on every row of the transition matrix, over the allowed transitions.
     - `driven`: if True, a datum is `(inputs, values)` and `params["transition"]` is a function (an
-        `elbax.Network`) from a step's inputs to the logits (K, K) of the transition into it. Its M-step is
+        `elbax.Network`) from a step's inputs to the logits (K, K) of the transition into it. It is fitted by
         `GradientMStep`.
     - `form`, `order`, `segment`: options of the computation, as for `MarkovChain`.
 

@@ -28,6 +28,7 @@ from ._model import (
 from ._pattern import incomplete as incomplete
 from ._program import cache_programs as cache_programs
 from ._reference import Reference as Reference
+from ._saving import load as load, save as save
 from ._sequence import Sequence as Sequence, sequences as sequences
 from ._state import ELBOState as ELBOState, Info as Info
 from ._update import AbstractUpdate as AbstractUpdate, Chain as Chain
@@ -99,6 +100,7 @@ from .models import (
     Tied as Tied,
 )
 from .posteriors import (
+    AbstractPosterior as AbstractPosterior,
     Amortized as Amortized,
     Chains as Chains,
     Exact as Exact,
@@ -109,6 +111,7 @@ from .posteriors import (
     MeanField as MeanField,
     MonteCarlo as MonteCarlo,
     Network as Network,
+    Recognition as Recognition,
     SemiAmortized as SemiAmortized,
 )
 from .starts import initial_states as initial_states

@@ -199,8 +199,12 @@ def where_seen(batch: PyTree, new: PyTree, old: PyTree) -> PyTree:
 
 
 def over_rows(function: Callable, x: PyTree, *others: PyTree) -> PyTree:
-    """Returns function(row of x, row of each other array), over all rows (and blocks, if `x` has them)."""
-    inside = jax.vmap(function, in_axes=(row_axes(x), *(0 for _ in others)))
+    """Returns function(row of x, row of each other array), over all rows (and blocks, if `x` has them).
+
+    The axis has the name `"rows"` inside of the function, for `jax.lax.pmean` in a network that normalizes by the
+    batch. Of blocks, or with `chunk_size`, it is the rows that are seen at a time; padding is among them.
+    """
+    inside = jax.vmap(function, (row_axes(x), *(0 for _ in others)), axis_name="rows")
     return (jax.vmap(inside) if has_blocks(x) else inside)(x, *others)
 
 

@@ -33,7 +33,8 @@ def elbo(
     **Arguments:**
 
     - `batch`: data with a leading axis, or a `Batch`.
-    - `key`: for posteriors and expectations that are sampled; `jax.random.key(0)` by default.
+    - `key`: for posteriors and expectations that are sampled, and for dropout. Without one, draws are those of
+        `jax.random.key(0)`, and networks evaluate (`equinox.nn.inference_mode`).
     - `chunk_size`: about how many rows to see at a time; memory is then flat in the number of data.
 
     ```python
@@ -48,8 +49,13 @@ def elbo(
     """
     batch = enter("elbo", model, params, batch, posterior=posterior, key=key, chunk_size=chunk_size)
     check_posterior(posterior, model, "elbo")
+    params, posterior = _evaluating(params, posterior, key)
     current = _is_current(posterior, model, params)
     return _elbo(model, params, posterior, batch, key, chunk_size, current)
+
+
+def _evaluating(params, posterior, key):
+    return (params, posterior) if key is not None else eqx.nn.inference_mode((params, posterior))
 
 
 def _is_current(posterior, model, params) -> bool:
@@ -160,6 +166,7 @@ def elbo_terms(
     batch = enter(
         "elbo_terms", model, params, batch, posterior=posterior, key=key, chunk_size=chunk_size
     )
+    params, posterior = _evaluating(params, posterior, key)
     current = _is_current(posterior, model, params)
     log_evidence = _evidence(model, params, batch, chunk_size) if model.exact else None
     return _terms(model, params, posterior, batch, key, chunk_size, current, log_evidence)

@@ -38,8 +38,8 @@ class AbstractGradientStep(AbstractUpdate):
     blocks: ClassVar[tuple[str, ...]]
 
     @property
-    def through(self) -> bool:
-        """Whether θ moves with the gradient that it has through Bayes' rule inside of the posterior."""
+    def differentiates_through(self) -> bool:
+        """Whether the gradient in θ includes that through the posterior's own dependence on θ."""
         return False
 
     def __check_init__(self):
@@ -87,7 +87,7 @@ class AbstractGradientStep(AbstractUpdate):
             wrt=self.blocks,
             key=now,
             chunk_size=self.chunk_size,
-            through=self.through,
+            through=self.differentiates_through,
             datum=bound if beta is None else bound_and_divergence,
         )
         global_term, slope = _log_prior_and_gradient(self.model, state.params)

@@ -2,6 +2,9 @@
 
 from typing import ClassVar
 
+import equinox as eqx
+
+from ._arguments import check_flag
 from ._gradient import AbstractGradientStep
 
 
@@ -17,6 +20,9 @@ class JointGradientStep(AbstractGradientStep):
     - `optimizer`: any optax optimizer; it sees `{"params": θ, "posterior": φ}`.
     - `chunk_size`: about how many rows to see at a time.
     - `free`: which params move, `True` or `False` for each block of them, or a mask for each entry.
+    - `through`: whether the gradient in θ includes that through the posterior's own dependence on θ. It matters
+        for a posterior that contains `Exact(model, params)`, such as `Recognition`; without it, that is a fixed
+        snapshot, brought up to date before each step.
 
     **Raises** `TypeError` at `init` for a posterior without weights, such as `Exact`.
 
@@ -36,4 +42,13 @@ class JointGradientStep(AbstractGradientStep):
     ```
     """
 
+    through: bool = eqx.field(static=True, default=False)
+
     blocks: ClassVar[tuple[str, ...]] = ("params", "posterior")
+
+    def __check_init__(self):
+        check_flag("JointGradientStep", through=self.through)
+
+    @property
+    def differentiates_through(self) -> bool:
+        return self.through

@@ -9,4 +9,6 @@ from ._local import Local as Local
 from ._mean_field import MeanField as MeanField
 from ._monte_carlo import Importance as Importance, MonteCarlo as MonteCarlo
 from ._network import Network as Network
+from ._posterior import AbstractPosterior as AbstractPosterior
+from ._recognition import Recognition as Recognition
 from ._semi_amortized import SemiAmortized as SemiAmortized

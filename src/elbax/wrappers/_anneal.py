@@ -34,8 +34,9 @@ class Anneal(AbstractRemembering):
 
     `target="divergence"` is the warm-up of variational autoencoders (Bowman and others 2016; a constant β is the
     β-VAE): $E_q[\log p(x \mid z)] - \beta\, \mathrm{KL}(q \| p(z))$, for models that say what
-    p(z) is, such as `Model(likelihood=, prior=)`. β may start at 0 with an encoder, and above 0 with an exact E-step. A closed-form M-step still maximizes $E_q[\log p(x,
-    z)]$. This is equivalent if p(z) is fixed or its params have no prior of their own.
+    p(z) is, such as `Model(likelihood=, prior=)`. β may start at 0 with an encoder, and above 0 with an exact
+    E-step. A closed-form M-step still maximizes $E_q[\log p(x, z)]$. This is equivalent if p(z) is fixed or its
+    params have no prior of their own.
 
     It may wrap any update of models that can be tempered, including a guarded one. Inside, ELBO means the annealed
     objective. `info.elbo` is this objective, including its global term. The objective changes with β, so the

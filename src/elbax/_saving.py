@@ -1,0 +1,63 @@
+"""States in files."""
+
+import os
+import pathlib
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ._types import Any, PyTree
+
+
+def save(path: str | os.PathLike[str], state: PyTree) -> None:
+    """Writes the arrays of a state, or of any pytree, to a file, random keys included.
+
+    The file holds arrays only: `load` takes everything else from a state of the same structure.
+
+    ```python
+    >>> import elbax, jax, pathlib, tempfile
+    >>> x, model = elbax.datasets.old_faithful(), elbax.GaussianMixture(2)
+    >>> em = elbax.em(model)
+    >>> state = em.init(model.init(jax.random.key(0), x), key=jax.random.key(1))
+    >>> file = pathlib.Path(tempfile.mkdtemp()) / "state.eqx"
+    >>> elbax.save(file, state)
+    >>> restored = elbax.load(file, like=state)
+    >>> bool((restored.params["logits"] == state.params["logits"]).all())
+    True
+
+    ```
+    """
+    eqx.tree_serialise_leaves(pathlib.Path(path), state, filter_spec=_write)
+
+
+def load(path: str | os.PathLike[str], like: PyTree) -> PyTree:
+    """Reads what `save` wrote.
+
+    **Arguments:**
+
+    - `path`: the file.
+    - `like`: a state of the same structure, shapes and dtypes, such as `update.init(params, posterior, key=key)`;
+        its values are not used, so that one of `jax.eval_shape` serves.
+
+    **Raises** `RuntimeError` for a file of arrays of other shapes or dtypes.
+    """
+    return eqx.tree_deserialise_leaves(pathlib.Path(path), like, filter_spec=_read)
+
+
+def _is_key(leaf: Any) -> bool:
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _write(file: Any, leaf: Any) -> None:
+    if _is_key(leaf):
+        np.save(file, np.asarray(jax.random.key_data(leaf)))
+    else:
+        eqx.default_serialise_filter_spec(file, leaf)
+
+
+def _read(file: Any, leaf: Any) -> Any:
+    if _is_key(leaf):
+        return jax.random.wrap_key_data(jnp.load(file), impl=jax.random.key_impl(leaf))
+    return eqx.default_deserialise_filter_spec(file, leaf)

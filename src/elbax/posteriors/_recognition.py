@@ -1,0 +1,73 @@
+"""An encoder's potentials, added to those of the model."""
+
+import jax
+
+from .._algebra import is_label
+from .._arguments import check_function
+from .._program import program
+from .._types import Any, Callable, Key, PyTree
+from ..families import Distribution
+from ._exact import Exact
+from ._network import Network
+from ._posterior import AbstractPosterior, looks_first
+
+
+class Recognition(AbstractPosterior):
+    r"""$q(z) \propto \exp \langle \lambda_\theta(x) + r_\phi(x), t(z) \rangle$: the model's own natural parameters
+    λ plus a network's, in the structure of the latent family (Johnson et al. 2016).
+
+    λ is the natural parameter of p(z | x; θ) if the model knows Bayes' rule, else that of p(z; θ). So q depends on
+    θ. `JointGradientStep(model, optimizer, through=True)` differentiates the ELBO through that dependence; other
+    steps use the params of a snapshot, which they bring up to date.
+
+    **Arguments:**
+
+    - `network`: from a datum to what the latent family takes from an encoder (`family.from_network`); an Equinox
+        module, or `Network(apply, weights)`.
+    - `target`: `Exact(model, params)`: the model at a snapshot of θ.
+
+    **Raises** `TypeError` for a model that knows neither p(z | x) nor p(z), or whose prior is of another family
+    than its latent.
+
+    ```python
+    >>> import elbax, equinox as eqx, jax, jax.numpy as jnp
+    >>> model = elbax.GaussianMixture(2)
+    >>> params = model.init(jax.random.key(0), jnp.array([[0.0], [1.0], [5.0], [6.0]]))
+    >>> off = elbax.Network(lambda weights, x: weights, jnp.zeros(2))
+    >>> q = elbax.Recognition(off, elbax.Exact(model, params))
+    >>> x = jnp.array([0.5])
+    >>> bool(jnp.allclose(q(x).mean(), elbax.Exact(model, params)(x).mean()))
+    True
+
+    ```
+    """
+
+    network: Network
+    target: Exact
+
+    def __init__(self, network: Callable[..., Any], target: Exact):
+        self.network = network if isinstance(network, Network) else Network(network)
+        self.target = target
+
+    def __check_init__(self):
+        check_function("Recognition", "elbax.Exact(model, params)", target=self.target)
+        model = getattr(self.target, "model", None)
+        if model is not None and not (model.exact or model.knows_prior):
+            raise TypeError(
+                f"Recognition adds potentials to those of p(z | x) or p(z), and this {type(model).__name__} knows "
+                "neither. Give Model(likelihood=..., prior=...), or use elbax.Amortized(network, model.latent)."
+            )
+
+    @looks_first
+    @program
+    def __call__(self, x: PyTree, *, key: Key | None = None) -> Distribution:
+        model, natural = self.target.model, self.target.prepared
+        own = model.conditional(natural, x) if model.exact else model.prior_at(natural, x)
+        if not isinstance(own, Distribution) or own.family != model.latent:
+            raise TypeError(
+                f"Recognition adds natural parameters of the latent {type(model.latent).__name__}, but the "
+                f"model's p(z) is a {type(own).__name__} of another kind. Let prior return natural parameters."
+            )
+        more = model.latent.from_network(self.network(x, key=key))
+        add = lambda own, more: own if is_label(own) else own + more.astype(own.dtype)
+        return model.latent(jax.tree.map(add, own.natural, more))

@@ -20,15 +20,12 @@ def started(seed, width=4):
     return update, update.init(params, encoder, key=jax.random.key(seed))
 
 
-@pytest.mark.parametrize("shapes_only", [False, True])
-def test_a_run_goes_on_where_it_was_saved(tmp_path, shapes_only):
+def test_a_run_goes_on_where_it_was_saved(tmp_path):
     update, state = started(0)
     run = jax.jit(lambda s: jax.lax.scan(lambda s, _: update(s, X), s, length=3)[0])
     middle = run(state)
     elbax.save(tmp_path / "state", middle)
-    like = started(1)[1]
-    like = eqx.filter_eval_shape(lambda s: s, like) if shapes_only else like
-    restored = elbax.load(tmp_path / "state", like)
+    restored = elbax.load(tmp_path / "state", started(1)[1])
     assert jax.random.key_impl(restored.key) == jax.random.key_impl(middle.key)
     plain = lambda s: jax.tree.leaves(s.replace(key=jax.random.key_data(s.key)))
     for ours, theirs in zip(plain(run(restored)), plain(run(middle)), strict=True):

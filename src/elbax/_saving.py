@@ -39,7 +39,7 @@ def load(path: str | os.PathLike[str], like: PyTree) -> PyTree:
 
     - `path`: the file.
     - `like`: a state of the same structure, shapes and dtypes, such as `update.init(params, posterior, key=key)`;
-        its values are not used, so that one of `jax.eval_shape` serves.
+        its values are not used.
 
     **Raises** `RuntimeError` for a file of arrays of other shapes or dtypes.
     """

@@ -23,8 +23,8 @@ ORDER = """
 _types _shortcut _reference _program _arguments _algebra _special _math families estimators _incomplete _table
 _check _sequence _state _saving _export _sharding _batch _pattern _padding _compress _free _invariance _model _door
 _around
-posteriors priors _shares _pass _update _elbo passes _gradient e_steps m_steps _em _joint_gradient wrappers starts
-fitting components models diagnostics datasets plot sklearn __init__ __main__
+posteriors priors _shares _pass _update _elbo _rows passes _gradient e_steps m_steps _em _joint_gradient wrappers
+starts fitting components models diagnostics datasets plot sklearn __init__ __main__
 """.split()
 
 

@@ -28,6 +28,7 @@ from ._model import (
 from ._pattern import incomplete as incomplete
 from ._program import cache_programs as cache_programs
 from ._reference import Reference as Reference
+from ._rows import labels as labels, log_densities as log_densities, probabilities as probabilities
 from ._saving import load as load, save as save
 from ._sequence import Sequence as Sequence, sequences as sequences
 from ._state import ELBOState as ELBOState, Info as Info

@@ -13,7 +13,7 @@ from sklearn.utils import check_consistent_length, check_random_state, column_or
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from .._arguments import check_count, check_function, check_not_negative
-from .._batch import Batch, effective_weight, host_rows, over_rows
+from .._batch import Batch, host_rows
 from .._check import check_weights
 from .._em import em
 from .._incomplete import Incomplete
@@ -21,8 +21,9 @@ from .._model import AbstractModel
 from .._padding import padded
 from .._pattern import incomplete
 from .._program import compiled
+from .._rows import each_row, in_order
 from .._table import named
-from .._types import Any, Callable, Key, PyTree
+from .._types import Any, Key, PyTree
 from .._update import AbstractUpdate
 from ..families import Distribution
 from ..fitting import fit, fit_restarts, Result
@@ -254,18 +255,14 @@ class AbstractEstimator(BaseEstimator, abc.ABC):
             self._check_rows(self._given_rows(X))
             batch = self._batch(X)
             params = self._put(self.params_)
-            found = _each_row(self._summary, self.model_, params, batch, self.chunk_size)
+            found = each_row(self._summary, self.model_, params, batch, self.chunk_size)
             scores, summaries = map(np.asarray, found)
         if batch.index is None:
             scores, summaries = scores[: len(X)], summaries[: len(X)]
             return scores, summaries
 
-        def in_order(values):
-            ordered = np.empty((len(X), *values.shape[2:]), values.dtype)
-            ordered[np.asarray(batch.index)] = values
-            return ordered
-
-        return in_order(scores), in_order(summaries)
+        index = np.asarray(batch.index)
+        return in_order(scores, index, len(X)), in_order(summaries, index, len(X))
 
 
 def in_precision_of(dtype: Any) -> Any:
@@ -276,22 +273,3 @@ def in_precision_of(dtype: Any) -> Any:
 @compiled
 def _collapsed(model: Any, params: PyTree) -> Any:
     return model.collapsed(params)
-
-
-@compiled
-def _each_row(
-    summary: Callable, model: Any, params: PyTree, batch: Batch, chunk_size: int | None
-) -> tuple[PyTree, PyTree]:
-    natural = model.prepare(model.natural(params))
-
-    def row(x):
-        posterior = model.conditional(natural, x)
-        return model.elbo(natural, x, posterior, None), summary(posterior)
-
-    function, rows_each = row, 1
-    if batch.blocked:
-        function = lambda block: over_rows(row, block)
-        rows_each = effective_weight(batch).shape[1]
-    if chunk_size is None:
-        return jax.vmap(function)(batch.x)
-    return jax.lax.map(function, batch.x, batch_size=max(1, chunk_size // rows_each))

@@ -1,0 +1,163 @@
+"""What a model says of each row: log-densities, labels, probabilities."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ._batch import as_batch, Batch, effective_weight, over_rows
+from ._check import is_concrete
+from ._door import enter
+from ._incomplete import is_incomplete
+from ._model import AbstractModel
+from ._pattern import incomplete
+from ._program import compiled
+from ._table import as_arrays
+from ._types import Any, Array, Callable, Float, PyTree
+
+
+def log_densities(
+    model: AbstractModel, params: PyTree, x: PyTree, *, chunk_size: int | None = None
+) -> Float[Array, " num_data"]:
+    r"""Returns $\log p_\theta(x_i)$ of each row, in nats: what `evidence` averages.
+
+    **Arguments:**
+
+    - `x`: rows, complete or with NaN where a value is missing; a `Batch`; or `elbax.sequences([...])`, whose rows
+        are the sequences.
+    - `chunk_size`: the number of rows to evaluate at a time; all by default.
+
+    **Returns:** one number per row, in the order of the rows.
+
+    **Raises** `TypeError` for a model that does not know Bayes' rule, `ValueError` for data that the model cannot
+    have made.
+
+    ```python
+    >>> import elbax, jax
+    >>> x, model = elbax.datasets.old_faithful(), elbax.GaussianMixture(2)
+    >>> params = model.init(jax.random.key(0), x)
+    >>> elbax.log_densities(model, params, x).shape
+    (272,)
+
+    ```
+    """
+    return _answers("log_densities", model, params, x, chunk_size)[0]
+
+
+def probabilities(
+    model: AbstractModel, params: PyTree, x: PyTree, *, chunk_size: int | None = None
+) -> PyTree:
+    r"""Returns $E[t(z) \mid x_i]$ of each row: of a mixture p(z = k | x), shape `(num_data, K)`.
+
+    For other discrete latents these are the marginals in `posterior(x).mean()`, such as `"unary"` of a hidden
+    Markov model, shape `(num_data, T, K)`. Arguments and errors as for `log_densities`, and `TypeError` for a
+    continuous latent.
+
+    ```python
+    >>> import elbax, jax
+    >>> x, model = elbax.datasets.old_faithful(), elbax.GaussianMixture(2)
+    >>> params = model.init(jax.random.key(0), x)
+    >>> elbax.probabilities(model, params, x).shape
+    (272, 2)
+
+    ```
+    """
+    _check_discrete("probabilities", model, "mean")
+    return _answers("probabilities", model, params, x, chunk_size, _mean)[1]
+
+
+def labels(
+    model: AbstractModel, params: PyTree, x: PyTree, *, chunk_size: int | None = None
+) -> PyTree:
+    r"""Returns $\arg\max_z p_\theta(z \mid x_i)$ of each row: of a mixture the most probable component.
+
+    Of a hidden Markov model it is the Viterbi path, with −1 in the padding of a shorter sequence. Arguments and
+    errors as for `log_densities`, and `TypeError` for a continuous latent.
+
+    ```python
+    >>> import elbax, jax
+    >>> x, model = elbax.datasets.old_faithful(), elbax.GaussianMixture(2)
+    >>> result = elbax.fit(elbax.em(model), x, key=jax.random.key(0))
+    >>> sizes = jax.numpy.bincount(elbax.labels(model, result.params, x))
+    >>> sorted(sizes.tolist())
+    [97, 175]
+
+    ```
+    """
+    _check_discrete("labels", model, "mode")
+    return _answers("labels", model, params, x, chunk_size, _mode)[1]
+
+
+def _check_discrete(who: str, model: AbstractModel, answer: str) -> None:
+    if isinstance(model, AbstractModel) and not model.latent.discrete:
+        raise TypeError(
+            f"{who}: the latent of {type(model).__name__}, a {type(model.latent).__name__}, is continuous. Use "
+            f"jax.vmap(elbax.Exact(model, params))(x).{answer}()."
+        )
+
+
+def _answers(who, model, params, x, chunk_size, summary=None) -> tuple[Array, PyTree]:
+    x = x if isinstance(x, Batch) else as_arrays(x)
+    given = as_batch(x)
+    num_rows = None if given.blocked else len(jax.tree.leaves(given.x)[0])
+    if is_concrete(given) and not given.blocked and _has_gaps(given.x):
+        x = incomplete(given)
+    batch = as_batch(enter(who, model, params, x, chunk_size=chunk_size))
+    if not model.exact:
+        # Raise the model's own error before any work is done.
+        first = jax.tree.map(lambda leaf: leaf[0], batch.x)
+        jax.eval_shape(lambda x: model.conditional(model.prepare(model.natural(params)), x), first)
+    found = each_row(summary, model, params, batch, chunk_size)
+    if not batch.blocked:
+        return found
+    index = np.asarray(batch.index)
+    size = int(index.max()) + 1 if num_rows is None else num_rows
+    return jax.tree.map(lambda values: jnp.asarray(in_order(values, index, size)), found)
+
+
+def _has_gaps(x: PyTree) -> bool:
+    def gaps(leaf):
+        table = not is_incomplete(leaf) and np.ndim(leaf) == 2
+        return table and np.asarray(leaf).dtype.kind == "f" and bool(np.isnan(leaf).any())
+
+    return any(map(gaps, jax.tree.leaves(x, is_leaf=is_incomplete)))
+
+
+def in_order(values: Any, index: np.ndarray, num_rows: int) -> np.ndarray:
+    """Returns the values of blocked rows in the order of their index; a row that is left out has zeros."""
+    values = np.asarray(values)
+    ordered = np.zeros((num_rows, *values.shape[2:]), values.dtype)
+    ordered[index] = values
+    return ordered
+
+
+def _mean(q: Any) -> PyTree:
+    return q.mean()
+
+
+def _mode(q: Any) -> PyTree:
+    return q.mode()
+
+
+@compiled
+def each_row(
+    summary: Callable | None,
+    model: AbstractModel,
+    params: PyTree,
+    batch: Batch,
+    chunk_size: int | None,
+) -> tuple[Array, PyTree]:
+    """Returns (log p(x), summary(p(z | x))) of each row, with the axes of the batch."""
+    natural = model.prepare(model.natural(params))
+
+    def row(x):
+        q = model.conditional(natural, x)
+        score = model.elbo(natural, x, q, jax.random.key(0))
+        return score, () if summary is None else summary(q)
+
+    function, rows_each = row, 1
+    if batch.blocked:
+        function = lambda block: over_rows(row, block)
+        rows_each = effective_weight(batch).shape[1]
+    if chunk_size is None:
+        return jax.vmap(function)(batch.x)
+    return jax.lax.map(function, batch.x, batch_size=max(1, chunk_size // rows_each))

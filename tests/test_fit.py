@@ -250,3 +250,18 @@ def test_nothing_is_taken_for_a_failure_under_debug_nans():
         state = update.init(CASE.system.params, CASE.posterior, key=jax.random.key(0))
         result = elbax.fit(update, state, X, max_steps=4)
     assert np.all(np.isfinite(result.trace))
+
+
+def test_the_evidence_is_reported_beside_the_bound_of_an_encoder():
+    """An encoder that is far from Bayes' rule shows in the result; under Bayes' rule there is nothing to add."""
+    x, model = elbax.datasets.old_faithful(), elbax.GaussianMixture(2)
+    params = model.init(jax.random.key(0), x)
+    encoder = elbax.Amortized(elbax.Network(lambda w, x: w, jnp.zeros(2)), model.latent)
+    update = elbax.GradientEStep(model, optax.sgd(0.1))
+    result = elbax.fit(update, update.init(params, encoder, key=jax.random.key(1)), x, max_steps=3)
+    expected = elbax.evidence(model, params, x)
+    np.testing.assert_allclose(result.evidence, expected, rtol=1e-12)
+    assert result.evidence - result.elbo > 0.1
+    assert f"evidence {float(expected):.6f} nats" in str(result)
+    exact = elbax.fit(elbax.em(model), x, key=jax.random.key(0), restarts=1, max_steps=2)
+    assert exact.evidence is None and "evidence" not in str(exact)

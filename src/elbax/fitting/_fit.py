@@ -1,12 +1,16 @@
 """The fitting loop."""
 
+import dataclasses
 from collections.abc import Iterator
 
+import jax
 import numpy as np
 
+from .._elbo import evidence
 from .._state import ELBOState
-from .._types import Any, Key, PyTree
-from .._update import AbstractUpdate
+from .._types import Any, Key, PyTree, Scalar
+from .._update import AbstractUpdate, distinct_models, walk
+from ..posteriors._posterior import weights_of
 from ..posteriors._table import check_places
 from ._checks import check_limits, check_one, check_outside, check_start, checked
 from ._data import fit_data
@@ -112,4 +116,15 @@ def fit(
                 bar.set_postfix_str(f"ELBO {float(np.asarray(now.trace)[bar.n - 1]):.6g}")
         begun = now
     end = run_compiled(update, begun, batch, until, tolerance_now, np.asarray(True), capacity)
-    return result_of(update, *end, tolerance=tolerance)
+    result = result_of(update, *end, tolerance=tolerance)
+    return dataclasses.replace(result, evidence=_evidence(update, result.state, batch))
+
+
+def _evidence(update: AbstractUpdate, state: ELBOState, batch: PyTree) -> Scalar | None:
+    """Returns log p(x) where it says more than the ELBO: of a learned posterior, by Bayes' rule."""
+    models = distinct_models(update)
+    if len(models) != 1 or not models[0].exact or not jax.tree.leaves(weights_of(state.posterior)):
+        return None
+    chunk_sizes = (getattr(part, "chunk_size", None) for part in walk(update))
+    chunk_size = next((size for size in chunk_sizes if size is not None), None)
+    return evidence(models[0], state.params, batch, chunk_size=chunk_size)

@@ -347,7 +347,7 @@ class FactorAnalysis(AbstractExponentialFamilyModel):
         return ~(self.describe(params)["uniquenesses"] > ratio)
 
 
-def ProbabilisticPCA(num_factors: int, *, floor: float = 1e-6) -> FactorAnalysis:
+class ProbabilisticPCA(FactorAnalysis):
     r"""Probabilistic PCA, $x \sim N(\mu, W W^\top + \sigma^2 I)$.
 
     It is `FactorAnalysis(num_factors, noise="isotropic")`. The maximum has a closed form (Tipping and Bishop
@@ -366,7 +366,9 @@ def ProbabilisticPCA(num_factors: int, *, floor: float = 1e-6) -> FactorAnalysis
 
     ```
     """
-    return FactorAnalysis(num_factors, "isotropic", floor=floor)
+
+    def __init__(self, num_factors: int, *, floor: float = 1e-6):
+        FactorAnalysis.__init__(self, num_factors, "isotropic", floor=floor)
 
 
 @compiled

@@ -6,14 +6,7 @@ from ..priors import NormalInverseWishart
 from ._mixture import Mixture
 
 
-def GaussianMixture(
-    num_components: int,
-    covariance: Covariance = "full",
-    *,
-    floor: float = 1e-6,
-    prior: NormalInverseWishart | None = None,
-    form: Form = "auto",
-) -> Mixture:
+class GaussianMixture(Mixture):
     r"""A Gaussian mixture $p(x) = \sum_k \pi_k\, N(x; \mu_k, \Sigma_k)$.
 
     It is `Mixture(Normal(covariance), num_components)`.
@@ -40,4 +33,15 @@ def GaussianMixture(
 
     ```
     """
-    return Mixture(Normal(covariance, floor=floor, prior=prior, form=form), num_components)
+
+    def __init__(
+        self,
+        num_components: int,
+        covariance: Covariance = "full",
+        *,
+        floor: float = 1e-6,
+        prior: NormalInverseWishart | None = None,
+        form: Form = "auto",
+    ):
+        normal = Normal(covariance, floor=floor, prior=prior, form=form)
+        Mixture.__init__(self, normal, num_components)

@@ -57,7 +57,7 @@ class Mixture(AbstractPartitioned):
     def __init__(
         self, component: AbstractComponent, num_components: int, *, prior: Dirichlet | None = None
     ):
-        check_components("Mixture", component, num_components=num_components)
+        check_components(type(self).__name__, component, num_components=num_components)
         check_kind("Mixture", Dirichlet, prior=prior)
         self.component = component
         self.num_components = num_components
@@ -78,7 +78,7 @@ class Mixture(AbstractPartitioned):
         return self.num_components
 
     def start_rows(self, batch: PyTree) -> tuple[PyTree, Array]:
-        return start_rows(self.component, self.num_components, batch, "Mixture.init")
+        return start_rows(self.component, self.num_components, batch, f"{type(self).__name__}.init")
 
     def start_table(self, x: PyTree) -> Float[Array, "num_rows features"]:
         return self.component.table(x)

@@ -1,4 +1,4 @@
-"""Updates, wrappers, families and components written outside of the package, by its public names only."""
+"""Updates, wrappers, families, posteriors and components written outside of the package, by its public names only."""
 
 import pathlib
 import re
@@ -84,6 +84,19 @@ def test_the_wrapper(page):
     ours = elbax.fit(careful, counts, key=KEY, restarts=1, tolerance=1e-10)
     np.testing.assert_allclose(ours.elbo, plain.elbo, atol=1e-7)
     assert result.code == "converged"
+
+
+def test_the_posterior(page):
+    """What it says is trained moves, the encoder inside stays to the bit, and the bound rises."""
+    begin, tuned, trace = page["begin"], page["tuned"], page["trace"]
+    assert trace.elbo[-1] > trace.elbo[0]
+    assert np.all(tuned.posterior.shift != begin.posterior.shift)
+    for left, right in zip(
+        *(jax.tree.leaves(state.posterior.encoder) for state in (begin, tuned)), strict=True
+    ):
+        np.testing.assert_array_equal(left, right)
+    kept = jax.tree.leaves(tuned.memory)
+    assert sum(leaf.size for leaf in kept if leaf.ndim) == 4  # Adam's two moments of the shift
 
 
 def test_the_family(page):

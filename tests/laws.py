@@ -15,10 +15,11 @@ from jax.flatten_util import ravel_pytree
 from units import change_of_units
 
 import elbax
+from elbax._algebra import nodes_of
 from elbax._free import spread
 from elbax._pass import expected_statistics
 from elbax._reference import split_coordinates
-from elbax.posteriors._posterior import weights_of
+from elbax.posteriors._posterior import at_row, bind, ModelAt, prepare, weights_of, with_weights
 
 
 def leaves(tree):
@@ -557,4 +558,59 @@ def slope(case):
 
 
 OF_STATES = [donation, copying]
+
+
+# --- laws of posteriors ---------------------------------------------------------------------------------
+
+
+def follows(case):
+    """Bound to other params and back it is what it was; so is every `Exact` of the model inside of it."""
+    posterior, model, params = case.state.posterior, case.system.model, case.system.params
+    other = jax.tree.map(lambda leaf: leaf + 0.1, params)
+    away = bind(posterior, model, other)
+    assert jax.tree.structure(away) == jax.tree.structure(posterior)
+    assert_equal(bind(away, model, params), posterior)
+    for node in nodes_of(elbax.Exact, away):
+        assert_equal(node.params, other)
+
+
+def trains(case):
+    """What is trained can be exchanged, and nothing else is; params of a snapshot are not."""
+    posterior = case.state.posterior
+    weights = weights_of(posterior)
+    assert_equal(with_weights(weights, posterior), posterior)
+    doubled = jax.tree.map(lambda leaf: 2 * leaf, weights)
+    assert_equal(weights_of(with_weights(doubled, posterior)), doubled)
+    assert not nodes_of(elbax.Exact, weights)
+    rest = with_weights(jax.tree.map(jnp.zeros_like, weights), posterior)
+    assert_equal(
+        [node.params for node in nodes_of(elbax.Exact, rest)],
+        [node.params for node in nodes_of(elbax.Exact, posterior)],
+    )
+
+
+def prepares(case):
+    """Prepared for a pass it gives the answers that it gives by itself, at each row, for the same key."""
+    posterior, model, params = case.state.posterior, case.system.model, case.system.params
+    x = jax.tree.map(lambda leaf: leaf[:2], case.system.x)
+
+    @jax.jit
+    def both(params, posterior, x):
+        posterior = bind(posterior, model, params)
+        prepared = prepare(
+            posterior, ModelAt(model, model, params, model.prepare(model.natural(params)))
+        )
+        rows, keys = jnp.arange(2), jax.random.split(jax.random.key(3), 2)
+
+        def answers(posterior):
+            return jax.vmap(lambda x, row, key: at_row(posterior, row)(x, key=key).mean())(
+                x, rows, keys
+            )
+
+        return answers(posterior), answers(prepared)
+
+    assert_close(*both(params, posterior, x), 1e-9)
+
+
+OF_POSTERIORS = [follows, trains, prepares]
 OF_MODES = [sharded, lowering]

@@ -245,3 +245,36 @@ def test_an_answer_over_all_rows_is_caught():
 def test_the_good_case_passes():
     for law in (laws.ascent, laws.claims, laws.structure, laws.purity):
         law(GOOD)
+
+
+class Forgetful(elbax.Hard):
+    """Does not bring what is inside of it up to new params."""
+
+    def bind(self, model, params):
+        return self
+
+
+class Greedy(elbax.Hard):
+    """Trains the params of the snapshot inside of it."""
+
+    def weights(self):
+        return self
+
+
+class Stale(elbax.Hard):
+    """Prepares another posterior for a pass than it is."""
+
+    def prepare(self, at):
+        params = at.params | {"logits": jnp.array([0.0, 0.0, 1e3])}
+        return elbax.Hard(elbax.Exact(at.model, params))
+
+
+@pytest.mark.parametrize(
+    ("law", "kind"), [(laws.follows, Forgetful), (laws.trains, Greedy), (laws.prepares, Stale)]
+)
+def test_a_broken_posterior_is_caught(law, kind):
+    make = lambda: kind(elbax.Exact(SYSTEM.model, SYSTEM.params))
+    step = lambda rate: elbax.ClosedFormMStep(SYSTEM.model)
+    broken = cases.Case("broken", SYSTEM, step, make)
+    with pytest.raises(AssertionError):
+        law(broken)

@@ -1,4 +1,4 @@
-"""Updates, wrappers, families, posteriors and components written outside of the package, by its public names only."""
+"""Updates, wrappers, families, posteriors and components written by public names only."""
 
 import pathlib
 import re

@@ -89,6 +89,22 @@ def test_state(case, law):
     law(case)
 
 
+# One of each kind of posterior, over one latent that is discrete and one that is not, and over structures.
+KINDS = {(case.system.name, type(case.make_posterior())): case for case in reversed(CASES)}
+OF_EACH_KIND = [
+    case
+    for (system, _), case in sorted(KINDS.items(), key=lambda item: item[1].name)
+    if system
+    in {"mixture-full-auto", "factors-diagonal", "autoencoder", "hidden-markov", "grammar"}
+]
+
+
+@pytest.mark.parametrize("law", laws.OF_POSTERIORS, ids=lambda law: law.__name__)
+@pytest.mark.parametrize("case", OF_EACH_KIND, ids=lambda case: case.name)
+def test_posterior(case, law):
+    law(case)
+
+
 # One of each family of posteriors; the families themselves have a test for batches, each.
 BATCHED = {"mixture-full-auto", "plain-gaussian", "factors-diagonal", "hidden-markov"}
 BATCHED |= {"state-space", "grammar", "ctc", "bayesian-network"}

@@ -1,4 +1,4 @@
-"""Posteriors: functions from a datum to a distribution over its latent, one kind a file."""
+"""Posteriors: functions from a datum to a distribution over its latent, one kind per file."""
 
 from ._amortized import Amortized as Amortized
 from ._chains import Chains as Chains

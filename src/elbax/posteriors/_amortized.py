@@ -1,4 +1,4 @@
-"""An encoder."""
+"""Amortized posteriors: a network from a datum to its q."""
 
 import types
 
@@ -16,27 +16,27 @@ from ._posterior import AbstractPosterior
 
 
 class Function(eqx.Module):
-    """A function from a network's output to a distribution, which holds no arrays."""
+    """A function from a network's output to a distribution, in place of a family. It holds no arrays."""
 
     function: Callable[[Any], Any] = eqx.field(static=True, converter=by_value)
 
 
 class Amortized(AbstractPosterior):
-    """q(z) of the `family`, its natural parameters being the network's output at x.
+    """An encoder: maps a datum x by a network to the natural parameters of q(z) in the `family`.
+
+    A fresh encoder ruins good params within a few joint steps. Train it alone first, with `GradientEStep`.
 
     **Arguments:**
 
     - `network`: an Equinox module, or `Network(apply, weights)` for any pure function.
-    - `family`: the family of the latent, usually `model.latent`; it says how many outputs it wants. Or a function
-        from the outputs to a distribution of another library (numpyro, distreqx, flowjax, …), an object with
-        `sample(key)` and `log_prob(z)`: its bound is then estimated by draws.
-
+    - `family`: the family of the latent, usually `model.latent`; its `from_network` takes the outputs. Or a
+        function from the outputs to a distribution of another library (numpyro, distreqx, flowjax, …), an object
+        with `sample(key)` and `log_prob(z)`; its bound is then estimated by draws.
     - `standardize`: data, a batch of rows as the encoder will see them. Each floating-point column then enters the
         network less its mean and divided by its standard deviation; both are kept beside the weights and are not
         trained. On columns of different units a network learns slowly or not at all without it.
 
-    A fresh encoder ruins good params within a few joint steps: train it alone first, with
-    `GradientEStep`.
+    **Raises** `TypeError` for a `family` that is neither a family nor a function.
 
     ```python
     >>> import elbax, equinox as eqx, jax, jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Where the Markov chains of each datum stand."""
+"""The current states of Markov chains, several for each datum."""
 
 import jax
 import jax.numpy as jnp
@@ -10,16 +10,15 @@ from ._table import AbstractTable
 
 
 class Chains(AbstractTable):
-    """The latents at which Markov chains of each row stand, equally weighted, from a table with axes rows
-    and chains.
+    """Looks up the current states of each row's Markov chains, as equally weighted draws.
 
-    `MarkovChainMonteCarloEStep` moves them. Where a chain stands has no density, so that their entropy
-    counts as 0 and the bound is the mean of log p(x, z).
+    `MarkovChainMonteCarloEStep` moves them. The density of a chain's state is not known, so the entropy counts as
+    0 and the bound is the mean of log p(x, z).
 
     **Arguments:**
 
-    - `table`: latents, each array of shape `(num_data, num_chains, ...)`, as the family has them: paths of
-        a `MarkovChain` are integers, and −1 in the padding of a shorter sequence.
+    - `table`: latents of the family, each array of shape `(num_data, num_chains, ...)`. Paths of a `MarkovChain`
+        are integers, −1 in the padding of a shorter sequence.
     - `family`: the family of the latent, usually `model.latent`.
 
     ```python

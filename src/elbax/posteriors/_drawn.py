@@ -1,4 +1,4 @@
-"""A distribution of another library: it can be sampled and knows its density, and that is enough."""
+"""Distributions of other libraries, known by their samples and log-density."""
 
 import dataclasses
 
@@ -12,10 +12,10 @@ from ._particles import Particles
 
 
 class Drawn(Particles):
-    r"""A `source` with `sample(key)` and `log_prob(z)`, of which one draw $z \sim r$ stands for expectations.
+    r"""A `source` with `sample(key)` and `log_prob(z)`, whose expectations are estimated by one draw $z \sim r$.
 
-    The bound is $\log p(x, z) - \log r(z)$. Its mean is the ELBO, and the mean of its derivative is the ELBO's:
-    a continuous draw moves with the parameters of r, a discrete one has its score.
+    The bound is $\log p(x, z) - \log r(z)$. Its mean is the ELBO, and the mean of its derivative is the derivative
+    of the ELBO: a continuous draw moves with the parameters of r, and a discrete one contributes its score.
     """
 
     source: Any
@@ -36,9 +36,9 @@ class Drawn(Particles):
 
 
 def as_distribution(q: Any, family: AbstractFamily, key: Key) -> Any:
-    """What a posterior returned for one datum, as passes over data take it.
+    """Returns what a posterior returned for one datum, in the form that passes over data take.
 
-    **Raises** `TypeError` for what is not a distribution, or is one of several numbers side by side.
+    **Raises** `TypeError` for an object that is not a distribution, or whose `log_prob` is not a single number.
     """
     if isinstance(q, Particles) and (q.family is None or isinstance(q.family, AnyLatent)):
         return dataclasses.replace(q, family=_kind(family, q.z))
@@ -57,7 +57,7 @@ def as_distribution(q: Any, family: AbstractFamily, key: Key) -> Any:
 
 
 def _kind(family: AbstractFamily, z: PyTree) -> AbstractFamily:
-    """The model's latent; where it names none, one that knows whether draws move with the parameters of q."""
+    """Returns the model's latent family. Without one, a placeholder that says whether z is discrete."""
     if isinstance(family, AnyLatent) and all(map(is_label, jax.tree.leaves(z))):
         return AnyDiscreteLatent()
     return family

@@ -1,4 +1,4 @@
-"""Bayes' rule."""
+"""The exact posterior, by Bayes' rule."""
 
 from typing import ClassVar
 
@@ -14,15 +14,24 @@ from ._posterior import AbstractPosterior, ModelAt, same_arrays
 
 
 class Exact(AbstractPosterior):
-    r"""$q(z) = p_\theta(z \mid x)$ at a snapshot of θ.
+    r"""Computes the exact posterior $q(z) = p_\theta(z \mid x)$ at a snapshot of θ.
 
-    It stores the parameters, nothing per datum: a pass over data evaluates it chunk by chunk. No
-    gradient step trains it, alone or inside another posterior. It takes one datum; `jax.vmap(posterior)(x)` is
-    q of every row of a table, and answers row by row.
+    It stores θ and nothing per datum: a pass over data evaluates it chunk by chunk. Gradient steps do not train
+    it, alone or inside another posterior. It takes one datum; `jax.vmap(posterior)(x)` holds q of every row of a
+    table, and its methods return one value per row.
 
-    **Raises**, when called, `TypeError` if the model does not know its conditional; `ValueError` for params of
-    another model, for more than one datum where the model knows what one looks like (a plain `Model` does not),
-    and outside of `jit` and `vmap` for a datum that no params could have made (NaN, a negative count).
+    **Arguments:**
+
+    - `model`: a model whose conditional p(z | x) is known.
+    - `params`: θ, the model's parameters.
+
+    **Raises**, when called:
+
+    - `TypeError` if the model does not know its conditional.
+    - `ValueError` for params of another model.
+    - `ValueError` for more than one datum, if the model knows the shape of one (a plain `Model` does not).
+    - `ValueError` outside of `jit` and `vmap` for a datum that is impossible at any params (NaN, a negative
+        count).
 
     ```python
     >>> import elbax, jax
@@ -42,7 +51,7 @@ class Exact(AbstractPosterior):
 
     @property
     def prepared(self) -> PyTree:
-        """What the model's conditional needs of θ."""
+        """The part of the model's conditional that depends on θ alone."""
         return self.model.prepare(self.model.natural(self.params))
 
     def __call__(self, x: PyTree, *, key: Key | None = None) -> Distribution:
@@ -52,8 +61,8 @@ class Exact(AbstractPosterior):
         return Exact(model, params) if self.model == model else self
 
     def weights(self) -> None:
-        # `None` for the model too: an optimizer's memory, which is shaped as the weights are, must not depend on
-        # which model it is (`Anneal` puts another in its place).
+        # `None` for the model too: an optimizer's memory has the structure of the weights, and must not depend on
+        # the model, which `Anneal` replaces.
         return None
 
     def prepare(self, at: ModelAt) -> AbstractPosterior:
@@ -64,7 +73,7 @@ class Exact(AbstractPosterior):
         return Prepared(at.form, natural, current and at.form.tight)
 
     def check(self, model: AbstractModel, who: str) -> None:
-        """Raises `ValueError` or `TypeError` for another model's params, or a latent of another family."""
+        """Raises `ValueError` or `TypeError` for params of another model, or a latent of another family."""
         self.model.check_params(self.params, f"{who}, posterior")
         if self.model.latent != model.latent:
             raise TypeError(
@@ -72,13 +81,13 @@ class Exact(AbstractPosterior):
             )
 
     def looked_at(self, x: PyTree) -> PyTree:
-        """The datum as arrays; raises `ValueError` for one that the model cannot have made, and wrong params."""
+        """Returns the datum as arrays; raises `ValueError` for an impossible datum or params of another model."""
         x = as_arrays(x)
         self.model.check_params(self.params, "Exact")
         try:
             check_datum(self.model, x, "Exact")
         except ValueError:
-            # A datum of another shape is refused in words of its own.
+            # For a datum of the wrong shape the model's own error is raised instead.
             if self.model.exact:
                 eqx.filter_eval_shape(lambda x: self.model.conditional(self.prepared, x), x)
             raise
@@ -91,13 +100,13 @@ def _conditional(exact: Exact, x: PyTree) -> Distribution:
 
 
 class Prepared(AbstractPosterior):
-    """Bayes' rule in one pass over data, which has prepared the natural parameters.
+    """The exact posterior in one pass over data, with the natural parameters already prepared.
 
     **Fields:**
 
     - `model`: the form of the model in that pass.
-    - `prepared`: its natural parameters.
-    - `tight`: whether these are the pass's own, so that the bound equals the conditional's log-normalizer.
+    - `prepared`: its prepared natural parameters.
+    - `tight`: whether these are at the params of the pass, so that the bound is the conditional's log-normalizer.
     """
 
     model: AbstractModel
@@ -112,7 +121,7 @@ class Prepared(AbstractPosterior):
 
 
 class Tight(AbstractPosterior):
-    """Bayes' rule at the params of the pass itself, where nothing but its bound is asked for."""
+    """The exact posterior at the params of the pass, of which only the bound is used."""
 
     exact: Prepared
 
@@ -125,10 +134,10 @@ class Tight(AbstractPosterior):
 
 
 class _TightDistribution(Distribution):
-    """p(z | x), whose bound is only asked for at the potentials that made it.
+    """p(z | x), whose bound is only evaluated at the potentials that produced it.
 
-    The bound there is A(λ), and its slope ∇A(λ) = E_q[t(z)]: one log-normalizer serves E-step, bound and
-    statistics.
+    There the bound is A(λ) and its gradient is ∇A(λ) = E_q[t(z)], so one log-normalizer gives the E-step, the
+    bound and the statistics.
     """
 
     tight: ClassVar[bool] = True
@@ -138,8 +147,8 @@ class _TightDistribution(Distribution):
 
 
 def tightened(posterior: PyTree) -> PyTree:
-    """A prepared posterior, `Tight` if it is Bayes' rule at the params of the pass.
+    """Returns the posterior, as `Tight` if it is a prepared exact one at the params of the pass.
 
-    Inside of another posterior it stays: that one may ask it at another x than the bound is of.
+    One inside another posterior is left as it is: the outer one may evaluate it at another x than the bound's.
     """
     return Tight(posterior) if isinstance(posterior, Prepared) and posterior.tight else posterior

@@ -1,4 +1,4 @@
-"""The most probable value and nothing else."""
+"""Posteriors with all mass on the most probable value."""
 
 import equinox as eqx
 import jax
@@ -15,10 +15,16 @@ from ._posterior import AbstractPosterior, looks_first
 
 
 class Hard(AbstractPosterior):
-    """All of q on one value: the mode of another posterior, usually `Exact(model, params)`.
+    """Puts all mass of q on one value: the mode of another posterior, usually `Exact(model, params)`.
 
-    Its entropy is 0, so that its ELBO is max over z of log p(x, z). The latent is discrete: on a
-    continuous one a point has no entropy at all.
+    Its entropy is 0, so its ELBO at an exact posterior is max over z of log p(x, z). The latent must be discrete:
+    a point mass on a continuous one has no finite entropy.
+
+    **Arguments:**
+
+    - `posterior`: a posterior over a discrete latent.
+
+    **Raises** `TypeError`, when called, for a continuous latent.
 
     ```python
     >>> import elbax, jax.numpy as jnp
@@ -47,8 +53,10 @@ class Hard(AbstractPosterior):
 
 
 class Point(eqx.Module):
-    """All mass on the mode of the `family`'s member with these `natural` parameters; row by row, as a
-    `Distribution`, where they have leading axes."""
+    """All mass on the mode of the `family`'s member with these `natural` parameters.
+
+    With leading axes its methods return one value per row, like those of a `Distribution`.
+    """
 
     natural: PyTree
     family: AbstractFamily

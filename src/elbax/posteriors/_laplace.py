@@ -1,4 +1,4 @@
-"""The normal distribution at the mode."""
+"""Laplace's approximation: a normal distribution at the mode."""
 
 import equinox as eqx
 import jax
@@ -15,17 +15,21 @@ from ._posterior import AbstractPosterior, looks_first
 
 
 class Laplace(AbstractPosterior):
-    r"""$q(z) = N(\hat z, J^{-1})$ with $\hat z = \arg\max_z \log p_\theta(x, z)$ and $J = -\nabla_z^2 \log
-    p_\theta(x, \hat z)$, for any log-joint of a `Gaussian` latent.
+    r"""Approximates p(z | x) by $q(z) = N(\hat z, J^{-1})$, for any log-joint of a `Gaussian` latent.
 
-    It is exact where the log-joint is quadratic in z. The mode is found by Newton's method from 0, the steps
-    of which count curvature by its size and are shortened until they rise. The ELBO of it is a lower bound;
-    Laplace's own approximation to the evidence, which is none, is not reported.
+    $\hat z = \arg\max_z \log p_\theta(x, z)$ is the mode, and $J = -\nabla_z^2 \log p_\theta(x, \hat z)$ the
+    curvature there. It is exact if the log-joint is quadratic in z. Newton's method finds the mode from z = 0.
+    Each step divides by the absolute values of the curvature's eigenvalues, and takes the best of the lengths 1,
+    ½, …, 2⁻¹¹ and 0. The ELBO of q is a lower bound of the evidence. Laplace's approximation of the evidence is
+    not a bound, and is not reported.
 
     **Arguments:**
 
-    - `target`: `Exact(model, params)`: the model at a snapshot of θ, which `LaplaceEStep` keeps up to date.
-    - `num_steps`: of Newton's method.
+    - `target`: `Exact(model, params)`: the model at a snapshot of θ, which `LaplaceEStep` keeps up to date. Its
+        conditional need not be known.
+    - `num_steps`: the number of Newton steps.
+
+    **Raises** `TypeError` for a model whose latent is not a `Gaussian`.
 
     ```python
     >>> import elbax, jax, jax.numpy as jnp
@@ -66,7 +70,7 @@ class Laplace(AbstractPosterior):
         def step(z, _):
             size, vectors = curvature(z)
             move = matmul(vectors, matmul(vectors.T, jax.grad(log_joint)(z)) / size)
-            # All lengths side by side: the longest that is best, or none.
+            # All lengths are tried at once; of equal values the longest step wins.
             lengths = jnp.append(0.5 ** jnp.arange(12.0), 0.0).astype(z.dtype)
             values = jax.vmap(lambda t: log_joint(z + t * move))(lengths)
             return z + lengths[

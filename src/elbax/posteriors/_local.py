@@ -1,4 +1,4 @@
-"""Variational parameters of each datum's own, as an encoder would put them out."""
+"""Variational parameters for each datum, in the form of an encoder's outputs."""
 
 import jax
 import jax.numpy as jnp
@@ -9,14 +9,14 @@ from ._table import AbstractTable
 
 
 class Local(AbstractTable):
-    """q of each row from a table of what a network would have put out for it: no encoder, no amortization gap.
+    """Looks up q of each row in a table of unconstrained parameters, in place of an encoder's outputs.
 
-    `LocalGradientEStep` moves the rows of a batch (stochastic variational inference with local parameters);
-    `GradientEStep` all rows at once.
+    There is no encoder and no amortization gap. `LocalGradientEStep` moves the rows of a batch (stochastic
+    variational inference with local parameters), `GradientEStep` all rows at once.
 
     **Arguments:**
 
-    - `table`: a pytree of arrays with a leading axis, the rows; without it, what `family.from_network` takes.
+    - `table`: a pytree of arrays with a leading axis of rows. One row of it is what `family.from_network` takes.
     - `family`: the family of the latent, usually `model.latent`.
 
     ```python

@@ -1,4 +1,4 @@
-"""Independent blocks for each datum, moved by coordinate ascent."""
+"""Mean field: a product of independent blocks for each datum."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from ._table import AbstractTable
 
 
 class MeanField(AbstractTable):
-    r"""$q(z_i) = \prod_b q_b(z_{ib})$ for each row i, from a table of natural parameters.
+    r"""Looks up $q(z_i) = \prod_b q_b(z_{ib})$ of each row i in a table of natural parameters.
 
     `MeanFieldEStep` moves it. `MeanField.init(model, params, batch)` makes one.
 
@@ -23,6 +23,8 @@ class MeanField(AbstractTable):
 
     - `table`: natural parameters of the family's parts, with a leading axis of rows.
     - `family`: `factored(model.latent)`.
+
+    **Raises** `TypeError` for a family that is not one of independent blocks.
 
     ```python
     >>> import elbax, jax
@@ -54,13 +56,17 @@ class MeanField(AbstractTable):
         *,
         family: AbstractFamily | None = None,
     ) -> "MeanField":
-        """A row for each datum, whose blocks know nothing of one another yet.
+        """Returns a table with one row for each datum, in which the blocks ignore all couplings.
 
-        Where the batch has an `index` rows stand at it, and places that it leaves out are NaN; so let the batch
-        hold all data. `family` is `factored(model.latent)` unless given, such as `factored(model.latent,
-        blocks)`.
+        **Arguments:**
 
-        **Raises** `TypeError` for a batch whose index is traced, as the table's size is its largest place.
+        - `model`: a model whose conditional is known.
+        - `params`: θ, the model's parameters.
+        - `batch`: all data. If it has an `index`, each datum's row is at its index, and rows that the index leaves
+            out are NaN.
+        - `family`: `factored(model.latent)` by default; or another, such as `factored(model.latent, blocks)`.
+
+        **Raises** `TypeError` for a batch with a traced index, weight or mask: they determine the table's size.
         """
         batch = as_batch(enter("MeanField.init", model, params, batch))
         family = factored(model.latent) if family is None else family
@@ -86,7 +92,7 @@ def _start(
     batch = as_batch(batch)
     x, weight = rows(batch)
     entries = jax.vmap(lambda x: family.start(model.conditional(prepared, x).natural))(x)
-    # Padding has no row of its own: it is written past the end, that is nowhere.
+    # Padding has no row of its own: its place is past the end, where nothing is written.
     place = jnp.where(weight > 0, row_numbers(batch).reshape(-1), num_rows)
 
     def put(leaf):

@@ -1,4 +1,4 @@
-"""Draws in place of a distribution."""
+"""Posteriors that are represented by draws."""
 
 import equinox as eqx
 import jax
@@ -14,7 +14,14 @@ from ._posterior import AbstractPosterior, looks_first
 
 
 class MonteCarlo(AbstractPosterior):
-    """`num_samples` independent draws of another posterior, usually `Exact(model, params)`, new at every pass.
+    """Draws `num_samples` independent samples from another posterior, new ones in every pass over data.
+
+    **Arguments:**
+
+    - `posterior`: the posterior to sample from, usually `Exact(model, params)`.
+    - `num_samples`: the number of draws per datum.
+
+    **Raises** `TypeError`, when called, without a key.
 
     ```python
     >>> import elbax, jax, jax.numpy as jnp
@@ -47,17 +54,19 @@ class MonteCarlo(AbstractPosterior):
 
 
 class Importance(AbstractPosterior):
-    r"""Draws of a `proposal` r(z | x), such as an encoder, weighted by $p_\theta(x, z_s) / r(z_s \mid x)$.
+    r"""Weights draws $z_s$ of a `proposal` r(z | x), such as an encoder, by $p_\theta(x, z_s) / r(z_s \mid x)$.
 
-    As q of a bound it is the importance weighted autoencoder's (Burda et al. 2016), for which
-    `GradientEStep` trains the proposal, and expectations are self-normalized (reweighted wake-sleep's wake
-    phase, Bornschein and Bengio 2015).
+    Its bound is that of the importance weighted autoencoder (Burda et al. 2016), for which `GradientEStep` trains
+    the proposal. Expectations are self-normalized, as in the wake phase of reweighted wake-sleep (Bornschein and
+    Bengio 2015).
 
     **Arguments:**
 
-    - `proposal`: a posterior that can be sampled and knows its density.
-    - `target`: `Exact(model, params)`: the joint density to weight by. Its conditional need not be known.
-    - `num_samples`: draws a datum.
+    - `proposal`: a posterior with `sample` and `log_prob`.
+    - `target`: `Exact(model, params)`, whose joint density gives the weights. Its conditional need not be known.
+    - `num_samples`: the number of draws per datum.
+
+    **Raises** `TypeError`, when called, without a key.
 
     ```python
     >>> import elbax, jax, jax.numpy as jnp
@@ -97,7 +106,7 @@ class Importance(AbstractPosterior):
 
 
 def draw(who: str, posterior: Callable, x: PyTree, number: int, key: Key | None) -> tuple:
-    """(q, that many draws of it)."""
+    """Returns q at x and `number` draws of it."""
     if key is None:
         raise TypeError(f"{who} draws, so it needs a key: posterior(x, key=jax.random.key(0)).")
     key_q, key_draws = jax.random.split(key)

@@ -1,4 +1,4 @@
-"""A function with weights, as a pytree of arrays alone."""
+"""Networks as pytrees of arrays only."""
 
 import equinox as eqx
 import jax
@@ -8,21 +8,24 @@ from .._types import Any, Callable, Key, PyTree
 
 
 class Network(eqx.Module):
-    """A callable pytree whose leaves are arrays only, so that a scan can carry it.
+    """Wraps a network as a callable pytree whose leaves are arrays only, so that a scan can carry it.
 
-    Called with `key=`, it hands the key on to a network that takes one (dropout). Called without, it evaluates:
-    `equinox.nn.inference_mode` holds then, as it does for good in `equinox.nn.inference_mode(state.posterior)`.
+    Called with `key=`, it passes the key to a network that takes one, for dropout. Called without a key, it
+    evaluates an Equinox module in `equinox.nn.inference_mode`; `equinox.nn.inference_mode(state.posterior)` does
+    so at every call.
 
     **Arguments:**
 
-    - `network`: any Equinox module (or other callable pytree): its arrays are the weights, and its functions and
+    - `network`: any Equinox module (or other callable pytree). Its arrays are the weights; its functions and
         numbers are part of the tree's structure.
     - `weights`: if given, `network` is a pure function `network(weights, x)` or `network(weights, x, key=None)`,
         such as the `apply` of a flax module, and these are its weights.
 
     **Fields:**
 
-    - `weights`: the network with `Static` in place of what is no array; or the given weights.
+    - `weights`: the network with `Static` in place of all leaves that are not arrays, or the given weights.
+
+    **Raises** `TypeError` for a network that is not callable.
 
     ```python
     >>> import elbax, equinox as eqx, jax, jax.numpy as jnp
@@ -63,13 +66,13 @@ class Network(eqx.Module):
 
     @property
     def num_weights(self) -> int:
-        """How many numbers are trained."""
+        """The number of trained numbers."""
         trained = eqx.filter(self.weights, eqx.is_inexact_array)
         return sum(leaf.size for leaf in jax.tree.leaves(trained))
 
 
 class Static(eqx.Module):
-    """What is no array, as a node without leaves: part of a tree's structure."""
+    """A value that is not an array, as a node without leaves: part of the tree's structure."""
 
     value: Any = eqx.field(static=True)
 

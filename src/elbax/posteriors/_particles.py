@@ -1,4 +1,4 @@
-"""A distribution that is known by weighted draws."""
+"""Distributions represented by weighted draws."""
 
 import functools
 
@@ -17,25 +17,26 @@ from ..families._undefined import where_defined
 
 
 class Particles(eqx.Module):
-    r"""$q = \sum_s \tilde w_s \delta_{z_s}$, its draws $z_s$ being from a density r that they know.
+    r"""Weighted draws $q = \sum_s \tilde w_s \delta_{z_s}$, where the $z_s$ have a known density r.
 
-    Expectations are weighted means. As entropy counts $-\sum_s \tilde w_s \log(S\, \tilde w_s\, r(z_s))$:
-    with it the bound is $\log \frac1S \sum_s p(x, z_s) / r(z_s)$ where $\tilde w_s \propto p(x, z_s) /
-    r(z_s)$ (the importance weighted bound, Burda et al. 2016), and log p(x) where r is the exact posterior.
+    Expectations are weighted means. The entropy is defined as $-\sum_s \tilde w_s \log(S\, \tilde w_s\, r(z_s))$.
+    If $\tilde w_s \propto p(x, z_s) / r(z_s)$, the bound is then $\log \frac1S \sum_s p(x, z_s) / r(z_s)$, the
+    importance weighted bound (Burda et al. 2016); if r is the exact posterior, it is log p(x).
 
-    Every answer V has a derivative in r's parameters φ whose mean is that of V's mean. Continuous draws move with
-    φ; discrete ones do not, and their derivative has the score $\sum_s (V - V_{-s})\, \partial_\phi \log r(z_s)$
-    besides, $V_{-s}$ being what the other draws alone give (Mnih and Rezende 2016).
+    The derivative of every value V in the parameters φ of r is an unbiased estimate of the derivative of V's mean.
+    Continuous draws move with φ. Discrete draws do not; their derivative also contains the score $\sum_s (V -
+    V_{-s})\, \partial_\phi \log r(z_s)$, where $V_{-s}$ is the value from the other draws alone (Mnih and Rezende
+    2016).
+
+    Axes before that of the draws are batch axes, and all methods return one value per row. If a weight is NaN, a
+    sample or mode is NaN, −1 for integers and False for booleans.
 
     **Fields:**
 
-    - `z`: the draws, with a leading axis.
+    - `z`: the draws, with an axis of length S.
     - `log_weights`: $\log \tilde w_s$, normalized.
     - `log_density`: log r(z_s).
     - `family`: the family of the latent; `None` for draws of a distribution of another library.
-
-    Axes before that of the draws are a batch, over which all methods act row by row. Of weights with NaN among
-    them a draw is −1 if it is an integer, NaN if it is not.
     """
 
     z: PyTree
@@ -58,7 +59,7 @@ class Particles(eqx.Module):
 
     def _average(self, values: PyTree) -> PyTree:
         def one(leaf):
-            # What says which, such as a length, is the same in all draws.
+            # A label, such as a length, is the same in all draws.
             if is_label(leaf) and leaf.dtype != bool:
                 return leaf[0]
             return self._estimate(_average, leaf)
@@ -66,7 +67,7 @@ class Particles(eqx.Module):
         return jax.tree.map(one, values)
 
     def _estimate(self, function: Callable[[Array, Array], Array], values: Array) -> Array:
-        """function(values, log weights), with the score in its derivative where draws do not move."""
+        """Returns function(values, log weights); its derivative contains the score if draws do not move."""
         value = function(values, self.log_weights)
         if self.family is None or not self.family.discrete:
             return value
@@ -102,7 +103,7 @@ class Particles(eqx.Module):
     @program
     @rowwise("q")
     def mode(self) -> PyTree:
-        """The draw of largest weight; of equal weights, of highest density."""
+        """Returns the draw of largest weight; among equal weights, the one of highest density."""
         best = jnp.lexsort((self.log_density, self.log_weights))[-1]
         return self._pick(best)
 
@@ -112,16 +113,16 @@ class Particles(eqx.Module):
 
 
 def _average(values: Array, log_weights: Array) -> Array:
-    """Σₛ wₛ vₛ for weights that are normalized here."""
+    """Returns Σₛ wₛ vₛ, with the weights normalized."""
     weights = jnp.exp(log_weights - jax.nn.logsumexp(log_weights))
     dtype = weights.dtype if is_label(values) else values.dtype
     weights = weights.reshape(weights.shape + (1,) * (values.ndim - 1)).astype(dtype)
-    # A draw of no weight contributes 0, not 0 · ∞; one of weight NaN NaN.
+    # A draw of weight 0 contributes 0, not 0 · ∞; one of weight NaN contributes NaN.
     return jnp.sum(weights * jnp.where(weights == 0, 0, values), 0)
 
 
 def _entropy(surprise: Array, log_weights: Array) -> Array:
-    """Σₛ wₛ (−log r(zₛ) − log S wₛ)."""
+    """Returns Σₛ wₛ (−log r(zₛ) − log S wₛ)."""
     even = jnp.log(jnp.asarray(len(log_weights), log_weights.dtype))
     relative = even + log_weights - jax.nn.logsumexp(log_weights)
     return _average(surprise - relative.astype(surprise.dtype), log_weights)
@@ -131,7 +132,7 @@ def _entropy(surprise: Array, log_weights: Array) -> Array:
 def _scored(
     function: Callable, value: Array, draws: tuple[Array, Array], log_density: Array
 ) -> Array:
-    """The value, whose derivative has the score of the draws besides its own."""
+    """Returns the value; its derivative also contains the score of the draws."""
     return value
 
 

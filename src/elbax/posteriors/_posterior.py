@@ -1,4 +1,4 @@
-"""What a posterior is, and what steps and passes over data ask of one."""
+"""The base class of posteriors, and the functions by which steps and passes over data use them."""
 
 import abc
 import functools
@@ -13,14 +13,14 @@ from .._types import Any, Array, Callable, Key, PyTree
 
 
 class ModelAt(eqx.Module):
-    """A model at params θ, in the form in which one pass over data evaluates it.
+    """A model at params θ, in the form that one pass over data evaluates.
 
     **Fields:**
 
     - `model`: the model.
     - `form`: the model or a faster form of it, which the pass calls.
     - `params`: θ.
-    - `natural`: `form.prepare(form.natural(params))`, computed once a pass.
+    - `natural`: `form.prepare(form.natural(params))`, computed once per pass.
     """
 
     model: AbstractModel
@@ -29,41 +29,41 @@ class ModelAt(eqx.Module):
     natural: PyTree
 
     def prepared_at(self, params: PyTree) -> PyTree:
-        """The same at other params."""
+        """Returns the prepared natural parameters at other params."""
         return self.form.prepare(self.form.natural(params))
 
 
 class AbstractPosterior(eqx.Module):
-    r"""q(z | x): a function from one datum to a distribution over its latent.
+    r"""A posterior q(z | x): a function from one datum to a distribution over its latent.
 
-    Every callable pytree `posterior(x, *, key=None)` is a posterior: its floating-point arrays are what a gradient
-    step trains. A class derives from this one to say more. Each method below acts by default on the posteriors
-    among the class's fields, so that one which wraps another needs `__call__` alone.
+    Every callable pytree `posterior(x, *, key=None)` is a posterior, and a gradient step trains its floating-point
+    arrays. A subclass can say more. By default each method below acts on the posteriors among the fields, so a
+    posterior that wraps another one defines `__call__` only.
     """
 
     @property
     def draws_anew(self) -> bool:
-        """Whether it samples in every pass over data, so that a bound under it is an estimate."""
+        """Whether it samples in every pass over data, so that its bound is an estimate."""
         return any(inner.draws_anew for inner in inner_posteriors(self))
 
     @abc.abstractmethod
     def __call__(self, x: PyTree, *, key: Key | None = None) -> Any:
-        """q(z | x) of one datum: an object with `sample(key)` and `log_prob(z)`, such as a `Distribution`."""
+        """Returns q(z | x) of one datum: a `Distribution`, or any object with `sample(key)` and `log_prob(z)`."""
 
     def bind(self, model: AbstractModel, params: PyTree) -> "AbstractPosterior":
-        """This posterior brought up to new params of `model`: every `Exact` of that model is then at these."""
+        """Returns this posterior with every `Exact` of `model` moved to these params."""
         return over_inner(self, lambda inner: inner.bind(model, params))
 
     def weights(self) -> PyTree:
-        """What a gradient step trains: this posterior with `None` for everything else."""
+        """Returns the trained arrays: this posterior with `None` in place of everything else."""
         return split_coordinates(over_inner(self, lambda inner: inner.weights()))[0]
 
     def at_row(self, row: Array) -> Callable[..., Any]:
-        """The posterior for the datum in this row of the data; only tables depend on it."""
+        """Returns the posterior for the datum in this row of the data; only tables depend on the row."""
         return over_inner(self, lambda inner: inner.at_row(row))
 
     def prepare(self, at: ModelAt) -> Callable[..., Any]:
-        """The posterior for one pass over data, with what does not depend on a datum computed."""
+        """Returns the posterior for one pass over data, with everything computed that is the same for all data."""
         return over_inner(self, lambda inner: inner.prepare(at))
 
     def check(self, model: AbstractModel, who: str) -> None:
@@ -72,14 +72,14 @@ class AbstractPosterior(eqx.Module):
             inner.check(model, who)
 
     def looked_at(self, x: PyTree) -> PyTree:
-        """The datum as arrays; raises `ValueError` where a model inside cannot have made it."""
+        """Returns the datum as arrays; raises `ValueError` for a datum that is impossible for a model inside."""
         for inner in inner_posteriors(self):
             x = inner.looked_at(x)
         return x
 
 
 def looks_first(call: Callable) -> Callable:
-    """A posterior's `__call__` that first looks at the datum as every `Exact` inside of it would."""
+    """Decorates the `__call__` of a posterior so that it first checks the datum, as every `Exact` in it would."""
 
     @functools.wraps(call)
     def looking(self, x, *, key=None):
@@ -89,7 +89,7 @@ def looks_first(call: Callable) -> Callable:
 
 
 def over_inner(posterior: PyTree, function: Callable[[AbstractPosterior], Any]) -> Any:
-    """The pytree with `function` of each outermost posterior strictly inside of it."""
+    """Applies `function` to each outermost posterior strictly inside of the pytree."""
 
     def is_inner(node):
         return isinstance(node, AbstractPosterior) and node is not posterior
@@ -99,53 +99,53 @@ def over_inner(posterior: PyTree, function: Callable[[AbstractPosterior], Any]) 
 
 
 def inner_posteriors(posterior: PyTree) -> list[AbstractPosterior]:
-    """The outermost posteriors strictly inside of a pytree."""
+    """Returns the outermost posteriors strictly inside of a pytree."""
     found = []
     over_inner(posterior, found.append)
     return found
 
 
 def bind(posterior: PyTree, model: AbstractModel, params: PyTree) -> PyTree:
-    """The posterior, any callable pytree, brought up to new params of the model."""
+    """Returns the posterior, any callable pytree, with every `Exact` of the model moved to these params."""
     return _method(posterior, lambda known: known.bind(model, params))
 
 
 def prepare(posterior: PyTree, at: ModelAt) -> PyTree:
-    """The posterior, any callable pytree, for one pass over data."""
+    """Returns the posterior, any callable pytree, prepared for one pass over data."""
     return _method(posterior, lambda known: known.prepare(at))
 
 
 def check_posterior(posterior: PyTree, model: AbstractModel, who: str) -> None:
-    """Raises `ValueError` or `TypeError` for one that holds params of another model, or is over another latent."""
+    """Raises `ValueError` or `TypeError` for a posterior with params of another model or over another latent."""
     for one in _outermost(posterior):
         one.check(model, who)
 
 
 def at_row(posterior: PyTree, row: Array) -> PyTree:
-    """The posterior, any callable pytree, for the datum in this row of the data."""
+    """Returns the posterior, any callable pytree, for the datum in this row of the data."""
     return _method(posterior, lambda known: known.at_row(row))
 
 
 def weights_of(posterior: PyTree) -> PyTree:
-    """What a gradient step trains in a pytree, `None` in place of all else."""
+    """Returns the arrays in a pytree that a gradient step trains, with `None` in place of everything else."""
     return split_coordinates(_method(posterior, lambda known: known.weights()))[0]
 
 
 def with_weights(weights: PyTree, posterior: PyTree) -> PyTree:
-    """The posterior with these weights in place of its own."""
+    """Returns the posterior with these weights in place of its own."""
     return eqx.combine(weights, posterior)
 
 
 def draws_anew(posterior: PyTree) -> bool:
-    """Whether a posterior or one inside of it samples in every pass over data.
+    """Returns whether a posterior, or one inside of it, samples in every pass over data.
 
-    A class of one's own that returns a distribution of another library samples too; it has to say so.
+    A user's class that returns a distribution of another library also samples; it has to define `draws_anew`.
     """
     return any(one.draws_anew for one in _outermost(posterior))
 
 
 def same_arrays(a: PyTree, b: PyTree) -> bool:
-    """Whether two pytrees hold the very same arrays."""
+    """Returns whether two pytrees hold the same array objects."""
     left, right = jax.tree.leaves(a), jax.tree.leaves(b)
     return len(left) == len(right) and all(map(operator.is_, left, right))
 
@@ -155,6 +155,6 @@ def _outermost(posterior: PyTree) -> list[AbstractPosterior]:
 
 
 def _method(posterior: PyTree, call: Callable[[AbstractPosterior], Any]) -> Any:
-    """`call(posterior)`; of a pytree that is no `AbstractPosterior`, of each inside of it."""
+    """Returns `call(posterior)`; for any other pytree, applies `call` to each posterior inside of it."""
     known = isinstance(posterior, AbstractPosterior)
     return call(posterior) if known else over_inner(posterior, call)

@@ -1,4 +1,4 @@
-"""An encoder's potentials, added to those of the model."""
+"""Recognition networks: potentials of an encoder, added to those of the model."""
 
 import jax
 
@@ -13,21 +13,20 @@ from ._posterior import AbstractPosterior, looks_first
 
 
 class Recognition(AbstractPosterior):
-    r"""$q(z) \propto \exp \langle \lambda_\theta(x) + r_\phi(x), t(z) \rangle$: the model's own natural parameters
-    λ plus a network's, in the structure of the latent family (Johnson et al. 2016).
+    r"""Adds a network's natural parameters to those of the model (Johnson et al. 2016).
 
-    λ is the natural parameter of p(z | x; θ) if the model knows Bayes' rule, else that of p(z; θ). So q depends on
-    θ. `JointGradientStep(model, optimizer, through=True)` differentiates the ELBO through that dependence; other
-    steps use the params of a snapshot, which they bring up to date.
+    $q(z) \propto \exp \langle \lambda_\theta(x) + r_\phi(x), t(z) \rangle$, in the structure of the latent family.
+    λ is the natural parameter of p(z | x; θ) if the model knows its conditional, else that of p(z; θ). So q
+    depends on θ. `JointGradientStep(model, optimizer, through=True)` differentiates the ELBO through that
+    dependence; other steps use a snapshot of θ, which they keep up to date.
 
     **Arguments:**
 
-    - `network`: from a datum to what the latent family takes from an encoder (`family.from_network`); an Equinox
-        module, or `Network(apply, weights)`.
+    - `network`: an Equinox module, or `Network(apply, weights)`, from a datum to what `family.from_network` takes.
     - `target`: `Exact(model, params)`: the model at a snapshot of θ.
 
-    **Raises** `TypeError` for a model that knows neither p(z | x) nor p(z), or whose prior is of another family
-    than its latent.
+    **Raises** `TypeError` for a model that knows neither p(z | x) nor p(z); when called, for a prior of another
+    family than the latent.
 
     ```python
     >>> import elbax, equinox as eqx, jax, jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""An encoder's guess, improved for each datum by itself."""
+"""Semi-amortized posteriors: an encoder's output, refined for each datum."""
 
 import equinox as eqx
 import jax
@@ -15,19 +15,21 @@ from ._posterior import AbstractPosterior, looks_first
 
 
 class SemiAmortized(AbstractPosterior):
-    r"""q of the encoder after some gradient steps on the datum's own ELBO, in what the network puts out.
+    r"""Refines an encoder's output by gradient steps on the ELBO of each datum.
 
-    `GradientEStep` trains the encoder through these steps (Kim et al. 2018), so that it learns where to start. An
-    encoder of constant output, `Amortized(Network(lambda w, x: w, start), family)`, makes it local variational
-    inference from one start for all data.
+    `GradientEStep` trains the encoder through these steps (Kim et al. 2018), so that it learns a good start for
+    them. With an encoder of constant output, `Amortized(Network(lambda w, x: w, start), family)`, it is local
+    variational inference from one start for all data.
 
     **Arguments:**
 
     - `encoder`: `Amortized(network, family)`.
     - `target`: `Exact(model, params)`: the model at a snapshot of θ, which E-steps keep up to date. Its
         conditional need not be known.
-    - `optimizer`: any optax optimizer; it starts afresh for each datum.
-    - `num_steps`: steps a datum.
+    - `optimizer`: any optax optimizer; its state is initialized for each datum.
+    - `num_steps`: the number of steps per datum.
+
+    **Raises** `TypeError` for an encoder that is not `Amortized` or whose family is a function.
 
     ```python
     >>> import elbax, equinox as eqx, jax, jax.numpy as jnp, optax
@@ -76,7 +78,7 @@ class SemiAmortized(AbstractPosterior):
 
 
 def climb(bound, start: PyTree, optimizer, num_steps: int, key: Key) -> PyTree:
-    """`start` after so many steps of a fresh optimizer up `bound(_, key)`; labels stay."""
+    """Returns `start` after `num_steps` steps of a fresh optimizer up `bound(_, key)`; labels are unchanged."""
     coordinates, labels = eqx.partition(start, eqx.is_inexact_array)
 
     def step(carry, key):

@@ -1,4 +1,4 @@
-"""Variational parameters of each datum's own."""
+"""Tables of variational parameters, one row for each datum."""
 
 import abc
 
@@ -16,10 +16,9 @@ from ._posterior import AbstractPosterior
 
 
 class AbstractTable(AbstractPosterior):
-    """A posterior that looks a datum up: `posterior(x, index=i)` is q of the row i, and of several rows, row by
-    row, if `i` is an array.
+    """A posterior that looks a datum up by its row: `posterior(x, index=i)` is q of row i, or of several rows.
 
-    In a pass over data a row's place is its `Batch.index`, or is counted from 0; a place that the table does not
+    In a pass over data the row is the datum's `Batch.index`, or is counted from 0. A row that the table does not
     have is NaN.
     """
 
@@ -45,14 +44,14 @@ class AbstractTable(AbstractPosterior):
 
     @abc.abstractmethod
     def at(self, entry: PyTree) -> Any:
-        """The q that one entry of the table stands for."""
+        """Returns the q of one entry of the table."""
 
     @property
     def num_rows(self) -> int:
         return len(jax.tree.leaves(self.table)[0])
 
     def entry(self, row: Array) -> PyTree:
-        """The table's entry for one row, or for several."""
+        """Returns the table's entry for one row, or for several."""
 
         def one(leaf):
             if jnp.issubdtype(leaf.dtype, jnp.inexact):
@@ -90,12 +89,12 @@ class Row(AbstractPosterior):
 
 
 def tables(posterior: PyTree) -> list[AbstractTable]:
-    """All tables in a posterior."""
+    """Returns all tables in a posterior."""
     return nodes_of(AbstractTable, posterior)
 
 
 def check_places(posterior: PyTree, batch: PyTree, who: str) -> None:
-    """Raises `ValueError` unless every table in the posterior has the batch's rows."""
+    """Raises `ValueError` unless every table in the posterior has the rows of the batch."""
     batch, found = as_batch(batch), tables(posterior)
     if not found:
         return

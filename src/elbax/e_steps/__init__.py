@@ -1,4 +1,4 @@
-"""E-steps: updates that move the posterior, one a file."""
+"""E-steps: updates that move the posterior, one per file."""
 
 from ._exact import ExactEStep as ExactEStep
 from ._gradient import GradientEStep as GradientEStep

@@ -1,4 +1,4 @@
-"""Bringing the posterior up to the params: what Bayes' rule, exact or by a mode or draws, has in common."""
+"""The base class of E-steps that move the posterior to the current params."""
 
 from typing import ClassVar
 
@@ -14,16 +14,16 @@ from ..posteriors._posterior import bind
 class AbstractBayesStep(AbstractUpdate):
     """Moves every `Exact` of the model in the posterior to the state's params.
 
-    It costs nothing: the next pass over the data evaluates it.
+    This costs nothing: the next pass over the data evaluates the posterior.
     """
 
     model: AbstractModel
 
     kind: ClassVar[Any]
-    """The posteriors that it is for."""
+    """The class of posteriors that it moves."""
 
     form: ClassVar[str]
-    """Such a posterior as a user writes it."""
+    """How a user writes such a posterior, for errors."""
 
     @property
     def ascends(self) -> bool:

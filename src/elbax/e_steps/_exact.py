@@ -1,4 +1,4 @@
-"""The E-step of EM: Bayes' rule."""
+"""The E-step of EM."""
 
 from typing import ClassVar
 
@@ -8,11 +8,16 @@ from ._bayes import AbstractBayesStep
 
 
 class ExactEStep(AbstractBayesStep):
-    r"""$q \leftarrow p_\theta(z \mid x)$ at the state's params, the maximum of the ELBO in q.
+    r"""Sets $q \leftarrow p_\theta(z \mid x)$ at the state's params, the maximum of the ELBO in q.
 
-    It closes the gap: the ELBO then equals the evidence. It costs nothing and stores nothing
-    per datum: the next pass over the data evaluates it. (Dempster, Laird and Rubin 1977; Neal and
-    Hinton 1998.)
+    The ELBO then equals the evidence plus the global term (Dempster, Laird and Rubin 1977; Neal and Hinton 1998).
+    The step costs nothing and stores nothing per datum: the next pass over the data evaluates q.
+
+    **Arguments:**
+
+    - `model`: a model whose conditional p(z | x) is known.
+
+    **Raises** `TypeError` at `init` for a posterior that is not `Exact(model, params)`.
 
     ```python
     >>> import elbax, jax, jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""The E-step of amortized inference: an encoder's gradient step."""
+"""The E-step of amortized inference."""
 
 from typing import ClassVar
 
@@ -6,13 +6,13 @@ from .._gradient import AbstractGradientStep
 
 
 class GradientEStep(AbstractGradientStep):
-    r"""One optimizer step up $\nabla_\phi \mathrm{ELBO}(q_\phi, \theta)$ in the encoder's weights φ.
+    r"""Makes one optimizer step along $\nabla_\phi \mathrm{ELBO}(q_\phi, \theta)$ in the encoder's weights φ.
 
     **Arguments:**
 
     - `model`: the model.
     - `optimizer`: any optax optimizer.
-    - `chunk_size`: about how many rows to see at a time.
+    - `chunk_size`: about how many rows to process at a time.
 
     **Raises** `TypeError` at `init` for a posterior without weights, such as `Exact`.
 

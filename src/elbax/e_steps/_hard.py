@@ -1,4 +1,4 @@
-"""The E-step of k-means and of Viterbi training: the most probable latent alone."""
+"""The E-step of k-means and of Viterbi training."""
 
 from typing import ClassVar
 
@@ -8,11 +8,17 @@ from ._bayes import AbstractBayesStep
 
 
 class HardEStep(AbstractBayesStep):
-    r"""$q \leftarrow \delta_{\hat z}$ with $\hat z = \arg\max_z p_\theta(z \mid x)$, the best q of no entropy.
+    r"""Sets $q \leftarrow \delta_{\hat z}$ with $\hat z = \arg\max_z p_\theta(z \mid x)$, the best q of entropy 0.
 
-    With `ClosedFormMStep` on a mixture it is k-means' kind of step (Celeux and Govaert 1992), on a hidden
-    Markov model Viterbi training (Juang and Rabiner 1990). It ascends max over z of log p(x, z), which is a
-    lower bound of the evidence.
+    With `ClosedFormMStep` it is classification EM on a mixture, which generalizes k-means (Celeux and Govaert
+    1992), and Viterbi training on a hidden Markov model (Juang and Rabiner 1990). It ascends max over z of log
+    p(x, z), a lower bound of the evidence.
+
+    **Arguments:**
+
+    - `model`: a model with a discrete latent, whose conditional p(z | x) is known.
+
+    **Raises** `TypeError` at `init` for a posterior that is not `Hard(Exact(model, params))`.
 
     ```python
     >>> import elbax, jax, jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""The E-step at a mode."""
+"""The E-step of Laplace's approximation."""
 
 from typing import ClassVar
 
@@ -8,11 +8,16 @@ from ._bayes import AbstractBayesStep
 
 
 class LaplaceEStep(AbstractBayesStep):
-    r"""$q \leftarrow N(\hat z, J^{-1})$, the normal distribution of the log-joint's mode and curvature
-    there, for every datum (Tierney and Kadane 1986).
+    r"""Sets $q \leftarrow N(\hat z, J^{-1})$, with the mode and curvature of each datum's log-joint.
 
-    For a Gaussian latent whose log-joint is not quadratic: counts, choices, generalized linear mixed models. It
-    promises no ascent.
+    This is Laplace's approximation (Tierney and Kadane 1986), for a Gaussian latent whose log-joint is not
+    quadratic: counts, choices, generalized linear mixed models. It does not promise to ascend.
+
+    **Arguments:**
+
+    - `model`: a model with a `Gaussian` latent.
+
+    **Raises** `TypeError` at `init` for a posterior that is not `Laplace(Exact(model, params))`.
 
     ```python
     >>> import elbax, jax, jax.numpy as jnp, optax

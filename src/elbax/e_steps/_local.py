@@ -1,4 +1,4 @@
-"""Moving the rows of a table: what E-steps with parameters of each datum's own have in common."""
+"""The base class of E-steps that move the rows of a table."""
 
 import abc
 from typing import ClassVar
@@ -25,22 +25,25 @@ from ..posteriors._table import AbstractTable
 
 
 class AbstractLocalStep(AbstractUpdate):
-    """Improves the entries of the batch's rows, each by itself; all other rows stay as they are, to the bit."""
+    """Improves the table's entries of the rows in the batch, each independently.
+
+    All other entries are unchanged, bit for bit.
+    """
 
     model: AbstractModel
     chunk_size: eqx.AbstractVar[int | None]
 
     kind: ClassVar[type[AbstractTable]]
-    """The table that it moves."""
+    """The class of tables that it moves."""
 
     form: ClassVar[str]
-    """How a user makes one."""
+    """How a user writes such a table, for errors."""
 
     @abc.abstractmethod
     def improve(
         self, form: AbstractModel, natural: PyTree, x: PyTree, table: Any, entry: PyTree, key: Key
     ) -> PyTree:
-        """The entry of one datum after the step, under the model's form at its prepared natural parameters."""
+        """Returns the entry of one datum after the step, under the model's form at prepared natural parameters."""
 
     @property
     def usual_posterior(self) -> str:
@@ -76,7 +79,7 @@ class AbstractLocalStep(AbstractUpdate):
 
         over = Pass(self.model, state.params, table, batch, now, self.chunk_size)
         (values, entries), base = over.in_the_faster_form(run)
-        # Padding has no row of its own: it is written past the end, that is nowhere.
+        # Padding has no row of its own: its place is past the end, where nothing is written.
         target = jnp.where(weight > 0, rows, table.num_rows).reshape(-1)
 
         def write(old, new):

@@ -1,4 +1,4 @@
-"""Stochastic variational inference with parameters of each datum's own."""
+"""The E-step of stochastic variational inference with local parameters."""
 
 from typing import ClassVar
 
@@ -13,16 +13,19 @@ from ._local import AbstractLocalStep
 
 
 class LocalGradientEStep(AbstractLocalStep):
-    r"""Gradient steps up the ELBO in the variational parameters of each row of the batch (Hoffman et al. 2013).
+    r"""Makes gradient steps on the ELBO in the variational parameters of each row of the batch.
 
-    The optimizer starts afresh in every call, for each row by itself, so that a minibatch moves its own rows only.
+    This is stochastic variational inference (Hoffman et al. 2013). In every call the optimizer's state is
+    initialized for each row, so a minibatch moves only its own rows.
 
     **Arguments:**
 
     - `model`: any model.
     - `optimizer`: any optax optimizer.
-    - `num_steps`: its steps a call.
-    - `chunk_size`: about how many rows to see at a time.
+    - `num_steps`: the number of steps per call.
+    - `chunk_size`: about how many rows to process at a time.
+
+    **Raises** `TypeError` at `init` for a posterior that is not `Local`.
 
     ```python
     >>> import elbax, jax, jax.numpy as jnp, optax

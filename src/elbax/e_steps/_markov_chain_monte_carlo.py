@@ -1,4 +1,4 @@
-"""The E-step of stochastic approximation: Markov chains that stay with their data."""
+"""The E-step of stochastic approximation EM."""
 
 from typing import ClassVar
 
@@ -12,19 +12,22 @@ from ._local import AbstractLocalStep
 
 
 class MarkovChainMonteCarloEStep(AbstractLocalStep):
-    r"""Moves each row's chains by a kernel that leaves $p_\theta(z \mid x)$ invariant, from where they stand.
+    r"""Moves each row's Markov chains by a kernel that leaves $p_\theta(z \mid x)$ invariant.
 
-    With `OnlineMStep` it is stochastic approximation EM (Delyon, Lavielle and Moulines 1999; with chains, Kuhn and
-    Lavielle 2004), with a gradient M-step Monte Carlo maximum likelihood. Only log p(x, z) is asked for.
+    The chains continue from their states in the table. With `OnlineMStep` this is stochastic approximation EM
+    (Delyon, Lavielle and Moulines 1999; with chains, Kuhn and Lavielle 2004); with a gradient M-step, Monte Carlo
+    maximum likelihood. It only evaluates log p(x, z).
 
     **Arguments:**
 
     - `model`: any model.
-    - `kernel`: `kernel(key, z, log_density) -> z`, one transition for one datum, `log_density(z)` being log
-        p(x, z). A kernel of blackjax is one as `lambda key, z, f: step(f).step(key,
-        step(f).init(z))[0].position` with, say, `step = lambda f: blackjax.nuts(f, 0.5, jnp.ones(dim))`.
-    - `num_steps`: transitions a call.
-    - `chunk_size`: about how many rows to see at a time.
+    - `kernel`: `kernel(key, z, log_density) -> z`, one transition of one chain, where `log_density(z)` is log
+        p(x, z). A kernel of blackjax can be passed as `lambda key, z, f: step(f).step(key,
+        step(f).init(z))[0].position`, where for example `step = lambda f: blackjax.nuts(f, 0.5, jnp.ones(dim))`.
+    - `num_steps`: the number of transitions per call.
+    - `chunk_size`: about how many rows to process at a time.
+
+    **Raises** `TypeError` at `init` for a posterior that is not `Chains`.
 
     ```python
     >>> import elbax, jax, jax.numpy as jnp

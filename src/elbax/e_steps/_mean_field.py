@@ -1,4 +1,4 @@
-"""The E-step of variational EM: coordinate ascent."""
+"""The E-step of variational EM, by coordinate ascent."""
 
 from typing import ClassVar
 
@@ -13,17 +13,19 @@ from ._local import AbstractLocalStep
 
 
 class MeanFieldEStep(AbstractLocalStep):
-    r"""$q_b \leftarrow \exp E_{q_{\setminus b}}[\log p_\theta(x, z)] / Z$, block after block, from where q stands.
+    r"""Sets $q_b \leftarrow \exp E_{q_{\setminus b}}[\log p_\theta(x, z)] / Z$ for one block after another.
 
-    Each move is the maximum of the ELBO in its block, so that no step lowers it, however few sweeps it makes
-    (Saul and Jordan 1996; Neal and Hinton 1998, section 2). Blocks are single variables, or any that
-    `factored(family, blocks)` names; inside of a block inference is exact.
+    It starts from the current q. Each move maximizes the ELBO in its block, so no step lowers the ELBO, whatever
+    the number of sweeps (Saul and Jordan 1996; Neal and Hinton 1998, section 2). Blocks are single variables, or
+    those that `factored(family, blocks)` names; inference within a block is exact.
 
     **Arguments:**
 
     - `model`: a model whose conditional is known.
-    - `num_sweeps`: rounds over all blocks.
-    - `chunk_size`: about how many rows to see at a time.
+    - `num_sweeps`: the number of rounds over all blocks.
+    - `chunk_size`: about how many rows to process at a time.
+
+    **Raises** `TypeError` at `init` for a posterior that is not `MeanField`.
 
     ```python
     >>> import elbax, jax

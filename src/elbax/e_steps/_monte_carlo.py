@@ -1,4 +1,4 @@
-"""The E-step of Monte Carlo EM: draws."""
+"""The E-step of Monte Carlo EM."""
 
 from typing import ClassVar
 
@@ -8,12 +8,18 @@ from ._bayes import AbstractBayesStep
 
 
 class MonteCarloEStep(AbstractBayesStep):
-    r"""Sets the params that draws are made from or weighted by: $z_s \sim p_\theta(z \mid x)$.
+    r"""Sets the params at which latents $z_s \sim p_\theta(z \mid x)$ are drawn, or draws are weighted.
 
-    With `MonteCarlo(Exact(model, params), S)` and a closed-form M-step it is Monte Carlo EM (Wei and Tanner
-    1990), with S = 1 stochastic EM (Celeux and Diebolt 1985). With `Importance(proposal, Exact(model,
-    params), S)` draws of the proposal are weighted by the joint density, which is all that need be known.
-    Every pass over the data draws anew. It promises no ascent.
+    With `MonteCarlo(Exact(model, params), S)` and a closed-form M-step this is Monte Carlo EM (Wei and Tanner
+    1990); with S = 1, stochastic EM (Celeux and Diebolt 1985). With `Importance(proposal, Exact(model, params),
+    S)`, draws of the proposal are weighted by the joint density, and the conditional need not be known. Every pass
+    over the data makes new draws. The step does not promise to ascend.
+
+    **Arguments:**
+
+    - `model`: the model.
+
+    **Raises** `TypeError` at `init` for a posterior that is neither `MonteCarlo` nor `Importance`.
 
     ```python
     >>> import elbax, jax

@@ -1,4 +1,4 @@
-"""The sleep phase."""
+"""The sleep phase of wake-sleep."""
 
 import equinox as eqx
 import jax
@@ -19,20 +19,20 @@ from ..posteriors._table import tables
 
 
 class SleepEStep(AbstractUpdate):
-    r"""One optimizer step up $\nabla_\phi\, E_{p_\theta(x, z)}[\log q_\phi(z \mid x)]$: the encoder learns
-    from dreams.
+    r"""Makes one optimizer step along $\nabla_\phi\, E_{p_\theta(x, z)}[\log q_\phi(z \mid x)]$.
 
-    It descends the other divergence, KL(p ‖ q), on data that the model itself makes; the batch is not looked
-    at. With `GradientMStep` it is wake-sleep (Hinton et al. 1995), which ascends no one objective.
+    The encoder is trained on pairs (x, z) sampled from the model, and the batch is not used. This descends the
+    reverse divergence, KL(p ‖ q). With `GradientMStep` it is wake-sleep (Hinton et al. 1995), which has no single
+    objective.
 
     **Arguments:**
 
     - `model`: the model.
     - `optimizer`: any optax optimizer.
-    - `sample`: `sample(params, key) -> (x, z)`, one draw of the model; x as the encoder takes it.
-    - `num_samples`: draws a step.
+    - `sample`: `sample(params, key) -> (x, z)`, one draw from the model; x as the encoder takes it.
+    - `num_samples`: the number of draws per step.
 
-    **Raises** `TypeError` at `init` for a posterior without weights.
+    **Raises** `TypeError` at `init` for a posterior without weights, a table, or one that is represented by draws.
 
     ```python
     >>> import elbax, equinox as eqx, jax, jax.numpy as jnp, optax

@@ -1,4 +1,4 @@
-"""EM, variational autoencoders and everything between: updates of (q, θ) that ascend the ELBO."""
+"""EM, variational autoencoders and everything between, as updates of (q, θ) on the ELBO."""
 
 from . import (
     components as components,

@@ -1,4 +1,4 @@
-"""Small algebra on arrays and pytrees, at full float32 precision on every device."""
+"""Basic algebra on arrays and pytrees, at full float32 precision on every device."""
 
 import functools
 
@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from ._types import Any, Array, PyTree, Scalar
 
 
-# Accelerators multiply float32 matrices in fewer bits unless told otherwise, which quadratic
-# forms and sufficient statistics do not survive: they are differences of large numbers.
+# By default accelerators multiply float32 matrices in fewer bits. Quadratic forms and sufficient statistics need
+# all of them, since they are differences of large numbers.
 matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 vdot = functools.partial(jnp.vdot, precision=jax.lax.Precision.HIGHEST)
 
@@ -17,7 +17,7 @@ _SMALL = 8
 
 
 def product(a: Array, b: Array) -> Array:
-    """A B of small matrices, of which there are many: as one loop, since a call for each would cost more."""
+    """Returns A B for many small matrices, as one loop, which is faster than one call for each."""
     if max(a.shape[-2:] + b.shape[-2:]) > _SMALL:
         return matmul(a, b)
     terms = (a[..., :, j, None] * b[..., None, j, :] for j in range(a.shape[-1]))
@@ -25,12 +25,12 @@ def product(a: Array, b: Array) -> Array:
 
 
 def matvec(matrix: Array, vector: Array) -> Array:
-    """A v by `matmul`: as a sum of products XLA would compute it again at every use."""
+    """Returns A v by `matmul`. XLA would recompute a sum of products at every use."""
     return matmul(matrix, vector[..., None])[..., 0]
 
 
 def apply(matrix: Array, vector: Array) -> Array:
-    """A v, likewise."""
+    """Returns A v, for small matrices as one loop."""
     if matrix.shape[-1] > _SMALL:
         return matvec(matrix, vector)
     terms = (matrix[..., :, j] * vector[..., j, None] for j in range(matrix.shape[-1]))
@@ -38,32 +38,32 @@ def apply(matrix: Array, vector: Array) -> Array:
 
 
 def log(x: Array) -> Array:
-    """log x of numbers that may be 0, there the logarithm of the smallest positive one."""
+    """Returns log x, finite at x = 0: there it is the logarithm of the smallest positive number."""
     return jnp.log(jnp.maximum(x, jnp.finfo(x.dtype).tiny))
 
 
 def without_data(count: Array) -> Array:
-    """Which of some expected counts are 0 but for underflow: 1e-19 of their sum in float32.
+    """Returns which of some expected counts are close to underflow: at most 1e-19 of their sum in float32.
 
-    Of so few, products with numbers of other sizes vanish one by one, and moments no longer fit together.
+    Products of such a count with other numbers underflow one by one, so its moments are inconsistent.
     """
     tiny = jnp.finfo(count.dtype).tiny
     return count <= jnp.maximum(tiny, tiny**0.5 * jnp.sum(count))
 
 
 def nodes_of(kind: Any, tree: PyTree) -> list[Any]:
-    """The nodes of a kind (a class, or several) in a pytree; of one within another the outer one."""
+    """Returns the nodes of a class (or of several) in a pytree; of nested ones, the outer one."""
     is_kind = lambda node: isinstance(node, kind)
     return list(filter(is_kind, jax.tree.leaves(tree, is_leaf=is_kind)))
 
 
 def is_label(leaf: Any) -> bool:
-    """Whether an array says which (a length, a symbol) rather than how much: no coordinate of a vector."""
+    """Returns whether an array is a label (a length, a symbol) and not a coordinate of a vector."""
     return not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
 
 
 def dot(a: PyTree, b: PyTree) -> Scalar:
-    """⟨a, b⟩ = Σ aᵢ bᵢ over all leaves of two pytrees of one structure that are no labels."""
+    """Returns ⟨a, b⟩ = Σ aᵢ bᵢ over all leaves, except labels, of two pytrees of one structure."""
     products = jax.tree.map(lambda a, b: None if is_label(b) else vdot(a, b), a, b)
     return jax.tree.reduce(jnp.add, products)
 
@@ -73,17 +73,17 @@ def add(a: PyTree, b: PyTree) -> PyTree:
 
 
 def subtract(a: PyTree, b: PyTree) -> PyTree:
-    """a − b; labels stay."""
+    """Returns a − b; labels are unchanged."""
     return jax.tree.map(lambda a, b: a if is_label(a) else a - b, a, b)
 
 
 def zeros_like(a: PyTree) -> PyTree:
-    """Zeros; labels stay."""
+    """Returns zeros; labels are unchanged."""
     return jax.tree.map(lambda a: a if is_label(a) else jnp.zeros_like(a), a)
 
 
 def num_rows(x: PyTree) -> Any:
-    """The length of the leading axis that all leaves of a batch share; a symbol, in an export for any length."""
+    """Returns the length of the leading axis that all leaves share; a symbol, in an export for any length."""
     lengths = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(x)}
     if len(lengths) != 1 or lengths == {()}:
         raise ValueError(
@@ -95,15 +95,15 @@ def num_rows(x: PyTree) -> Any:
 
 
 def where(condition: Any, a: PyTree, b: PyTree) -> PyTree:
-    """`a` where the condition holds, else `b`, leaf by leaf (random keys too)."""
+    """Returns `a` where the condition holds, else `b`, for each leaf (random keys too)."""
     return jax.tree.map(lambda x, y: jax.lax.select(condition, x, y), a, b)
 
 
 @jax.custom_batching.custom_vmap
 def in_every_lane(condition: Array) -> Array:
-    """The condition; under `vmap` whether it holds in all lanes, one answer for all.
+    """Returns the condition; under `vmap`, whether it holds in all lanes, as one value for all.
 
-    A `cond` on a batched condition runs both branches; on this one it stays a choice.
+    A `cond` on a batched condition runs both branches. On this one it runs one of them.
     """
     return condition
 

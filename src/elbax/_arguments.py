@@ -1,4 +1,4 @@
-"""Arguments of which one sees at once that they cannot be."""
+"""Checks of arguments."""
 
 import inspect
 import math
@@ -16,17 +16,17 @@ from ._types import Any, PyTree
 
 
 Shape = tuple[Any, ...]
-"""Sizes: a number, the name of a size that only the arrays know, or a function of those that are known by name."""
+"""Sizes: each is a number, the name of a size that the arrays determine, or a function of the named sizes."""
 
 
 class Apart(NamedTuple):
-    """Shapes whose named sizes are their own: a size of the same name elsewhere may be another."""
+    """Shapes with their own named sizes: a size of the same name elsewhere may differ."""
 
     shapes: PyTree
 
 
 def check_count(who: str, *, least: int = 1, **numbers: Any) -> None:
-    """Raises `TypeError` for what is no whole number, `ValueError` for one below the least."""
+    """Raises `TypeError` for a value that is not a whole number, `ValueError` for a number below `least`."""
     for name, number in numbers.items():
         if isinstance(number, bool) or not isinstance(number, int | np.integer):
             raise TypeError(f"{who}: {name} must be a whole number, got {number!r}.")
@@ -35,7 +35,7 @@ def check_count(who: str, *, least: int = 1, **numbers: Any) -> None:
 
 
 def whole_numbers(what: str, given: Any) -> tuple[int, ...]:
-    """A tuple of them; raises `TypeError` for anything else."""
+    """Returns a tuple of whole numbers; raises `TypeError` for anything else."""
     try:
         return tuple(map(operator.index, given))
     except TypeError:
@@ -43,14 +43,14 @@ def whole_numbers(what: str, given: Any) -> tuple[int, ...]:
 
 
 def tables_of_whole_numbers(what: str, given: Any) -> tuple[tuple[int, ...], ...]:
-    """A tuple of tuples of them, likewise."""
+    """Returns a tuple of tuples of whole numbers; raises `TypeError` for anything else."""
     if isinstance(given, str) or not isinstance(given, Iterable):
         raise TypeError(f"{what} must be a tuple of tuples of whole numbers, got {given!r}.")
     return tuple(whole_numbers(what, those) for those in given)
 
 
 def check_not_negative(who: str, **numbers: Any) -> None:
-    """Raises `TypeError` for what is no number, `ValueError` for one that is negative or not finite."""
+    """Raises `TypeError` for a value that is not a number, `ValueError` if it is negative or not finite."""
     for name, number in numbers.items():
         if not _is_number(number):
             raise TypeError(f"{who}: {name} must be a number, got {number!r}.")
@@ -59,7 +59,7 @@ def check_not_negative(who: str, **numbers: Any) -> None:
 
 
 def check_positive(who: str, **numbers: Any) -> None:
-    """Raises `TypeError` for what is no number, `ValueError` for one that is not positive and finite."""
+    """Raises `TypeError` for a value that is not a number, `ValueError` unless it is positive and finite."""
     for name, number in numbers.items():
         if not _is_number(number):
             raise TypeError(f"{who}: {name} must be a number, got {number!r}.")
@@ -72,7 +72,7 @@ def _is_number(number: Any) -> bool:
 
 
 def check_choice(who: str, choices: Collection[Any], **given: Any) -> None:
-    """Raises `ValueError` for what is none of the choices."""
+    """Raises `ValueError` for a value that is not one of the choices."""
     for name, choice in given.items():
         if not isinstance(choice, Hashable) or choice not in choices:
             *most, last = map(repr, choices)
@@ -80,19 +80,19 @@ def check_choice(who: str, choices: Collection[Any], **given: Any) -> None:
 
 
 def in_full(structure: Any) -> Any:
-    """The name of a covariance's structure, of which scikit-learn writes one in short."""
+    """Returns the name of a covariance's structure, given as here or as in scikit-learn (`"diag"`)."""
     return "diagonal" if isinstance(structure, str) and structure == "diag" else structure
 
 
 def check_flag(who: str, **given: Any) -> None:
-    """Raises `TypeError` for what is neither true nor false."""
+    """Raises `TypeError` for a value that is not a boolean."""
     for name, flag in given.items():
         if not isinstance(flag, bool | np.bool_):
             raise TypeError(f"{who}: {name} must be True or False, got {flag!r}.")
 
 
 def check_kind(who: str, kind: type, **given: Any) -> None:
-    """Raises `TypeError` for what is neither `None` nor of the kind."""
+    """Raises `TypeError` for a value that is neither `None` nor an instance of `kind`."""
     for name, one in given.items():
         if one is not None and not isinstance(one, kind):
             public = re.sub(r"\._\w+", "", kind.__module__)
@@ -100,7 +100,7 @@ def check_kind(who: str, kind: type, **given: Any) -> None:
 
 
 def check_optimizer(who: str, optimizer: Any) -> None:
-    """Raises `TypeError` for what is no optax optimizer."""
+    """Raises `TypeError` for a value that is not an optax optimizer."""
     if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
         raise TypeError(
             f"{who}: optimizer must be an optax optimizer such as optax.adam(1e-3), got {optimizer!r}."
@@ -108,14 +108,14 @@ def check_optimizer(who: str, optimizer: Any) -> None:
 
 
 def check_function(who: str, what: str, **given: Any) -> None:
-    """Raises `TypeError` for what cannot be called; `what` is how such a one is written."""
+    """Raises `TypeError` for a value that is not callable; `what` is an example for the error."""
     for name, one in given.items():
         if not callable(one):
             raise TypeError(f"{who}: {name} must be a function, such as {what}; got {one!r}.")
 
 
 def check_schedule(who: str, schedule: Any, dtype: Any = int) -> None:
-    """Raises `TypeError` for a function of the step, a number of this type, that does not return one number."""
+    """Raises `TypeError` for a function that does not return one number for a step of this dtype."""
     if not callable(schedule):
         return
     try:
@@ -130,7 +130,7 @@ def check_schedule(who: str, schedule: Any, dtype: Any = int) -> None:
 
 
 def check_key(key: Any, who: str) -> None:
-    """Raises `TypeError` for what is no random key."""
+    """Raises `TypeError` for a value that is not a random key."""
     dtype = getattr(key, "dtype", None)
     typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
     if not (typed or (dtype == jnp.uint32 and jnp.shape(key)[-1:] == (2,))):
@@ -138,10 +138,9 @@ def check_key(key: Any, who: str) -> None:
 
 
 def check_shapes(who: str, **arrays: tuple[Any, Shape]) -> dict[str, int]:
-    """Raises `ValueError` for the first `name=(array, shape)` that has another shape; returns the sizes that have
-    names.
+    """Raises `ValueError` for the first `name=(array, shape)` with another shape; returns the named sizes.
 
-    A size that only the arrays know goes by a name, and is one number wherever that name stands.
+    A name stands for a size that the arrays determine; it is the same number everywhere.
     """
     sizes: dict[str, int] = {}
     for name, (array, shape) in arrays.items():
@@ -150,7 +149,7 @@ def check_shapes(who: str, **arrays: tuple[Any, Shape]) -> dict[str, int]:
 
 
 def check_shape(what: str, found: tuple[int, ...], shape: Shape, sizes: dict[str, int]) -> None:
-    """Raises `ValueError` unless `found` is the shape, named sizes being as in `sizes`; new ones are put there."""
+    """Raises `ValueError` unless `found` is the shape, given the named `sizes`; adds the new ones to `sizes`."""
     new = dict(sizes)
     if len(found) == len(shape):
         for size, seen in zip(shape, found):
@@ -169,11 +168,11 @@ def check_shape(what: str, found: tuple[int, ...], shape: Shape, sizes: dict[str
 
 
 def check_tree(params: PyTree, shapes: PyTree, who: str, advice: str) -> None:
-    """Raises `ValueError` or `TypeError` for params of another structure or other shapes than `shapes` says.
+    """Raises `ValueError` or `TypeError` for params of another structure or other shapes than `shapes`.
 
-    Its leaves are shapes as `check_shapes` takes them, `callable` for a function such as a network, and `None` for
-    what may be anything. A `Reference` to a shape says that one to an array of that shape may stand there. Under a
-    trace shapes are known, and values not; NaN is refused where they are.
+    The leaves of `shapes` are shapes as in `check_shapes`, `callable` for a function such as a network, and `None`
+    for anything. A `Reference` of a shape is optional: a `Reference` of an array of that shape. Shapes are known
+    under a trace too.
     """
 
     def walk(expected: Any, found: Any, path: str, sizes: dict[str, int]) -> None:
@@ -187,7 +186,7 @@ def check_tree(params: PyTree, shapes: PyTree, who: str, advice: str) -> None:
                     f"{who}: params{path} must be a function, such as elbax.Network(network); got {_shown(found)}."
                 )
         elif isinstance(expected, dict):
-            # Constants may stand beside the params.
+            # A dictionary of params may also hold constants.
             names = found.items() if isinstance(found, dict) else ()
             params = {name for name, inside in expected.items() if not is_reference(inside)}
             if {name for name, node in names if not is_reference(node)} != params:
@@ -223,14 +222,14 @@ def _shown(found: Any) -> str:
 
 
 def told(given: Any) -> str:
-    """What came, for an error: data by their shape, all else in full."""
+    """Returns a description of an argument for an error: the shape of an array, the `repr` of anything else."""
     shape = getattr(given, "shape", None)
     return repr(given) if shape is None else f"an array of shape {shape}"
 
 
 def takes_key(function: Callable) -> bool:
-    """Whether a function has an argument `key`, which a pass over data fills with a random key."""
+    """Returns whether a function has an argument `key`, for which a pass over data provides a random key."""
     try:
         return "key" in inspect.signature(function).parameters
-    except (TypeError, ValueError):  # A function of C has no signature.
+    except (TypeError, ValueError):  # A function written in C has no signature.
         return False

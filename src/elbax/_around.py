@@ -1,4 +1,4 @@
-"""A model made of another, to which it hands on what is not its own."""
+"""The base class of models that wrap another one, to which they delegate by default."""
 
 import equinox as eqx
 
@@ -9,12 +9,12 @@ from .families import AbstractFamily, Distribution
 
 
 class AbstractAround(AbstractModel):
-    """`model` at `inside(params)`, with its natural parameters."""
+    """A model that is `model` at `inside(params)`, with the natural parameters of `model`."""
 
     model: eqx.AbstractVar[AbstractModel]
 
     def inside(self, params: PyTree) -> PyTree:
-        """The model's params."""
+        """Returns the inner model's params."""
         return params
 
     @property
@@ -78,7 +78,7 @@ class AbstractAround(AbstractModel):
 
     def check_params(self, params: PyTree, who: str = "check_params") -> None:
         check_no_nan(params, who)
-        # Of what they stand for the shapes are looked at: to know more would take running it.
+        # Only the shapes of the inner params are checked, since their values would have to be computed.
         self.model.check_params(eqx.filter_eval_shape(self.inside, params), who)
 
     def num_observations(self, batch: PyTree) -> float:

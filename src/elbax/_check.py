@@ -1,6 +1,6 @@
-"""Data errors, found at the edge: before anything runs, and only where values can be looked at.
+"""Checks of data and params, made before anything runs and only if values are known.
 
-All of it is NumPy on the host: on the device each single operation would be a program to compile.
+They use NumPy on the host: on the device each single operation would compile a program.
 """
 
 import jax
@@ -15,7 +15,7 @@ from ._types import Any, AnyArray, Callable, PyTree
 
 
 def is_concrete(tree: PyTree) -> bool:
-    """Whether all values are known here and now: outside `jit` and `vmap`, and on no other process's devices."""
+    """Returns whether all values are known: outside `jit` and `vmap`, and on this process's devices."""
 
     def is_here(leaf):
         if isinstance(leaf, jax.ShapeDtypeStruct):
@@ -26,7 +26,7 @@ def is_concrete(tree: PyTree) -> bool:
 
 
 def check_known(who: str, given: PyTree, advice: str = "Call it outside.") -> None:
-    """Raises `TypeError` inside of `jit`, `vmap` and `grad`, for a function that decides by values."""
+    """Raises `TypeError` inside of `jit`, `vmap` and `grad`, for a function that depends on values."""
     if not outside_of_traces(given):
         raise TypeError(
             f"{who} looks at values, which are not known inside of jit, vmap and grad. {advice}"
@@ -34,7 +34,7 @@ def check_known(who: str, given: PyTree, advice: str = "Call it outside.") -> No
 
 
 def check_row(x: Any, dim: int, who: str) -> None:
-    """Raises `ValueError` for a datum that has other columns than the params are for."""
+    """Raises `ValueError` for a datum of another shape than `(dim,)`, that of the params."""
     shape = jnp.shape(known(x)[0])
     if shape != (dim,):
         raise ValueError(
@@ -44,7 +44,7 @@ def check_row(x: Any, dim: int, who: str) -> None:
 
 
 def check_rows(x: PyTree, weight: AnyArray, who: str) -> None:
-    """Raises `ValueError` for NaN or infinity in a row that counts, or for weights that cannot be."""
+    """Raises `ValueError` for NaN or infinity in a row of positive weight, or for invalid weights."""
     check_weights(weight, who)
     found = first_not_finite(x, weight)
     if found is not None:
@@ -62,7 +62,7 @@ def check_rows(x: PyTree, weight: AnyArray, who: str) -> None:
 
 
 def first_not_finite(x: PyTree, weight: AnyArray) -> tuple[int, str, Any] | None:
-    """(row, name of the column, value) of the first number of a row that counts which is NaN or infinite."""
+    """Returns (row, column name, value) of the first NaN or infinity in a row of positive weight, or `None`."""
     for leaf in map(np.asanyarray, jax.tree.leaves(x)):
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
             continue
@@ -80,7 +80,7 @@ def first_not_finite(x: PyTree, weight: AnyArray) -> tuple[int, str, Any] | None
 
 
 def check_weights(weight: Any, who: str) -> None:
-    """Raises `ValueError` for weights that cannot be, or that leave nothing."""
+    """Raises `ValueError` for weights that are negative or not finite, or if all are 0."""
     weights = np.asarray(weight)
     if not np.all(np.isfinite(weights)) or np.any(weights < 0):
         raise ValueError(f"{who}: weights must be finite and not negative.")
@@ -91,7 +91,7 @@ def check_weights(weight: Any, who: str) -> None:
 def check_values(
     x: PyTree, weight: AnyArray, who: str, bad: Callable[[np.ndarray], np.ndarray], expected: str
 ) -> None:
-    """Raises `ValueError` for the first value of a table that counts and is `bad`."""
+    """Raises `ValueError` for the first observed value of a table that is `bad`, in a row of positive weight."""
     values, observed = host_known(x)
     wrong = np.asarray(bad(np.asarray(values))) & observed
     wrong &= (np.asarray(weight) > 0).reshape((-1,) + (1,) * (wrong.ndim - 1))
@@ -102,7 +102,7 @@ def check_values(
 
 
 def check_table(x: PyTree, weight: AnyArray, who: str, *, varied: bool = True) -> None:
-    """Raises `ValueError` unless `x` is a table of finite numbers (of which no column is constant)."""
+    """Raises `ValueError` unless `x` is a table of finite numbers, without constant columns if `varied`."""
     if isinstance(x, dict | tuple | list):
         raise ValueError(
             f"{who}: expected one table of shape (num_data, dim), got a {type(x).__name__} of {len(x)}. Columns "
@@ -131,7 +131,7 @@ def check_table(x: PyTree, weight: AnyArray, who: str, *, varied: bool = True) -
 
 
 def check_no_nan(params: PyTree, who: str) -> None:
-    """Raises `ValueError` for params with NaN in them, where their values are known."""
+    """Raises `ValueError` for params that contain NaN, if their values are known."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         number = jnp.issubdtype(getattr(leaf, "dtype", bool), jnp.inexact)
         if number and is_concrete(leaf) and np.isnan(np.asarray(leaf)).any():
@@ -142,7 +142,7 @@ def check_no_nan(params: PyTree, who: str) -> None:
 
 
 def check_enough(weight: AnyArray, who: str, num_components: int) -> None:
-    """Raises `ValueError` for fewer rows than components."""
+    """Raises `ValueError` if fewer rows than components have positive weight."""
     used = int((np.asarray(weight) > 0).sum())
     if used < num_components:
         raise ValueError(
@@ -162,11 +162,11 @@ _RULES: dict[str, tuple[Callable[[np.ndarray], np.ndarray], str]] = {
 
 
 def check_described(who: str, **described: tuple[Any, Shape, str]) -> None:
-    """Raises `ValueError` for the first `name=(array, shape, rule)` of another shape, or whose values cannot be.
+    """Raises `ValueError` for the first `name=(array, shape, rule)` of another shape, or that violates the rule.
 
-    Shapes are as for `check_shapes`. A rule is `"finite"`, `"positive"`, `"not negative"`, `"probabilities"`,
-    `"shares"` (not negative, with something left in each row), `"symmetric"` or `"covariances"` (which are also
-    positive definite).
+    Shapes are as in `check_shapes`. A rule is `"finite"`, `"positive"`, `"not negative"`, `"probabilities"`,
+    `"shares"` (not negative, with a positive sum in each row), `"symmetric"` or `"covariances"` (symmetric and
+    positive definite). Values are only checked if they are known.
     """
     sizes: dict[str, int] = {}
     for name, (given, shape, rule) in described.items():
@@ -195,8 +195,10 @@ def check_described(who: str, **described: tuple[Any, Shape, str]) -> None:
 
 
 def check_each(who: str, number: int, described: PyTree) -> None:
-    """Raises `ValueError` unless all arrays of a description have that many entries, one a component (but a unit
-    or a center, which are the data's)."""
+    """Raises `ValueError` unless each array of a description has `number` entries, one per component.
+
+    A unit and a center belong to the data, and are not checked.
+    """
     is_list = lambda node: isinstance(node, list | tuple)
     for path, leaf in jax.tree_util.tree_leaves_with_path(as_arrays(described), is_leaf=is_list):
         name = jax.tree_util.keystr(path, simple=True, separator=".")

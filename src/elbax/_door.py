@@ -1,4 +1,4 @@
-"""What a public function does first: it looks at what it was given, where the values are known."""
+"""Checks of the arguments of public functions."""
 
 import jax
 import jax.numpy as jnp
@@ -21,12 +21,12 @@ def enter(
     key: Key | None = None,
     chunk_size: int | None = None,
 ) -> PyTree:
-    """The batch, its tables made arrays, after all that came was looked at.
+    """Checks the arguments of a public function, and returns the batch with its tables made arrays.
 
-    Nothing of that happens inside of `jit` and `vmap` but for types and shapes: what is impossible has a density
-    of 0 there, and NaN stays NaN.
+    Inside of `jit` and `vmap` only types and shapes are checked: an impossible datum then has density 0, and NaN
+    gives NaN.
 
-    **Raises** `TypeError` or `ValueError`, which name the argument, what came and what was expected.
+    **Raises** `TypeError` or `ValueError`, which name the argument, what was given and what was expected.
     """
     check_model(model, who)
     if posterior is not None and not callable(posterior):
@@ -45,7 +45,7 @@ def enter(
 
 
 def enter_sample(model: AbstractModel, params: PyTree, key: Key, **numbers: Any) -> PyTree:
-    """The params as arrays, after all that `model.sample` was given was looked at."""
+    """Checks the arguments of `model.sample`, and returns the params as arrays."""
     who = f"{type(model).__name__}.sample"
     check_key(key, who)
     check_count(who, **{name: number for name, number in numbers.items() if number is not None})
@@ -63,6 +63,6 @@ def check_model(model: Any, who: str) -> None:
 
 
 def check_datum(model: AbstractModel, x: PyTree, who: str) -> None:
-    """Raises `ValueError` for a datum that the model cannot have made, where its values are known."""
+    """Raises `ValueError` for a datum that is impossible for the model, if its values are known."""
     if is_concrete(x):
         model.check(jax.tree.map(lambda leaf: np.asanyarray(leaf)[None], x), who)

@@ -24,18 +24,23 @@ def elbo(
     key: Key | None = None,
     chunk_size: int | None = None,
 ) -> Scalar:
-    r"""$\mathrm{ELBO} = \frac{1}{\sum_i w_i} \left( \sum_i w_i \{E_q[\log p(x_i, z)] + H(q)\} + \log
-    p(\theta) \right)$, in nats per datum, every constant kept.
+    r"""Computes the evidence lower bound of a batch, in nats per datum, with all constants.
 
-    It is at most the evidence plus the global term, and equal to it when q is exact. This is what
-    updates ascend and what stopping rules watch.
+    $\mathrm{ELBO} = \frac{1}{\sum_i w_i} \left( \sum_i w_i \{E_q[\log p(x_i, z)] + H(q)\} + \log p(\theta)
+    \right)$ is at most the evidence plus the global term, and equal to it if q is exact. Updates ascend it, and
+    stopping rules compare it.
 
     **Arguments:**
 
+    - `model`: the model.
+    - `params`: θ, the model's parameters.
+    - `posterior`: q, a function from a datum to a distribution, such as `Exact(model, params)`.
     - `batch`: data with a leading axis, or a `Batch`.
-    - `key`: for posteriors and expectations that are sampled, and for dropout. Without one, draws are those of
-        `jax.random.key(0)`, and networks evaluate (`equinox.nn.inference_mode`).
-    - `chunk_size`: about how many rows to see at a time; memory is then flat in the number of data.
+    - `key`: a random key for sampled posteriors and expectations, and for dropout. Without one, draws are those of
+        `jax.random.key(0)`, and networks are evaluated in `equinox.nn.inference_mode`.
+    - `chunk_size`: about how many rows to process at a time; memory then does not grow with the number of data.
+
+    **Raises** `TypeError` or `ValueError` for arguments that do not fit together, or for impossible data.
 
     ```python
     >>> import elbax, jax
@@ -59,7 +64,7 @@ def _evaluating(params, posterior, key):
 
 
 def _is_current(posterior, model, params) -> bool:
-    """Whether the posterior is at these very params: two arguments of a jitted function do not tell any more."""
+    """Returns whether the posterior holds these params. Inside of `jit`, equal arguments are distinct tracers."""
     return same_arrays(bind(posterior, model, params), posterior)
 
 
@@ -79,7 +84,14 @@ def _pass(model, params, posterior, batch, key, chunk_size):
 def evidence(
     model: AbstractModel, params: PyTree, batch: PyTree, *, chunk_size: int | None = None
 ) -> Scalar:
-    """log p(x) in nats per datum (weighted mean), by Bayes' rule; it never holds a prior on θ.
+    """Computes log p(x) in nats per datum, as a weighted mean, without the log-prior of θ.
+
+    **Arguments:**
+
+    - `model`: a model whose conditional p(z | x) is known.
+    - `params`: θ, the model's parameters.
+    - `batch`: data with a leading axis, or a `Batch`.
+    - `chunk_size`: about how many rows to process at a time.
 
     **Raises** `TypeError` for a model whose conditional p(z | x) is not known.
 
@@ -95,7 +107,7 @@ def evidence(
     """
     batch = enter("evidence", model, params, batch, chunk_size=chunk_size)
     if not model.exact:
-        # Raises, and says why, before any work is done.
+        # The model's own error, raised before any work is done.
         jax.eval_shape(jax.vmap(Exact(model, params)), rows(batch)[0])
     return _evidence(model, params, batch, chunk_size)
 
@@ -109,23 +121,22 @@ def _evidence(model, params, batch, chunk_size):
 
 
 class ELBOTerms(eqx.Module):
-    """The ELBO of a batch and its decompositions, each in nats per datum.
+    """The ELBO of a batch and its decompositions, each in nats per datum. It prints as a table.
 
-    `elbo = expected_log_joint + entropy + global_term`, and where they are known
+    `elbo = expected_log_joint + entropy + global_term`, and if the terms are known
     `elbo = reconstruction - kl_prior + global_term = evidence - kl_posterior + global_term`.
 
     **Fields:**
 
+    - `elbo`: the ELBO, including the global term.
     - `expected_log_joint`: E_q[log p(x, z)].
     - `entropy`: H(q).
     - `reconstruction`: E_q[log p(x | z)]; `None` if the model does not say what p(z) is.
-    - `kl_prior`: KL(q ‖ p(z)); `None` likewise.
+    - `kl_prior`: KL(q ‖ p(z)); `None` if the model does not say what p(z) is.
     - `evidence`: log p(x); `None` if the model's conditional is not known.
-    - `kl_posterior`: KL(q ‖ p(z | x)), as the difference of evidence and bound (so that rounding may
-        put it a little below 0); `None` likewise.
+    - `kl_posterior`: KL(q ‖ p(z | x)), as the difference of evidence and bound, which may be slightly below 0 by
+        rounding; `None` if the model's conditional is not known.
     - `global_term`: log p(θ) / Σ w.
-
-    It prints as a table of numbers.
     """
 
     elbo: Scalar
@@ -151,7 +162,9 @@ def elbo_terms(
     key: Key | None = None,
     chunk_size: int | None = None,
 ) -> ELBOTerms:
-    """The ELBO taken apart, for reports: see `ELBOTerms`. Arguments as for `elbo`.
+    """Computes the terms of the ELBO, for reports. The arguments are those of `elbo`.
+
+    **Returns** an `ELBOTerms`, in nats per datum.
 
     ```python
     >>> import elbax, jax

@@ -1,4 +1,4 @@
-"""EM by its name."""
+"""The EM algorithm."""
 
 from ._model import AbstractModel
 from ._types import PyTree
@@ -8,20 +8,21 @@ from .m_steps import ClosedFormMStep
 
 
 def em(model: AbstractModel, *, free: PyTree = True, chunk_size: int | None = None) -> Chain:
-    r"""EM: `Chain(ExactEStep(model), ClosedFormMStep(model))`.
+    r"""Returns EM as an update, `Chain(ExactEStep(model), ClosedFormMStep(model))`.
 
     A step sets $q \leftarrow p_\theta(z \mid x)$ and then $\theta \leftarrow \arg\max_\theta
-    \mathrm{ELBO}(q, \theta)$, so that the evidence never falls (Dempster, Laird and Rubin 1977). Its `elbo` is the
-    evidence at θ before the step (with the log-prior, where the model has one), in nats per datum.
+    \mathrm{ELBO}(q, \theta)$, so the evidence never decreases (Dempster, Laird and Rubin 1977). `info.elbo` is the
+    evidence at θ before the step, plus the log-prior if the model has one, in nats per datum.
 
     **Arguments:**
 
     - `model`: a model with a closed-form M-step.
-    - `free`: which params are estimated: `True`, or `True` and `False` for each block, or a mask for each entry.
-    - `chunk_size`: about how many rows to see at a time; all by default.
+    - `free`: which params are estimated: `True`, `True` or `False` for each block, or a mask for each entry.
+    - `chunk_size`: about how many rows to process at a time; all by default.
 
-    **Returns** an update; `update.init(params, key=key)` makes its first state, or raises `TypeError` for a
-    model without a closed-form M-step.
+    **Returns** an update, whose first state is `update.init(params, key=key)`.
+
+    **Raises** `TypeError` at `init` for a model without a closed-form M-step.
 
     ```python
     >>> import elbax, jax

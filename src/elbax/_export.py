@@ -1,4 +1,4 @@
-"""States in programs that `jax.export` writes to files."""
+"""Serialization of states in programs written by `jax.export`."""
 
 import contextlib
 import pickle
@@ -14,15 +14,19 @@ _known: set[type] = set()
 
 
 def exportable(*trees: PyTree) -> None:
-    """Has `jax.export` know what such trees are made of, so that functions of them can be written and read.
+    """Registers the classes in these trees with `jax.export`, so that functions of such trees can be serialized.
 
-    Give it what goes in and comes out, the state and data that are more than arrays, before `serialize`, and where
-    the program is read before `deserialize`. Classes are then known by their names: states and infos, equinox's
-    modules, the named tuples of optax. What a module holds beside arrays goes through `pickle`, so read no file
-    that you do not trust.
+    Call it on the inputs and outputs that are not arrays, such as the state, before `serialize`, and in the
+    process that reads the program before `deserialize`. It registers states and infos, Equinox modules and the
+    named tuples of optax, each by its name. Parts of a module that are not arrays go through `pickle`, so do not
+    read files that you do not trust.
 
-    **Raises**, when serialized, what `pickle` does for functions that it cannot take: local ones, and the
-    activations of a network in the posterior. Export a function of `jax.tree.leaves(state)` then.
+    **Arguments:**
+
+    - `trees`: pytrees of the same classes as the function's inputs and outputs.
+
+    **Raises**, when serialized, the error of `pickle` for functions that it does not support: local functions, and
+    the activations of a network in the posterior. In that case export a function of `jax.tree.leaves(state)`.
 
     ```python
     >>> import elbax, jax
@@ -40,13 +44,13 @@ def exportable(*trees: PyTree) -> None:
     """
     kinds = {ELBOState, Info}.union(*map(_kinds, map(jax.tree.structure, trees)))
     for kind in sorted(kinds - _known, key=_name):
-        with contextlib.suppress(ValueError):  # One's user has registered it already.
+        with contextlib.suppress(ValueError):  # Already registered by the user.
             _register(kind)
         _known.add(kind)
 
 
 def _kinds(tree: Any) -> set[type]:
-    """The classes of a tree's nodes."""
+    """Returns the classes of a tree's nodes."""
     node = tree.node_data()
     return set() if node is None else {node[0]}.union(*map(_kinds, tree.children()))
 
@@ -56,7 +60,7 @@ def _name(kind: type) -> str:
 
 
 def _register(kind: type) -> None:
-    # Not needed by those who export nothing, and not imported with JAX.
+    # Imported here, since most programs do not need it and JAX does not import it itself.
     from jax import export
 
     if issubclass(kind, eqx.Module):
@@ -71,5 +75,5 @@ def _register(kind: type) -> None:
 
 
 def _loads(data: bytes) -> Any:
-    # Equinox marks what a module does not have by one object, itself a kind of node: building the tree finds it.
+    # Equinox marks missing fields by a sentinel that is itself a node; rebuilding the tree restores it.
     return jax.tree.map(lambda leaf: leaf, pickle.loads(data))

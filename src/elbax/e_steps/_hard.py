@@ -10,9 +10,9 @@ from ._bayes import AbstractBayesStep
 class HardEStep(AbstractBayesStep):
     r"""Sets $q \leftarrow \delta_{\hat z}$ with $\hat z = \arg\max_z p_\theta(z \mid x)$, the best q of entropy 0.
 
-    With `ClosedFormMStep` it is classification EM on a mixture, which generalizes k-means (Celeux and Govaert
-    1992), and Viterbi training on a hidden Markov model (Juang and Rabiner 1990). It ascends max over z of log
-    p(x, z), a lower bound of the evidence.
+    With `ClosedFormMStep` it is a step like that of k-means on a mixture (Celeux and Govaert 1992), and Viterbi
+    training on a hidden Markov model (Juang and Rabiner 1990). It ascends max over z of log p(x, z), a lower bound
+    of the evidence.
 
     **Arguments:**
 

@@ -21,8 +21,8 @@ from ..posteriors._table import tables
 class SleepEStep(AbstractUpdate):
     r"""Makes one optimizer step along $\nabla_\phi\, E_{p_\theta(x, z)}[\log q_\phi(z \mid x)]$.
 
-    The encoder is trained on pairs (x, z) sampled from the model, and the batch is not used. This descends the
-    reverse divergence, KL(p ‖ q). With `GradientMStep` it is wake-sleep (Hinton et al. 1995), which has no single
+    The encoder is trained on pairs (x, z) sampled from the model, and the batch is not used. This descends
+    KL(p ‖ q) instead of KL(q ‖ p). With `GradientMStep` it is wake-sleep (Hinton et al. 1995), which has no single
     objective.
 
     **Arguments:**

@@ -1,4 +1,4 @@
-"""Which params an update claims: the rest it leaves as they are, to the bit."""
+"""Which params an update moves; the others are unchanged, bit for bit."""
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +10,12 @@ from ._types import Any, Array, PyTree
 
 
 def spread(free: PyTree, params: PyTree, name: str = "free") -> PyTree:
-    """One bool (or mask that broadcasts) for each leaf of `params`, from a prefix of that tree.
+    """Returns one bool (or mask that broadcasts) for each leaf of `params`, from a prefix of that tree.
 
-    A `Reference` is no block: it is never free, and a dictionary of flags may leave it out.
+    A `Reference` is never free, and a dictionary of flags may leave it out.
 
-    **Raises** `ValueError` for a tree that is no prefix, or a leaf that is no truth value; `TypeError` for a
-    single flag that is traced, for an array of several numbers.
+    **Raises** `ValueError` for a tree that is not a prefix, a leaf that is not a boolean, or a mask that does not
+    broadcast; `TypeError` for a single traced flag of an array of several numbers.
     """
 
     def one(flag, below):
@@ -49,7 +49,7 @@ def spread(free: PyTree, params: PyTree, name: str = "free") -> PyTree:
 
 
 def _with_references(free: PyTree, params: PyTree) -> PyTree:
-    """`free` with `False` for every reference, which its dictionaries may leave out."""
+    """Returns `free` with `False` for every reference, which its dictionaries may leave out."""
     if not (isinstance(free, dict) and isinstance(params, dict)):
         return free
     found = {name: _with_references(flag, params.get(name)) for name, flag in free.items()}
@@ -68,18 +68,18 @@ def _check_broadcast(mask: Array, leaf: Array, name: str) -> None:
 
 
 def is_frozen(free: PyTree) -> bool:
-    """Whether nothing below may move."""
+    """Returns whether no entry of a tree of flags may move."""
     return not any(flag is not False for flag in jax.tree.leaves(free))
 
 
 def moving(free: PyTree, params: PyTree) -> PyTree:
-    """The inexact arrays that may move; `None` stands for all others."""
+    """Returns the inexact arrays that may move, with `None` in place of all others."""
     kept = jax.tree.map(lambda flag, leaf: None if flag is False else leaf, free, params)
     return split_coordinates(kept)[0]
 
 
 def choose(free: PyTree, moved: PyTree, params: PyTree) -> PyTree:
-    """`moved` where free, else `params`."""
+    """Returns `moved` where free, else `params`."""
 
     def one(flag, new, old):
         if isinstance(flag, bool):
@@ -90,10 +90,10 @@ def choose(free: PyTree, moved: PyTree, params: PyTree) -> PyTree:
 
 
 def log_shares(count: Array, logits: Array, free: Any) -> Array:
-    """Logits of shares, along the last axis, in proportion to the counts.
+    """Returns logits of shares in proportion to the counts, along the last axis.
 
-    Frozen ones keep theirs, and the others share what is left. A count of 0 has the smallest share that
-    its dtype holds.
+    Frozen logits are unchanged, and the others share the remaining probability. A count of 0 counts as the
+    smallest positive number of its dtype.
     """
     shares = log(count)
     if isinstance(free, bool):

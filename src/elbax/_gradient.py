@@ -1,4 +1,4 @@
-"""Gradient ascent on the ELBO in some blocks of the state: what all gradient steps are."""
+"""The base class of gradient steps on the ELBO."""
 
 from typing import ClassVar
 
@@ -23,11 +23,11 @@ from .posteriors._posterior import bind, weights_of
 
 
 class AbstractGradientStep(AbstractUpdate):
-    """One step of any optax `optimizer` up the gradient of the ELBO in `blocks`, by one pass.
+    """Makes one step of an optax `optimizer` along the gradient of the ELBO in `blocks`, with one pass over data.
 
-    The optimizer sees a dictionary of the blocks; `chunk_size` is about how many rows a pass sees at a
-    time; `free` is which params move (`True` or `False` for each block of them, a prefix of their tree,
-    or a mask for each entry). A gradient step promises no ascent: its rate may be too large.
+    The optimizer gets a dictionary of the blocks. `chunk_size` is about how many rows to process at a time. `free`
+    is which params move: `True` or `False` for each block (a prefix of the params' tree), or a mask for each
+    entry. A gradient step does not promise to ascend, since its rate may be too large.
     """
 
     model: AbstractModel
@@ -39,7 +39,7 @@ class AbstractGradientStep(AbstractUpdate):
 
     @property
     def differentiates_through(self) -> bool:
-        """Whether the gradient in θ includes that through the posterior's own dependence on θ."""
+        """Whether the gradient in θ includes the posterior's dependence on θ."""
         return False
 
     def __check_init__(self):
@@ -56,7 +56,7 @@ class AbstractGradientStep(AbstractUpdate):
         return self.optimizer.init(self._trained({name: everything[name] for name in self.blocks}))
 
     def _trained(self, blocks: PyTree) -> PyTree:
-        """The inexact arrays that move; `None` stands for all others."""
+        """Returns the inexact arrays that move, with `None` in place of all others."""
         if "params" in blocks and self.free is not True:
             free = spread(self.free, blocks["params"])
             blocks = blocks | {"params": moving(free, blocks["params"])}
@@ -96,14 +96,14 @@ class AbstractGradientStep(AbstractUpdate):
         descent = jax.tree.map(lambda leaf: -leaf / divisor(weight, leaf.dtype), gradient)
 
         if "params" in self.blocks and self.free is not True:
-            # An optimizer that looks at all entries at once (a norm to clip) must not see those that stay.
+            # An optimizer that combines all entries (to clip a norm) must not see the fixed ones.
             free = spread(self.free, descent["params"])
             nothing = zeros_like(descent["params"])
             descent["params"] = choose(free, descent["params"], nothing)
 
         blocks = {name: getattr(state, name) for name in self.blocks}
         trained, descent = self._trained(blocks), self._trained(descent)
-        # Optax mixes dtypes inside (step counts, Python scalars), which strict promotion would refuse.
+        # Optax mixes dtypes (step counts, Python scalars), which strict promotion rejects.
         with jax.numpy_dtype_promotion("standard"):
             steps, memory = self.optimizer.update(descent, state.memory, trained)
             moved = eqx.apply_updates(blocks, steps)

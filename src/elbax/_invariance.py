@@ -1,4 +1,4 @@
-"""Directions in the params along which a model stays the same: what no data can tell, and no fit estimates."""
+"""Directions in the params along which a model does not change, and which data therefore cannot determine."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,20 +11,20 @@ from ._types import Any, PyTree
 
 
 class Invariances(NamedTuple):
-    """Directions that change nothing, in groups of blocks that share no number.
+    """Directions in the params that leave the model unchanged, in groups of disjoint blocks.
 
     **Fields:**
 
-    - `size`: how many numbers the params have.
-    - `groups`: pairs `(places (B, m), tangents (B, g, m))`: B blocks of m numbers each, at these places of
-        `jax.flatten_util.ravel_pytree(params)`, and g directions in each. They need not be independent.
+    - `size`: the number of entries of the params.
+    - `groups`: pairs `(places (B, m), tangents (B, g, m))`: B blocks of m entries each, at these places of
+        `jax.flatten_util.ravel_pytree(params)`, with g directions in each. They may be linearly dependent.
     """
 
     size: int
     groups: tuple[tuple[np.ndarray, np.ndarray], ...] = ()
 
     def dense(self) -> np.ndarray:
-        """All directions, `(G, size)`."""
+        """Returns all directions, shape `(G, size)`."""
         found = [np.zeros((0, self.size))]
         for places, tangents in self.groups:
             blocks, number, _ = tangents.shape
@@ -34,7 +34,7 @@ class Invariances(NamedTuple):
         return np.concatenate(found)
 
     def dimension(self, free: np.ndarray) -> int:
-        """How many independent directions there are that leave alone what is not free."""
+        """Returns the number of independent directions that leave the entries that are not free unchanged."""
         total = 0
         for places, tangents in self.groups:
             balanced = _balanced(tangents)
@@ -48,12 +48,12 @@ def size_of(params: PyTree) -> int:
 
 
 def nothing(params: PyTree) -> Invariances:
-    """Every number counts."""
+    """Returns no directions: every entry of the params changes the model."""
     return Invariances(size_of(params))
 
 
 def beside(parts: Sequence[Invariances]) -> Invariances:
-    """Those of params that are made of these parts, in the order in which JAX flattens them."""
+    """Returns the invariances of params made of these parts, in the order in which JAX flattens them."""
     groups, start = [], 0
     for part in parts:
         groups += [(places + start, tangents) for places, tangents in part.groups]
@@ -62,12 +62,12 @@ def beside(parts: Sequence[Invariances]) -> Invariances:
 
 
 def beside_by_name(parts: dict[str, Invariances]) -> Invariances:
-    """Those of a dictionary of params."""
+    """Returns the invariances of a dictionary of params."""
     return beside([parts[name] for name in sorted(parts)])
 
 
 def shifts(shape: tuple[int, ...], possible: Any = True, axis: int = -1) -> Invariances:
-    """Those of logits: one number more on all that compete along an axis; any number where nothing is possible."""
+    """Returns the invariances of logits: shifts of all possible ones along `axis`, any change of the others."""
     size = int(np.prod(shape))
     places = np.moveaxis(np.arange(size).reshape(shape), axis, -1).reshape(-1, shape[axis])
     possible = np.moveaxis(np.broadcast_to(possible, shape), axis, -1).reshape(places.shape)
@@ -76,13 +76,13 @@ def shifts(shape: tuple[int, ...], possible: Any = True, axis: int = -1) -> Inva
 
 
 def unused(size: int, places: np.ndarray) -> Invariances:
-    """Numbers that enter nothing."""
+    """Returns the invariances of entries that are not used at all."""
     places = np.reshape(places, (-1, 1))
     return Invariances(size, ((places, np.ones((len(places), 1, 1))),))
 
 
 def of_blocks(tangents: np.ndarray) -> Invariances:
-    """Blocks that lie one after the other, from their tangents `(B, g, m)`."""
+    """Returns the invariances of consecutive blocks, from their tangents `(B, g, m)`."""
     blocks, _, width = tangents.shape
     return Invariances(
         blocks * width, ((np.arange(blocks * width).reshape(blocks, width), tangents),)
@@ -90,9 +90,9 @@ def of_blocks(tangents: np.ndarray) -> Invariances:
 
 
 def free_entries(free: PyTree, params: PyTree) -> np.ndarray:
-    """For each number of the raveled params whether it may move.
+    """Returns for each entry of the raveled params whether it may move.
 
-    **Raises** `ValueError` for a tree that is no prefix of the params.
+    **Raises** `ValueError` for a tree that is not a prefix of the params.
     """
     flags = jax.tree.map(
         lambda flag, leaf: np.broadcast_to(np.asarray(flag), np.shape(leaf)).reshape(-1),
@@ -103,13 +103,16 @@ def free_entries(free: PyTree, params: PyTree) -> np.ndarray:
 
 
 def somewhere_near(params: PyTree, free: np.ndarray) -> PyTree:
-    """Params at which nothing is special but what is not free: a factor may have lost its loadings in a fit."""
+    """Returns generic params: these with noise on the free entries.
+
+    At a special point, as when a factor has lost its loadings in a fit, the number of directions differs.
+    """
     leaves, structure = jax.tree.flatten(params)
     generator, start, moved = np.random.default_rng(0), 0, []
     for leaf in leaves:
         values = np.array(leaf, float)
         here = free[start : start + values.size].reshape(values.shape)
-        # Logits of what is impossible are infinite, and stay so.
+        # Logits of impossible values are infinite: they stay so, and must not set the scale.
         scale = 0.1 * float(np.abs(values[np.isfinite(values)]).sum() / max(values.size, 1)) or 0.1
         noise = scale * generator.normal(size=values.shape)
         moved.append(np.where(here, values + noise, values))
@@ -118,7 +121,7 @@ def somewhere_near(params: PyTree, free: np.ndarray) -> PyTree:
 
 
 def as_invariances(directions: PyTree, params: PyTree) -> Invariances:
-    """From directions as a pytree like the params, with one axis more in front.
+    """Returns invariances from directions in the structure of the params, with one more leading axis.
 
     **Raises** `ValueError` for arrays of other shapes.
     """
@@ -140,24 +143,24 @@ def as_invariances(directions: PyTree, params: PyTree) -> Invariances:
 
 
 def directions_within(tangents: np.ndarray, free: np.ndarray) -> np.ndarray:
-    """A basis of those in the span of the directions `(G, P)` that leave alone what is not free."""
+    """Returns a basis of the directions in the span of `tangents` `(G, P)` that leave fixed entries unchanged."""
     size = np.linalg.norm(tangents, axis=0)
     _, values, basis = np.linalg.svd(_balanced(tangents), full_matrices=False)
     basis = basis[: int(np.sum(values > _SMALL))]
     if len(basis) and not free.all():
         basis = null_space(basis[:, ~free].T) @ basis
-    # To rounding they leave it alone; here to the bit.
+    # The fixed entries are 0 up to rounding; make them exactly 0.
     return np.where(free, basis * size, 0)
 
 
 def null_space(matrix: np.ndarray) -> np.ndarray:
-    """A basis of the vectors that a matrix takes to 0, as rows; its columns are of length about 1."""
+    """Returns a basis of the null space of a matrix, as rows. The matrix has columns of length about 1."""
     _, values, right = np.linalg.svd(matrix)
     return right[int(np.sum(values > _SMALL)) :]
 
 
 def unravel(numbers: np.ndarray, params: PyTree) -> PyTree:
-    """The pytree like `params` of these numbers, of any type."""
+    """Returns these numbers, of any dtype, in the structure of `params`."""
     leaves, structure = jax.tree.flatten(params)
     ends = np.cumsum([np.size(leaf) for leaf in leaves])
     parts = np.split(numbers, ends[:-1])
@@ -166,7 +169,7 @@ def unravel(numbers: np.ndarray, params: PyTree) -> PyTree:
     )
 
 
-# Beside directions of length 1: what is left of a dependent one is rounding.
+# For directions of length 1, a smaller singular value is rounding: the direction depends on the others.
 _SMALL = 1e-8
 
 
@@ -175,7 +178,7 @@ def _rank(tangents: np.ndarray) -> np.ndarray:
 
 
 def _balanced(tangents: np.ndarray) -> np.ndarray:
-    """Numbers of any units brought to one, then directions of length 1; neither changes a rank."""
+    """Returns the tangents with entries scaled to one unit, then directions to length 1. The rank is unchanged."""
     size = np.linalg.norm(tangents, axis=-2, keepdims=True)
     return _balanced_rows(tangents / np.where(size > 0, size, 1))
 

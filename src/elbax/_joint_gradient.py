@@ -1,4 +1,4 @@
-"""Both blocks in one pass: the variational autoencoder's step."""
+"""The joint gradient step of the variational autoencoder."""
 
 from typing import ClassVar
 
@@ -9,20 +9,20 @@ from ._gradient import AbstractGradientStep
 
 
 class JointGradientStep(AbstractGradientStep):
-    r"""One optimizer step up $\nabla_{(\theta, \phi)} \mathrm{ELBO}(q_\phi, \theta)$: the VAE.
+    r"""Makes one optimizer step along $\nabla_{(\theta, \phi)} \mathrm{ELBO}(q_\phi, \theta)$, as for a VAE.
 
-    The two blocks move from the same point by one pass over the batch (Kingma and Welling 2014),
-    where `Chain(GradientEStep, GradientMStep)` makes two.
+    Both blocks move from the same point with one pass over the batch (Kingma and Welling 2014).
+    `Chain(GradientEStep, GradientMStep)` makes two passes.
 
     **Arguments:**
 
     - `model`: the model.
-    - `optimizer`: any optax optimizer; it sees `{"params": θ, "posterior": φ}`.
-    - `chunk_size`: about how many rows to see at a time.
-    - `free`: which params move, `True` or `False` for each block of them, or a mask for each entry.
-    - `through`: whether the gradient in θ includes that through the posterior's own dependence on θ. It matters
-        for a posterior that contains `Exact(model, params)`, such as `Recognition`; without it, that is a fixed
-        snapshot, brought up to date before each step.
+    - `optimizer`: any optax optimizer; it gets `{"params": θ, "posterior": φ}`.
+    - `chunk_size`: about how many rows to process at a time.
+    - `free`: which params move, `True` or `False` for each block, or a mask for each entry.
+    - `through`: whether the gradient in θ includes the posterior's dependence on θ. It matters for a posterior
+        that contains `Exact(model, params)`, such as `Recognition`. Otherwise that is a fixed snapshot, moved to
+        the current params before each step.
 
     **Raises** `TypeError` at `init` for a posterior without weights, such as `Exact`.
 

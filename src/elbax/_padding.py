@@ -1,4 +1,4 @@
-"""Room for some rows more, so that data of about the same size share their programs."""
+"""Padding of batches, so that data of similar size share compiled programs."""
 
 import jax
 import numpy as np
@@ -8,16 +8,16 @@ from ._batch import as_batch, Batch, effective_weight
 from ._types import PyTree
 
 
-# Where a fit of more rows takes longer than to compile it.
+# With more rows a fit takes longer than its compilation, so sharing a program saves little.
 _MOST = 1 << 16
 
 
 def padded(batch: PyTree) -> Batch:
-    """The batch with rows of weight 0 at its end, which count for nothing, up to the next of eight sizes in every
-    power of two.
+    """Returns the batch with rows of weight 0 appended, up to the next of eight sizes per power of two.
 
-    A fold or a table with a row less then runs the same compiled programs. It is done on the host, and not to
-    blocks of incomplete rows, whose shapes are of the patterns' making, nor to large data.
+    A cross-validation fold or a table with one row less then runs the same compiled programs. Padding is done on
+    the host. Blocks of incomplete rows, whose shapes follow from the patterns, and large data are returned
+    unpadded.
     """
     batch = as_batch(batch)
     n = num_rows(batch.x)

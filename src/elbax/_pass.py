@@ -1,4 +1,4 @@
-"""One pass of a model over data: sums of bounds, their gradients, expected statistics."""
+"""One pass of a model over data: sums of bounds, their gradients and expected statistics."""
 
 import dataclasses
 import functools
@@ -20,7 +20,7 @@ from .posteriors._posterior import at_row, ModelAt, prepare, same_arrays, weight
 from .posteriors._table import check_places
 
 
-# On so few numbers the form that is always right is as fast, and both together take twice as long to compile.
+# With fewer numbers the general form is as fast, and compiling both forms takes twice as long.
 _SMALL = 4096
 
 
@@ -28,8 +28,8 @@ _SMALL = 4096
 class Pass:
     """One pass of `model` at `params` over a `batch`, under a `posterior`.
 
-    What all passes share: the natural parameters are computed once, before any loop over rows or chunks, in the
-    form of the model that is as exact and faster where there is one; every row has keys of its own.
+    The natural parameters are computed once, before any loop over rows or chunks. If the model has a faster form
+    that is as accurate, the pass uses it. Every row has its own random keys.
     """
 
     model: AbstractModel
@@ -40,7 +40,10 @@ class Pass:
     chunk_size: int | None = None
 
     def sum(self, datum: Callable[..., Array]) -> tuple[Array, Array]:
-        """(Σᵢ wᵢ datum(model, η, xᵢ, qᵢ, key), Σᵢ wᵢ); of several numbers a datum the bound comes first."""
+        """Returns (Σᵢ wᵢ datum(model, η, xᵢ, qᵢ, key), Σᵢ wᵢ).
+
+        `datum` returns the bound, or several numbers of which the bound is the first.
+        """
 
         def run(form):
             at = ModelAt(self.model, form, self.params, form.prepare(form.natural(self.params)))
@@ -59,11 +62,12 @@ class Pass:
         through: bool = False,
         datum: Callable[..., Array] | None = None,
     ) -> tuple[Array, dict[str, PyTree], Array]:
-        """(Σ w elbo, its gradient in the blocks `wrt`, Σ w); of several numbers a datum all sums, the bound first.
+        """Returns (Σ w elbo, its gradient in the blocks `wrt`, Σ w).
 
-        `lift(form, source)` is (what the pass differentiates, the rest of the prepared η). Every chunk takes its
-        gradient there; the sum is pulled back to `source` once. So nothing that does not depend on the data is
-        left inside a loop over chunks. `through` differentiates Bayes' rule at these params as well.
+        If `datum` returns several numbers, the bound first, all their sums are returned. `lift(form, source)`
+        returns (the part of the prepared η that the pass differentiates, the rest). Every chunk takes its gradient
+        there, and the sum is pulled back to `source` once, so a loop over chunks contains only what depends on the
+        data. With `through`, an exact posterior at these params is differentiated too.
         """
         weights = weights_of(self.posterior)
         datum = bound if datum is None else datum
@@ -97,8 +101,10 @@ class Pass:
         return reduce_data(chunk, self.batch, self.key, self.chunk_size)
 
     def in_the_faster_form(self, run: Callable[[AbstractModel], Any]) -> tuple[Any, Scalar | float]:
-        """(run(form), what is to be added to its sum of bounds), by the model's shortcut where it may be taken:
-        decided once a pass, and never on data of a few thousand numbers."""
+        """Returns (run(form), the term to add to its sum of bounds), with the model's shortcut as form if allowed.
+
+        This is decided once per pass. The shortcut is not used on data of a few thousand numbers.
+        """
         check_places(self.posterior, self.batch, "A pass over data")
         batch = as_batch(self.batch)
         x = without_padding(batch, batch.x, effective_weight(batch))
@@ -107,7 +113,7 @@ class Pass:
             return run(self.model), 0.0
         allowed = found.allowed
         for node in nodes_of(Exact, self.posterior):
-            # A posterior at other params takes the same form as the model, so it has to be right there too.
+            # A posterior at other params uses the same form, which must be accurate there too.
             if node.model == self.model and not same_arrays(node.params, self.params):
                 also = self.model.shortcut(node.params, x)
                 allowed = allowed if also is None else allowed & also.allowed
@@ -121,21 +127,21 @@ class Pass:
 
 
 def bound(model: AbstractModel, natural: PyTree, x: PyTree, q: Any, key: Key) -> Scalar:
-    """The ELBO of one datum."""
+    """Returns the ELBO of one datum."""
     return model.elbo(natural, x, q, key)
 
 
 def bound_and_divergence(
     model: AbstractModel, natural: PyTree, x: PyTree, q: Any, key: Key
 ) -> Array:
-    """The ELBO of one datum, and KL(q ‖ p(z))."""
+    """Returns the ELBO of one datum and KL(q ‖ p(z)), stacked."""
     value = model.elbo(natural, x, q, key)
     divergence = model.divergence(q, model.prior_at(natural, x), key)
     return jnp.stack([value, divergence.astype(value.dtype)])
 
 
 def _weighted_sum(datum: Callable, at: ModelAt, posterior, x, weight, places) -> Array:
-    """Σᵢ wᵢ datum(xᵢ) over some rows; every row has a key for q and one for expectations."""
+    """Returns Σᵢ wᵢ datum(xᵢ) over some rows; every row has one key for q and one for expectations."""
 
     def one(x, place):
         key_q, key_expectation = jax.random.split(place.key)
@@ -147,13 +153,13 @@ def _weighted_sum(datum: Callable, at: ModelAt, posterior, x, weight, places) ->
 
 
 def weighted_sum(weight: AnyArray, values: Array) -> Array:
-    """Σᵢ wᵢ valuesᵢ over rows, and blocks of rows."""
+    """Returns Σᵢ wᵢ valuesᵢ over rows (and blocks of rows)."""
     weight = jnp.asarray(weight, values.dtype)
     return jnp.tensordot(weight, values, weight.ndim, precision=jax.lax.Precision.HIGHEST)
 
 
 def with_base(total: Scalar, base: Scalar | float) -> Scalar:
-    """The sum, −∞ where the base is: what the faster form makes of a datum outside of the support is no matter."""
+    """Returns total + base, −∞ if the base is: outside of the support the faster form's value is meaningless."""
     base = jnp.asarray(base, total.dtype)
     return jnp.where(base == -jnp.inf, -jnp.inf, total + base)
 
@@ -163,12 +169,12 @@ def _first_with_base(sums: Array, base: Scalar | float) -> Array:
 
 
 def per_datum(total: Scalar, global_term: Scalar | float, weight: Array) -> Scalar:
-    """(Σᵢ wᵢ elboᵢ + global term) / Σ w, in the precision of the sum; of no data the global term."""
+    """Returns (Σᵢ wᵢ elboᵢ + global term) / Σ w in the precision of the sum; without data, the global term."""
     return (total + jnp.asarray(global_term, total.dtype)) / divisor(weight, total.dtype)
 
 
 def divisor(weight: Array, dtype: Any) -> Array:
-    """Σ w, and 1 where that is 0: a batch that is all padding says nothing, rather than NaN."""
+    """Returns Σ w, or 1 if it is 0, so that a batch that is all padding does not give NaN."""
     return jnp.where(weight == 0, 1, weight).astype(dtype)
 
 
@@ -181,10 +187,22 @@ def expected_statistics(
     key: Key,
     chunk_size: int | None = None,
 ) -> tuple[Scalar, PyTree, Array]:
-    """(Σ w elbo, Σ w E_q[t(x, z)], Σ w) in one pass, under any posterior.
+    """Computes (Σ w elbo, Σ w E_q[t(x, z)], Σ w) in one pass, under any posterior.
 
-    The log-joint is linear in the coordinates η, so the statistics are the gradient of the bound in
-    η: the transpose of the forward matrix products forms them.
+    The log-joint is linear in the coordinates η, so the statistics are the gradient of the bound in η. The
+    transposed matrix products of the forward pass compute them.
+
+    **Arguments:**
+
+    - `model`: a model whose log-joint is linear in η(θ) = `model.natural(params)`.
+    - `params`: θ, the model's parameters.
+    - `posterior`: q, a function from a datum to a distribution.
+    - `batch`: data with a leading axis, or a `Batch`.
+    - `key`: a random key for sampled posteriors and expectations.
+    - `chunk_size`: about how many rows to process at a time.
+
+    **Returns** (the sum of bounds in nats, the statistics in the structure of η's coordinates, the sum of
+    weights).
     """
     coordinates, rest = split_coordinates(model.natural(params))
 
@@ -208,17 +226,24 @@ def elbo_and_gradient(
     through: bool = False,
     datum: Callable[..., Array] = bound,
 ) -> tuple[Array, dict[str, PyTree], Array]:
-    """(Σ w elbo, its gradient in the inexact arrays of the blocks `wrt`, Σ w) in one pass.
+    """Computes (Σ w elbo, its gradient, Σ w) in one pass.
 
-    `wrt` names `"params"`, `"posterior"` or both. Gradients are taken by argument, so that nothing of
-    the other block is cut from the graph. `through` differentiates a posterior's `Exact` at these very params in
-    them too; without it Bayes' rule is that of a fixed snapshot. `datum` says what is summed.
+    **Arguments:**
+
+    - `model`, `params`, `posterior`, `batch`, `key`, `chunk_size`: as for `expected_statistics`, for any model.
+    - `wrt`: the blocks whose inexact arrays the gradient is taken in: `"params"`, `"posterior"` or both. Gradients
+        are taken by argument, without a `stop_gradient` on the other block.
+    - `through`: whether to differentiate every `Exact` in the posterior that is at these params, too. Otherwise it
+        is a fixed snapshot.
+    - `datum`: the function of one datum that is summed, by default the bound.
+
+    **Returns** (the sum of bounds in nats, a dictionary of the gradients in these blocks, the sum of weights).
     """
     trained, frozen = split_coordinates(params)
 
     def lift(form, trained):
         natural = form.natural(eqx.combine(trained, frozen))
-        # What coordinates are taken about depends on the params too.
+        # The reference point of the coordinates depends on the params too, so it is differentiated.
         return eqx.partition(form.prepare(natural), eqx.is_inexact_array)
 
     over = Pass(model, params, posterior, batch, key, chunk_size)

@@ -1,4 +1,4 @@
-"""The demo: one mixture, one scan, four algorithms that differ in one word each.
+"""The demo: one mixture and one scan, with four algorithms that differ in one word each.
 
 python -m elbax                              Old Faithful
 python -m elbax FILE.csv --components K      your own numeric table
@@ -26,11 +26,11 @@ BLOCKS = 20
 
 
 class UnusableData(Exception):
-    """What is wrong with the user's table, in one line."""
+    """An error in the user's table, described in one line."""
 
 
 def read_table(path: str) -> tuple[list[str], np.ndarray]:
-    """(column names, table) of a CSV file, with or without a header."""
+    """Returns (column names, table) of a CSV file, with or without a header."""
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -85,7 +85,7 @@ def load(path: str | None) -> tuple[str, list[str], jax.Array]:
 
 
 def recipes(model, params, x, key):
-    """(name, update, first state) of four algorithms: one word of each differs from its neighbour."""
+    """Yields (name, update, first state) of four algorithms."""
     dim, width = x.shape[1], 32
     key_network, key_state, key_warm = jax.random.split(key, 3)
     center, spread = x.mean(0), x.std(0)
@@ -104,7 +104,7 @@ def recipes(model, params, x, key):
     gradient = elbax.GradientMStep(model, optax.adam(1e-2))
     joint = elbax.JointGradientStep(model, optax.adam(1e-2))
 
-    # A fresh encoder would ruin good params: it is trained alone first, on the params of the start.
+    # A fresh encoder would ruin good params, so it is trained alone first, at the initial params.
     warm = amortize.init(params, encoder, key=key_warm)
     warm, _ = jax.jit(lambda s, x: jax.lax.scan(lambda s, _: amortize(s, x), s, length=200))(
         warm, x
@@ -121,7 +121,7 @@ def recipes(model, params, x, key):
 
 
 def run(update, state, x, progress):
-    """(last state, trace, seconds a sweep, seconds of compilation), by a scan in blocks."""
+    """Returns (last state, trace, seconds per sweep, seconds of compilation) of a scan in blocks."""
     length = SWEEPS // BLOCKS
     scan = jax.jit(lambda s, x: jax.lax.scan(lambda s, _: update(s, x), s, length=length))
     begin = time.perf_counter()
@@ -138,7 +138,7 @@ def run(update, state, x, progress):
 
 
 def fit_all(model, x, key):
-    """(name, params, trace, terms of the ELBO, seconds a sweep, seconds of compilation) a recipe."""
+    """Returns (name, params, trace, ELBO terms, seconds per sweep, seconds of compilation) of each recipe."""
     key_init, key_recipes = jax.random.split(key)
     params = model.init(key_init, x)
     rows = []
@@ -194,7 +194,7 @@ def draw(rows, x, names: list[str], model) -> None:
                 jnp.asarray(grid, x.dtype)
             )
             right.plot(grid, np.exp(density), style, color=line.get_color(), lw=2)
-    # The first steps of a gradient may lie far below; what is worth seeing is from EM's start on.
+    # The first gradient steps may be far below EM's start, from which on the plot begins.
     low, high = float(rows[0][2][0]), max(float(trace.max()) for _, _, trace, *_ in rows)
     margin = 0.1 * (high - low) + 1e-3
     left.set(

@@ -124,8 +124,8 @@ class AbstractModel(eqx.Module):
     def at_boundary(self, params: PyTree, least: float) -> PyTree:
         """Returns which numbers have reached the end of their range, as masks in the shapes of the params.
 
-        The fit sends a probability (or a rate, in events per datum) below `least` to 0. Its logit would decrease
-        without end, and the likelihood has no curvature in it.
+        A probability (or a rate, in events per datum) below `least` is one that the fit sends to 0. Its logit
+        would decrease without end, and the likelihood has no curvature in it.
         """
         return jax.tree.map(lambda leaf: np.zeros(np.shape(leaf), bool), params)
 

@@ -1,4 +1,4 @@
-"""Calls from outside of `jit`, each as one compiled program that is kept for the next."""
+"""Calls from outside of `jit` as single compiled programs, which are reused."""
 
 import functools
 import os
@@ -15,14 +15,14 @@ from ._types import Any, Callable, PyTree
 
 
 def is_concrete(tree: PyTree) -> bool:
-    """Whether all values are known now, that is outside `jit` and `vmap`."""
+    """Returns whether all values are known, as outside of `jit` and `vmap`."""
     return not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
 
 
-# So many numbers, data and state, run through a program in less time than XLA takes to improve it.
+# With at most this many numbers of data and state, a program runs in less time than XLA takes to optimize it.
 _SMALL = 2**13
 
-# What JAX's own `jax_disable_most_optimizations` says to XLA, and its older way to make loops for a CPU.
+# The XLA options of JAX's `jax_disable_most_optimizations`, and the older code generation of loops for CPUs.
 _QUICK = {
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
@@ -33,17 +33,18 @@ _QUICK = {
 
 
 def at_most(limit: int, tree: PyTree) -> bool:
-    """Whether a tree holds no more numbers; where their number is a symbol (in an export), it may hold more."""
+    """Returns whether a tree holds at most `limit` numbers; `False` if their number is symbolic, in an export."""
     size = sum(getattr(leaf, "size", 1) for leaf in jax.tree.leaves(tree))
     return isinstance(size, int) and size <= limit
 
 
 def compiled(function: Callable) -> Any:
-    """`equinox.filter_jit`; on a CPU small data get a program that is compiled in a fifth of the time.
+    """Returns the function under `equinox.filter_jit`; small data on a CPU get a program that compiles faster.
 
-    It runs a third as fast, so of large data it is optimized as ever.
+    That program takes a fifth of the time to compile and runs at a third of the speed. Large data get the
+    optimized one.
     """
-    # Made when it is first called, so that an import need not.
+    # Created at the first call, which keeps the import fast.
     optimized = functools.cache(lambda: eqx.filter_jit(function))
     options: dict[str, Any] = {"compiler_options": _QUICK}
     quick = functools.cache(lambda: eqx.filter_jit(function, **options))
@@ -52,7 +53,7 @@ def compiled(function: Callable) -> Any:
     def call(*args, **kwargs):
         given = args, kwargs
         small = at_most(_SMALL, given)
-        # A program inside of another is compiled with it.
+        # A program inside of another one is compiled as a part of it.
         soon = small and is_concrete(given) and _understood() and outside()
         return (quick if soon else optimized)()(*args, **kwargs)
 
@@ -60,13 +61,13 @@ def compiled(function: Callable) -> Any:
 
 
 def outside() -> bool:
-    """Whether no program is traced now, which would have constants as tracers too."""
+    """Returns whether no program is being traced; while one is, constants are tracers too."""
     return not isinstance(jax.device_put(np.zeros(())), Tracer)
 
 
 @functools.cache
 def _understood() -> bool:
-    """Whether programs are for a CPU, and this XLA still knows all that it is told."""
+    """Returns whether programs run on a CPU and this version of XLA supports all of the options."""
     if jax.default_backend() != "cpu":
         return False
     try:
@@ -77,10 +78,10 @@ def _understood() -> bool:
 
 
 def program(function: Callable) -> Callable:
-    """The function as it stands inside of a trace; one compiled program where all values are known.
+    """Compiles the function into one program, which runs if all values are known; inside of a trace it is inlined.
 
-    An operation by itself would be a program to compile, and one that holds a function (a `cond`, a scan) one at
-    every call. The program is kept for all arguments of the same shapes whose other values are equal.
+    Otherwise each operation would compile a program of its own, and one that holds a function (a `cond`, a scan) a
+    new one at every call. The program is reused for arguments of the same shapes whose other values are equal.
     """
     whole = compiled(function)
 
@@ -92,25 +93,30 @@ def program(function: Callable) -> Callable:
 
 
 def cache_programs(directory: str | os.PathLike[str]) -> None:
-    """Keeps compiled programs in a directory, where other processes and later sessions find them.
+    """Stores compiled programs in a directory, where other and later processes find them.
 
-    It is JAX's own persistent cache, for programs of any size and compile time: those of small fits take less than
-    the second from which on JAX keeps them by default. A first fit then takes as long as to trace it, about a
-    third. Keep the directory to yourself, since what is in it is run, and delete it as you like.
+    It enables JAX's persistent cache for programs of any size and compile time. By default JAX stores only those
+    that take at least a second to compile, which excludes small fits. A first fit then takes only the time to
+    trace it, about a third. Keep the directory private, since its contents are executed. It can be deleted at any
+    time.
 
-    Once, at the top of a script or a notebook:
+    **Arguments:**
+
+    - `directory`: the path of the directory; `~` is expanded.
+
+    Call it once, at the top of a script or a notebook:
 
         elbax.cache_programs("~/.cache/jax")
     """
     jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(directory).expanduser()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    # Whether there is a cache JAX looks up once, at the first program that it compiles.
+    # JAX checks only once, at its first compilation, whether there is a cache.
     compilation_cache.reset_cache()
 
 
 def by_value(tree: PyTree) -> PyTree:
-    """The tree with a `Closure` for every Python function among its leaves, such as those of an optimizer."""
+    """Replaces every Python function among the leaves, such as those of an optimizer, by a `Closure`."""
 
     def one(leaf):
         return Closure(leaf) if isinstance(leaf, types.FunctionType) else leaf
@@ -119,10 +125,10 @@ def by_value(tree: PyTree) -> PyTree:
 
 
 class Closure:
-    """A function that equals any other of the same code over equal values.
+    """A function that equals any other function of the same code over equal values.
 
-    `optax.adam(1e-3)` makes new functions at every call, which compare by identity: each would have programs of
-    its own, kept for good. What can change or cannot be compared (an array, a list) counts by identity here too.
+    `optax.adam(1e-3)` creates new functions at every call, which compare by identity: each would compile and keep
+    programs of its own. Values that are mutable or not comparable (an array, a list) are compared by identity.
     """
 
     def __init__(self, function: Callable):
@@ -134,7 +140,7 @@ class Closure:
         return self.function(*args, **kwargs)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Its value holds modules and identities, which no other process has.
+        # The value holds object identities, which have no meaning in another process.
         return Closure, (self.function,)
 
     def __hash__(self) -> int:
@@ -145,7 +151,7 @@ class Closure:
 
 
 class _Same:
-    """What counts by identity, kept alive so that no other object can take its place."""
+    """An object that is compared by identity. It is kept alive, so that its id is not reused."""
 
     def __init__(self, content: Any):
         self.content = content
@@ -158,10 +164,10 @@ class _Same:
 
 
 def _value(content: Any, around: tuple) -> Any:
-    """What hashes and compares as the content does, functions by what they are made of."""
+    """Returns an object that hashes and compares as the content does; functions by their code and values."""
     inside = (*around, content)
     if isinstance(content, bool | int | float | complex | str | bytes | type(None)):
-        # 1, 1.0 and True are equal; -0.0 and 0.0 are too, and NaN is not even itself.
+        # By type and `repr`, since 1 == 1.0 == True, -0.0 == 0.0 and NaN != NaN.
         return type(content), repr(content)
     if isinstance(content, _Same):
         return content
@@ -171,11 +177,11 @@ def _value(content: Any, around: tuple) -> Any:
         keywords = sorted(content.keywords.items())
         parts = (content.func, content.args, tuple(keywords))
         return functools.partial, tuple(_value(part, inside) for part in parts)
-    # A function that refers to itself is made anew with all that it is made of.
+    # A function that refers to itself does so by identity, which ends the recursion.
     if isinstance(content, types.FunctionType) and not any(content is one for one in around):
         try:
             cells = tuple(cell.cell_contents for cell in content.__closure__ or ())
-        except ValueError:  # A cell that is empty still.
+        except ValueError:  # A cell that is still empty.
             return _Same(content)
         keywords = tuple(sorted((content.__kwdefaults__ or {}).items()))
         parts = cells, content.__defaults__ or (), keywords, _global_values(content)
@@ -184,7 +190,7 @@ def _value(content: Any, around: tuple) -> Any:
 
 
 def _global_values(function: types.FunctionType) -> tuple:
-    """What the function refers to by name, as it is now: another value of a global is another function."""
+    """Returns the current values of the globals that a function names; if they change, it is another function."""
 
     def names(code):
         inner = (one for one in code.co_consts if isinstance(one, types.CodeType))
@@ -192,6 +198,6 @@ def _global_values(function: types.FunctionType) -> tuple:
 
     around = function.__globals__
     found = {name: around[name] for name in names(function.__code__) if name in around}
-    # A function of a module stays the same while it is not defined anew.
+    # Callable globals are compared by identity: they stay the same until they are redefined.
     stable = {name: _Same(value) if callable(value) else value for name, value in found.items()}
     return tuple((name, stable[name]) for name in sorted(stable))

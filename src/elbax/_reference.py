@@ -1,4 +1,4 @@
-"""Constants that stand in a tree beside its coordinates, and how the two are told apart."""
+"""Constants in a tree, and their separation from its coordinates."""
 
 import equinox as eqx
 import jax
@@ -7,10 +7,14 @@ from ._types import Any, Callable, PyTree
 
 
 class Reference(eqx.Module):
-    """Constants of a tree: among natural parameters what these are taken about, among params what no update
-    moves, such as the scale of the data.
+    """Marks constants in a tree of params or natural parameters, which no update moves.
 
-    They are no coordinates: no statistic and no gradient is theirs, and no optimizer sees them.
+    In params they are, for example, the scale of the data; in natural parameters, the point about which these are
+    taken. They are not coordinates: they have no statistics and no gradients, and optimizers do not see them.
+
+    **Fields:**
+
+    - `value`: a pytree of arrays.
     """
 
     value: PyTree
@@ -23,9 +27,9 @@ def is_reference(node: Any) -> bool:
 def split_coordinates(
     tree: PyTree, is_constant: Callable[[Any], bool] = is_reference
 ) -> tuple[PyTree, PyTree]:
-    """(the inexact arrays outside of any `Reference`, the rest), to be joined again by `equinox.combine`.
+    """Returns (the inexact arrays outside of any `Reference`, the rest); `equinox.combine` joins them again.
 
-    `is_constant` says what else is none, and must say so of a `Reference`.
+    `is_constant` decides which nodes are constants. It must be true of a `Reference`.
     """
 
     def which(node):

@@ -1,4 +1,4 @@
-"""States in files."""
+"""Saving states to files and loading them."""
 
 import os
 import pathlib
@@ -12,9 +12,14 @@ from ._types import Any, PyTree
 
 
 def save(path: str | os.PathLike[str], state: PyTree) -> None:
-    """Writes the arrays of a state, or of any pytree, to a file, random keys included.
+    """Writes the arrays of a state, or of any pytree, to a file, including random keys.
 
     The file holds arrays only: `load` takes everything else from a state of the same structure.
+
+    **Arguments:**
+
+    - `path`: the file.
+    - `state`: the state.
 
     ```python
     >>> import elbax, jax, pathlib, tempfile
@@ -33,13 +38,15 @@ def save(path: str | os.PathLike[str], state: PyTree) -> None:
 
 
 def load(path: str | os.PathLike[str], like: PyTree) -> PyTree:
-    """Reads what `save` wrote.
+    """Reads a state that `save` wrote.
 
     **Arguments:**
 
     - `path`: the file.
-    - `like`: a state of the same structure, shapes and dtypes, such as `update.init(params, posterior, key=key)`;
-        its values are not used.
+    - `like`: a state of the same structure, shapes and dtypes, such as `update.init(params, posterior, key=key)`.
+        The values of its arrays are not used.
+
+    **Returns** the state: `like` with the arrays of the file.
 
     **Raises** `RuntimeError` for a file of arrays of other shapes or dtypes.
     """

@@ -1,4 +1,4 @@
-"""Data whose sharding is part of their type, as on a mesh of `jax.make_mesh` unless it is told otherwise."""
+"""Data with explicit sharding, which is the default of `jax.make_mesh`."""
 
 import functools
 
@@ -18,11 +18,11 @@ from ._types import Any, Callable
 
 
 def automatic(function: Callable) -> Callable:
-    """The function, in which the compiler decides where arrays lie, whatever the mesh of its arguments says.
+    """Returns the function with automatic sharding inside, also for arguments on a mesh with explicit axes.
 
-    On `Explicit` axes JAX asks of each operation how its result is sharded. A pass over data has one answer to
-    all: rows stay where they are, and a sum over them is everywhere. So results lie whole on every device, but for
-    a state, which lies as the one that came.
+    On explicit axes JAX asks for the sharding of each operation's result. In a pass over data there is only one
+    choice: rows stay on their devices, and sums over them are replicated. So results are replicated on every
+    device, except a state, which is sharded like the given one.
     """
 
     @functools.wraps(function)
@@ -33,7 +33,7 @@ def automatic(function: Callable) -> Callable:
         if mesh is None:
             return function(*args, **kwargs)
         state = next(filter(_is_state, jax.tree.leaves((args, kwargs), is_leaf=_is_state)), None)
-        # What goes through as it came stays off the mesh: a program of nothing else would know of no devices.
+        # Arguments that are returned unchanged are not resharded: a program of nothing else has no known devices.
         untouched = {id(leaf) for leaf in given}
 
         def enter(leaf):

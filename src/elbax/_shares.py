@@ -1,4 +1,4 @@
-"""Tables of probabilities, each row over what is possible in it."""
+"""Tables of probabilities, in which some entries of each row are possible."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from .priors import Dirichlet
 
 
 def log_shares_of(logits: Array, possible: np.ndarray | Array) -> Array:
-    """log softmax of each row over what is possible, and 0 elsewhere (and in a row where nothing is)."""
+    """Returns log softmax of each row over its possible entries, and 0 for all others."""
     logits = jnp.where(possible, logits, -jnp.inf)
     some = possible.any(-1, keepdims=True)
     logits = jnp.where(some, logits, 0)
@@ -20,7 +20,7 @@ def log_shares_of(logits: Array, possible: np.ndarray | Array) -> Array:
 def maximize_shares(
     count: Array, logits: Array, free: Any, possible: np.ndarray | Array, prior: Dirichlet | None
 ) -> Array:
-    """Logits in proportion to the counts; a row without any keeps its own, and so does what is impossible."""
+    """Returns logits in proportion to the counts; impossible entries and rows without counts are unchanged."""
     if prior is not None:
         count = count + prior.pseudo_count
     count = jnp.where(possible, count, 0)
@@ -31,7 +31,7 @@ def maximize_shares(
 
 
 def vanished(logits: Any, least: float, possible: Any = True) -> np.ndarray:
-    """Which shares of each row are possible and yet below `least`."""
+    """Returns which shares of each row are possible but below `least`."""
     logits = np.where(possible, np.asarray(logits, float), -np.inf)
     highest = np.max(logits, -1, keepdims=True)
     shares = np.exp(logits - np.where(np.isfinite(highest), highest, 0))
@@ -41,7 +41,7 @@ def vanished(logits: Any, least: float, possible: Any = True) -> np.ndarray:
 def log_prior_of_shares(
     logits: Array, possible: np.ndarray | Array, prior: Dirichlet | None
 ) -> Any:
-    """The Dirichlet's log-density of every row, over what is possible in it."""
+    """Returns the Dirichlet's log-density in nats, over the possible entries of each row, summed over rows."""
     if prior is None:
         return 0.0
     return prior.log_density(log_shares_of(logits, possible), possible)

@@ -1,4 +1,4 @@
-"""A faster form of a model."""
+"""Faster forms of models."""
 
 from typing import NamedTuple
 
@@ -6,17 +6,16 @@ from ._types import Any, Array, Bool, Callable
 
 
 class Shortcut(NamedTuple):
-    """A faster form, equal to the model to rounding where it may be taken.
+    """A faster form of a model or component, equal to it up to rounding where it is allowed.
 
     **Fields:**
 
-    - `allowed`: whether it may be taken, at these params.
-    - `form`: a model (or component) whose `prepare`, `elbo` and `conditional` (`log_densities`) are the faster
-        ones.
-    - `base`: x ↦ log h(x), what `form` leaves out of each log-density because neither params nor latents enter
-        it; `None` if nothing is left out. A pass adds it outside of the choice between the forms, where a compiled
-        loop over sweeps of the same data computes it once. A datum outside of the support has log h(x) = −∞:
-        then the bound is −∞, whatever `form` makes of that datum.
+    - `allowed`: whether it may be used at these params.
+    - `form`: a model (or component) whose `prepare`, `elbo` and `conditional` (`log_densities`) are faster.
+    - `base`: x ↦ log h(x), the part of each log-density that `form` omits because it depends neither on params nor
+        on latents; `None` if there is none. A pass adds it outside of the choice between the forms, so that a
+        compiled loop over sweeps of the same data computes it once. Outside of the support log h(x) = −∞ and the
+        bound is −∞, whatever the value of `form`.
     """
 
     allowed: Bool[Array, ""]
@@ -24,5 +23,5 @@ class Shortcut(NamedTuple):
     base: Callable | None = None
 
     def around(self, outer: Callable) -> "Shortcut":
-        """The same shortcut for a model that contains this one: `outer(form)`."""
+        """Returns the same shortcut for a model that contains this one, with `outer(form)` as form."""
         return self._replace(form=outer(self.form))

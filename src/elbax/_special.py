@@ -1,4 +1,4 @@
-"""Functions of the gamma family that cancel in their textbook form."""
+"""Functions related to the gamma function, in forms without cancellation."""
 
 import functools
 import math
@@ -10,8 +10,8 @@ from jax.scipy.special import digamma, gammaln, polygamma
 from ._types import Any, Array
 
 
-# Below this the two terms differ enough to be subtracted, in float32 and float64 alike: above, four terms
-# of the asymptotic series are exact to 1e-13.
+# Below this the two terms differ enough to be subtracted, in float32 and in float64. Above it, four terms of the
+# asymptotic series are exact to 1e-13.
 _LARGE = 30.0
 
 # From here on six terms of Stirling's series are exact to 1e-15.
@@ -20,9 +20,9 @@ _STIRLING_TERMS = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 36036
 
 
 def stirling_error(x: Array) -> Array:
-    """log Γ(x) − ((x − ½) log x − x + ½ log 2π) for x > 0: 1/(12x) − 1/(360x³) + … where x is large.
+    """Returns log Γ(x) − ((x − ½) log x − x + ½ log 2π) for x > 0: 1/(12x) − 1/(360x³) + … if x is large.
 
-    A difference of log Γ of large numbers loses what this keeps.
+    Subtracting log Γ of large numbers loses this term to rounding.
     """
     large = x >= _STIRLING
     small = jnp.where(large, 1, x)
@@ -35,21 +35,21 @@ def _polynomial(x: Array, coefficients: tuple[float, ...]) -> Any:
     return functools.reduce(lambda total, c: total * x + c, reversed(coefficients))
 
 
-# |v| below which v − log(1 + v) cancels, and how many terms of its series reach rounding there.
+# Below this |v|, v − log(1 + v) cancels, and its series is used.
 _NEAR = 0.3
 
 
 def _series(s: Array) -> Array:
-    """½ log((1 + s) / (1 − s)) − s over s³, which is 1/3 + s²/5 + s⁴/7 + …, for |s| ≤ 0.18."""
+    """Returns (½ log((1 + s) / (1 − s)) − s) / s³ = 1/3 + s²/5 + s⁴/7 + …, for |s| ≤ 0.18."""
     num_terms = 4 if s.dtype.itemsize <= 4 else 9
     return _polynomial(s * s, tuple(1 / (2 * i + 3) for i in range(num_terms)))
 
 
 @jax.custom_jvp
 def excess(v: Array, log_ratio: Array) -> Array:
-    """v − log(1 + v) ≥ 0 for v > −1, the logarithm being at hand.
+    """Returns v − log(1 + v) ≥ 0 for v > −1, given `log_ratio` = log(1 + v).
 
-    That is log((1 + s) / (1 − s)) with s = v / (2 + v), whose series is taken where the two are near.
+    The logarithm is log((1 + s) / (1 − s)) with s = v / (2 + v); for small |v| its series is used.
     """
     near = jnp.abs(v) <= _NEAR
     small = jnp.where(near, v, 0)
@@ -59,15 +59,15 @@ def excess(v: Array, log_ratio: Array) -> Array:
 
 @excess.defjvp
 def _(primals, tangents):
-    # The logarithm is one of v.
+    # The logarithm is a function of v, so its tangent is not used.
     return excess(*primals), primals[0] / (1 + primals[0]) * tangents[0]
 
 
 @jax.custom_jvp
 def half_deviance(x: Array, log_rate: Array) -> Array:
-    """x log(x / λ) + λ − x ≥ 0 of a count x ≥ 0 (λ where x = 0): what a rate λ loses against the rate x.
+    """Returns x log(x / λ) + λ − x ≥ 0 for a count x ≥ 0 (λ if x = 0): the loss of the rate λ against the rate x.
 
-    Where the two are near it is x (v − log(1 + v)) with v = (λ − x) / x, see `excess`.
+    If λ is close to x, it is x (v − log(1 + v)) with v = (λ − x) / x, as in `excess`.
     """
     some = x > 0
     safe, rate = jnp.where(some, x, 1), jnp.exp(log_rate)
@@ -88,16 +88,16 @@ def _(primals, tangents):
 
 
 def highest_log_mass(x: Array) -> Array:
-    """The log-probability of a count x at the Poisson rate that suits it best, x: −½ log 2πx − 1/(12x) + …
+    """Returns the log-probability of a count x at its best Poisson rate, λ = x: −½ log 2πx − 1/(12x) + …
 
-    That of a rate λ is this less the half deviance (Loader 2000): no large numbers are subtracted.
+    At another rate λ it is this less the half deviance (Loader 2000), without a difference of large numbers.
     """
     safe = jnp.where(x > 0, x, 1)
     return jnp.where(x > 0, -0.5 * jnp.log(2 * math.pi * safe) - stirling_error(safe), 0)
 
 
 def log_minus_digamma(x: Array) -> Array:
-    """log x − ψ(x) for x > 0: 1/(2x) + 1/(12x²) − 1/(120x⁴) + 1/(252x⁶) − … where x is large."""
+    """Returns log x − ψ(x) for x > 0: 1/(2x) + 1/(12x²) − 1/(120x⁴) + 1/(252x⁶) − … if x is large."""
     small = jnp.where(x < _LARGE, x, _LARGE)
     y = 1 / jnp.where(x < _LARGE, _LARGE, x)
     series = y * (0.5 + y * (1 / 12 - y**2 * (1 / 120 - y**2 / 252)))
@@ -105,7 +105,7 @@ def log_minus_digamma(x: Array) -> Array:
 
 
 def _slope(x: Array) -> Array:
-    """The derivative, 1/x − ψ'(x), negative."""
+    """Returns the derivative of `log_minus_digamma`, 1/x − ψ'(x) < 0."""
     small = jnp.where(x < _LARGE, x, _LARGE)
     y = 1 / jnp.where(x < _LARGE, _LARGE, x)
     series = -(y**2) * (0.5 + y * (1 / 6 - y**2 * (1 / 30 - y**2 / 42)))
@@ -113,7 +113,7 @@ def _slope(x: Array) -> Array:
 
 
 def inverse_digamma(y: Array) -> Array:
-    """The x with ψ(x) = y: five Newton steps from Minka's start reach rounding."""
+    """Returns the x with ψ(x) = y; five Newton steps from Minka's start are exact to rounding."""
     x = jnp.where(y >= -2.22, jnp.exp(y) + 0.5, -1 / (y - digamma(jnp.ones_like(y))))
     for _ in range(5):
         x = jnp.maximum(x - (digamma(x) - y) / polygamma(1, x), 0.1 * x)
@@ -121,10 +121,10 @@ def inverse_digamma(y: Array) -> Array:
 
 
 def solve_shape(gap: Array, smallest: float = 1e-3, largest: float = 1e6) -> Array:
-    """The shape α with log α − ψ(α) = gap, the maximum-likelihood equation of a gamma family.
+    """Returns the shape α with log α − ψ(α) = gap, the maximum-likelihood equation of a gamma family.
 
-    By Newton's method on 1/α, from a start within 2 % (Minka 2002, "Estimating a gamma distribution");
-    four steps reach rounding. A gap of 0 or less has no solution: the shape is kept in bounds.
+    Newton's method on 1/α starts within 2 % of it (Minka 2002, "Estimating a gamma distribution"), and four steps
+    are exact to rounding. A gap of 0 or less has no solution: the shape is clipped to its bounds.
     """
     gap = jnp.maximum(gap, 0.5 / largest)
     shape = (3 - gap + jnp.sqrt((gap - 3) ** 2 + 24 * gap)) / (12 * gap)

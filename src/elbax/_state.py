@@ -1,4 +1,4 @@
-"""What a scan of updates carries, and what each step reports."""
+"""The state that a scan of updates carries, and the report of each step."""
 
 import equinox as eqx
 import jax
@@ -11,17 +11,17 @@ from ._types import Any, Key, PyTree, Scalar
 
 
 class ELBOState(eqx.Module):
-    r"""The point (q, θ) at which $\mathrm{ELBO}(q, \theta)$ stands: the carry of the scan.
+    r"""Holds the current (q, θ) of $\mathrm{ELBO}(q, \theta)$, as the carry of a scan.
+
+    Make one with `update.init(params, posterior, key=key)`. No field is a cache of another one, so an update that
+    moves one field does not make another one stale.
 
     **Fields:**
 
     - `params`: θ, the model's parameters, a pytree of arrays.
     - `posterior`: q, a callable pytree `posterior(x, key=None) -> q(z)`.
-    - `memory`: what the update keeps for itself (optimizer state, running statistics).
-    - `key`: all randomness to come.
-
-    Nothing here is a cache of another field, so an update that moves one field makes no other stale.
-    Make one with `update.init(params, posterior, key=key)`.
+    - `memory`: the update's own state (optimizer state, running statistics).
+    - `key`: the random key of all steps to come.
     """
 
     params: PyTree
@@ -30,7 +30,7 @@ class ELBOState(eqx.Module):
     key: Key
 
     def replace(self, **fields: Any) -> "ELBOState":
-        """The same state with the named fields exchanged."""
+        """Returns the state with the named fields replaced; raises `TypeError` for an unknown field."""
         current = {name: getattr(self, name) for name in ("params", "posterior", "memory", "key")}
         unknown = fields.keys() - current.keys()
         if unknown:
@@ -39,16 +39,17 @@ class ELBOState(eqx.Module):
 
 
 class Info(eqx.Module):
-    """What one step saw; `lax.scan` stacks it, nothing carries it.
+    """Reports one step. `lax.scan` stacks it; it is not part of the state.
 
     **Fields:**
 
-    - `elbo`: the ELBO at the (q, θ) and the batch of the step's data pass, in nats per datum
-        (before its own move); `None` for a step that makes no pass, such as an exact E-step.
+    - `elbo`: the ELBO at the (q, θ) and the batch of the step's pass over data, before the step's own move, in
+        nats per datum; `None` for a step that makes no pass, such as an exact E-step.
     - `parts`: one `Info` for each part of a chain.
-    - `reconstruction`, `kl_prior`: E_q[log p(x | z)] and KL(q ‖ p(z)) in nats per datum, so that the ELBO is the
-        one less the other, and the global term more. Gradient steps know them for a model whose likelihood and
-        prior are apart, `Model(likelihood=, prior=)`; elsewhere they are `None`, as `elbo_terms` takes a pass.
+    - `reconstruction`, `kl_prior`: E_q[log p(x | z)] and KL(q ‖ p(z)) in nats per datum; the ELBO is their
+        difference plus the global term. Gradient steps report them for a model with a separate likelihood and
+        prior, `Model(likelihood=, prior=)`. Otherwise they are `None`; `elbo_terms` computes them with a pass over
+        data.
     """
 
     elbo: Scalar | None = None
@@ -58,9 +59,9 @@ class Info(eqx.Module):
 
 
 def unmeasured(info: PyTree) -> PyTree:
-    """An info of the same shapes that says nothing: −∞, which every ELBO is above, and −1 for a part's number.
+    """Returns an info of the same shapes without information: −∞, below every ELBO, and −1 for integers.
 
-    NaN would be taken for a failure, by `jax_debug_nans` too.
+    NaN would count as a failure, also for `jax_debug_nans`.
     """
 
     def blank(leaf):
@@ -71,17 +72,17 @@ def unmeasured(info: PyTree) -> PyTree:
 
 
 def carry(tree: PyTree, name: str) -> PyTree:
-    """The tree as a scan can carry it: device arrays only, of strong types.
+    """Returns the tree as a scan can carry it: with device arrays only, of strong types.
 
-    **Raises** `TypeError` that names the path of any other leaf.
+    **Raises** `TypeError`, with its path, for a leaf that is not an array.
     """
 
     def leaf(path, value):
         if isinstance(value, jax.Array):
             if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
                 return value
-            # A weak type (that of `jnp.asarray(0.0)`) would turn strong in the first step, and the
-            # carry of a scan must keep its types.
+            # A weak type, as of `jnp.asarray(0.0)`, would become strong in the first step, but the carry of a scan
+            # must keep its types.
             return jax.lax.convert_element_type(value, value.dtype) if value.weak_type else value
         if isinstance(value, np.ndarray | np.generic):
             return jax.device_put(value)
@@ -99,11 +100,11 @@ def carry(tree: PyTree, name: str) -> PyTree:
 
 
 def apart(tree: PyTree) -> PyTree:
-    """The tree, no two leaves of which are one buffer: so it can be donated to a program (`donate_argnums`).
+    """Returns the tree with no two leaves in one buffer, so that a program can take its memory (`donate_argnums`).
 
-    Params that stand in it twice, as in an exact posterior, come out as two arrays of equal values.
+    Params that occur twice, as with an exact posterior, become two arrays of equal values.
     """
-    # Inside of a program leaves are values, not places, be they known or not.
+    # Inside of a program leaves have no buffers, even if their values are known.
     if not outside():
         return tree
     seen: set[int] = set()
@@ -115,7 +116,7 @@ def apart(tree: PyTree) -> PyTree:
         if not places & seen:
             seen.update(places)
             return value
-        # Where it is, though not committed to that place if it was not.
+        # A copy on the same device, which is committed to it only if the array was.
         return jax.device_put(value, may_alias=False)
 
     return jax.tree.map(leaf, tree)
@@ -127,5 +128,5 @@ def _place(shard: Any) -> int:
     data = jax.random.key_data(data) if is_key else data
     try:
         return data.unsafe_buffer_pointer()
-    except jax.errors.JaxRuntimeError:  # A device that tells no addresses.
+    except jax.errors.JaxRuntimeError:  # A device without buffer addresses.
         return id(data)

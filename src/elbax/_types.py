@@ -1,4 +1,4 @@
-"""The words that every file shares. Imports nothing of ours."""
+"""Types that all files share. It imports no other module of this library."""
 
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 
 AnyArray: TypeAlias = Array | np.ndarray
-"""On the device or on the host."""
+"""An array on the device or on the host."""
 
 Scalar: TypeAlias = Float[Array, ""]
 """A real number on the device."""

@@ -1,4 +1,4 @@
-"""An update moves a state; a chain of updates is one."""
+"""Updates, which move a state, and chains of updates."""
 
 import abc
 import dataclasses
@@ -24,10 +24,10 @@ from .posteriors._posterior import check_posterior
 
 
 class Promise(enum.IntEnum):
-    """What an update has not lowered since it began, the strongest last.
+    """The quantity that an update has not lowered since its start, the strongest promise last.
 
-    `BOUND` is the ELBO of the state as it stands. `SETTLED` is the ELBO once the posterior is brought up to the
-    params: the posterior lags behind, and the ELBO as it stands may have fallen.
+    `BOUND` is the ELBO of the current state. `SETTLED` is the ELBO once the posterior is moved to the params: if
+    the posterior lags behind, the ELBO of the current state may have fallen.
     """
 
     NOTHING = 0
@@ -36,10 +36,10 @@ class Promise(enum.IntEnum):
 
 
 class AbstractUpdate(eqx.Module):
-    """`state, info = update(state, batch)`: the body of a `jax.lax.scan`, as it stands.
+    """An update `state, info = update(state, batch)`, which can be the body of a `jax.lax.scan`.
 
-    Hyperparameters are fields; what an update remembers from step to step is `state.memory`. It is
-    pure: the same state and batch give the same answer.
+    Hyperparameters are fields, and `state.memory` is what the update remembers between steps. It is pure: the same
+    state and batch give the same result.
     """
 
     def __check_init__(self):
@@ -58,95 +58,104 @@ class AbstractUpdate(eqx.Module):
     @property
     @abc.abstractmethod
     def ascends(self) -> bool:
-        """The promise never to lower the ELBO of the batch it is given (given the same again).
+        """Whether it promises never to lower the ELBO, if it is given the same batch at every step.
 
-        It is the ELBO that a step measures; where the posterior is left behind the params, that of the settled
-        state. Nothing is promised of an estimate, under a posterior that draws anew in every pass.
+        This is the ELBO that a step measures or, if the posterior lags behind the params, that of the settled
+        state. The promise does not hold for an estimate, under a posterior that samples in every pass.
         """
 
     def keeps(self, promise: Promise) -> Promise:
-        """What is still promised after a step, of what was before it; of `NOTHING` nothing.
+        """Returns the promise that holds after a step, given the one before it; of `NOTHING`, nothing.
 
-        One step of a chain may need what another leaves behind: an M-step at a posterior that lags behind raises
-        the ELBO as it stands, which says nothing of the one to come. A class that defines `ascends` alone keeps
+        Steps of a chain depend on each other: an M-step at a posterior that lags behind raises the ELBO of the
+        current state, but not necessarily that of the settled one. A class that only defines `ascends` keeps
         `BOUND` if it ascends, and nothing else.
         """
         return promise if self.ascends and promise is Promise.BOUND else Promise.NOTHING
 
     @property
     def settles(self) -> bool:
-        """Whether `settle` moves the posterior, up to the params."""
+        """Whether `settle` moves the posterior to the params."""
         return type(self).settle is not AbstractUpdate.settle
 
     @property
     def parts(self) -> tuple["AbstractUpdate", ...]:
-        """The updates that it is made of: those among its fields."""
+        """The updates of which it is composed: those among its fields."""
         return tuple(nodes_of(AbstractUpdate, list(vars(self).values())))
 
     @property
     def patience(self) -> int:
-        """After how many steps in a row that gain nothing `fit` takes it that nothing is left to gain."""
+        """The number of consecutive steps without a gain after which `fit` stops."""
         return 1 if self.ascends else 10
 
     @property
     def fixed_point(self) -> bool:
-        """Whether a step, its memory aside, is a map of the params alone, whatever the posterior was."""
+        """Whether a step, apart from its memory, depends on the params only and not on the posterior."""
         return False
 
     @abc.abstractmethod
     def __call__(self, state: ELBOState, batch: PyTree) -> tuple[ELBOState, Info]:
-        """One step; outside of `jit` it is one compiled program."""
+        """Makes one step; outside of `jit` it runs as one compiled program.
+
+        **Arguments:**
+
+        - `state`: the state, from `init` or from the last step.
+        - `batch`: data with a leading axis, or a `Batch`.
+
+        **Returns** (the next state, an `Info` on this step).
+
+        **Raises** `TypeError` for a state of another update.
+        """
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
         if "ascends" in vars(cls) and "keeps" not in vars(cls):
-            # What a class says of itself holds in a composition too.
+            # The class's own `ascends` must hold in a composition too, not the `keeps` that it inherits.
             cls.keeps = AbstractUpdate.keeps
         for name in ("__call__", "settle"):
             if name in vars(cls):
                 setattr(cls, name, _looks_first(program(automatic(vars(cls)[name]))))
 
     def init_memory(self, params: PyTree, posterior: PyTree) -> PyTree:
-        """What the update remembers at the start; raises `TypeError` for a posterior it cannot move."""
+        """Returns the initial memory; raises `TypeError` for a posterior that the update cannot move."""
         return ()
 
     def unmade(self, before: PyTree, after: PyTree) -> PyTree:
-        """The memory where a step was tried and is not made: as before, but for clocks, which go on.
+        """Returns the memory after a rejected step: that before it, except for clocks, which advance.
 
         Clocks are the turns of `Every`, the schedule of `Anneal` and the places of `IncrementalMStep`.
         """
         return before
 
     def natural_posterior(self, params: PyTree) -> PyTree:
-        """The posterior that `init` starts with where none is given; `None` if the update knows none.
+        """Returns the posterior with which `init` starts if none is given, or `None` if the update has none.
 
-        By default it is that of the first part that knows one, such as `Exact(model, params)` for an
-        `ExactEStep`.
+        By default it is that of the first part that has one, such as `Exact(model, params)` for an `ExactEStep`.
         """
         found = (part.natural_posterior(params) for part in self.parts)
         return next((posterior for posterior in found if posterior is not None), None)
 
     @property
     def usual_posterior(self) -> str | None:
-        """How a user writes a posterior for this update to start with, for errors; by default that of a part."""
+        """How a user writes a first posterior for this update, for errors; by default that of a part."""
         found = (part.usual_posterior for part in self.parts)
         return next((words for words in found if words is not None), None)
 
     def init(self, params: PyTree, posterior: PyTree = None, *, key: Key) -> ELBOState:
-        """The first state of a scan of this update.
+        """Returns the first state of a scan of this update.
 
-        To change the update in mid-run, start the next scan from
-        `other.init(state.params, posterior, key=state.key)`.
+        To continue with another update, start its scan from `other.init(state.params, posterior, key=state.key)`.
 
         **Arguments:**
 
-        - `params`: what `model.init` returns, or of that structure.
+        - `params`: params of the model, as `model.init` returns them.
         - `posterior`: the posterior to start with, such as an encoder. An update with an `ExactEStep`, a
-          `HardEStep` or a `LaplaceEStep` needs none: it starts with that step's posterior at `params`.
+            `HardEStep` or a `LaplaceEStep` needs none: it starts with that step's posterior at `params`.
         - `key`: the state's random key.
 
-        **Raises** `TypeError` for a leaf that is not an array (it names the path), for a posterior that this
-        update cannot move, and where no posterior is given and the update knows none.
+        **Raises** `TypeError` for a leaf that is not an array (with its path), for a posterior that this update
+        cannot move, for steps of different models, and if no posterior is given and the update has none;
+        `ValueError` or `TypeError` for params of another model.
         """
         check_key(key, "init")
         models = distinct_models(self)
@@ -175,28 +184,29 @@ class AbstractUpdate(eqx.Module):
             )
         params, posterior = carry(params, "params"), carry(posterior, "posterior")
         if jax.tree.leaves(eqx.filter(self, eqx.is_array)):
-            # A mask is looked at where its values are known, which they are not inside of a program.
+            # The values of a mask are checked here, where they are known; inside of a program they are not.
             eqx.filter_eval_shape(lambda *start: self.init_memory(*start), params, posterior)
         memory = carry(_memory(self, params, posterior), "memory")
         return apart(ELBOState(params, posterior, memory, key))
 
     def settle(self, state: ELBOState, batch: PyTree) -> ELBOState:
-        """Brings the posterior up to the params, where the update does so at no cost.
+        """Returns the state with the posterior moved to the current params, if the update has such an E-step.
 
-        After a chain that ends in an M-step the posterior belongs to the params before it; this is
-        one E-step more. It changes nothing where the posterior is learned.
+        After a chain that ends in an M-step the posterior belongs to the params before it; this is one more
+        E-step. Weights that are trained by gradients are unchanged.
         """
         return state
 
     def check(self, batch: PyTree) -> None:
-        """Raises `ValueError` for data that no step could use; `fit` calls it before it begins."""
+        """Raises `ValueError` for data that no step can use; `fit` calls it before its first step."""
         models = distinct_models(self)
         for model in models:
             model.check(batch)
         if not models:
             check_rows(*host_rows(batch), "fit")
 
-    # A scan hashes its body. By value, an update that holds an array (a traced rate) could not be.
+    # By identity, since a scan hashes its body, and an update that holds an array (a traced rate) has no hash by
+    # value.
     def __hash__(self) -> int:
         return object.__hash__(self)
 
@@ -205,7 +215,7 @@ class AbstractUpdate(eqx.Module):
 
 
 def distinct_models(update: AbstractUpdate) -> list[AbstractModel]:
-    """The models in an update, each once."""
+    """Returns the distinct models in an update."""
     found: list[AbstractModel] = []
     for model in models_of(update):
         if model not in found:
@@ -214,7 +224,7 @@ def distinct_models(update: AbstractUpdate) -> list[AbstractModel]:
 
 
 def _looks_first(step: Callable) -> Callable:
-    """The step, which says so if the state is none of its own."""
+    """Decorates a step so that it raises a clear error for a state of another update."""
 
     @functools.wraps(step)
     def call(self, state, *batch, **named):
@@ -226,7 +236,7 @@ def _looks_first(step: Callable) -> Callable:
         try:
             return step(self, state, *batch, **named)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-            # To look at every memory would cost as much as to trace the step: only what failed is looked at.
+            # Checking every memory would cost as much as tracing the step, so it is checked only after a failure.
             told = _strange(self, state)
             if told is None:
                 raise
@@ -236,10 +246,10 @@ def _looks_first(step: Callable) -> Callable:
 
 
 def _strange(update: AbstractUpdate, state: ELBOState) -> str | None:
-    """In words, what of the state's memory is not as the update makes it; `None` if it is, or cannot be told."""
+    """Returns how the state's memory differs from the update's, in words; `None` if it does not, or is unknown."""
     try:
         made = eqx.filter_eval_shape(update.init_memory, state.params, state.posterior)
-    except Exception:  # A user's own may raise anything; what the step raised says more.
+    except Exception:  # A user's class may raise anything; the step's own error says more.
         return None
     if jax.tree.structure(made) != jax.tree.structure(state.memory):
         return (
@@ -255,29 +265,29 @@ def _strange(update: AbstractUpdate, state: ELBOState) -> str | None:
 
 
 def shaped(tree: PyTree) -> Any:
-    """Structure, shapes and dtypes."""
+    """Returns the structure, shapes and dtypes of a tree, for comparisons."""
     leaves, structure = jax.tree.flatten(tree)
     return structure, [(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves]
 
 
 def walk(update: AbstractUpdate) -> Iterator[AbstractUpdate]:
-    """The update and all that it is made of."""
+    """Yields the update and all parts of which it is composed."""
     yield update
-    # Wrappers look into what they were given before it is known to be an update.
+    # Wrappers may call this before their argument is known to be an update.
     for part in getattr(update, "parts", ()):
         yield from walk(part)
 
 
 def name_of(update: AbstractUpdate) -> str:
-    """Such as `Repeat(Chain(ExactEStep, ClosedFormMStep))`."""
+    """Returns a name such as `Repeat(Chain(ExactEStep, ClosedFormMStep))`."""
     parts = getattr(update, "parts", ())
     inside = f"({', '.join(map(name_of, parts))})" if parts else ""
     return type(update).__name__ + inside
 
 
 def ascends_again_and_again(update: AbstractUpdate) -> bool:
-    """Whether a promise is left after any number of steps."""
-    # There are two promises to lose, so what is left after two steps stays.
+    """Returns whether a promise holds after any number of steps."""
+    # There are two promises to lose, so one that holds after two steps holds after any number.
     return update.keeps(update.keeps(Promise.BOUND)) is not Promise.NOTHING
 
 
@@ -287,10 +297,16 @@ def _memory(update: AbstractUpdate, params: PyTree, posterior: PyTree) -> PyTree
 
 
 class Chain(AbstractUpdate):
-    """`Chain(e_step, m_step)`: the updates in order, each with a memory of its own.
+    """Runs several updates in order, `Chain(e_step, m_step)`, each with its own memory.
 
-    Its ELBO is that of its last part that measures one. For EM, that is the evidence at θ before the
-    M-step: a trace that never falls.
+    `info.elbo` is that of the last part that measures one. For EM, this is the evidence at θ before the M-step
+    (plus the global term), which never decreases.
+
+    **Arguments:**
+
+    - `updates`: at least one update.
+
+    **Raises** `TypeError` for an argument that is not an update, or without arguments.
 
     ```python
     >>> import elbax, jax
@@ -330,7 +346,7 @@ class Chain(AbstractUpdate):
 
     @property
     def patience(self) -> int:
-        # A part that acts now and then may gain then only.
+        # A part that acts in some steps only may gain only in these.
         return max([1 if self.ascends else 10, *(update.patience for update in self.updates)])
 
     @property
@@ -349,7 +365,7 @@ class Chain(AbstractUpdate):
         return last[0], self.summary([info for _, info in steps])
 
     def walk(self, state: ELBOState, batch: PyTree) -> Iterator[tuple[ELBOState, Info]]:
-        """(the state after it, what it saw), part by part."""
+        """Yields (the state after it, its info) for each part."""
         for i, update in enumerate(self.updates):
             memory = state.memory
             moved, info = update(state.replace(memory=memory[i]), batch)
@@ -358,7 +374,7 @@ class Chain(AbstractUpdate):
 
     @staticmethod
     def summary(parts: Sequence[Info]) -> Info:
-        """The info of a chain from those of its parts."""
+        """Returns the info of a chain from those of its parts."""
         measured = [info for info in parts if info.elbo is not None]
         last = measured[-1] if measured else Info()
         return dataclasses.replace(last, parts=tuple(parts))

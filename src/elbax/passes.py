@@ -1,7 +1,7 @@
-"""One pass over data, for updates of one's own: sums over rows, expected statistics, gradients.
+"""Passes over data, for custom updates: sums over rows, expected statistics and gradients.
 
-Each takes chunks of rows where `chunk_size` is given, data that are sharded over devices, weights, masks and
-padding, as the library's own updates do.
+Like the updates of the library, they support chunks of rows (`chunk_size`), data that are sharded over devices,
+weights, masks and padding.
 """
 
 from ._batch import over_rows as over_rows, reduce_data as reduce_data

@@ -1,1 +1,1 @@
-"""Numerics that know nothing of models."""
+"""Numerical methods that do not depend on models."""

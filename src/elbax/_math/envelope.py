@@ -1,4 +1,4 @@
-"""The value at a maximum, and its derivative there."""
+"""The value at a maximum and its derivative, by the envelope theorem."""
 
 import equinox as eqx
 
@@ -7,10 +7,10 @@ from .._types import Any, Callable, PyTree
 
 @eqx.filter_custom_jvp
 def at_maximum(value: Callable, argmax: Callable, point: PyTree) -> Any:
-    """value(point, argmax(point)), where `argmax` is where `value` is highest in its second argument.
+    """Returns value(point, argmax(point)), where `argmax(point)` maximizes `value` over its second argument.
 
-    There the derivative in that argument is 0 (the envelope theorem), so it is left out rather than computed as
-    the rounding that is left of it. Derivatives of the derivative take it in.
+    The derivative in that argument is 0 there (the envelope theorem). It is omitted, since computing it would only
+    give rounding. Higher derivatives include it.
     """
     return value(point, argmax(point))
 

@@ -1,9 +1,9 @@
 r"""Factorizations of small matrices as plain array operations, over any leading axes.
 
-XLA's CPU backend passes each of these to LAPACK, one call for a whole batch. Such a call splits its batch over the
-thread pool that it runs on, so that two of them at a time can wait for each other for ever on two cores. These are
-loops over columns or rows instead, whose arithmetic is vectorized over the batch; up to some 64 columns they take
-about LAPACK's time. Every function reads a symmetric matrix as ½ (A + Aᵀ), so that gradients are symmetric.
+XLA's CPU backend calls LAPACK for each of these, once for a whole batch. Such a call splits its batch over the
+thread pool in which it runs, so two calls at a time can deadlock on two cores. The functions here are loops over
+columns or rows instead, vectorized over the batch. Up to about 64 columns they take about as long as LAPACK. Every
+function reads a symmetric matrix as ½ (A + Aᵀ), so that gradients are symmetric.
 """
 
 import functools
@@ -17,7 +17,7 @@ from .._types import Array, Float
 
 
 _UNROLLED = 4
-# Outside of `jit` a loop whose body is a closure would be compiled at every call.
+# Outside of `jit`, a loop whose body is a closure would be compiled at every call.
 _compiled = functools.partial(jax.jit, inline=True)
 _dot = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 
@@ -25,9 +25,9 @@ _dot = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 @jax.custom_jvp
 @_compiled
 def cholesky(matrix: Float[Array, "*batch D D"]) -> Float[Array, "*batch D D"]:
-    """The lower triangular L with L Lᵀ = A; NaN from the first pivot that is not positive on.
+    """Returns the lower triangular L with L Lᵀ = A; NaN from the first pivot on that is not positive.
 
-    By columns, each from all before it: L[:, j] = (A[:, j] − L L[j, :]ᵀ) / pivot.
+    Each column follows from those before it: L[:, j] = (A[:, j] − L L[j, :]ᵀ) / pivot.
     """
     matrix = _symmetric(matrix)
     dim = matrix.shape[-1]
@@ -38,7 +38,7 @@ def cholesky(matrix: Float[Array, "*batch D D"]) -> Float[Array, "*batch D D"]:
         left = jax.lax.dynamic_index_in_dim(matrix, j, -1, keepdims=False)
         left = left - _dot("...ik,...k->...i", factor, row)
         pivot = jnp.sqrt(jax.lax.dynamic_index_in_dim(left, j, -1))
-        # A pivot that is 0 leaves 0 / 0 below it, as NaN as a negative one.
+        # A pivot of 0 gives 0 / 0 = NaN below it, like a negative one.
         left = jnp.where(rows >= j, left / pivot, 0)
         return jax.lax.dynamic_update_index_in_dim(factor, left, j, -1)
 
@@ -47,7 +47,7 @@ def cholesky(matrix: Float[Array, "*batch D D"]) -> Float[Array, "*batch D D"]:
 
 @cholesky.defjvp
 def _(primals, tangents):
-    # L⁻¹ dA L⁻ᵀ = L⁻¹ dL + (L⁻¹ dL)ᵀ, of which the first summand is the lower triangle.
+    # L⁻¹ dA L⁻ᵀ = L⁻¹ dL + (L⁻¹ dL)ᵀ, where the first summand is lower triangular.
     factor = cholesky(*primals)
     inverse = invert_triangle(factor)
     change = matmul(inverse, matmul(_symmetric(*tangents), inverse.mT))
@@ -57,7 +57,7 @@ def _(primals, tangents):
 @jax.custom_jvp
 @_compiled
 def invert_triangle(factor: Float[Array, "*batch D D"]) -> Float[Array, "*batch D D"]:
-    """X = L⁻¹ of a lower triangle, by forward substitution: X[j, :] = (I[j, :] − L[j, :] X) / L[j, j]."""
+    """Returns X = L⁻¹ of a lower triangle, by forward substitution: X[j, :] = (I[j, :] − L[j, :] X) / L[j, j]."""
     dim = factor.shape[-1]
     identity = jnp.eye(dim, dtype=factor.dtype)
 
@@ -80,7 +80,7 @@ def _(primals, tangents):
 @jax.custom_jvp
 @_compiled
 def root_of_inverse(matrix: Float[Array, "*batch D D"]) -> Float[Array, "*batch D D"]:
-    """The lower triangular L with L Lᵀ = A⁻¹: Cholesky's factor of the reversed A, inverted."""
+    """Returns the lower triangular L with L Lᵀ = A⁻¹: the inverse of the Cholesky factor of the reversed A."""
     return _reversed(invert_triangle(cholesky(_reversed(matrix)))).mT
 
 
@@ -93,7 +93,7 @@ def _(primals, tangents):
 
 @_compiled
 def invert_positive(matrix: Float[Array, "*batch D D"]) -> Float[Array, "*batch D D"]:
-    """A⁻¹ of a positive definite matrix."""
+    """Returns A⁻¹ of a positive definite matrix."""
     inverse = invert_triangle(cholesky(matrix))
     return matmul(inverse.mT, inverse)
 
@@ -102,7 +102,7 @@ def invert_positive(matrix: Float[Array, "*batch D D"]) -> Float[Array, "*batch 
 def solve_positive(
     matrix: Float[Array, "*batch D D"], right: Float[Array, "*batch D"]
 ) -> Float[Array, "*batch D"]:
-    """A⁻¹ b of a positive definite matrix and a vector."""
+    """Returns A⁻¹ b of a positive definite matrix and a vector."""
     inverse = invert_triangle(cholesky(matrix))
     half = _dot("...ij,...j->...i", inverse, right)
     return _dot("...ji,...j->...i", inverse, half)
@@ -113,17 +113,17 @@ def solve_positive(
 def eigh(
     matrix: Float[Array, "*batch D D"],
 ) -> tuple[Float[Array, "*batch D"], Float[Array, "*batch D D"]]:
-    """(eigenvalues in ascending order, eigenvectors in columns) of a symmetric matrix, by Jacobi's rotations.
+    """Returns (ascending eigenvalues, eigenvectors in columns) of a symmetric matrix, by Jacobi rotations.
 
-    A round rotates D / 2 disjoint pairs of coordinates at once; a tournament meets every pair once in D − 1
-    rounds (Brent and Luk 1985). Small eigenvalues of a positive matrix keep their relative accuracy (Demmel and
-    Veselić 1992). A matrix with NaN has NaN for all.
+    A round rotates D / 2 disjoint pairs of coordinates at once. In D − 1 rounds, a tournament, every pair is
+    rotated once (Brent and Luk 1985). Small eigenvalues of a positive definite matrix are relatively accurate
+    (Demmel and Veselić 1992). For a matrix with NaN, all results are NaN.
     """
     matrix = _symmetric(matrix)
     dim, dtype = matrix.shape[-1], matrix.dtype
     if dim == 1:
         return matrix[..., 0], jnp.ones_like(matrix)
-    # An odd number of players has a bye: a coordinate that nothing couples to.
+    # For odd D one coordinate is added, which is coupled to none: the bye of the tournament.
     half = (dim + 1) // 2
     size = 2 * half
     extra = [(0, 0)] * (matrix.ndim - 2) + [(0, size - dim)] * 2
@@ -136,7 +136,7 @@ def eigh(
         diagonal = jnp.diagonal(form, axis1=-2, axis2=-1)
         a, b = diagonal[..., :half], diagonal[..., half:]
         c = jnp.diagonal(form[..., :half, half:], axis1=-2, axis2=-1)
-        # tan of the smaller angle that makes the pair diagonal (Golub and Van Loan, section 8.5).
+        # The tangent of the smaller angle that diagonalizes the pair (Golub and Van Loan, section 8.5).
         coupled = c != 0
         ratio = (b - a) / jnp.where(coupled, 2 * c, 1)
         tangent = jnp.where(ratio < 0, -1, 1) / (jnp.abs(ratio) + jnp.hypot(1, ratio))
@@ -167,7 +167,7 @@ def eigh(
 
     start = (jnp.pad(matrix, extra), identity, 0)
     form, vectors, _ = jax.lax.while_loop(unfinished, sweep, start)
-    # A tournament of size − 1 rounds brings everybody back to where they began.
+    # After size − 1 rounds all coordinates are in their original order.
     values = jnp.diagonal(form, axis1=-2, axis2=-1)[..., :dim]
     vectors = vectors[..., :dim, :dim]
     ascending = jnp.argsort(values, -1)
@@ -185,7 +185,7 @@ _MOST_SWEEPS = 16
 
 @eigh.defjvp
 def _(primals, tangents):
-    # dλ = diag(Vᵀ dA V), and V turns by its off-diagonal over the gaps; equal values have no derivative.
+    # dλ = diag(Vᵀ dA V), and V⁻¹ dV is its off-diagonal over the gaps. Vectors of equal values have no derivative.
     values, vectors = eigh(*primals)
     change = matmul(vectors.mT, matmul(_symmetric(*tangents), vectors))
     gap = values[..., None, :] - values[..., :, None]
@@ -198,7 +198,7 @@ def _symmetric(matrix):
 
 
 def _half(matrix):
-    """The lower triangle H of A = H + Hᵀ."""
+    """Returns the lower triangle H of A = H + Hᵀ."""
     return matrix * (np.tri(matrix.shape[-1]) - 0.5 * np.eye(matrix.shape[-1])).astype(matrix.dtype)
 
 
@@ -211,7 +211,7 @@ def _diagonal_matrix(matrix):
 
 
 def _loop(length, body, start):
-    """A loop on the device, written out where it is short."""
+    """Runs a loop on the device, unrolled if it is short."""
     if length > _UNROLLED:
         return jax.lax.fori_loop(0, length, body, start)
     for j in range(length):
@@ -220,9 +220,10 @@ def _loop(length, body, start):
 
 
 def _next_round(half: int) -> np.ndarray:
-    """Who sits where in the next round: the first player stays, all others move one seat around the table.
+    """Returns the order of coordinates in the next round of the tournament.
 
-    Seats 0 to half − 1 face seats half to 2 half − 1.
+    Coordinate i < half is paired with coordinate half + i. The first one stays, and all others move on by one
+    place.
     """
     around = [*range(1, half), *range(2 * half - 1, half - 1, -1)]
     order = np.arange(2 * half)

@@ -1,4 +1,4 @@
-"""Triangular roots by orthogonal transformations, of small matrices, and roots that are singular."""
+"""Triangular roots of small matrices by orthogonal transformations, also singular ones."""
 
 import jax
 import jax.numpy as jnp
@@ -9,14 +9,14 @@ from .linear_algebra import invert_triangle
 
 
 def triangularize(matrix: Array, number: int) -> tuple[Array, Array]:
-    r"""(M Θ, Θ), Θ orthogonal, with the first `number` rows of M Θ lower triangular, their diagonal not negative.
+    r"""Returns (M Θ, Θ) with Θ orthogonal, the first `number` rows of M Θ lower triangular with diagonal ≥ 0.
 
-    Each row is reflected onto its diagonal entry (Householder 1958). An entry changes by a multiple of what its
-    own column holds of that row, so that small columns keep their digits: of [S, L] with L far smaller than S the
-    columns of L are not rounded away. A row of zeros is left as it is.
+    Each row is reflected onto its diagonal entry (Householder 1958). A column changes in proportion to its own
+    entry in that row, so small columns keep their digits: in [S, L] with L much smaller than S, the columns of L
+    are not lost to rounding. A row of zeros is unchanged.
     """
     height, width = matrix.shape
-    # What is done to M is done to the identity below it, which so becomes Θ.
+    # The same operations on the identity below M turn it into Θ.
     both = jnp.concatenate([matrix, jnp.eye(width, dtype=matrix.dtype)])
     step = lambda both, i: (_onto_diagonal(both, i), None)
     both, _ = jax.lax.scan(step, both, jnp.arange(number))
@@ -24,7 +24,7 @@ def triangularize(matrix: Array, number: int) -> tuple[Array, Array]:
 
 
 def _onto_diagonal(matrix, i):
-    """M reflected so that row i is zero behind its diagonal entry, and that entry is not negative."""
+    """Returns M reflected so that row i is zero after its diagonal entry, and that entry is not negative."""
     column = jnp.arange(matrix.shape[1])
     row = jnp.where(column >= i, matrix[i], 0)
     head, square = matrix[i, i], jnp.sum(row**2)
@@ -39,7 +39,7 @@ def _onto_diagonal(matrix, i):
 
 
 def invert_noise(root: Array) -> Array:
-    """X with X L the identity on the directions of L that have noise, 0 on the others.
+    """Returns X with X L the identity on the directions of L that have noise, and 0 on the others.
 
     L is lower triangular, over any leading axes. A direction without noise has a column of zeros.
     """
@@ -49,15 +49,15 @@ def invert_noise(root: Array) -> Array:
 
 
 def without_noise(root: Array) -> Array:
-    """Which directions have none."""
+    """Returns which directions have no noise."""
     return jnp.diagonal(root, axis1=-2, axis2=-1) == 0
 
 
 @jax.jit
 def semidefinite_root(matrix: Array) -> tuple[Array, Array]:
-    """(L with L Lᵀ = A, how far that is off, in units of rounding) of a positive semidefinite matrix, by columns.
+    """Returns (L with L Lᵀ = A, the error of that in units of rounding) of a positive semidefinite matrix.
 
-    What is left of a variance by the columns before, but for rounding, is 0, and so is its column.
+    L is computed by columns. If the columns before explain a variance up to rounding, its column is 0.
     """
     matrix = 0.5 * (matrix + matrix.T)
     dim = matrix.shape[0]

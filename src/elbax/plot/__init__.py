@@ -1,3 +1,3 @@
-"""Figures; needs matplotlib, `elbax[plot]`."""
+"""Figures, which need matplotlib (`elbax[plot]`)."""
 
 from ._ellipses import plot_ellipses as plot_ellipses

@@ -16,12 +16,16 @@ def plot_ellipses(
     deviations: float = 2.0,
     **style: Any,
 ) -> None:
-    """Draws each component's ellipse of `deviations` standard deviations, in two of the columns.
+    """Draws the ellipse of each Gaussian component in two of the columns.
 
     **Arguments:**
 
     - `axes`: matplotlib axes.
-    - `style`: passed on to `axes.plot`.
+    - `means`: shape `(K, dim)`.
+    - `covariances`: shape `(K, dim, dim)`.
+    - `columns`: the two columns to draw.
+    - `deviations`: the radius in standard deviations.
+    - `style`: keyword arguments for `axes.plot`.
     """
     angle = np.linspace(0, 2 * np.pi, 100)
     circle = deviations * np.stack([np.cos(angle), np.sin(angle)])

@@ -1,4 +1,4 @@
-"""The registry: everything elbax can do, on small data. A model or an update joins by one row."""
+"""The registry of models and updates on small data. To add one, add one row to it."""
 
 import dataclasses
 import functools
@@ -22,10 +22,10 @@ def step(update, state, batch):
 
 @dataclasses.dataclass(frozen=True)
 class System:
-    """A model with params and data of its own, made when first asked for.
+    """A model with its params and data, which are created on first use.
 
-    `linear` says that the log-density of each component is linear in its natural coordinates: that no latent
-    but the component's number was eliminated.
+    `linear` means that the log-density of each component is linear in its natural coordinates: no latent is
+    eliminated except the component's number.
     """
 
     name: str
@@ -55,7 +55,7 @@ class System:
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """An update on a system. `make(rate)` builds it; what has no rate ignores it."""
+    """An update on a system. `make(rate)` builds it; an update without a rate ignores it."""
 
     name: str
     system: System
@@ -75,12 +75,12 @@ class Case:
         return self.update.init(self.system.params, self.posterior, key=jax.random.key(7))
 
     def step(self, state, batch):
-        """One step, compiled once for all laws."""
+        """Makes one step, compiled once for all laws."""
         return step(self.update, state, batch)
 
     @functools.cached_property
     def program(self):
-        """One step on the system's data as (its equations, the shapes that it returns)."""
+        """One step on the system's data, as (its equations, the shapes that it returns)."""
         traced = jax.make_jaxpr(self.update, return_shape=True)
         return traced(self.state, self.system.x)
 
@@ -98,7 +98,7 @@ def gaussian_mixture(covariance, form="auto", floor=0.01):
 
 
 def moved(params):
-    """Away from the symmetric start, so that every entry of every parameter is seen."""
+    """Returns params away from a symmetric start, so that every entry of every parameter matters."""
     coordinates, rest = split_coordinates(params)
     coordinates = jax.tree.map(
         lambda leaf: leaf + 0.3 * jax.random.normal(jax.random.key(leaf.size), leaf.shape),
@@ -108,7 +108,7 @@ def moved(params):
 
 
 def of(name, model, data, linear=True, **arguments):
-    """A system from a model that knows where to start, and a function that makes data."""
+    """Returns a system of a model with `init`, and of a function that makes data."""
     return System(
         name,
         model,
@@ -128,7 +128,7 @@ def binary(num_data=24, dim=2):
 
 
 def codes(num_data=24):
-    """Integers in columns of 2, 3 and 4 values."""
+    """Returns integers in columns of 2, 3 and 4 values."""
     limit = jnp.array([1, 2, 3])
     return jnp.clip(jnp.floor(table(num_data, 3) / 2 + 1).astype(int), 0, limit)
 
@@ -142,7 +142,7 @@ def positive(num_data=24, dim=2):
 
 
 def regression(num_data=24, response="normal"):
-    """Inputs, and targets on three lines."""
+    """Returns inputs, and targets on three lines."""
     u = jnp.linspace(-2.0, 2.0, num_data)
     line = jnp.array([1.0, -1.0, 0.3])[jnp.arange(num_data) % 3] * u + 0.5
     noise = jax.random.normal(jax.random.key(2), (num_data,))
@@ -155,7 +155,7 @@ def regression(num_data=24, response="normal"):
 
 
 def mixed():
-    """Columns of three kinds."""
+    """Returns columns of three kinds."""
     return {"size": table(), "kind": codes()[:, 1:], "number": counts(dim=1)}
 
 
@@ -244,7 +244,7 @@ def autoencoder():
 
 
 class Flat(eqx.Module):
-    """A network on all numbers of a datum, whatever tree they come in."""
+    """A network on all numbers of a datum, whatever its structure."""
 
     network: eqx.nn.MLP
 
@@ -264,7 +264,7 @@ def encoder(system, num_outputs):
 
 
 def recipes(system, num_outputs):
-    """All cells of the table: (name, update from a rate, first posterior)."""
+    """Returns {name: (function from a rate to an update, function that makes the first posterior)}."""
     model = system.model
     exact = lambda: elbax.Exact(model, system.params)
     amortized = lambda: encoder(system, num_outputs)
@@ -311,7 +311,7 @@ def recipes(system, num_outputs):
 
 
 def of_the_table(system, exact, amortized, num_outputs):
-    """Posteriors of each datum's own, draws, and M-steps that remember or search."""
+    """Returns the recipes of tables, of draws, and of online and numerical M-steps."""
     model = system.model
     bayes, closed = elbax.ExactEStep(model), elbax.ClosedFormMStep(model)
 
@@ -357,7 +357,7 @@ def of_the_table(system, exact, amortized, num_outputs):
 
 
 def wrapped(model, exact, amortized):
-    """Every wrapper, around EM or around what it is for."""
+    """Returns the recipes of every wrapper, around EM or around an update for which it is made."""
     bayes, closed = elbax.ExactEStep(model), elbax.ClosedFormMStep(model)
     em = elbax.Chain(bayes, closed)
 
@@ -390,7 +390,7 @@ def wrapped(model, exact, amortized):
 
 
 def mixtures():
-    """Mixtures of every kind of component."""
+    """Returns mixtures of every kind of component."""
     components, priors = elbax.components, elbax.priors
     prior = priors.NormalInverseWishart([0.5, -0.5], 0.7, 4.0, [[1.0, 0.2], [0.2, 0.5]])
     dirichlet = priors.Dirichlet(2.5)
@@ -410,7 +410,7 @@ def mixtures():
 
 
 def ragged(values, seed=4):
-    """Sequences of every length from the shortest that all structures have, 2, to the longest."""
+    """Returns sequences of lengths from 2, the shortest that all structures support, to the longest."""
     most = values.shape[1]
     return elbax.Sequence(
         values, jax.random.randint(jax.random.key(seed), (len(values),), 2, most + 1)
@@ -418,7 +418,7 @@ def ragged(values, seed=4):
 
 
 def chains():
-    """24 sequences of at most 4 steps."""
+    """Returns 24 sequences of at most 4 steps."""
     return ragged(table(24 * 4).reshape(24, 4, 2))
 
 
@@ -447,7 +447,7 @@ def grammar():
 
 
 def utterances():
-    """Frames, and at most two labels of a vocabulary of 3, which any two frames more than labels hold."""
+    """Returns frames, at least 3, and at most two labels from a vocabulary of 3, for which 3 frames suffice."""
     frames = table(24 * 5).reshape(24, 5, 2)
     labels = jax.random.randint(jax.random.key(6), (24, 2), 1, 3)
     frames = elbax.Sequence(frames, jax.random.randint(jax.random.key(7), (24,), 3, 6))
@@ -467,7 +467,7 @@ def alignment():
 
 
 def causes():
-    """Four variables, of which the first is never seen and the others here and there are not."""
+    """Returns four variables: the first is never observed, the others are missing at random."""
     values = jnp.concatenate(
         [jnp.zeros((24, 1), int), codes()[:, :1], codes()[:, :1], codes()[:, 1:2]], 1
     )

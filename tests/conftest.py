@@ -1,12 +1,12 @@
-"""How all tests run: float64, strict promotion, two CPU devices, warnings as errors."""
+"""The configuration of all tests: float64, strict promotion, two CPU devices, warnings as errors."""
 
 import os
 import pathlib
 
 
-# Before JAX looks: two devices on the host, for the law of sharding. Most of the suite's time is compilation, and
-# what it compiles runs once: the other flags (of the jaxlib that constraints.txt names) make it 2.5 to 4 times
-# faster.
+# Set before JAX reads it: two devices on the host, for the law of sharding. Most of the suite's time is
+# compilation, and most programs run once. The other flags (of the jaxlib that constraints.txt names) make it 2.5
+# to 4 times faster.
 os.environ["XLA_FLAGS"] = " ".join(
     (
         os.environ.get("XLA_FLAGS", ""),
@@ -31,16 +31,16 @@ jax.config.update("jax_disable_most_optimizations", True)
 
 @pytest.fixture
 def both_forms(monkeypatch):
-    """The choice between a faster form and the other, which passes over little data do not make.
+    """Lets passes over few data use a faster form too, which they normally do not.
 
-    A program that was compiled before keeps the choice that it was traced with.
+    A program that was compiled before is not changed.
     """
     monkeypatch.setattr(elbax._pass, "_SMALL", 0)
 
 
 @pytest.fixture
 def as_users_run():
-    """Without the type checks that only tests have, which would speak before our own errors do."""
+    """Disables the type checks of the tests, which would raise before the library's own errors."""
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
@@ -48,7 +48,7 @@ def as_users_run():
 
 @pytest.fixture(autouse=True)
 def within_the_limit_of_maps():
-    """Every compiled function holds memory maps, of which Linux grants a process 65530: then it crashes."""
+    """Clears caches before the memory maps of compiled functions reach Linux's limit, 65530 per process."""
     yield
     maps = pathlib.Path("/proc/self/maps")
     if maps.exists() and maps.read_bytes().count(b"\n") > 40_000:

@@ -1,4 +1,4 @@
-"""The laws that every update and model obeys: each a function of a case that raises AssertionError."""
+"""The laws of updates and models: functions of a case that raise AssertionError."""
 
 import contextlib
 import copy
@@ -23,7 +23,7 @@ from elbax.posteriors._posterior import at_row, bind, ModelAt, prepare, weights_
 
 
 def leaves(tree):
-    """All leaves as NumPy arrays, random keys as their data."""
+    """Returns all leaves as NumPy arrays, random keys as their data."""
 
     def plain(leaf):
         is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
@@ -44,7 +44,7 @@ def assert_close(a, b, tolerance=1e-10):
 
 @contextlib.contextmanager
 def count_compilations():
-    """A list that grows by one with each compilation."""
+    """Yields a list that grows by one with each compilation."""
     seen = []
 
     def listen(event, duration, **_):
@@ -59,7 +59,7 @@ def count_compilations():
 
 
 def equations(jaxpr):
-    """All equations of a program, those of programs inside it too."""
+    """Yields all equations of a program, including those of programs inside it."""
     for equation in jaxpr.eqns:
         yield equation
         for value in jax.tree.leaves(
@@ -72,13 +72,13 @@ def equations(jaxpr):
 
 
 def signature(equation):
-    """What an equation does, and the numbers that stand in it."""
+    """Returns the primitive of an equation, its literal numbers and the types of its results."""
     numbers = [str(value) for value in equation.invars if hasattr(value, "val")]
     return equation.primitive.name, numbers, [str(value.aval) for value in equation.outvars]
 
 
 def points(state):
-    """What a step moves: θ and q, without keys and memories."""
+    """Returns θ and q, which a step moves, without key and memory."""
     return state.params, state.posterior
 
 
@@ -86,8 +86,7 @@ def points(state):
 
 
 def scan(case):
-    """`lax.scan(update, state, batches)` as it stands, under vmap over states and over a traced rate: each lane is
-    its steps, one after the other."""
+    """`lax.scan(update, state, batches)` under `vmap` over states and over a traced rate equals single steps."""
     both = case.system.x, case.system.other
     batches = jax.tree.map(lambda *leaves: jnp.stack(leaves), *both)
     other = case.state.replace(
@@ -104,7 +103,7 @@ def scan(case):
 
 
 def structure(case):
-    """Out as in: the tree, shapes, dtypes, weak types."""
+    """A step keeps the state's structure, shapes, dtypes and weak types."""
     _, (end, _) = case.program
     start = eqx.filter_eval_shape(lambda state: state, case.state)
     assert jax.tree.structure(end) == jax.tree.structure(start)
@@ -114,7 +113,7 @@ def structure(case):
 
 
 def ascent(case):
-    """The promise: on one batch the float64 ELBO never falls by more than 1e-10 (1 + |ELBO|)."""
+    """An update that ascends never lowers the float64 ELBO of one batch by more than 1e-10 (1 + |ELBO|)."""
     if not case.update.ascends:
         return
     state, last = case.state, -np.inf
@@ -126,7 +125,7 @@ def ascent(case):
 
 
 def one_trace(case):
-    """A second call of the same shapes compiles nothing, from whatever point."""
+    """A second call with the same shapes compiles nothing, at other values too."""
     state, _ = case.step(case.state, case.system.x)
     with count_compilations() as compiled:
         again, _ = case.step(state, case.system.x)
@@ -135,7 +134,7 @@ def one_trace(case):
 
 
 def purity(case):
-    """The same state and batch give the same answer, to the bit, and a second trace the same program."""
+    """The same state and batch give the same result, bit for bit, and a second trace gives the same program."""
     assert_equal(case.step(case.state, case.system.x), case.step(case.state, case.system.x))
     fresh = lambda state, x: case.update(state, x)
     first, again = case.program[0], jax.make_jaxpr(fresh)(case.state, case.system.x)
@@ -146,8 +145,7 @@ def purity(case):
 
 
 def claims(case):
-    """Any step leaves constants as they are, to the bit; so do an E-step θ and an M-step q, which come out of the
-    program as they went in."""
+    """A step does not change constants; an E-step returns θ, and an M-step q, as unchanged program variables."""
     moved, _ = case.step(case.state, case.system.x)
     assert_equal(split_coordinates(moved.params)[1], split_coordinates(case.state.params)[1])
     parts = getattr(case.update, "updates", (case.update,))
@@ -164,19 +162,21 @@ def claims(case):
 
 
 def randomness(case):
-    """Another key, another sample; where nothing is sampled the key changes nothing."""
+    """Another key gives another sample; without sampling the key has no effect."""
     draws = isinstance(case.posterior, elbax.MonteCarlo | elbax.Importance)
     sampled = draws or not case.system.model.exact
     other, info = case.step(case.state.replace(key=jax.random.key(99)), case.system.x)
     first, seen = case.step(case.state, case.system.x)
-    # Draws of the exact posterior move θ, while each of them measures the evidence itself.
+    # Draws of the exact posterior change θ but not the bound: each draw gives the evidence itself.
     same = zip(leaves((info.elbo, points(other))), leaves((seen.elbo, points(first))))
     assert any((a != b).any() for a, b in same) == sampled
 
 
 def weights(case):
-    """Weight 2 is the row twice; weight 0 or mask False is the row left out, whatever it holds;
-    the order of rows does not matter. A row's draws follow its index. Where all is padding, nothing moves."""
+    """Weight 2 is the row twice; weight 0 or mask False is the row left out, whatever it contains.
+
+    The order of rows does not matter. A row's draws depend on its index. If all rows are padding, nothing moves.
+    """
     x = case.system.x
     n, more = case.system.num_data, 5
     index = jnp.concatenate([jnp.arange(n), jnp.arange(more)])
@@ -211,14 +211,14 @@ def weights(case):
 
 
 def nonsense(dtype):
-    """What padding may hold."""
+    """Returns a value that padding may contain."""
     if jnp.issubdtype(dtype, jnp.bool_):
         return False
     return jnp.nan if jnp.issubdtype(dtype, jnp.floating) else -999
 
 
 def dtype(case):
-    """float32 in, float32 out, though float64 is on."""
+    """float32 inputs give float32 results, although float64 is enabled."""
 
     def narrow(leaf):
         return leaf.astype(jnp.float32) if leaf.dtype == jnp.float64 else leaf
@@ -246,8 +246,7 @@ LAPACK = {
 
 
 def array_operations(case):
-    """Nothing calls LAPACK, which a `vmap` would call in batches: two such calls at a time may wait for each other
-    for ever."""
+    """Nothing calls LAPACK: under `vmap` its calls are batched, and two such calls at a time may deadlock."""
     program, _ = case.program
     called = {equation.primitive.name for equation in equations(program.jaxpr)} & LAPACK
     assert not called, f"calls {called}"
@@ -257,7 +256,7 @@ def array_operations(case):
 
 
 def posteriors(system):
-    """q's of all kinds that a statistic must be right under."""
+    """Yields the kinds of q under which statistics must be correct."""
     from cases import encoder
 
     yield elbax.Exact(system.model, system.params)
@@ -265,9 +264,9 @@ def posteriors(system):
 
 
 def statistics(system):
-    """⟨η, statistics⟩ + constant = Σ w E_q[log p(x, z)] by enumeration of `log_joint`, at random η.
+    """⟨η, statistics⟩ + constant equals Σ w E_q[log p(x, z)], at random η.
 
-    As many η are tried as the statistics have entries (or 40), so that they are determined.
+    It tests as many η as the statistics have entries (at most 40), which determines them.
     """
     model, params, x = system.model, system.params, system.x
     weight = jnp.linspace(0.5, 1.5, system.num_data)
@@ -278,7 +277,7 @@ def statistics(system):
     for posterior in posteriors(system):
 
         def expected(coordinates, posterior=posterior):
-            """By brute force: over all data and all values of z."""
+            """Returns the expected log-joint as a sum over all data and all values of z."""
             natural = model.prepare(eqx.combine(coordinates, reference))
 
             def one(x, weight):
@@ -308,7 +307,7 @@ def statistics(system):
 
 
 def symmetrize(tree):
-    """Precisions are symmetric; so are directions in which they may move."""
+    """Makes matrices symmetric, since precisions and the directions in which they move are."""
 
     def one(leaf):
         square = leaf.ndim >= 2 and leaf.shape[-1] == leaf.shape[-2] == 2
@@ -318,7 +317,7 @@ def symmetrize(tree):
 
 
 def stationarity(system):
-    """At `maximize(statistics)` the expected log-joint plus prior is flat in every param."""
+    """At `maximize(statistics)` the expected log-joint plus log-prior is stationary in all params, a maximum."""
     model, params, x = system.model, system.params, system.x
     for posterior in posteriors(system):
         _, found, _ = expected_statistics(model, params, posterior, x, key=jax.random.key(0))
@@ -337,7 +336,7 @@ def stationarity(system):
         highest, slope = objective(best)
         for leaf in jax.tree.leaves(slope):
             np.testing.assert_allclose(leaf, 0, atol=1e-8 * system.num_data)
-        # The softmax's logits have one direction to spare; in all others the point is a maximum.
+        # The value does not depend on a shift of the logits; in all other directions the point is a maximum.
         for seed in range(3):
             coordinates, rest = split_coordinates(best)
             nudged = jax.tree.map(
@@ -351,7 +350,7 @@ def stationarity(system):
 
 
 def tightness(system):
-    """With the exact posterior the ELBO is the evidence plus the global term; else it is lower."""
+    """With the exact posterior the ELBO is the evidence plus the global term; otherwise it is lower."""
     model, params, x = system.model, system.params, system.x
     shifted = jax.tree.map(
         lambda leaf: leaf + 0.1 * jax.random.normal(jax.random.key(leaf.size), leaf.shape), params
@@ -374,7 +373,7 @@ def tightness(system):
 
 
 def chunks(system):
-    """Chunks of five rows of twenty-four are the full batch, and with a key the same draws."""
+    """Chunks of five of the twenty-four rows give the results of the full batch, with the same draws for a key."""
     model, params, x = system.model, system.params, system.x
     if model.exact:
         posterior = elbax.Exact(model, params)
@@ -396,8 +395,10 @@ def chunks(system):
 
 
 def units(case):
-    """Columns scaled by 1e-6 to 1e6 and shifted: the same prior and the same latents, from params that mean the
-    same and from `init` with the same key, at the start and after some sweeps."""
+    """Scaling columns by 1e-6 to 1e6 and shifting them changes neither the log-prior nor the latents.
+
+    This holds for translated params and for `init` with the same key, at the start and after some sweeps.
+    """
     system = case.system
     model, x = system.model, system.x
     there = change_of_units(system)
@@ -421,7 +422,7 @@ def units(case):
 
 
 def batch(system):
-    """`jax.vmap(posterior)(x)` says of each row what `posterior` of it says."""
+    """`jax.vmap(posterior)(x)` gives for each row the values that `posterior` gives for it."""
     posterior, number = elbax.Exact(system.model, system.params), 3
     x = jax.tree.map(lambda leaf: leaf[:number], system.x)
     keys = jax.random.split(jax.random.key(0), number)
@@ -439,26 +440,26 @@ def batch(system):
 
 
 def one_datum(system):
-    """A posterior takes one datum: of a whole table it is refused, before anything runs."""
+    """A posterior takes one datum: it rejects a whole table before anything runs."""
     posterior = elbax.Exact(system.model, system.params)
     if not isinstance(system.model, elbax.Model):
-        # What a function of one's own makes of a table nobody knows.
+        # A plain model is a user's function, which may accept a table.
         for x in (system.x, jax.tree.map(lambda leaf: leaf[:1], system.x)):
             with pytest.raises((ValueError, TypeError)):
                 jax.eval_shape(posterior, x)
 
 
-# --- laws of JAX's modes: what holds of any function in JAX holds of an update -----------------------
+# --- laws of JAX's modes: an update behaves like any function in JAX ---------------------------------
 
 
 def on_two_devices(tree, axis_type=jax.sharding.AxisType.Explicit):
-    """The rows, half on each device, on a mesh as `jax.make_mesh` makes it by default, or of another type."""
+    """Returns the rows with half of them on each device, on a mesh with axes of the given type."""
     mesh = jax.make_mesh((2,), ("data",), axis_types=(axis_type,))
     return jax.device_put(tree, jax.sharding.NamedSharding(mesh, jax.P("data")))
 
 
 def sharded(case):
-    """Rows on two devices: the same step."""
+    """Rows on two devices give the same step."""
     end, info = case.step(case.state, on_two_devices(case.system.x))
     single, seen = case.step(case.state, case.system.x)
     assert_close(info.elbo, seen.elbo)
@@ -466,7 +467,7 @@ def sharded(case):
 
 
 def buffers(tree):
-    """Where each leaf lies."""
+    """Returns the buffer address of each leaf."""
     data = [
         jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
         for leaf in jax.tree.leaves(tree)
@@ -475,16 +476,16 @@ def buffers(tree):
 
 
 def donation(case):
-    """No two leaves of a first state are one buffer, so that a program may be given its memory."""
+    """No two leaves of a first state share a buffer, so that it can be donated to a program."""
     state = case.update.init(case.system.params, case.posterior, key=jax.random.key(7))
     assert len(set(buffers(state))) == len(buffers(state))
-    # It commits to no device: data may lie on others.
+    # It is committed to no device, since data may be on others.
     assert not any(leaf.committed for leaf in jax.tree.leaves(state))
     assert_equal(state, case.state)
 
 
 class Pickler(pickle.Pickler):
-    """Knows functions of others by name: those of optax, of JAX and of a user need not be what pickle can take."""
+    """Pickles functions from outside of elbax by reference, since pickle may not support those of optax."""
 
     def __init__(self, file):
         super().__init__(file)
@@ -499,18 +500,18 @@ class Pickler(pickle.Pickler):
 
 
 def copies(tree):
-    """(through pickle, by `copy.deepcopy`)"""
+    """Returns (a copy through pickle, a copy by `copy.deepcopy`)."""
     file = io.BytesIO()
     pickler = Pickler(file)
     pickler.dump(tree)
     unpickler = pickle.Unpickler(io.BytesIO(file.getvalue()))
     unpickler.persistent_load = pickler.others.__getitem__
-    # JAX's functions are copied, to others that do the same.
+    # Functions from outside are kept: deepcopy would replace those of JAX by equivalent ones.
     return unpickler.load(), copy.deepcopy(tree, dict(pickler.others))
 
 
 def copying(case):
-    """Models, updates, posteriors and states are after `pickle` and `copy.deepcopy` what they were."""
+    """`pickle` and `copy.deepcopy` preserve models, updates, posteriors and states."""
     everything = case.system.model, case.update, case.posterior, case.state
     for again in copies(everything):
         assert jax.tree.structure(again) == jax.tree.structure(everything)
@@ -520,7 +521,7 @@ def copying(case):
 
 
 def lowering(case):
-    """A step is a program for accelerators too: as far as can be said without one."""
+    """A step can be lowered for accelerators."""
     traced = jax.jit(case.update).trace(case.state, case.system.x)
     assert traced.lower(lowering_platforms=("cuda", "tpu")).as_text()
 
@@ -532,12 +533,12 @@ OF_LINEAR_MIXTURES = [statistics, stationarity]
 
 
 def slope(case):
-    """The gradient of three sweeps, backward, is what differences are."""
+    """The gradient of three sweeps, in reverse mode, equals finite differences."""
     trained, rest = split_coordinates(case.system.params)
     start, unflatten = ravel_pytree(trained)
     direction = jax.random.normal(jax.random.key(1), start.shape)
 
-    # Made here: what a system makes inside of a trace it would keep.
+    # Created outside of the trace, since the system caches them.
     posterior, x = case.posterior, case.system.x
 
     def sweeps(vector):

@@ -1,4 +1,4 @@
-"""The table of the README: E-steps by M-steps by models, each run in one scan and judged by the evidence it gains.
+"""The table of the README: pairs of E-steps and M-steps on three models, judged by their gain in evidence.
 
 `python tests/matrix.py` runs every cell (about ten minutes) and writes the marks into the README.
 """
@@ -24,7 +24,7 @@ README = pathlib.Path(__file__).parent.parent / "README.md"
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """A model, data and a start that EM leaves far behind; `encoder(key)` makes one that fits the family."""
+    """A model, data and a start far below EM's result; `encoder(key)` makes an encoder for the family."""
 
     name: str
     model: Any
@@ -32,13 +32,13 @@ class Setting:
     params: Any
     encoder: Callable[[Any], Any]
     outputs: Any
-    """A table of outputs, the start of `Local`."""
-    # Adam ends in a poorer optimum of factor analysis' mean field, one factor for two.
+    """A table of outputs, from which `Local` starts."""
+    # With mean field on factor analysis, Adam ends in a poorer optimum that uses one factor of the two.
     optimizer: Any = dataclasses.field(default_factory=lambda: optax.sgd(0.05))
     num_steps: int = 1
-    """Observations in a datum: what 1e-6 nats are counted by."""
+    """Observations per datum, by which differences of 1e-6 nats are counted."""
     batch_size: int | None = None
-    """Rows of a minibatch for online steps; all, if None."""
+    """Rows per minibatch of online steps; all, if None."""
 
     @property
     def num_data(self):
@@ -50,7 +50,7 @@ class Setting:
 
     @functools.cached_property
     def best(self) -> float:
-        """Where EM ends."""
+        """The evidence at which EM ends."""
         em = elbax.em(self.model)
         state = em.init(self.params, key=jax.random.key(0))
         return self.evidence(scan(em, state, self.x, 3000)[0].params)
@@ -59,19 +59,19 @@ class Setting:
         return float(elbax.evidence(self.model, params, self.x))
 
     def share(self, params) -> float:
-        """Of EM's gain in evidence."""
+        """Returns the share of EM's gain in evidence."""
         return (self.evidence(params) - self.start) / (self.best - self.start)
 
 
 @eqx.filter_jit
 def scan(update, state, x, length):
-    """A user's loop on a full batch."""
+    """Runs updates on the full batch."""
     return jax.lax.scan(lambda state, _: update(state, x), state, length=length)
 
 
 @eqx.filter_jit
 def stream(update, state, x, rows):
-    """A user's loop on minibatches, each row standing for N / B."""
+    """Runs updates on minibatches, with weight N / B for each row."""
 
     def body(state, rows):
         part = jax.tree.map(lambda leaf: leaf[rows], x)
@@ -113,7 +113,7 @@ def factors() -> Setting:
 
 
 class StepByStep(eqx.Module):
-    """Logits of each step by a network, and a chain's own potentials."""
+    """Maps each step to logits by a network, next to free potentials of the chain."""
 
     network: eqx.nn.MLP
     initial: Any
@@ -161,7 +161,7 @@ def exact(s):
 
 
 def trained(s, make=None):
-    """An encoder that was trained by itself first, as a fresh one ruins good params."""
+    """Returns an encoder that was trained alone first, since a fresh one ruins good params."""
     encoder = s.encoder(jax.random.key(1))
     posterior = encoder if make is None else make(encoder)
     step = elbax.GradientEStep(s.model, optax.adam(0.02))
@@ -173,7 +173,7 @@ def semi(s):
     return lambda encoder: elbax.SemiAmortized(encoder, exact(s), optax.sgd(0.3), 3)
 
 
-# Each E-step with the posterior that it starts from.
+# Each E-step, with its first posterior.
 E_STEPS: dict[str, Callable[[Setting], tuple]] = {
     "exact": lambda s: (elbax.ExactEStep(s.model), exact(s)),
     "hard": lambda s: (elbax.HardEStep(s.model), elbax.Hard(exact(s))),
@@ -196,7 +196,7 @@ E_STEPS: dict[str, Callable[[Setting], tuple]] = {
     ),
 }
 
-# Each M-step with the steps that it is given.
+# Each M-step, with its number of steps.
 M_STEPS: dict[str, Callable[[Setting], tuple]] = {
     "closed form": lambda s: (elbax.ClosedFormMStep(s.model), 600),
     "gradient": lambda s: (elbax.GradientMStep(s.model, s.optimizer), 4000),
@@ -222,7 +222,7 @@ CELLS = [(name, e, m) for name, (rows, columns) in PAIRS.items() for e in rows f
 
 
 def run(name: str, e: str, m: str):
-    """(setting, update, state at the end, trace of the bound) of one cell."""
+    """Returns (setting, update, last state, trace of the bound) of one cell."""
     s = setting(name)
     e_step, posterior = E_STEPS[e](s)
     m_step, length = M_STEPS[m](s)
@@ -240,18 +240,18 @@ def run(name: str, e: str, m: str):
 
 
 def judge(name: str, e: str, m: str) -> float:
-    """The share of EM's gain in evidence that a cell reaches; raises `AssertionError` if it is too small.
+    """Returns the share of EM's gain in evidence that a cell reaches; raises `AssertionError` if it is too small.
 
-    An exact E-step on full batches ends where EM does, to 1e-6 nats an observation; what draws, learns or
-    approximates q reaches 95 %. A hard one follows its own bound, which must not fall where the update
-    promises so.
+    An exact E-step on full batches must end within 1e-6 nats per observation of EM; a sampled, learned or
+    approximate q must reach 95 %. A hard E-step must raise its own bound. If the update promises to ascend, its
+    bound must not fall.
     """
     s, update, state, trace = run(name, e, m)
     share = s.share(state.params)
     if update.ascends:
         assert (np.diff(trace) >= -1e-10 * (1 + np.abs(trace[1:]))).all(), "the bound fell"
     if e == "exact" and m != "online":
-        # Where EM itself has not quite ended, a faster M-step may end above it.
+        # A faster M-step may end above EM, if EM itself has not converged.
         short = (s.best - s.evidence(state.params)) / s.num_steps
         assert short < 1e-6, f"{short} nats less than EM"
     elif e == "hard":
@@ -262,7 +262,7 @@ def judge(name: str, e: str, m: str) -> float:
 
 
 def rendered(marks: dict) -> str:
-    """The README's table."""
+    """Returns the README's table."""
     lines = ["| E-step ↓ / M-step → | " + " | ".join(M_STEPS) + " |"]
     lines.append("|---" * (len(M_STEPS) + 1) + "|")
     letter = {"mixture": "G", "factors": "F", "chain": "H"}

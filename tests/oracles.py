@@ -1,4 +1,4 @@
-"""What the library's numbers must be, found by other means: SciPy, enumeration, quadrature."""
+"""Reference values from other methods: SciPy, enumeration and quadrature."""
 
 import numpy as np
 import scipy.special
@@ -6,7 +6,7 @@ import scipy.stats
 
 
 def gaussian_mixture_log_joint(described, x):
-    """log p(x, z = k), shape (num_data, K), by SciPy."""
+    """Returns log p(x, z = k), shape (num_data, K), by SciPy."""
     x = np.asarray(x, float)
     return np.stack(
         [
@@ -23,12 +23,12 @@ def gaussian_mixture_log_joint(described, x):
 
 
 def log_sum(log_joint):
-    """log p(x) of each datum."""
+    """Returns log p(x) of each datum."""
     return scipy.special.logsumexp(log_joint, axis=-1)
 
 
 def linear_gaussian_evidence(loadings, noise, x):
-    """log N(x; 0, W Wᵀ + noise² I) of each datum."""
+    """Returns log N(x; 0, W Wᵀ + noise² I) of each datum."""
     loadings = np.asarray(loadings, float)
     covariance = loadings @ loadings.T + float(noise) ** 2 * np.eye(len(loadings))
     return scipy.stats.multivariate_normal(np.zeros(len(loadings)), covariance).logpdf(
@@ -37,14 +37,14 @@ def linear_gaussian_evidence(loadings, noise, x):
 
 
 def quadrature_evidence(log_joint, params, x, num_points=60):
-    """log ∫ p(x, z) dz for a scalar z by the trapezoid rule on a fine grid, one datum."""
+    """Returns log ∫ p(x, z) dz of one datum for a scalar z, by the trapezoidal rule on a fine grid."""
     grid = np.linspace(-12, 12, 20 * num_points + 1)
     values = np.array([float(log_joint(params, x, np.array([z]))) for z in grid])
     return scipy.special.logsumexp(values) + np.log(grid[1] - grid[0])
 
 
 def ppca_optimum(x, dim):
-    """The highest mean log-likelihood of probabilistic PCA (Tipping and Bishop 1999), in nats per datum."""
+    """Returns the maximal log-likelihood of probabilistic PCA (Tipping and Bishop 1999), in nats per datum."""
     x = np.asarray(x, float)
     x = x - x.mean(0)
     values = np.linalg.eigvalsh(x.T @ x / len(x))[::-1]
@@ -62,12 +62,12 @@ def _arrays(described, *names):
 
 
 def _observed_sum(terms, x):
-    """Σ over the columns that a row has, of terms (num_data, K, dim)."""
+    """Returns the sum of terms (num_data, K, dim) over the observed columns of each row."""
     return np.where(np.isnan(np.asarray(x, float))[:, None, :], 0, terms).sum(-1)
 
 
 def _filled(x):
-    """x with something harmless where it is missing, and an axis for K."""
+    """Returns x with missing numbers replaced by 1, and with an axis for K."""
     return np.nan_to_num(np.asarray(x, float), nan=1.0)[:, None, :]
 
 
@@ -114,7 +114,7 @@ def _on_what_is_seen(distribution, x, num_components):
 
 
 def normal(described, x):
-    """Also of factor analyzers, by their covariances."""
+    """Returns the log-densities of normal components, and of factor analyzers by their covariances."""
     means, covariances = _arrays(described, "means", "covariances")
 
     def marginal(k, s):
@@ -133,12 +133,12 @@ def student_t(described, x):
 
 
 def with_weights(described, densities):
-    """log p(x, z = k)."""
+    """Returns log p(x, z = k)."""
     return densities + np.log(np.asarray(described["weights"], float))
 
 
 def predictors(described, inputs):
-    """β₀ + β·u, shape (num_data, K)."""
+    """Returns β₀ + β·u, shape (num_data, K)."""
     (coefficients,) = _arrays(described, "coefficients")
     return coefficients[:, 0] + np.asarray(inputs, float) @ coefficients[:, 1:].T
 

@@ -1,4 +1,4 @@
-"""Data in other units of measure, and params that mean the same there."""
+"""Data in other units of measurement, and the params translated to them."""
 
 import dataclasses
 from collections.abc import Callable
@@ -13,7 +13,7 @@ import elbax
 from elbax._reference import split_coordinates
 
 
-# How the columns of a system may be scaled, one by one or all alike, and whether they may be shifted.
+# How the columns of a system may be scaled: each by its own factor, all alike, or without a shift.
 SCALINGS = {
     **dict.fromkeys(
         [
@@ -42,14 +42,14 @@ SCALINGS = {
 
 @dataclasses.dataclass
 class There:
-    """The data in other units, and the params that mean the same."""
+    """The data in other units, and the function that translates params."""
 
     x: Any
     params: Callable[[Any], Any]
 
 
 def change_of_units(system):
-    """x becomes a x + b in every column, with a from 1e-6 to 1e6 and b of 20 deviations or so."""
+    """Maps x to a x + b in every column, with a from 1e-6 to 1e6 and b up to about 20 deviations."""
     scaling, x, model = SCALINGS[system.name], system.x, system.model
     if isinstance(x, tuple):
         return regression(system)
@@ -66,7 +66,7 @@ def change_of_units(system):
         there = a * values + b
 
     def means(name, value):
-        """What a model says of itself, in the other units."""
+        """Returns an entry of a model's description in the other units."""
         squared = lambda: value * a[:, None] * a
         rules = {
             "means": lambda: a * value + b,
@@ -106,7 +106,7 @@ def in_columns(unit, a):
 
 
 def regression(system):
-    """Inputs and target, each in units of its own."""
+    """Maps inputs and target to other units, each with its own."""
     inputs, target = system.x
     a, b = 1e-6, 2e-5
     c, d = 1e6, -3e7
@@ -123,7 +123,7 @@ def regression(system):
         described["deviations"] = c * described["deviations"]
         if "gate" in described:
             described["gate"] = slopes(described["gate"])
-        # The inputs' center is one of inputs.
+        # The inputs' center is transformed like the inputs, the scalar unit like the target.
         units = lambda leaf: c * leaf if leaf.ndim == 0 else a * leaf + b
         return in_unit(model.from_description(**described), params, units)
 
@@ -131,7 +131,7 @@ def regression(system):
 
 
 def in_unit(fresh, params, change):
-    """`fresh` with the unit of `params`, in other units."""
+    """Returns `fresh` with the constants of `params`, such as the unit, in other units."""
     constants = jax.tree.map(lambda leaf: np.asarray(change(leaf)), split_coordinates(params)[1])
     constants = jax.tree.map(jnp.asarray, constants)
     return eqx.combine(split_coordinates(fresh)[0], constants)

@@ -97,8 +97,8 @@ def cache_programs(directory: str | os.PathLike[str]) -> None:
 
     It enables JAX's persistent cache for programs of any size and compile time. By default JAX stores only those
     that take at least a second to compile, which excludes small fits. A first fit then takes only the time to
-    trace it, about a third. Keep the directory private, since its contents are executed. It can be deleted at any
-    time.
+    trace it, about a third of the total. Keep the directory private, since its contents are executed. It can be
+    deleted at any time.
 
     **Arguments:**
 

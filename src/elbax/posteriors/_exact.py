@@ -22,7 +22,7 @@ class Exact(AbstractPosterior):
 
     **Arguments:**
 
-    - `model`: a model whose conditional p(z | x) is known.
+    - `model`: the model. Inside a posterior such as `Laplace`, its conditional p(z | x) need not be known.
     - `params`: θ, the model's parameters.
 
     **Raises**, when called:

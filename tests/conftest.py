@@ -1,5 +1,6 @@
 """The configuration of all tests: float64, strict promotion, two CPU devices, warnings as errors."""
 
+import gc
 import os
 import pathlib
 
@@ -27,6 +28,10 @@ import elbax._pass
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_disable_most_optimizations", True)
+# A tenth of the time to compile goes to where each operation was written, which no test reads.
+jax.config.update("jax_traceback_in_locations_limit", 0)
+# Tracing makes many objects that stay: by default Python looks through them all, again and again.
+gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.fixture
@@ -47,9 +52,14 @@ def as_users_run():
 
 
 @pytest.fixture(autouse=True)
-def within_the_limit_of_maps():
-    """Clears caches before the memory maps of compiled functions reach Linux's limit, 65530 per process."""
+def within_limits():
+    """Drops compiled programs before they hold about 2 GB, or more memory maps than Linux grants a process.
+
+    The number of maps tells of both: 12,000 are some 2 GB, and the limit is 65530. Resident memory does not tell,
+    because a process keeps what it has freed.
+    """
     yield
     maps = pathlib.Path("/proc/self/maps")
-    if maps.exists() and maps.read_bytes().count(b"\n") > 40_000:
+    if maps.exists() and maps.read_bytes().count(b"\n") > 12_000:
         jax.clear_caches()
+        gc.collect()

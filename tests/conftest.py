@@ -6,9 +6,9 @@ import os
 import pathlib
 
 
-# Set before JAX reads it: two devices on the host, for the law of sharding. Most of the suite's time is
-# compilation, and most programs run once. The other flags (of the jaxlib that constraints.txt names) make it 2.5
-# to 4 times faster.
+# Before JAX looks: two devices on the host, for the law of sharding. Most of the suite's time is compilation, and
+# what it compiles runs once: the other flags (of the jaxlib that constraints.txt names) make it 2.5 to 4 times
+# faster.
 os.environ["XLA_FLAGS"] = " ".join(
     (
         os.environ.get("XLA_FLAGS", ""),
@@ -73,15 +73,7 @@ def trim():
 
 @pytest.fixture(autouse=True)
 def within_limits():
-<<<<<<< HEAD
-    """Drops compiled programs before they hold about 2 GB, or more memory maps than Linux grants a process.
-
-    The number of maps tells of both: 12,000 are some 2 GB, and the limit is 65530. Resident memory does not tell,
-    because a process keeps what it has freed.
-    """
-=======
     """What is compiled is kept until it holds too much: to compile again what tests share takes seconds."""
->>>>>>> 4484e6e (Tests: what is compiled holds at most 2 GB; a batch and its rows are one program)
     yield
     if not PROCESS.exists():
         return

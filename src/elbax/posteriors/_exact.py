@@ -69,7 +69,7 @@ class Exact(AbstractPosterior):
         if self.model != at.model:
             return self
         current = same_arrays(self.params, at.params)
-        natural = at.natural if current else at.prepared_at(self.params)
+        natural = at.natural if current else at.natural_at(self.params)
         return Prepared(at.form, natural, current and at.form.tight)
 
     def check(self, model: AbstractModel, who: str) -> None:

@@ -28,7 +28,7 @@ class ModelAt(eqx.Module):
     params: PyTree
     natural: PyTree
 
-    def prepared_at(self, params: PyTree) -> PyTree:
+    def natural_at(self, params: PyTree) -> PyTree:
         """Returns the prepared natural parameters at other params."""
         return self.form.prepare(self.form.natural(params))
 

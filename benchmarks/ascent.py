@@ -62,11 +62,11 @@ def hard(rng: np.random.Generator, rows: int, dim: int) -> np.ndarray:
     return scale * (x + offset)
 
 
-def gaps(rng: np.random.Generator, rows: int, dim: int) -> elbax.Incomplete:
+def gaps(rng: np.random.Generator, rows: int, dim: int) -> elbax.IncompleteRows:
     """The same with a fifth of the entries missing, never a whole row."""
     x, seen = hard(rng, rows, dim), rng.random((rows, dim)) < 0.8
     seen[np.arange(rows), rng.integers(dim, size=rows)] = True
-    return elbax.Incomplete(np.where(seen, x, 0), seen)
+    return elbax.IncompleteRows(np.where(seen, x, 0), seen)
 
 
 def lines(rng: np.random.Generator, rows: int, dim: int) -> tuple[np.ndarray, np.ndarray]:

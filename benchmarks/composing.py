@@ -69,7 +69,7 @@ class Pooled(eqx.Module):
 
 
 def numbers(x: Any) -> jax.Array:
-    missing = lambda node: isinstance(node, elbax.Incomplete)
+    missing = lambda node: isinstance(node, elbax.IncompleteRows)
     known = lambda node: jnp.where(node.observed, node.values, 0) if missing(node) else node
     leaves = jax.tree.leaves(jax.tree.map(known, x, is_leaf=missing))
     return jnp.concatenate([jnp.ravel(leaf).astype(float) for leaf in leaves])
@@ -97,17 +97,17 @@ def posteriors(system: Any) -> dict[str, Callable[[], Any]]:
     def stand():
         keys = jax.random.split(jax.random.key(1), (ROWS, 2))
         draw = lambda x, keys: jax.vmap(elbax.Exact(model, params)(x).sample)(keys)
-        return elbax.Chains(jax.jit(jax.vmap(draw))(x, keys), latent)
+        return elbax.posteriors.PersistentChains(jax.jit(jax.vmap(draw))(x, keys), latent)
 
     found: dict[str, Callable[[], Any]] = {"Exact": exact}
     if model.exact:
-        found["MonteCarlo"] = lambda: elbax.MonteCarlo(exact(), 2)
-        found["MeanField"] = lambda: elbax.MeanField.init(model, params, x)
-        found["Chains"] = stand
+        found["MonteCarlo"] = lambda: elbax.posteriors.MonteCarlo(exact(), 2)
+        found["MeanField"] = lambda: elbax.posteriors.MeanField.init(model, params, x)
+        found["PersistentChains"] = stand
     if latent.discrete:
-        found["Hard"] = lambda: elbax.Hard(exact())
+        found["Hard"] = lambda: elbax.posteriors.Hard(exact())
     else:
-        found["Laplace"] = lambda: elbax.Laplace(exact())
+        found["Laplace"] = lambda: elbax.posteriors.Laplace(exact())
     if not isinstance(latent, elbax.Categorical | elbax.Gaussian | elbax.DiagonalGaussian):
         return found
     size = latent.num_values if latent.discrete else 2 * latent.dim
@@ -118,9 +118,12 @@ def posteriors(system: Any) -> dict[str, Callable[[], Any]]:
     table = lambda: jax.random.normal(jax.random.key(12), (ROWS, size))
     return found | {
         "Amortized": encoder,
-        "SemiAmortized": lambda: elbax.SemiAmortized(encoder(), exact(), optax.sgd(0.1), 2),
-        "Importance": lambda: elbax.Importance(encoder(), exact(), 2),
-        "Local": lambda: elbax.Local(table(), latent),
+        "SemiAmortized": lambda: elbax.posteriors.SemiAmortized(
+            encoder(), exact(), optax.sgd(0.1), 2
+        ),
+        "Recognition": lambda: elbax.posteriors.Recognition(Pooled(network()), exact()),
+        "Importance": lambda: elbax.posteriors.Importance(encoder(), exact(), 2),
+        "Local": lambda: elbax.posteriors.Local(table(), latent),
     }
 
 
@@ -130,10 +133,11 @@ E_STEPS = {
     "Hard": ("HardEStep",),
     "MonteCarlo": ("MonteCarloEStep",),
     "MeanField": ("MeanFieldEStep",),
-    "Chains": ("MarkovChainMonteCarloEStep",),
+    "PersistentChains": ("MarkovChainMonteCarloEStep",),
     "Laplace": ("LaplaceEStep",),
     "Amortized": LEARNED,
     "SemiAmortized": LEARNED,
+    "Recognition": LEARNED,
     "Importance": ("MonteCarloEStep", *LEARNED),
     "Local": ("LocalGradientEStep", "GradientEStep", "JointGradientStep"),
 }
@@ -198,7 +202,7 @@ class Draw:
             "MarkovChainMonteCarloEStep": {"kernel": metropolis},
             "SleepEStep": {"optimizer": rate, "sample": dream, "num_samples": 5},
             "GradientEStep": {"optimizer": rate},
-            "JointGradientStep": {"optimizer": rate},
+            "JointGradientStep": {"optimizer": rate, "through": bool(self.rng.integers(2))},
             "GradientMStep": {"optimizer": rate},
             "OnlineMStep": {"rate": 0.5, "delay": int(self.rng.integers(2))},
             "IncrementalMStep": {"num_batches": 2},
@@ -231,7 +235,7 @@ class Draw:
             "Guard": {"falling": bool(rng.integers(2))},
             "Certify": {"model": self.system.model, "chunk_size": pick(rng, (None, 5))},
         }[name]
-        return Plan(getattr(elbax, name), (plan,), given)
+        return Plan(getattr(elbax.wrappers, name), (plan,), given)
 
     def plan(self) -> Plan:
         rng, model = self.rng, self.system.model
@@ -259,7 +263,7 @@ class Draw:
         rng, x, gaps = self.rng, self.system.x, pick(self.rng, GAPS)
         # A function of one's own does with gaps what it likes.
         own = isinstance(self.system.model, elbax.Model)
-        gaps = "none" if isinstance(x, elbax.Incomplete) or own else gaps
+        gaps = "none" if isinstance(x, elbax.IncompleteRows) or own else gaps
         gaps = "rows" if gaps == "blocks" and not isinstance(x, jax.Array | dict) else gaps
         weight = pick(rng, (None, None, 2.5, jnp.asarray(rng.integers(0, 3, ROWS) * 0.5)))
         mask = pick(rng, (None, None, jnp.arange(ROWS) < ROWS - PADDING))
@@ -280,7 +284,7 @@ class Draw:
         def incomplete(leaf):
             if not (jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.ndim > 1):
                 return leaf
-            return elbax.Incomplete(jnp.where(jnp.isnan(leaf), 0, leaf), ~jnp.isnan(leaf))
+            return elbax.IncompleteRows(jnp.where(jnp.isnan(leaf), 0, leaf), ~jnp.isnan(leaf))
 
         def make():
             pierced = jax.tree.map(pierce, x)

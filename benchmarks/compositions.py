@@ -87,7 +87,7 @@ def faults(
     # The parts of a turn that was skipped are blank.
     if not finite(infos.elbo if "Every(" in words else infos):
         yield "info not finite"
-    certified = lambda node: isinstance(node, elbax.Certificate)
+    certified = lambda node: isinstance(node, elbax.wrappers.Certificate)
     broken = [n.broken for n in jax.tree.leaves(infos, is_leaf=certified) if certified(n)]
     if any(bool((one >= 0).any()) for one in broken):
         yield "Certify names a broken part"

@@ -242,7 +242,7 @@ def grammars(length: int) -> Row:
     root = rng.normal(size=8).astype(np.float32)
     binary = rng.normal(size=(8, size, size)).astype(np.float32)
     unary = rng.normal(size=(count, length, 8)).astype(np.float32)
-    family = elbax.ParseTree(8, 8)
+    family = elbax.families.ParseTree(8, 8)
 
     def total(binary, unary):
         def one(unary):

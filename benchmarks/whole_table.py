@@ -43,31 +43,31 @@ def cells(num_data: int, dim: int, num_components: int) -> dict:
     adam = optax.adam(1e-3)
     closed, bayes = elbax.ClosedFormMStep(model), elbax.ExactEStep(model)
     local = elbax.LocalGradientEStep(model, optax.sgd(1.0), num_steps=5)
-    semi = elbax.SemiAmortized(encoder, exact, optax.sgd(0.3), 3)
+    semi = elbax.posteriors.SemiAmortized(encoder, exact, optax.sgd(0.3), 3)
     found = {
         "exact": (bayes, closed, exact),
-        "hard": (elbax.HardEStep(model), closed, elbax.Hard(exact)),
+        "hard": (elbax.HardEStep(model), closed, elbax.posteriors.Hard(exact)),
         "mean field": (
             elbax.MeanFieldEStep(model),
             closed,
-            elbax.MeanField.init(model, params, x),
+            elbax.posteriors.MeanField.init(model, params, x),
         ),
         "local gradient, 5 steps": (
             local,
             closed,
-            elbax.Local(jnp.zeros((num_data, num_components)), model.latent),
+            elbax.posteriors.Local(jnp.zeros((num_data, num_components)), model.latent),
         ),
         "encoder, 32 hidden": (elbax.GradientEStep(model, adam), closed, encoder),
         "encoder, then 3 local steps": (elbax.GradientEStep(model, adam), closed, semi),
         "Monte Carlo, 1 draw": (
             elbax.MonteCarloEStep(model),
             closed,
-            elbax.MonteCarlo(exact, 1),
+            elbax.posteriors.MonteCarlo(exact, 1),
         ),
         "Monte Carlo, 10 draws": (
             elbax.MonteCarloEStep(model),
             closed,
-            elbax.MonteCarlo(exact, 10),
+            elbax.posteriors.MonteCarlo(exact, 10),
         ),
         "exact × gradient": (bayes, elbax.GradientMStep(model, adam), exact),
         "exact × online": (bayes, elbax.OnlineMStep(model, rate=0.5), exact),
@@ -128,7 +128,7 @@ def acceleration(name: str) -> list[Row]:
         model, params, batch = {"Hasselblad": hasselblad, "overlapping": overlapping}[name]()
         em = elbax.em(model)
         found = []
-        for kind, update in {"EM": em, "Accelerate": elbax.Accelerate(em)}.items():
+        for kind, update in {"EM": em, "Accelerate": elbax.wrappers.Accelerate(em)}.items():
             state = update.init(params, elbax.Exact(model, params), key=jax.random.key(0))
 
             def run(update=update, state=state, batch=batch):
@@ -209,7 +209,7 @@ def grid(size: int = 64) -> Row:
     spin = jnp.array([-1.0, 1.0], jnp.float32)
     same = coupling * jnp.outer(spin, spin)
     # The limit is on tables of exact inference, of which mean field makes none.
-    family = elbax.factored(elbax.Grid(size, size, 2, limit=2 ** (size + 1)))
+    family = elbax.families.factored(elbax.families.GridGraph(size, size, 2, limit=2 ** (size + 1)))
     potentials = {
         "unary": field[:, :, None] * spin,
         "below": jnp.broadcast_to(same, (size - 1, size, 2, 2)),
@@ -249,14 +249,14 @@ def blocks() -> list[Row]:
     below = jnp.broadcast_to(0.375 * same, (7, 8, 2, 2))
     beside = jnp.broadcast_to(0.1 * same, (8, 7, 2, 2))
     site = np.arange(64).reshape(8, 8)
-    graph = elbax.FactorGraph(
+    graph = elbax.families.FactorGraph(
         [2] * 64,
         [*zip(site[:-1].ravel(), site[1:].ravel())]
         + [*zip(site[:, :-1].ravel(), site[:, 1:].ravel())]
         + [(i,) for i in range(64)],
     )
     pairs = (*below.reshape(-1, 2, 2), *beside.reshape(-1, 2, 2))
-    whole = elbax.Grid(8, 8, 2)
+    whole = elbax.families.GridGraph(8, 8, 2)
     total = jax.jit(jax.vmap(whole.log_normalizer, ({"unary": 0, "below": None, "beside": None},)))
     evidence = total({"unary": unary, "below": below, "beside": beside})
 
@@ -266,7 +266,7 @@ def blocks() -> list[Row]:
         "rows": site.tolist(),
         "columns": site.T.tolist(),
     }.items():
-        family = elbax.factored(graph, parts)
+        family = elbax.families.factored(graph, parts)
 
         def bound(unary, family=family):
             potentials = (*pairs, *unary.reshape(64, 2))
@@ -296,7 +296,9 @@ def linear_gaussian() -> tuple:
     loadings = 0.2 * jax.random.normal(jax.random.key(0), (13, 2))
     params = model.from_description(mean=jnp.zeros(13), loadings=loadings, noise=jnp.ones(13))
     em = elbax.Chain(elbax.MeanFieldEStep(model), elbax.ClosedFormMStep(model))
-    state = em.init(params, elbax.MeanField.init(model, params, x), key=jax.random.key(0))
+    state = em.init(
+        params, elbax.posteriors.MeanField.init(model, params, x), key=jax.random.key(0)
+    )
     run = jax.jit(lambda s: jax.lax.scan(lambda s, _: em(s, x), s, length=1000)[0])
     return x, run(state).params
 

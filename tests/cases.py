@@ -289,7 +289,7 @@ def recipes(system, num_outputs):
         "newton": (chain(bayes, lambda rate: elbax.NewtonMStep(model)), exact),
         "hard/closed": (
             chain(lambda rate: elbax.HardEStep(model), closed),
-            lambda: elbax.Hard(exact()),
+            lambda: elbax.posteriors.Hard(exact()),
         ),
         "experts": (
             lambda rate: elbax.Chain(
@@ -316,14 +316,14 @@ def of_the_table(system, exact, amortized, num_outputs):
     bayes, closed = elbax.ExactEStep(model), elbax.ClosedFormMStep(model)
 
     def start():
-        return elbax.MeanField.init(model, system.params, system.x)
+        return elbax.posteriors.MeanField.init(model, system.params, system.x)
 
     def local():
         table = jax.random.normal(jax.random.key(12), (system.num_data, num_outputs))
-        return elbax.Local(table, model.latent)
+        return elbax.posteriors.Local(table, model.latent)
 
     def semi():
-        return elbax.SemiAmortized(amortized(), exact(), optax.sgd(0.3), 2)
+        return elbax.posteriors.SemiAmortized(amortized(), exact(), optax.sgd(0.3), 2)
 
     return {
         "mean-field/closed": (lambda rate: elbax.Chain(elbax.MeanFieldEStep(model), closed), start),
@@ -337,13 +337,13 @@ def of_the_table(system, exact, amortized, num_outputs):
         ),
         "draws/closed": (
             lambda rate: elbax.Chain(elbax.MonteCarloEStep(model), closed),
-            lambda: elbax.MonteCarlo(exact(), 3),
+            lambda: elbax.posteriors.MonteCarlo(exact(), 3),
         ),
         "importance/gradient": (
             lambda rate: elbax.Chain(
                 elbax.MonteCarloEStep(model), elbax.GradientMStep(model, optax.adam(rate))
             ),
-            lambda: elbax.Importance(amortized(), exact(), 3),
+            lambda: elbax.posteriors.Importance(amortized(), exact(), 3),
         ),
         "exact/online": (
             lambda rate: elbax.Chain(bayes, elbax.OnlineMStep(model, rate, delay=1)),
@@ -367,25 +367,34 @@ def wrapped(model, exact, amortized):
     return {
         "repeat": (
             lambda rate: elbax.Chain(
-                bayes, elbax.Repeat(elbax.GradientMStep(model, optax.sgd(rate)), 3)
+                bayes, elbax.wrappers.Repeat(elbax.GradientMStep(model, optax.sgd(rate)), 3)
             ),
             exact,
         ),
-        "every": (lambda rate: elbax.Chain(bayes, elbax.Every(closed, 3, 1), closed), exact),
-        "only": (lambda rate: elbax.Only(em, params={"logits": True, "components": False}), exact),
-        "anneal": (lambda rate: elbax.Anneal(em, lambda step: 0.4 + rate * step), exact),
+        "every": (
+            lambda rate: elbax.Chain(bayes, elbax.wrappers.Every(closed, 3, 1), closed),
+            exact,
+        ),
+        "only": (
+            lambda rate: elbax.wrappers.Only(em, params={"logits": True, "components": False}),
+            exact,
+        ),
+        "anneal": (lambda rate: elbax.wrappers.Anneal(em, lambda step: 0.4 + rate * step), exact),
         "warm-up": (
-            lambda rate: elbax.Anneal(
+            lambda rate: elbax.wrappers.Anneal(
                 elbax.JointGradientStep(model, optax.adam(rate)),
                 optax.linear_schedule(0.0, 1.0, 5),
                 "divergence",
             ),
             amortized,
         ),
-        "averaged": (lambda rate: elbax.Averaged(generalized(rate), decay=1 - rate), exact),
-        "accelerate": (lambda rate: elbax.Accelerate(em), exact),
-        "guard": (lambda rate: elbax.Guard(generalized(100 * rate), falling=True), exact),
-        "certify": (lambda rate: elbax.Certify(em, model), exact),
+        "averaged": (
+            lambda rate: elbax.wrappers.Averaged(generalized(rate), decay=1 - rate),
+            exact,
+        ),
+        "accelerate": (lambda rate: elbax.wrappers.Accelerate(em), exact),
+        "guard": (lambda rate: elbax.wrappers.Guard(generalized(100 * rate), falling=True), exact),
+        "certify": (lambda rate: elbax.wrappers.Certify(em, model), exact),
     }
 
 
@@ -472,7 +481,7 @@ def causes():
         [jnp.zeros((24, 1), int), codes()[:, :1], codes()[:, :1], codes()[:, 1:2]], 1
     )
     observed = jax.random.uniform(jax.random.key(8), values.shape) < 0.8
-    return elbax.Incomplete(values.astype(float), observed.at[:, 0].set(False))
+    return elbax.IncompleteRows(values.astype(float), observed.at[:, 0].set(False))
 
 
 def bayesian_network():

@@ -163,7 +163,7 @@ def claims(case):
 
 def randomness(case):
     """Another key gives another sample; without sampling the key has no effect."""
-    draws = isinstance(case.posterior, elbax.MonteCarlo | elbax.Importance)
+    draws = isinstance(case.posterior, elbax.posteriors.MonteCarlo | elbax.posteriors.Importance)
     sampled = draws or not case.system.model.exact
     other, info = case.step(case.state.replace(key=jax.random.key(99)), case.system.x)
     first, seen = case.step(case.state, case.system.x)

@@ -170,20 +170,20 @@ def trained(s, make=None):
 
 
 def semi(s):
-    return lambda encoder: elbax.SemiAmortized(encoder, exact(s), optax.sgd(0.3), 3)
+    return lambda encoder: elbax.posteriors.SemiAmortized(encoder, exact(s), optax.sgd(0.3), 3)
 
 
 # Each E-step, with its first posterior.
 E_STEPS: dict[str, Callable[[Setting], tuple]] = {
     "exact": lambda s: (elbax.ExactEStep(s.model), exact(s)),
-    "hard": lambda s: (elbax.HardEStep(s.model), elbax.Hard(exact(s))),
+    "hard": lambda s: (elbax.HardEStep(s.model), elbax.posteriors.Hard(exact(s))),
     "mean field": lambda s: (
         elbax.MeanFieldEStep(s.model),
-        elbax.MeanField.init(s.model, s.params, s.x),
+        elbax.posteriors.MeanField.init(s.model, s.params, s.x),
     ),
     "local gradient": lambda s: (
         elbax.LocalGradientEStep(s.model, optax.sgd(1.0), num_steps=5),
-        elbax.Local(s.outputs, s.model.latent),
+        elbax.posteriors.Local(s.outputs, s.model.latent),
     ),
     "encoder": lambda s: (elbax.GradientEStep(s.model, optax.adam(0.01)), trained(s)),
     "semi-amortized": lambda s: (
@@ -192,7 +192,7 @@ E_STEPS: dict[str, Callable[[Setting], tuple]] = {
     ),
     "Monte Carlo": lambda s: (
         elbax.MonteCarloEStep(s.model),
-        elbax.MonteCarlo(exact(s), 20),
+        elbax.posteriors.MonteCarlo(exact(s), 20),
     ),
 }
 

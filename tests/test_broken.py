@@ -247,26 +247,26 @@ def test_the_good_case_passes():
         law(GOOD)
 
 
-class Forgetful(elbax.Hard):
+class Forgetful(elbax.posteriors.Hard):
     """Does not bring what is inside of it up to new params."""
 
     def bind(self, model, params):
         return self
 
 
-class Greedy(elbax.Hard):
+class Greedy(elbax.posteriors.Hard):
     """Trains the params of the snapshot inside of it."""
 
     def weights(self):
         return self
 
 
-class Stale(elbax.Hard):
+class Stale(elbax.posteriors.Hard):
     """Prepares another posterior for a pass than it is."""
 
     def prepare(self, at):
         params = at.params | {"logits": jnp.array([0.0, 0.0, 1e3])}
-        return elbax.Hard(elbax.Exact(at.model, params))
+        return elbax.posteriors.Hard(elbax.Exact(at.model, params))
 
 
 @pytest.mark.parametrize(

@@ -794,14 +794,14 @@ def test_a_pass_adds_what_a_faster_form_leaves_out_once(name, dtype, monkeypatch
             return info.elbo, moved.params
 
         terms = elbax.elbo_terms(model, params, exact, batch, chunk_size=7)
-        importance = elbax.Importance(stale, exact, 3)
+        importance = elbax.posteriors.Importance(stale, exact, 3)
         return [
             (terms.elbo, terms.expected_log_joint, terms.entropy, terms.evidence),
             elbax.elbo(model, params, stale, batch),
             elbax.elbo(model, params, importance, batch, key=jax.random.key(2)),
             first(em),
             *(
-                first(elbax.Anneal(em, optax.constant_schedule(0.7), target=target))
+                first(elbax.wrappers.Anneal(em, optax.constant_schedule(0.7), target=target))
                 for target in ("entropy", "divergence")
             ),
         ]

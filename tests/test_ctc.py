@@ -13,7 +13,8 @@ import scipy.special
 from hypothesis import given, settings, strategies as st
 
 import elbax
-from elbax import ConnectionistTemporalClassification, CTCLattice
+from elbax import ConnectionistTemporalClassification
+from elbax.families import CTCLattice
 
 
 T, S = 4, 7

@@ -52,14 +52,16 @@ def test_rao_linkage():
     model, counts, newton, state = rao()
     theta = jax.nn.sigmoid(state.params)
     assert float(theta) == pytest.approx(0.6268214978709824, abs=1e-12)
-    found = elbax.information(model, state.params, counts)
+    found = elbax.diagnostics.observed_information(model, state.params, counts)
     per_theta = float((theta * (1 - theta)) ** 2)
     assert found.observed[0, 0] / per_theta == pytest.approx(377.5169, abs=1e-4)
     assert found.complete[0, 0] / per_theta == pytest.approx(435.3179, abs=1e-4)
     assert found.missing[0, 0] / per_theta == pytest.approx(57.8010, abs=1e-4)
     assert found.rate == pytest.approx(0.132779, abs=1e-6)
-    assert elbax.convergence_rate(newton, state, counts) == pytest.approx(0.132779, abs=1e-6)
-    error = elbax.standard_errors(model, state.params, counts, describe=jax.nn.sigmoid)
+    assert elbax.diagnostics.convergence_rate(newton, state, counts) == pytest.approx(
+        0.132779, abs=1e-6
+    )
+    error = elbax.diagnostics.standard_errors(model, state.params, counts, describe=jax.nn.sigmoid)
     assert error == pytest.approx(0.0514673, abs=1e-7)
 
 
@@ -99,11 +101,11 @@ def covariance_of_scores(model, params, batch):
 def test_louis_is_the_hessian_and_the_missing_fraction_is_the_rate(model, x):
     step, result = fitted(model, x, max_steps=20000)
     state, _ = jax.lax.scan(lambda s, _: step(s, x), result.state, length=200)
-    found = elbax.information(model, state.params, x, chunk_size=50)
+    found = elbax.diagnostics.observed_information(model, state.params, x, chunk_size=50)
     size = float(jnp.max(jnp.abs(found.observed)))
     missing = covariance_of_scores(model, state.params, x)
     np.testing.assert_allclose(found.missing, missing, atol=1e-9 * size)
-    rate = float(elbax.convergence_rate(step, state, x))
+    rate = float(elbax.diagnostics.convergence_rate(step, state, x))
     assert float(found.rate) == pytest.approx(rate, abs=1e-5)
     assert 0 < rate < 1
     # The rate is that of the trace's own last gains.
@@ -125,7 +127,7 @@ def test_missing_information_of_a_state_space():
         emission_covariance=[[0.5]],
     )
     x = jnp.array([[1.0], [1.2], [0.4], [-0.3], [0.8]])
-    found = elbax.information(model, params, x[None])
+    found = elbax.diagnostics.observed_information(model, params, x[None])
     coordinates, rest = split_coordinates(params)
     start, unflatten = ravel_pytree(coordinates)
     theta = lambda vector: eqx.combine(unflatten(vector), rest)
@@ -144,7 +146,7 @@ def test_standard_errors_of_one_component_are_the_textbooks():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(40, 2)) * [1.0, 3.0])
     model = elbax.GaussianMixture(1, "diagonal", floor=0.0)
     _, result = fitted(model, x)
-    errors = elbax.standard_errors(model, result.state.params, x)
+    errors = elbax.diagnostics.standard_errors(model, result.state.params, x)
     sd = np.std(np.asarray(x), 0)
     np.testing.assert_allclose(errors["means"][0], sd / np.sqrt(40), rtol=1e-8)
     variances = np.diagonal(errors["covariances"][0])
@@ -155,7 +157,7 @@ def test_standard_errors_of_one_component_are_the_textbooks():
     model = elbax.Mixture(elbax.components.Bernoulli(), 1)
     _, result = fitted(model, ones)
     p = np.asarray(ones).mean(0)
-    errors = elbax.standard_errors(model, result.state.params, ones)
+    errors = elbax.diagnostics.standard_errors(model, result.state.params, ones)
     np.testing.assert_allclose(errors["probabilities"][0], np.sqrt(p * (1 - p) / 40), rtol=1e-8)
 
 
@@ -168,7 +170,7 @@ def test_standard_errors_where_there_is_no_maximum():
         covariances=jnp.stack([80.0 * jnp.eye(2)] * 2),
     )
     with pytest.raises(ValueError, match="no maximum of the evidence.*fit to convergence"):
-        elbax.standard_errors(model, params, x)
+        elbax.diagnostics.standard_errors(model, params, x)
 
 
 def test_criteria_are_scikit_learns():
@@ -178,7 +180,7 @@ def test_criteria_are_scikit_learns():
     params = model.from_description(
         weights=peer.weights_, means=peer.means_, covariances=peer.covariances_
     )
-    found = elbax.criteria(model, params, jnp.asarray(x), chunk_size=37)
+    found = elbax.diagnostics.information_criteria(model, params, jnp.asarray(x), chunk_size=37)
     assert found.bic == pytest.approx(peer.bic(x), rel=1e-10)
     assert found.aic == pytest.approx(peer.aic(x), rel=1e-10)
     assert found.log_likelihood == pytest.approx(peer.score(x) * 150, rel=1e-10)
@@ -206,27 +208,31 @@ def test_iris_icl_from_the_k_means_start():
     stop = int(np.argmax(np.diff(total) < 1e-5 * (1 + np.abs(total[1:])))) + 1
     assert total[stop] == pytest.approx(-180.1858, abs=5e-4)
     state, _ = jax.lax.scan(lambda s, _: step(s, jnp.asarray(x)), state, length=stop)
-    found = elbax.criteria(model, state.params, jnp.asarray(x))
+    found = elbax.diagnostics.information_criteria(model, state.params, jnp.asarray(x))
     assert found.icl == pytest.approx(584.0522, abs=5e-3)
 
 
 def test_criteria_of_a_plain_model_want_the_number_of_params():
     model, counts, _, state = rao()
     with pytest.raises(TypeError, match="Model does not say.*pass num_free_params"):
-        elbax.criteria(model, state.params, counts)
-    found = elbax.criteria(model, state.params, counts, num_free_params=1)
+        elbax.diagnostics.information_criteria(model, state.params, counts)
+    found = elbax.diagnostics.information_criteria(model, state.params, counts, num_free_params=1)
     theta = 0.6268214978709824
     cells = [0.5 + theta / 4, (1 - theta) / 4, (1 - theta) / 4, theta / 4]
     expected = float(np.sum(np.array([125, 18, 20, 34]) * np.log(cells)))
     assert found.log_likelihood == pytest.approx(expected, rel=1e-10)
     assert found.num_data == 197
     assert found.aicc == pytest.approx(found.aic + 2 * 1 * 2 / (197 - 2), rel=1e-12)
-    one = elbax.criteria(model, state.params, counts, num_free_params=1, num_data=2)
+    one = elbax.diagnostics.information_criteria(
+        model, state.params, counts, num_free_params=1, num_data=2
+    )
     assert one.aicc == np.inf
     assert one.bic == pytest.approx(np.log(2) - 2 * expected, rel=1e-10)
     assert str(round(expected, 3)) in repr(found) and "n = 197" in repr(found)
     with pytest.raises(ValueError, match="num_data must be positive, got 0"):
-        elbax.criteria(model, state.params, counts, num_free_params=1, num_data=0)
+        elbax.diagnostics.information_criteria(
+            model, state.params, counts, num_free_params=1, num_data=0
+        )
 
 
 @pytest.mark.slow
@@ -236,7 +242,7 @@ def test_select_finds_the_number_of_components_and_prints_a_table(capsys):
         np.concatenate([rng.poisson(rate, (80, 2)) for rate in (1.0, 9.0)]).astype(float)
     )
     models = {f"K = {k}": elbax.Mixture(elbax.components.Poisson(), k) for k in (1, 2, 3)}
-    table = elbax.select(
+    table = elbax.diagnostics.select(
         models, x, key=jax.random.key(0), num_restarts=3, held_out=x[::3], by="aicc", progress=True
     )
     assert "3/3" in capsys.readouterr().err
@@ -254,7 +260,7 @@ def test_select_finds_the_number_of_components_and_prints_a_table(capsys):
     assert row.log_likelihood == pytest.approx(expected, rel=1e-10)
     assert row.num_free_params == 2
     with pytest.raises(ValueError, match="held_out"):
-        elbax.select(models, x, key=jax.random.key(0), by="held_out")
+        elbax.diagnostics.select(models, x, key=jax.random.key(0), by="held_out")
 
 
 def ended(log_likelihood, elbo, num_distinct, num_free_params=5, num_data=100.0):
@@ -283,7 +289,7 @@ def test_a_table_says_where_more_components_end_lower_than_fewer(as_users_run):
     }
     rows = {name: pair[0] for name, pair in found.items()}
     fits = {name: pair[1] for name, pair in found.items()}
-    table = elbax.Selection("2", "bic", rows, fits, {}, models)
+    table = elbax.diagnostics.Selection("2", "bic", rows, fits, {}, models)
     said = str(table)
     assert "3 ended at the log-likelihood -401.000, lower than 2 with -400.000" in said
     assert "3 tied ended" not in said
@@ -299,13 +305,13 @@ def test_select_warns_where_more_components_end_lower_than_fewer():
     models = {"1": elbax.GaussianMixture(1), "2": elbax.GaussianMixture(2)}
     options = {"init": "quantiles", "num_restarts": 1, "max_steps": 1}
     with pytest.warns(UserWarning, match="select: 2 ended at the log-likelihood .* lower than 1"):
-        table = elbax.select(models, x, key=jax.random.key(0), **options)
+        table = elbax.diagnostics.select(models, x, key=jax.random.key(0), **options)
     assert "Raise num_restarts" in str(table)
 
 
 def test_select_names_its_criteria(as_users_run):
     with pytest.raises(ValueError, match="'aicc', 'icl' or 'held_out'; got 'dic'"):
-        elbax.select({}, jnp.zeros((3, 1)), key=jax.random.key(0), by="dic")
+        elbax.diagnostics.select({}, jnp.zeros((3, 1)), key=jax.random.key(0), by="dic")
 
 
 @pytest.mark.slow
@@ -317,7 +323,7 @@ def test_a_model_that_only_collapses_has_no_row():
         "3": elbax.GaussianMixture(3, floor=0.0),
     }
     with pytest.warns(UserWarning, match="select, 3: None of 2 restarts can be returned"):
-        table = elbax.select(models, x, key=jax.random.key(0), num_restarts=2)
+        table = elbax.diagnostics.select(models, x, key=jax.random.key(0), num_restarts=2)
     assert table.best == "1" and table.rows["3"] is None
     assert "every restart collapsed" in str(table)
 

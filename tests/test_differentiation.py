@@ -117,8 +117,8 @@ def test_sharded_data_everywhere():
 
     def everything(x):
         exact = elbax.Exact(model, params)
-        table = elbax.MeanField.init(model, params, x)
-        local = elbax.Local(jnp.zeros((len(x), 3)), model.latent)
+        table = elbax.posteriors.MeanField.init(model, params, x)
+        local = elbax.posteriors.Local(jnp.zeros((len(x), 3)), model.latent)
         padded = elbax.Batch(x, mask=jnp.arange(len(x)) > 2)
         return (
             model.init(key, x),
@@ -131,7 +131,7 @@ def test_sharded_data_everywhere():
             elbax.fit(update, state, x, max_steps=3).state.params,
             elbax.fit(update, state, iter([x, x])).state.params,
             update.settle(state, x).posterior,
-            elbax.information(model, params, x).observed,
+            elbax.diagnostics.observed_information(model, params, x).observed,
         )
 
     assert_close(everything(on_two_devices(case.system.x)), everything(case.system.x), 1e-8)
@@ -141,7 +141,7 @@ def test_a_sharded_table_stays_sharded():
     """A posterior of each row's own lies where the rows are, after steps as before."""
     case = find("mixture-full-auto:local/closed")
     x, table = on_two_devices((case.system.x, case.posterior.table))
-    posterior = elbax.Local(table, case.posterior.family)
+    posterior = elbax.posteriors.Local(table, case.posterior.family)
     state = case.update.init(case.system.params, posterior, key=jax.random.key(7))
     end, _ = jax.lax.scan(lambda state, _: case.update(state, x), state, length=2)
     assert jax.typeof(end.posterior.table) == jax.typeof(table)

@@ -55,7 +55,7 @@ def test_the_update_goes_where_ours_go(page):
     model, counts, step = page["model"], page["counts"], page["SignMStep"]
 
     def end(rate, batch):
-        chain = elbax.Chain(elbax.ExactEStep(model), elbax.Repeat(step(model, rate), 2))
+        chain = elbax.Chain(elbax.ExactEStep(model), elbax.wrappers.Repeat(step(model, rate), 2))
         state = chain.init(model.init(KEY, counts), key=KEY)
         return jax.lax.scan(lambda s, _: chain(s, batch), state, length=5)[1].elbo[-1]
 
@@ -135,7 +135,7 @@ def test_the_component(page):
     order = np.argsort(-found["success"])
     np.testing.assert_allclose(np.asarray(found["success"])[order], success, atol=0.1)
     np.testing.assert_allclose(np.asarray(found["weights"])[order], weights, atol=0.1)
-    certified = elbax.Certify(elbax.em(model), model)
+    certified = elbax.wrappers.Certify(elbax.em(model), model)
     state = certified.init(truth, key=KEY)
     _, infos = jax.lax.scan(lambda s, _: certified(s, drawn), state, length=20)
     assert np.all(infos.broken == -1)

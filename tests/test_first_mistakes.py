@@ -44,7 +44,7 @@ def frames(labels, inputs=None):
 
 def table_without_index():
     step = elbax.MeanFieldEStep(MODEL)
-    posterior = elbax.MeanField.init(MODEL, PARAMS, X)
+    posterior = elbax.posteriors.MeanField.init(MODEL, PARAMS, X)
     return step(step.init(PARAMS, posterior, key=jax.random.key(0)), X[30:])
 
 
@@ -62,16 +62,18 @@ def table_without_index():
             r"must return one number, .* got shape \(2,\)",
         ),
         (
-            lambda: plain(lambda m, x, z: 0.0, elbax.Grid(2, 2, 2)),
+            lambda: plain(lambda m, x, z: 0.0, elbax.families.GridGraph(2, 2, 2)),
             TypeError,
             "an elbax.AbstractExponentialFamilyModel",
         ),
         (lambda: elbax.GaussianMixture(2.0), TypeError, "must be a whole number, got 2.0"),
-        (lambda: elbax.Repeat(EM, 2.5), TypeError, "must be a whole number, got 2.5"),
+        (lambda: elbax.wrappers.Repeat(EM, 2.5), TypeError, "must be a whole number, got 2.5"),
         (
-            lambda: elbax.Grid(2, 2, 2).log_normalizer({"unary": jnp.zeros((2, 2, 2))}),
+            lambda: elbax.families.GridGraph(2, 2, 2).log_normalizer(
+                {"unary": jnp.zeros((2, 2, 2))}
+            ),
             ValueError,
-            r"Grid: .*'below': \(1, 2, 2, 2\).*got {'unary': \(2, 2, 2\)}",
+            r"GridGraph: .*'below': \(1, 2, 2, 2\).*got {'unary': \(2, 2, 2\)}",
         ),
         (
             lambda: elbax.ContextFreeGrammar(2, 3, 4).from_description(
@@ -151,7 +153,7 @@ def test_fit_waits_for_an_update_that_moves_now_and_then():
     x = X.astype(float)
     params = jax.tree.map(lambda leaf: leaf.astype(float), PARAMS)
     often = elbax.fit(EM, start(params), x)
-    rarely = elbax.Every(EM, 4)
+    rarely = elbax.wrappers.Every(EM, 4)
     result = elbax.fit(rarely, start(params, rarely), x)
     assert result.converged
     np.testing.assert_allclose(result.elbo, often.elbo, atol=1e-6)
@@ -161,7 +163,7 @@ def test_fit_waits_for_an_update_that_moves_now_and_then():
 def test_fit_says_that_steps_were_skipped():
     """A step refused again and again gains nothing: that is no maximum."""
     ascent = elbax.Chain(elbax.ExactEStep(MODEL), elbax.GradientMStep(MODEL, optax.sgd(1e6)))
-    guarded = elbax.Guard(ascent, falling=True)
+    guarded = elbax.wrappers.Guard(ascent, falling=True)
     result = elbax.fit(guarded, start(update=guarded), X)
     assert re.search(r"skipped \d+ of them", result.message)
 
@@ -181,9 +183,9 @@ def test_a_second_evaluation_compiles_nothing():
 
 
 @pytest.mark.parametrize(
-    "made_by", [elbax.Guard(EM), elbax.Every(EM, 2), elbax.Chain(EM.updates[0])]
+    "made_by", [elbax.wrappers.Guard(EM), elbax.wrappers.Every(EM, 2), elbax.Chain(EM.updates[0])]
 )
-@pytest.mark.parametrize("update", [EM, elbax.Accelerate(EM), elbax.Averaged(EM)])
+@pytest.mark.parametrize("update", [EM, elbax.wrappers.Accelerate(EM), elbax.wrappers.Averaged(EM)])
 def test_the_state_of_another_update(as_users_run, update, made_by):
     """Wherever its memory does not fit, and it is told from a mistake in the data."""
     with pytest.raises(
@@ -231,7 +233,7 @@ def test_an_exact_posterior_of_another_precision(as_users_run):
 )
 def test_a_table_that_is_too_short(as_users_run, m_step, length):
     update = elbax.Chain(m_step)
-    table = elbax.Local(jnp.zeros((length, 2)), MODEL.latent)
+    table = elbax.posteriors.Local(jnp.zeros((length, 2)), MODEL.latent)
     state = update.init(PARAMS, table, key=jax.random.key(0))
     message = f"the batch has 40 rows, the Local {length}. Make a table for all data"
     with pytest.raises(ValueError, match=message):
@@ -250,7 +252,7 @@ def test_a_table_that_is_too_short(as_users_run, m_step, length):
 @pytest.mark.parametrize("schedule", [lambda step: jnp.ones(3), lambda step: None])
 def test_schedules_that_are_no_number(as_users_run, schedule):
     with pytest.raises(TypeError, match="Anneal: the schedule"):
-        start(update=elbax.Anneal(EM, schedule))
+        start(update=elbax.wrappers.Anneal(EM, schedule))
     online = elbax.Chain(elbax.ExactEStep(MODEL), elbax.OnlineMStep(MODEL, schedule))
     with pytest.raises(TypeError, match="OnlineMStep: the schedule"):
         start(update=online)
@@ -261,11 +263,23 @@ def test_schedules_that_are_no_number(as_users_run, schedule):
     [
         ("fit", lambda state, x: elbax.fit(EM, state, x).elbo),
         ("fit_restarts", lambda state, x: elbax.fit_restarts(EM, state, x).elbo),
-        ("criteria", lambda state, x: elbax.criteria(MODEL, state.params, x).bic),
-        ("information", lambda state, x: elbax.information(MODEL, state.params, x).rate),
-        ("standard_errors", lambda state, x: elbax.standard_errors(MODEL, state.params, x)),
-        ("convergence_rate", lambda state, x: elbax.convergence_rate(EM, state, x)),
-        ("select", lambda state, x: elbax.select({"2": MODEL}, x, key=jax.random.key(0)).best),
+        (
+            "criteria",
+            lambda state, x: elbax.diagnostics.information_criteria(MODEL, state.params, x).bic,
+        ),
+        (
+            "information",
+            lambda state, x: elbax.diagnostics.observed_information(MODEL, state.params, x).rate,
+        ),
+        (
+            "standard_errors",
+            lambda state, x: elbax.diagnostics.standard_errors(MODEL, state.params, x),
+        ),
+        ("convergence_rate", lambda state, x: elbax.diagnostics.convergence_rate(EM, state, x)),
+        (
+            "select",
+            lambda state, x: elbax.diagnostics.select({"2": MODEL}, x, key=jax.random.key(0)).best,
+        ),
     ],
 )
 def test_functions_that_decide_by_values_are_not_traced(as_users_run, name, function):
@@ -278,7 +292,7 @@ def test_functions_that_decide_by_values_are_not_traced(as_users_run, name, func
 
 
 def test_once_is_no_repetition():
-    assert elbax.Repeat(elbax.Chain(elbax.IncrementalMStep(MODEL, 2)), 1).num_times == 1
+    assert elbax.wrappers.Repeat(elbax.Chain(elbax.IncrementalMStep(MODEL, 2)), 1).num_times == 1
 
 
 def test_repeat_would_take_a_batch_for_the_next_one(as_users_run):
@@ -286,7 +300,7 @@ def test_repeat_would_take_a_batch_for_the_next_one(as_users_run):
     with pytest.raises(
         TypeError, match="which IncrementalMStep would take for the next of its cycle"
     ):
-        elbax.Repeat(elbax.Guard(incremental), 2)
+        elbax.wrappers.Repeat(elbax.wrappers.Guard(incremental), 2)
 
 
 @pytest.mark.parametrize("share", [0.0, 2.0])
@@ -298,8 +312,8 @@ def test_a_share_of_the_rows(as_users_run, share):
 @pytest.mark.parametrize(
     "posterior",
     [
-        lambda encoder: elbax.Importance(encoder, elbax.Exact(MODEL, PARAMS), 3),
-        lambda encoder: elbax.Local(jnp.zeros((40, 2)), MODEL.latent),
+        lambda encoder: elbax.posteriors.Importance(encoder, elbax.Exact(MODEL, PARAMS), 3),
+        lambda encoder: elbax.posteriors.Local(jnp.zeros((40, 2)), MODEL.latent),
     ],
 )
 def test_dreams_need_a_density(as_users_run, posterior):
@@ -312,6 +326,6 @@ def test_dreams_need_a_density(as_users_run, posterior):
 
 def test_a_regression_has_no_gaps(as_users_run):
     model = elbax.MixtureOfExperts(components.LinearRegression(), 2)
-    inputs = elbax.Incomplete(np.ones((6, 2)), np.ones((6, 2), bool))
+    inputs = elbax.IncompleteRows(np.ones((6, 2)), np.ones((6, 2), bool))
     with pytest.raises(ValueError, match="a regression needs every input and target"):
         model.check((inputs, np.arange(6.0)))

@@ -235,7 +235,7 @@ def test_chunk_size_is_positive():
 def test_a_part_that_acts_now_and_then_is_waited_for():
     """One M-step in six is all that gains: the chain waits for its turn."""
     e_step, m_step = CASE.update.updates
-    rare = elbax.Chain(e_step, elbax.Every(m_step, 6))
+    rare = elbax.Chain(e_step, elbax.wrappers.Every(m_step, 6))
     assert rare.patience == 6
     state = rare.init(CASE.system.params, CASE.posterior, key=jax.random.key(7))
     result = elbax.fit(rare, state, X)
@@ -245,7 +245,7 @@ def test_a_part_that_acts_now_and_then_is_waited_for():
 
 def test_nothing_is_taken_for_a_failure_under_debug_nans():
     """No number that is not known yet is NaN: not in the trace, nor on a turn of `Every` that does nothing."""
-    update = elbax.Guard(elbax.Every(CASE.update, 2, offset=1))
+    update = elbax.wrappers.Guard(elbax.wrappers.Every(CASE.update, 2, offset=1))
     with jax.debug_nans(True):
         state = update.init(CASE.system.params, CASE.posterior, key=jax.random.key(0))
         result = elbax.fit(update, state, X, max_steps=4)

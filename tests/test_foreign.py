@@ -140,11 +140,11 @@ def test_a_posterior_of_ones_own_and_all_that_is_made_of_it():
         keys
     )
     plain = bound(flow)
-    several = bound(elbax.MonteCarlo(flow, 8))
+    several = bound(elbax.posteriors.MonteCarlo(flow, 8))
     assert abs(several.mean() - plain.mean()) < 5 * plain.std() / 300**0.5
     assert several.std() < 0.6 * plain.std()
     target = elbax.Exact(MODEL, LOADINGS)
-    tighter = bound(elbax.Importance(flow, target, 16)).mean()
+    tighter = bound(elbax.posteriors.Importance(flow, target, 16)).mean()
     log_evidence = elbax.evidence(EXACT, LOADINGS, X)
     assert plain.mean() < tighter < log_evidence + 0.05
     terms = elbax.elbo_terms(MODEL, LOADINGS, flow, X, key=keys[0])
@@ -158,7 +158,7 @@ def test_sleep_and_annealed_steps_of_theirs():
         return params @ z + 0.5 * jax.random.normal(key_x, (3,)), z
 
     sleep = elbax.SleepEStep(MODEL, optax.adam(0.01), dream, num_samples=5)
-    warm = elbax.Anneal(elbax.GradientEStep(MODEL, optax.adam(0.01)), lambda step: 0.5)
+    warm = elbax.wrappers.Anneal(elbax.GradientEStep(MODEL, optax.adam(0.01)), lambda step: 0.5)
     for update in (sleep, warm):
         state = update.init(LOADINGS, linear(of_numpyro), key=KEYS[7])
         moved, _ = jax.jit(lambda state, u=update: u(state, X))(state)
@@ -189,7 +189,7 @@ def test_discrete_ones_have_their_score():
 
     def bound(weights, make, key):
         q = elbax.Amortized(elbax.Network(lambda w, x: w @ x, weights), make)
-        return elbax.elbo(model, means, elbax.MonteCarlo(q, 2), x, key=key)
+        return elbax.elbo(model, means, elbax.posteriors.MonteCarlo(q, 2), x, key=key)
 
     def enumerated(weights):
         q = jax.nn.softmax(x @ weights.T)
@@ -219,12 +219,12 @@ def test_what_is_no_distribution_of_a_datum_is_told(make, words):
 def test_what_needs_a_family_says_so(as_users_run):
     exact = elbax.Exact(MODEL, LOADINGS)
     with pytest.raises(TypeError, match="must be of a family"):
-        elbax.SemiAmortized(linear(of_numpyro), exact, optax.sgd(0.1), 2)
+        elbax.posteriors.SemiAmortized(linear(of_numpyro), exact, optax.sgd(0.1), 2)
     with pytest.raises(TypeError, match="or a function from the network's output"):
         elbax.Amortized(elbax.Network(lambda w, x: w @ x, WEIGHTS), 3)
     quadrature = elbax.Model(log_joint, MODEL.latent, estimator=elbax.estimators.Quadrature(5))
     with pytest.raises(TypeError, match="no natural parameters"):
         elbax.elbo(quadrature, LOADINGS, linear(of_numpyro), X)
-    drawn = elbax.MonteCarlo(linear(of_numpyro), 3)(X[0], key=KEYS[0])
+    drawn = elbax.posteriors.MonteCarlo(linear(of_numpyro), 3)(X[0], key=KEYS[0])
     with pytest.raises(TypeError, match="statistics are not known outside"):
         drawn.mean()

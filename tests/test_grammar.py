@@ -13,7 +13,8 @@ import scipy.special
 from hypothesis import example, given, settings, strategies as st
 
 import elbax
-from elbax import ContextFreeGrammar, ParseTree
+from elbax import ContextFreeGrammar
+from elbax.families import ParseTree
 from elbax.families._inside_outside import inside_outside
 
 

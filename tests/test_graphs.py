@@ -11,7 +11,8 @@ import pytest
 import scipy.special
 
 import elbax
-from elbax import BayesianNetwork, FactorGraph
+from elbax import BayesianNetwork
+from elbax.families import FactorGraph
 
 
 GRAPHS = {
@@ -159,7 +160,7 @@ def test_what_is_too_wide_is_refused():
     assert complete.largest == 64
     with pytest.raises(ValueError, match=r"over 6 variables.*use mean field.*raise the limit"):
         jax.eval_shape(complete.log_normalizer, tables)
-    family = elbax.factored(complete)
+    family = elbax.families.factored(complete)
     np.testing.assert_allclose(family.bound(family.start(tables), tables), 6 * np.log(2))
 
 
@@ -237,7 +238,7 @@ def test_em_on_missing_data(pseudo):
     prior = elbax.priors.Dirichlet(1.0 + pseudo) if pseudo else None
     model = BayesianNetwork(SIZES, PARENTS, prior=prior)
     x = incomplete_data()
-    batch = elbax.Incomplete(jnp.nan_to_num(x), jnp.asarray(~np.isnan(x)))
+    batch = elbax.IncompleteRows(jnp.nan_to_num(x), jnp.asarray(~np.isnan(x)))
     em = elbax.em(model)
     params = model.init(jax.random.key(0))
     state = em.init(params, key=jax.random.key(1))
@@ -259,7 +260,7 @@ def test_marginals_given_what_is_seen():
     params = model.init(jax.random.key(0))
     logs = [np.log(table) for table in model.describe(params)["tables"]]
     for row in (np.array([np.nan, 2, 1]), np.array([1, np.nan, np.nan])):
-        x = elbax.Incomplete(jnp.nan_to_num(row), jnp.asarray(~np.isnan(row)))
+        x = elbax.IncompleteRows(jnp.nan_to_num(row), jnp.asarray(~np.isnan(row)))
         z = np.array(list(itertools.product(*map(range, SIZES))))
         fits = np.all(np.isnan(row) | (row == z), 1)
         weights = [sum(logs[i][tuple(v[j] for j in (*PARENTS[i], i))] for i in range(3)) for v in z]
@@ -314,7 +315,11 @@ def test_impossible_evidence_is_told():
     assert elbax.fit(em, state, impossible).code == "nonfinite"
 
     possible = elbax.incomplete(jnp.array([[jnp.nan, 0, 0], [jnp.nan, 1, 1], [1, 1, jnp.nan]]))
-    for update in (em, elbax.Accelerate(em), elbax.Chain(em.updates[0], elbax.NewtonMStep(model))):
+    for update in (
+        em,
+        elbax.wrappers.Accelerate(em),
+        elbax.Chain(em.updates[0], elbax.NewtonMStep(model)),
+    ):
         state = update.init(params, elbax.Exact(model, params), key=jax.random.key(0))
         result = elbax.fit(update, state, possible)
         np.testing.assert_allclose(result.elbo, (np.log(1 / 3) + 2 * np.log(2 / 3)) / 3, rtol=1e-6)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.special
 
-from elbax import factored, FactorGraph, Grid
+from elbax.families import factored, FactorGraph, GridGraph
 
 
 SHAPES = [(3, 3, 2), (1, 4, 3), (4, 1, 3), (2, 3, 3), (4, 2, 2), (1, 1, 2)]
@@ -56,7 +56,7 @@ def everything(family, eta):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_all_configurations(shape):
     """Value, marginals of sites and neighbors, entropy and mode, with impossible entries."""
-    family = Grid(*shape)
+    family = GridGraph(*shape)
     z = configurations(family)
     counts = jax.vmap(family.statistics)(jnp.asarray(z))
     for seed, impossible in [(0, True), (1, False)]:
@@ -75,7 +75,7 @@ def test_all_configurations(shape):
 
 def test_samples_are_in_proportion():
     """Each of 64 configurations, among 4000 draws, within five standard deviations."""
-    family, eta = Grid(2, 3, 2), jax.tree.map(jnp.asarray, potentials(2, 3, 2))
+    family, eta = GridGraph(2, 3, 2), jax.tree.map(jnp.asarray, potentials(2, 3, 2))
     z = configurations(family)
     p = scipy.special.softmax([weight(eta, one) for one in z])
     keys = jax.random.split(jax.random.key(0), 4000)
@@ -85,7 +85,7 @@ def test_samples_are_in_proportion():
 
 
 def test_scores_are_log_weights():
-    family, eta = Grid(2, 3, 2), potentials(2, 3, 2)
+    family, eta = GridGraph(2, 3, 2), potentials(2, 3, 2)
     z = configurations(family)
     scores = jax.vmap(lambda z: family.score(jax.tree.map(jnp.asarray, eta), z))(jnp.asarray(z))
     np.testing.assert_allclose(scores, [weight(eta, one) for one in z], rtol=1e-12)
@@ -103,14 +103,14 @@ def test_variable_elimination_agrees():
     tables += [*eta["below"].reshape(-1, size, size), *eta["beside"].reshape(-1, size, size)]
     graph = FactorGraph((size,) * site.size, scopes)
     expected = jax.jit(graph.log_normalizer)(tuple(map(jnp.asarray, tables)))
-    value = jax.jit(Grid(height, width, size).log_normalizer)(jax.tree.map(jnp.asarray, eta))
+    value = jax.jit(GridGraph(height, width, size).log_normalizer)(jax.tree.map(jnp.asarray, eta))
     np.testing.assert_allclose(value, expected, rtol=1e-12)
 
 
 def test_float32_on_a_long_strip():
     """400 by 4 sites at log-weights of a hundred: marginals as in float64, within single precision."""
     eta = jax.tree.map(lambda leaf: jnp.asarray(100 * leaf), potentials(400, 4, 2, 0, False))
-    family = Grid(400, 4, 2)
+    family = GridGraph(400, 4, 2)
     mean = jax.jit(family.mean)
     single = mean(jax.tree.map(lambda leaf: leaf.astype(jnp.float32), eta))
     assert single["below"].dtype == jnp.float32
@@ -129,7 +129,7 @@ def test_ising_in_closed_form():
             "below": jnp.broadcast_to(same, (height - 1, width, 2, 2)),
             "beside": jnp.broadcast_to(same, (height, width - 1, 2, 2)),
         }
-        return float(jax.jit(Grid(height, width, 2).log_normalizer)(eta))
+        return float(jax.jit(GridGraph(height, width, 2).log_normalizer)(eta))
 
     # Edges cancel in second differences along both sides.
     column = lambda height: value(height, 40) - value(height, 39)
@@ -139,11 +139,11 @@ def test_ising_in_closed_form():
 
 def test_what_is_no_grid_is_refused():
     with pytest.raises(ValueError, match="at least 1"):
-        Grid(0, 2, 2)
+        GridGraph(0, 2, 2)
 
 
 def test_what_is_too_wide_is_left_to_mean_field():
-    family = Grid(30, 30, 2)
+    family = GridGraph(30, 30, 2)
     eta = jax.tree.map(jnp.asarray, potentials(30, 30, 2, impossible=False))
     with pytest.raises(ValueError, match=r"2.1e\+09 entries.*use mean field"):
         family.log_normalizer(eta)

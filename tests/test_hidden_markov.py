@@ -30,7 +30,9 @@ def chain(model, e_step=elbax.ExactEStep, **arguments):
 
 def start(update, model, params, hard=False):
     exact = elbax.Exact(model, params)
-    return update.init(params, elbax.Hard(exact) if hard else exact, key=jax.random.key(1))
+    return update.init(
+        params, elbax.posteriors.Hard(exact) if hard else exact, key=jax.random.key(1)
+    )
 
 
 @eqx.filter_jit

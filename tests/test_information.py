@@ -37,7 +37,7 @@ def sharpened(model, params, batch, free=True, steps=8):
     """Newton's steps to the maximum, in what is free."""
     moving = elbax._invariance.free_entries(free, params)
     for _ in range(steps):
-        found = elbax.information(model, params, batch, free=free)
+        found = elbax.diagnostics.observed_information(model, params, batch, free=free)
         slope = np.asarray(slope_of_evidence(model, params, batch))[moving]
         rest = np.linalg.qr(found.invariant.T, mode="complete")[0][:, len(found.invariant) :]
         inside = np.linalg.solve(rest.T @ found.observed @ rest, rest.T @ slope)
@@ -99,7 +99,7 @@ def test_holzingers_three_factors():
     """lavaan with observed information: the uniquenesses' errors whatever the rotation, and those of the
     loadings in the echelon form that fixes it."""
     model, params, batch = three_factors()
-    errors = elbax.standard_errors(model, params, batch)
+    errors = elbax.diagnostics.standard_errors(model, params, batch)
     uniqueness = [0.088, 0.103, 0.100, 0.049, 0.062, 0.042, 0.118, 0.086, 0.061]
     np.testing.assert_allclose(errors["noise"], uniqueness, atol=6e-4)
     # As they would be if every replicate were turned to these loadings: of the size that 301 rows give.
@@ -114,7 +114,7 @@ def test_holzingers_three_factors():
     turned = params | {"loadings": jnp.asarray(np.tril(lower))}
     first = [0.814, 0.555, 0.714, 0.577, 0.565, 0.576, 0.133, 0.322, 0.532]
     np.testing.assert_allclose(np.abs(turned["loadings"][:, 0]), first, atol=6e-4)
-    fixed = elbax.standard_errors(echelon, turned, batch)
+    fixed = elbax.diagnostics.standard_errors(echelon, turned, batch)
     np.testing.assert_allclose(fixed["noise"], errors["noise"], rtol=1e-6)
     lavaan = [
         [0.072, 0.076, 0.074, 0.086, 0.101, 0.080, 0.088, 0.077, 0.068],
@@ -123,8 +123,12 @@ def test_holzingers_three_factors():
     ]
     np.testing.assert_allclose(fixed["loadings"].T, lavaan, atol=6e-4)
 
-    found = elbax.criteria(model, params, batch)
-    assert found.num_free_params == elbax.criteria(echelon, turned, batch).num_free_params == 42
+    found = elbax.diagnostics.information_criteria(model, params, batch)
+    assert (
+        found.num_free_params
+        == elbax.diagnostics.information_criteria(echelon, turned, batch).num_free_params
+        == 42
+    )
     assert found.log_likelihood == pytest.approx(-3706.541, abs=1e-3)
     assert found.bic == pytest.approx(7652.780, abs=1e-3)
 
@@ -132,13 +136,13 @@ def test_holzingers_three_factors():
 @pytest.mark.slow
 def test_errors_of_loadings_do_not_depend_on_the_tolerance_or_the_units():
     model, params, batch = three_factors()
-    errors = elbax.standard_errors(model, params, batch)["loadings"]
+    errors = elbax.diagnostics.standard_errors(model, params, batch)["loadings"]
     # One EM sweep away from the maximum: the rotations are as free as there.
     near = jax.tree.map(
         lambda leaf: leaf + 1e-7 * jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape), params
     )
     np.testing.assert_allclose(
-        elbax.standard_errors(model, near, batch)["loadings"], errors, rtol=1e-5
+        elbax.diagnostics.standard_errors(model, near, batch)["loadings"], errors, rtol=1e-5
     )
     unit = 10.0 ** jnp.arange(-4.0, 5.0)
     scaled = {
@@ -149,7 +153,7 @@ def test_errors_of_loadings_do_not_depend_on_the_tolerance_or_the_units():
     metres = elbax.from_moments(
         jnp.zeros(9), jnp.asarray(symmetric(HOLZINGER, 9)) * jnp.outer(unit, unit), num_data=301
     )
-    again = elbax.standard_errors(model, scaled, metres)["loadings"]
+    again = elbax.diagnostics.standard_errors(model, scaled, metres)["loadings"]
     np.testing.assert_allclose(again / unit[:, None], errors, rtol=1e-5)
 
 
@@ -189,11 +193,11 @@ def test_correlated_factors_by_tied_params_have_the_published_errors():
     }
     batch = elbax.from_moments(jnp.zeros(9), jnp.asarray(symmetric(HOLZINGER, 9)), num_data=301)
     params = sharpened(tied, params, batch)
-    found = elbax.criteria(tied, params, batch)
+    found = elbax.diagnostics.information_criteria(tied, params, batch)
     assert found.num_free_params == 30
     assert found.log_likelihood == pytest.approx(-3737.745, abs=1e-3)
     implied = elbax.from_moments(jnp.zeros(9), model.covariance(expand(params)), num_data=301)
-    errors = elbax.standard_errors(tied, params, implied, describe=describe)
+    errors = elbax.diagnostics.standard_errors(tied, params, implied, describe=describe)
     np.testing.assert_allclose(
         errors["lambda"], [0.100, 0.109, 0.065, 0.055, 0.165, 0.151], atol=6e-4
     )
@@ -212,7 +216,7 @@ def test_two_factors_of_ability_beside_a_numerical_hessian():
     params = sharpened(model, start, batch)
     unique = [0.455, 0.589, 0.218, 0.769, 0.052, 0.334]
     np.testing.assert_allclose(model.describe(params)["uniquenesses"], unique, atol=6e-4)
-    errors = elbax.standard_errors(model, params, batch)
+    errors = elbax.diagnostics.standard_errors(model, params, batch)
 
     # One loading of the second factor at 0: the rest is identified.
     loadings = np.asarray(params["loadings"])
@@ -251,7 +255,7 @@ def test_principal_components_have_the_textbooks_errors():
     model = elbax.ProbabilisticPCA(2, floor=0.0)
     step = elbax.Chain(elbax.ExactEStep(model), elbax.EvidenceMStep(model))
     params = fitted(model, x, update=step, steps=2)
-    errors = elbax.standard_errors(model, params, x)
+    errors = elbax.diagnostics.standard_errors(model, params, x)
     noise = float(model.describe(params)["noise"][0])
     np.testing.assert_allclose(errors["noise"], noise * np.sqrt(2 / (60 * 3)), rtol=1e-6)
     np.testing.assert_allclose(errors["mean"], np.std(x, 0) / np.sqrt(60), rtol=0.2)
@@ -286,11 +290,11 @@ def earthquakes():
 @pytest.mark.slow
 def test_a_hidden_markov_model_of_one_sequence_holds_what_is_at_the_boundary():
     model, params, x = earthquakes()
-    found = elbax.criteria(model, params, x)
+    found = elbax.diagnostics.information_criteria(model, params, x)
     assert -found.log_likelihood == pytest.approx(328.5275, abs=1e-4)
     assert found.num_data == 107
     with pytest.warns(UserWarning, match="at the boundary") as caught:
-        errors = elbax.standard_errors(model, params, x)
+        errors = elbax.diagnostics.standard_errors(model, params, x)
     message = str(caught[0].message)
     for name in ("['initial'][1]", "['initial'][2]", "['transition'][2, 0]"):
         assert f"params{name}" in message
@@ -368,10 +372,10 @@ def test_the_local_level_of_the_nile():
     def log_likelihood(logs):
         return peer.loglike(np.exp(logs))
 
-    found = elbax.criteria(model, params, x, free=LOCAL_LEVEL)
+    found = elbax.diagnostics.information_criteria(model, params, x, free=LOCAL_LEVEL)
     assert found.num_free_params == 2 and found.num_data == 100
     assert found.log_likelihood == pytest.approx(log_likelihood(np.log(vector)), abs=1e-6)
-    errors = elbax.standard_errors(model, params, x, free=LOCAL_LEVEL)
+    errors = elbax.diagnostics.standard_errors(model, params, x, free=LOCAL_LEVEL)
     expected = numerical_errors(log_likelihood, np.log(vector), np.exp)
     assert errors["emission_covariance"][0, 0] == pytest.approx(expected[0], rel=1e-3)
     assert errors["transition_covariance"][0, 0] == pytest.approx(expected[1], rel=1e-3)
@@ -388,7 +392,7 @@ def test_student_t_beside_a_numerical_hessian():
     model = elbax.Mixture(elbax.components.StudentT("full", floor=0.0), 1)
     batch = jnp.asarray(x)
     params = sharpened(model, fitted(model, batch, steps=200), batch)
-    errors = elbax.standard_errors(model, params, batch)
+    errors = elbax.diagnostics.standard_errors(model, params, batch)
     said = jax.tree.map(np.asarray, model.describe(params))
     root = np.linalg.cholesky(said["scales"][0])
     vector = np.concatenate([said["means"][0], root[np.tril_indices(2)], [np.log(said["dofs"][0])]])
@@ -417,7 +421,7 @@ def test_degrees_of_freedom_at_their_largest_are_held():
     start = dict(weights=[1.0], means=[[0.5]], scales=[[[0.08]]], dofs=[200.0])
     params = fitted(model, x, params=model.from_description(**start), steps=100)
     with pytest.warns(UserWarning, match=r"params\['components'\]\['log_dof'\]\[0\]"):
-        errors = elbax.standard_errors(model, params, x)
+        errors = elbax.diagnostics.standard_errors(model, params, x)
     assert np.isnan(errors["dofs"][0])
     assert errors["means"][0, 0] == pytest.approx(float(np.std(x)) / np.sqrt(60), rel=0.05)
 
@@ -432,7 +436,7 @@ def test_one_regression_has_the_textbooks_errors_and_two_those_of_a_numerical_he
 
     one = elbax.Mixture(elbax.components.LinearRegression(floor=0.0), 1)
     params = fitted(one, batch, steps=3)
-    errors = elbax.standard_errors(one, params, batch)
+    errors = elbax.diagnostics.standard_errors(one, params, batch)
     peer = sm.OLS(y, sm.add_constant(u)).fit()
     np.testing.assert_allclose(errors["coefficients"][0], peer.bse * np.sqrt(118 / 120), rtol=1e-6)
 
@@ -444,7 +448,7 @@ def test_one_regression_has_the_textbooks_errors_and_two_those_of_a_numerical_he
     )
     params = sharpened(model, start, batch)
     assert model.num_free_params(params) == 2 + 2 * 3
-    errors = elbax.standard_errors(model, params, batch)
+    errors = elbax.diagnostics.standard_errors(model, params, batch)
     said = jax.tree.map(np.asarray, model.describe(params))
     vector = np.concatenate(
         [said["gate"][0], said["coefficients"].ravel(), np.log(said["deviations"])]
@@ -472,7 +476,7 @@ def test_a_poisson_regression_has_statsmodels_errors():
     batch = (jnp.asarray(u), jnp.asarray(y))
     newton = elbax.Chain(elbax.ExactEStep(model), elbax.NewtonMStep(model))
     params = fitted(model, batch, update=newton, steps=10)
-    errors = elbax.standard_errors(model, params, batch)
+    errors = elbax.diagnostics.standard_errors(model, params, batch)
     peer = sm.GLM(y, sm.add_constant(u), family=sm.families.Poisson()).fit()
     np.testing.assert_allclose(errors["coefficients"][0], peer.bse, rtol=1e-5)
 
@@ -500,16 +504,16 @@ def test_a_plain_model_may_say_its_invariances():
     assert model.num_free_params(params) == 3
     assert model.num_free_params(params, {"logits": False, "means": True}) == 2
     assert model.num_free_params(params, {"logits": jnp.array([True, False]), "means": False}) == 1
-    errors = elbax.standard_errors(model, params, x)
+    errors = elbax.diagnostics.standard_errors(model, params, x)
     assert np.isfinite(errors["logits"]).all()
     # Undeclared, a logit alone is what no data tell; a weight is as well known.
-    undeclared = elbax.standard_errors(silent, params, x)
+    undeclared = elbax.diagnostics.standard_errors(silent, params, x)
     assert np.isinf(undeclared["logits"]).all()
     np.testing.assert_allclose(undeclared["means"], errors["means"], rtol=1e-8)
     share = lambda params: jax.nn.softmax(params["logits"])
     np.testing.assert_allclose(
-        elbax.standard_errors(silent, params, x, describe=share),
-        elbax.standard_errors(model, params, x, describe=share),
+        elbax.diagnostics.standard_errors(silent, params, x, describe=share),
+        elbax.diagnostics.standard_errors(model, params, x, describe=share),
         rtol=1e-8,
     )
 

@@ -123,7 +123,7 @@ def test_averaged_online_em_is_efficient():
     params = POISSON.from_description(**TRUTH)
     num_steps, batch, lanes = 1000, 4, 300
     step = elbax.OnlineMStep(POISSON, lambda t: (t + 1.0) ** -0.6, delay=20)
-    update = elbax.Averaged(em(POISSON, step), start=num_steps // 2)
+    update = elbax.wrappers.Averaged(em(POISSON, step), start=num_steps // 2)
 
     def one(x):
         state = begin(update, POISSON, params)

@@ -70,9 +70,12 @@ def exact(system):
                 elbax.LocalGradientEStep(MIXTURE.model, optax.adam(0.1)),
                 "mixture-full-auto",
             ),
-            r"elbax.Local\(table",
+            r"elbax.posteriors.Local\(table",
         ),
-        (lambda: (elbax.MonteCarloEStep(MIXTURE.model), "mixture-full-auto"), "elbax.MonteCarlo"),
+        (
+            lambda: (elbax.MonteCarloEStep(MIXTURE.model), "mixture-full-auto"),
+            "elbax.posteriors.MonteCarlo",
+        ),
     ],
     ids=lambda item: "",
 )
@@ -86,7 +89,7 @@ def test_undefined_pairs_name_what_is_missing(make, message):
 @pytest.mark.parametrize(
     ("latent", "message"),
     [
-        (elbax.ParseTree(2, 2), "ParseTree has no mean field"),
+        (elbax.families.ParseTree(2, 2), "ParseTree has no mean field"),
         (elbax.GaussianChain(2), "GaussianChain has no mean field"),
         (elbax.MarkovChain(2, allowed=jnp.array([[1, 1], [0, 1]], bool)), "impossible"),
     ],
@@ -94,13 +97,13 @@ def test_undefined_pairs_name_what_is_missing(make, message):
 )
 def test_latents_without_a_mean_field(latent, message):
     with pytest.raises(TypeError, match=message):
-        elbax.factored(latent)
+        elbax.families.factored(latent)
 
 
 def test_a_hard_step_on_a_continuous_latent():
     system = named("factors-diagonal")
     step = elbax.Chain(elbax.HardEStep(system.model), elbax.ClosedFormMStep(system.model))
-    state = step.init(system.params, elbax.Hard(exact(system)), key=jax.random.key(0))
+    state = step.init(system.params, elbax.posteriors.Hard(exact(system)), key=jax.random.key(0))
     with pytest.raises(TypeError, match="continuous Gaussian latent has no entropy"):
         step(state, system.x)
 
@@ -108,7 +111,7 @@ def test_a_hard_step_on_a_continuous_latent():
 def test_a_batch_beyond_the_table():
     system = MIXTURE
     step = elbax.MeanFieldEStep(system.model)
-    posterior = elbax.MeanField.init(system.model, system.params, system.x[:5])
+    posterior = elbax.posteriors.MeanField.init(system.model, system.params, system.x[:5])
     state = step.init(system.params, posterior, key=jax.random.key(0))
     with pytest.raises(ValueError, match="24 rows, the MeanField 5.*index"):
         step(state, system.x)
@@ -117,8 +120,8 @@ def test_a_batch_beyond_the_table():
 
 
 def test_draws_need_a_key():
-    posterior = elbax.MonteCarlo(exact(MIXTURE), 3)
+    posterior = elbax.posteriors.MonteCarlo(exact(MIXTURE), 3)
     with pytest.raises(TypeError, match="needs a key"):
         posterior(MIXTURE.x[0])
     with pytest.raises(ValueError, match="num_samples must be at least 1"):
-        elbax.MonteCarlo(exact(MIXTURE), 0)
+        elbax.posteriors.MonteCarlo(exact(MIXTURE), 0)

@@ -10,7 +10,8 @@ import pytest
 import scipy.special
 
 import elbax
-from elbax import Categorical, DiagonalGaussian, factored, FactorGraph, Gaussian, Grid, MarkovChain
+from elbax import Categorical, DiagonalGaussian, Gaussian, MarkovChain
+from elbax.families import factored, FactorGraph, GridGraph
 from elbax.families._factored import AbstractFactored
 from elbax.families._structured import possible_dot
 
@@ -34,7 +35,7 @@ def chain(varying=False, length=4):
 def grid():
     rng = np.random.default_rng(2)
     shapes = {"unary": (2, 3, 2), "below": (1, 3, 2, 2), "beside": (2, 2, 2, 2)}
-    return Grid(2, 3, 2), {name: jnp.asarray(rng.normal(size=s)) for name, s in shapes.items()}
+    return GridGraph(2, 3, 2), {name: jnp.asarray(rng.normal(size=s)) for name, s in shapes.items()}
 
 
 SCOPES = ((0, 1), (2, 1), (2, 3), (3, 0), (1,), (0, 2, 3))
@@ -147,7 +148,9 @@ def test_one_categorical_is_exact_where_a_value_is_impossible():
     model, params = elbax.Model(log_joint, Categorical(2)), jnp.array([-1.0, 1.0])
     x = jnp.array([-1.0, 2.0, 3.0])
     step = elbax.MeanFieldEStep(model)
-    state = step.init(params, elbax.MeanField.init(model, params, x), key=jax.random.key(0))
+    state = step.init(
+        params, elbax.posteriors.MeanField.init(model, params, x), key=jax.random.key(0)
+    )
     _, info = jax.lax.scan(lambda state, _: step(state, x), state, length=4)
     np.testing.assert_allclose(info.elbo, elbax.evidence(model, params, x), rtol=1e-12)
 
@@ -165,7 +168,7 @@ def test_what_q_says_of_itself(name):
     natural = family.ascend(family.start(potentials), potentials)
     if isinstance(whole, FactorGraph):
         z = np.array(list(itertools.product(*map(range, whole.sizes))))
-    elif isinstance(whole, Grid):
+    elif isinstance(whole, GridGraph):
         z = np.array(list(itertools.product(range(2), repeat=6))).reshape(-1, 2, 3)
     else:
         length = int(potentials["length"])
@@ -222,7 +225,7 @@ def test_ising_at_its_fixed_point():
         "below": jnp.broadcast_to(same, (3, 5, 2, 2)),
         "beside": jnp.broadcast_to(same, (4, 4, 2, 2)),
     }
-    family = factored(Grid(4, 5, 2))
+    family = factored(GridGraph(4, 5, 2))
     natural, _ = ascended(family, family.start(potentials), potentials, 200)
     m = np.asarray(family.parts.mean(natural)["unary"] @ spin)
     padded = np.pad(m, 1)
@@ -248,7 +251,9 @@ def test_minibatches_move_their_own_rows():
     model = elbax.FactorAnalysis(1)
     params = model.init(jax.random.key(0), x)
     step = elbax.MeanFieldEStep(model)
-    state = step.init(params, elbax.MeanField.init(model, params, x), key=jax.random.key(1))
+    state = step.init(
+        params, elbax.posteriors.MeanField.init(model, params, x), key=jax.random.key(1)
+    )
     moved = jax.tree.map(lambda leaf: leaf + 0.1, state.posterior)
     state = state.replace(posterior=moved)
     rows = jnp.array([3, 17, 8])
@@ -270,22 +275,24 @@ def test_a_table_stands_at_the_batchs_index():
     params = model.from_description(
         weights=[0.5, 0.5], means=[[2.0, 1.0], [2.0, 5.0]], covariances=[np.eye(2)] * 2
     )
-    table = elbax.MeanField.init(model, params, elbax.incomplete(x, block_size=2))
+    table = elbax.posteriors.MeanField.init(model, params, elbax.incomplete(x, block_size=2))
     assert table.num_rows == 5
     exact = elbax.Exact(model, params)
     for row in range(5):
-        datum = elbax.Incomplete(jnp.nan_to_num(x[row]), ~jnp.isnan(x[row]))
+        datum = elbax.IncompleteRows(jnp.nan_to_num(x[row]), ~jnp.isnan(x[row]))
         ours = table(None, index=row).mean()
         np.testing.assert_allclose(ours, exact(datum).mean(), rtol=1e-12)
     mask = jnp.array([True, False, True])
     part = elbax.Batch(x[1:4], mask=mask, index=jnp.array([1, 99, 3]))
-    few = elbax.MeanField.init(model, params, part)
+    few = elbax.posteriors.MeanField.init(model, params, part)
     assert few.num_rows == 4
     np.testing.assert_allclose(few(None, index=3).mean(), exact(x[3]).mean(), rtol=1e-12)
     with pytest.raises(TypeError, match="must be known; got traced ones"):
-        jax.jit(lambda index: elbax.MeanField.init(model, params, elbax.Batch(x, index=index)))(
-            jnp.arange(5)
-        )
+        jax.jit(
+            lambda index: elbax.posteriors.MeanField.init(
+                model, params, elbax.Batch(x, index=index)
+            )
+        )(jnp.arange(5))
 
 
 @pytest.mark.slow
@@ -296,7 +303,9 @@ def test_chunks_are_the_whole():
     ends = []
     for chunk_size in (None, 7):
         step = elbax.MeanFieldEStep(model, chunk_size=chunk_size)
-        state = step.init(params, elbax.MeanField.init(model, params, x), key=jax.random.key(1))
+        state = step.init(
+            params, elbax.posteriors.MeanField.init(model, params, x), key=jax.random.key(1)
+        )
         end, info = step(state, x)
         ends.append((end.posterior.table, info.elbo))
     for a, b in zip(*map(jax.tree.leaves, ends)):
@@ -308,7 +317,11 @@ def test_chunks_are_the_whole():
     [
         (lambda: factored(graph()[0], [[0, 1], [1, 2, 3]]), ValueError, "hold each of 0"),
         (lambda: factored(Gaussian(2), [[0, 1]]), TypeError, "blocks of one's own are for"),
-        (lambda: elbax.MeanField(jnp.zeros((2, 2)), Gaussian(2)), TypeError, "independent blocks"),
+        (
+            lambda: elbax.posteriors.MeanField(jnp.zeros((2, 2)), Gaussian(2)),
+            TypeError,
+            "independent blocks",
+        ),
         (
             lambda: elbax.MeanFieldEStep(elbax.GaussianMixture(2), num_sweeps=0),
             ValueError,

@@ -76,7 +76,7 @@ def test_responsibilities_are_of_what_is_seen():
     """Bayes' rule on one row."""
     for name in ("full", "student", "poisson"):
         model, params, x, log_joint = setting(name)
-        row = elbax.Incomplete(jnp.nan_to_num(x[3]), jnp.asarray(~np.isnan(x[3])))
+        row = elbax.IncompleteRows(jnp.nan_to_num(x[3]), jnp.asarray(~np.isnan(x[3])))
         theirs = np.exp(log_joint[3] - oracles.log_sum(log_joint)[3])
         np.testing.assert_allclose(elbax.Exact(model, params)(row).mean(), theirs, rtol=1e-10)
 

@@ -29,7 +29,7 @@ def exact(system):
 )
 def test_draws_of_the_exact_posterior_measure_the_evidence(system):
     """log p(x, z) − log p(z | x) is log p(x) at every z, and means of many draws are the exact ones."""
-    posterior = elbax.MonteCarlo(exact(system), 2)
+    posterior = elbax.posteriors.MonteCarlo(exact(system), 2)
     bound = elbax.elbo(system.model, system.params, posterior, system.x, key=jax.random.key(0))
     global_term = jnp.asarray(system.model.log_prior(system.params)) / system.num_data
     log_evidence = elbax.evidence(system.model, system.params, system.x)
@@ -39,7 +39,9 @@ def test_draws_of_the_exact_posterior_measure_the_evidence(system):
 
     @jax.jit
     def means(x, key):
-        return elbax.MonteCarlo(exact(system), 20_000)(x, key=key).mean(), exact(system)(x).mean()
+        return elbax.posteriors.MonteCarlo(exact(system), 20_000)(x, key=key).mean(), exact(system)(
+            x
+        ).mean()
 
     ours, theirs = means(x, jax.random.key(1))
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
@@ -54,7 +56,7 @@ def test_importance_weighted_bound_by_hand():
     key = jax.random.key(3)
 
     def ours(proposal):
-        q = elbax.Importance(proposal, exact(FACTORS), 5)(x, key=key)
+        q = elbax.posteriors.Importance(proposal, exact(FACTORS), 5)(x, key=key)
         prepared = model.prepare(model.natural(params))
         return model.elbo(prepared, x, q, key)
 
@@ -78,7 +80,7 @@ def test_more_draws_weigh_up_a_poor_proposal():
     proposal = encoder(FACTORS, 4)
     errors = []
     for number in (10, 1000, 100_000):
-        q = elbax.Importance(proposal, exact(FACTORS), number)
+        q = elbax.posteriors.Importance(proposal, exact(FACTORS), number)
         many = jax.jit(jax.vmap(lambda key, q=q: q(x, key=key).mean()[0]))(
             jax.random.split(jax.random.key(5), 10)
         )
@@ -104,7 +106,7 @@ def test_monte_carlo_em_learns_an_unknown_conditional():
     params = {"slope": jnp.array([0.5, 0.5, -0.5]), "bias": jnp.zeros(3)}
     prior = elbax.Amortized(elbax.Network(lambda w, x: w, jnp.zeros(2)), model.latent)
     update = elbax.Chain(elbax.MonteCarloEStep(model), elbax.GradientMStep(model, optax.adam(0.05)))
-    posterior = elbax.Importance(prior, elbax.Exact(model, params), 50)
+    posterior = elbax.posteriors.Importance(prior, elbax.Exact(model, params), 50)
     state = update.init(params, posterior, key=jax.random.key(0))
     state, _ = jax.jit(lambda s, x: jax.lax.scan(lambda s, _: update(s, x), s, length=300))(
         state, x
@@ -150,7 +152,7 @@ def test_steps_through_steps():
     @jax.jit
     def bound(flat):
         start = eqx.combine(unflatten(flat), rest)
-        posterior = elbax.SemiAmortized(start, exact(system), optax.sgd(0.4), 3)
+        posterior = elbax.posteriors.SemiAmortized(start, exact(system), optax.sgd(0.4), 3)
         return elbax.elbo(system.model, system.params, posterior, system.x)
 
     slope = jax.grad(bound)(flat)
@@ -165,7 +167,9 @@ def test_local_steps_close_the_amortization_gap():
     system = MIXTURE
     bounds = []
     for number in (1, 8, 1024):
-        posterior = elbax.SemiAmortized(encoder(system, 3), exact(system), optax.sgd(1.0), number)
+        posterior = elbax.posteriors.SemiAmortized(
+            encoder(system, 3), exact(system), optax.sgd(1.0), number
+        )
         bounds.append(float(elbax.elbo(system.model, system.params, posterior, system.x)))
     # The evidence plus the penalty of the floor.
     highest = float(elbax.elbo(system.model, system.params, exact(system), system.x))
@@ -177,7 +181,7 @@ def test_local_steps_close_the_amortization_gap():
 @pytest.mark.slow
 def test_a_snapshot_is_kept_up_to_date_and_not_trained():
     system = MIXTURE
-    posterior = elbax.SemiAmortized(encoder(system, 3), exact(system), optax.sgd(0.4), 2)
+    posterior = elbax.posteriors.SemiAmortized(encoder(system, 3), exact(system), optax.sgd(0.4), 2)
     step = elbax.GradientEStep(system.model, optax.adam(0.1))
     state = step.init(system.params, posterior, key=jax.random.key(0))
     elsewhere = jax.tree.map(lambda leaf: leaf + 0.1, system.params)
@@ -195,7 +199,7 @@ def test_local_steps_on_minibatches():
     """Rows in the batch climb, each by itself; the others stay, to the bit."""
     system = MIXTURE
     step = elbax.LocalGradientEStep(system.model, optax.adam(0.3), num_steps=40)
-    table = elbax.Local(jnp.zeros((system.num_data, 3)), system.model.latent)
+    table = elbax.posteriors.Local(jnp.zeros((system.num_data, 3)), system.model.latent)
     state = step.init(system.params, table, key=jax.random.key(0))
     rows = jnp.array([5, 2, 11])
     moved, _ = step(state, elbax.Batch(system.x[rows], index=rows))
@@ -207,7 +211,7 @@ def test_local_steps_on_minibatches():
 
 
 def test_a_place_beyond_the_table_is_nan():
-    table = elbax.Local(jnp.zeros((3, 2)), elbax.Categorical(2))
+    table = elbax.posteriors.Local(jnp.zeros((3, 2)), elbax.Categorical(2))
     assert bool(jnp.all(jnp.isnan(table(None, index=3).mean())))
 
 
@@ -216,7 +220,7 @@ QUADRATIC = next(s for s in SYSTEMS if s.name == "plain-gaussian")
 
 def test_laplace_is_bayes_rule_where_the_log_joint_is_quadratic():
     x = QUADRATIC.x[0]
-    ours = elbax.Laplace(exact(QUADRATIC))(x).natural
+    ours = elbax.posteriors.Laplace(exact(QUADRATIC))(x).natural
     for a, b in zip(ours, exact(QUADRATIC)(x).natural):
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
 
@@ -237,7 +241,7 @@ def test_laplace_stands_on_the_mode():
         "level": jnp.zeros(3) - 9,
     }
     x = jnp.array([1.0, 0.0, 1.0])
-    q = elbax.Laplace(elbax.Exact(model, params))(x)
+    q = elbax.posteriors.Laplace(elbax.Exact(model, params))(x)
     log_joint = lambda z: logistic(params, x, z)
     mode = q.mode()
     np.testing.assert_allclose(jax.grad(log_joint)(mode), 0, atol=1e-9)
@@ -256,7 +260,7 @@ def test_chains_reach_the_exact_posterior():
     """And keep to it when their row is not in the batch: to the bit."""
     model, params, x = FACTORS.model, FACTORS.params, FACTORS.x
     step = elbax.MarkovChainMonteCarloEStep(model, metropolis, num_steps=300)
-    chains = elbax.Chains(jnp.zeros((len(x), 400, 2)), model.latent)
+    chains = elbax.posteriors.PersistentChains(jnp.zeros((len(x), 400, 2)), model.latent)
     state = step.init(params, chains, key=jax.random.key(0))
     rows = jnp.array([4, 9])
     moved, _ = step(state, elbax.Batch(x[rows], index=rows))
@@ -274,7 +278,7 @@ def test_chains_of_whole_numbers(dtype):
     model = MIXTURE.model
     x, params = jax.tree.map(lambda leaf: leaf.astype(dtype), (MIXTURE.x, MIXTURE.params))
     table = jnp.arange(2 * len(x)).reshape(len(x), 2) % 3
-    bound = elbax.elbo(model, params, elbax.Chains(table, model.latent), x)
+    bound = elbax.elbo(model, params, elbax.posteriors.PersistentChains(table, model.latent), x)
     each = jax.vmap(lambda x, zs: jax.vmap(lambda z: model.log_joint(params, x, z))(zs))(x, table)
     expected = jnp.mean(each) + jnp.asarray(model.log_prior(params)) / len(x)
     assert bound.dtype == dtype
@@ -293,7 +297,7 @@ def test_draws_of_structures_have_derivatives(system):
 
     def bound(trained, key):
         params = eqx.combine(trained, rest)
-        draws = elbax.MonteCarlo(elbax.Exact(system.model, params), 60)
+        draws = elbax.posteriors.MonteCarlo(elbax.Exact(system.model, params), 60)
         return elbax.elbo(system.model, params, draws, system.x, key=key)
 
     def exact(trained):
@@ -325,7 +329,9 @@ def test_stochastic_approximation_em():
         elbax.MarkovChainMonteCarloEStep(model, metropolis, num_steps=10),
         elbax.OnlineMStep(model, lambda t: (t + 1.0) ** -0.8),
     )
-    found = end(saem, elbax.Chains(jnp.zeros((len(x), 1, 2)), model.latent), 3000)
+    found = end(
+        saem, elbax.posteriors.PersistentChains(jnp.zeros((len(x), 1, 2)), model.latent), 3000
+    )
     assert found - start > 0.95 * (best - start)
 
 
@@ -397,7 +403,7 @@ def test_sleep_keeps_a_snapshot_up_to_date():
 
     model, slope = elbax.Model(log_joint, elbax.DiagonalGaussian(1)), jnp.array(1.0)
     network = eqx.nn.MLP(1, 2, 8, 1, key=jax.random.key(0))
-    posterior = elbax.SemiAmortized(
+    posterior = elbax.posteriors.SemiAmortized(
         elbax.Amortized(network, model.latent), elbax.Exact(model, slope), optax.sgd(0.1), 3
     )
     sleep = elbax.SleepEStep(model, optax.adam(1e-2), sample)
@@ -411,7 +417,7 @@ def test_sleep_keeps_a_snapshot_up_to_date():
 
 def test_laplace_takes_as_many_steps_as_it_is_told():
     step, params = elbax.LaplaceEStep(QUADRATIC.model), QUADRATIC.params
-    posterior = elbax.Laplace(exact(QUADRATIC), num_steps=3)
+    posterior = elbax.posteriors.Laplace(exact(QUADRATIC), num_steps=3)
     state, _ = step(step.init(params, posterior, key=jax.random.key(0)), QUADRATIC.x)
     assert state.posterior.num_steps == 3
 
@@ -420,12 +426,16 @@ def test_laplace_takes_as_many_steps_as_it_is_told():
     ("make", "error", "message"),
     [
         (
-            lambda: elbax.SemiAmortized(exact(MIXTURE), exact(MIXTURE), optax.sgd(1.0), 2),
+            lambda: elbax.posteriors.SemiAmortized(
+                exact(MIXTURE), exact(MIXTURE), optax.sgd(1.0), 2
+            ),
             TypeError,
             "encoder must be an elbax.Amortized",
         ),
         (
-            lambda: elbax.SemiAmortized(encoder(MIXTURE, 3), exact(MIXTURE), optax.sgd(1.0), 0),
+            lambda: elbax.posteriors.SemiAmortized(
+                encoder(MIXTURE, 3), exact(MIXTURE), optax.sgd(1.0), 0
+            ),
             ValueError,
             "num_steps must be at least 1",
         ),
@@ -435,12 +445,20 @@ def test_laplace_takes_as_many_steps_as_it_is_told():
             "num_steps must be at least 1",
         ),
         (
-            lambda: elbax.Local(jnp.zeros((5, 3)), elbax.Categorical(2)),
+            lambda: elbax.posteriors.Local(jnp.zeros((5, 3)), elbax.Categorical(2)),
             ValueError,
             "returns 2 logits",
         ),
-        (lambda: elbax.Laplace(exact(MIXTURE)), TypeError, "the model has a Categorical"),
-        (lambda: elbax.Laplace(exact(QUADRATIC), 0), ValueError, "num_steps must be at least 1"),
+        (
+            lambda: elbax.posteriors.Laplace(exact(MIXTURE)),
+            TypeError,
+            "the model has a Categorical",
+        ),
+        (
+            lambda: elbax.posteriors.Laplace(exact(QUADRATIC), 0),
+            ValueError,
+            "num_steps must be at least 1",
+        ),
         (
             lambda: elbax.MarkovChainMonteCarloEStep(FACTORS.model, metropolis, num_steps=0),
             ValueError,
@@ -466,7 +484,7 @@ def test_laplace_takes_as_many_steps_as_it_is_told():
             r"Laplace\(Exact\(model, params\)\)",
         ),
         (
-            lambda: elbax.Importance(encoder(MIXTURE, 3), exact(MIXTURE), 0),
+            lambda: elbax.posteriors.Importance(encoder(MIXTURE, 3), exact(MIXTURE), 0),
             ValueError,
             "Importance: num_samples",
         ),

@@ -143,7 +143,7 @@ def test_a_relaxed_choice_keeps_its_exact_divergence():
 def test_a_step_reports_reconstruction_and_divergence(prior, beta):
     model = model_of(prior, log_prior=lambda params: -jnp.sum(params**2))
     step = elbax.JointGradientStep(model, optax.sgd(0.1))
-    update = step if beta is None else elbax.Anneal(step, lambda _: beta, "divergence")
+    update = step if beta is None else elbax.wrappers.Anneal(step, lambda _: beta, "divergence")
     state = update.init(LOADINGS, linear(), key=KEYS[4])
     _, info = jax.jit(update)(state, X)
     weight = 1 if beta is None else beta
@@ -233,7 +233,7 @@ def test_without_a_family_the_encoder_says_what_the_latent_is():
     assert mean(end) > mean(state) + 0.3
     terms = elbax.elbo_terms(elbax.Model(likelihood=likelihood, prior=density), LOADINGS, q, X)
     assert np.isfinite(terms.kl_prior) and terms.evidence is None
-    weighted = elbax.Importance(q, elbax.Exact(free, LOADINGS), 20)
+    weighted = elbax.posteriors.Importance(q, elbax.Exact(free, LOADINGS), 20)
     assert elbax.elbo(free, LOADINGS, weighted, X, key=KEYS[5]) > elbax.elbo(named, LOADINGS, q, X)
 
 
@@ -292,9 +292,9 @@ def test_warm_up_by_bayes_rule_needs_a_prior_of_the_family():
     model = elbax.Model(
         likelihood=likelihood, prior=density, latent=elbax.Gaussian(2), conjugate=True
     )
-    update = elbax.Anneal(elbax.ExactEStep(model), lambda _: 0.5, "divergence")
+    update = elbax.wrappers.Anneal(elbax.ExactEStep(model), lambda _: 0.5, "divergence")
     chain = elbax.Chain(update, elbax.GradientMStep(model, optax.sgd(0.1)))
-    annealed = elbax.Anneal(
+    annealed = elbax.wrappers.Anneal(
         elbax.Chain(elbax.ExactEStep(model), elbax.GradientMStep(model, optax.sgd(0.1))),
         lambda _: 0.5,
         "divergence",

@@ -75,7 +75,7 @@ x = np.asarray(elbax.datasets.old_faithful())
 models = {str(k): elbax.GaussianMixture(k, "tied") for k in (1, 2)}
 counts = []
 for rows in (272, 271, 266):
-    elbax.select(models, x[:rows], key=key, num_restarts=2, max_steps=5)
+    elbax.diagnostics.select(models, x[:rows], key=key, num_restarts=2, max_steps=5)
     counts.append(len(seen))
 print(json.dumps(counts))
 """
@@ -217,9 +217,9 @@ def test_a_second_call_of_the_rest_compiles_nothing():
         "restarts": restarts,
         "a fresh optimizer": adam,
         "sample": lambda: MODEL.sample(PARAMS, keys[0], 3),
-        "criteria": lambda: elbax.criteria(MODEL, PARAMS, X),
-        "information": lambda: elbax.information(MODEL, PARAMS, X),
-        "rate": lambda: elbax.convergence_rate(update, CASE.state, X),
+        "criteria": lambda: elbax.diagnostics.information_criteria(MODEL, PARAMS, X),
+        "information": lambda: elbax.diagnostics.observed_information(MODEL, PARAMS, X),
+        "rate": lambda: elbax.diagnostics.convergence_rate(update, CASE.state, X),
         "compress": lambda: elbax.compress(X, chunk_size=8),
         "incomplete": lambda: elbax.incomplete(table),
         "sequences": lambda: elbax.sequences([X[:4], X[4:9]]),

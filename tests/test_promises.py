@@ -24,7 +24,7 @@ def chain(*updates):
 
 
 def guard(*updates):
-    return elbax.Guard(elbax.Chain(*updates), falling=True)
+    return elbax.wrappers.Guard(elbax.Chain(*updates), falling=True)
 
 
 class Own(elbax.AbstractUpdate):
@@ -47,37 +47,42 @@ class Cautious(elbax.Chain):
 PROMISED = {
     "the M-step of ECME comes last": chain(E, M, V),
     "it comes first, and the posterior after it": chain(V, E, M),
-    "twice": elbax.Repeat(chain(E, M, V), 2),
-    "now and then, all together": elbax.Every(chain(E, M, V), 2),
+    "twice": elbax.wrappers.Repeat(chain(E, M, V), 2),
+    "now and then, all together": elbax.wrappers.Every(chain(E, M, V), 2),
     "an evidence never falls": chain(V),
     "variational EM": chain(elbax.MeanFieldEStep(MODEL), M),
-    "all that may move moves": elbax.Only(chain(E, M)),
-    "nothing moves": elbax.Only(chain(E, G), params=False, posterior=False),
-    "a guarded M-step, then another at its posterior": chain(E, elbax.Guard(G, falling=True), M),
+    "all that may move moves": elbax.wrappers.Only(chain(E, M)),
+    "nothing moves": elbax.wrappers.Only(chain(E, G), params=False, posterior=False),
+    "a guarded M-step, then another at its posterior": chain(
+        E, elbax.wrappers.Guard(G, falling=True), M
+    ),
     "a guarded chain, and the posterior after it": chain(guard(E, G), E, M),
-    "extrapolated": elbax.Accelerate(chain(E, M)),
-    "averaged beside": elbax.Averaged(chain(E, M)),
+    "extrapolated": elbax.wrappers.Accelerate(chain(E, M)),
+    "averaged beside": elbax.wrappers.Averaged(chain(E, M)),
     "a frozen part before it is left behind": chain(
-        E, M, elbax.Only(G, params=False, posterior=False), V
+        E, M, elbax.wrappers.Only(G, params=False, posterior=False), V
     ),
 }
 NOT_PROMISED = {
     "an M-step at a posterior that lags behind": chain(E, V, N),
     "which lags behind from the step before": chain(M, V),
-    "the same within one step": elbax.Repeat(chain(M, V), 2),
-    "the posterior is brought up now and then": chain(elbax.Every(E, 2), M, V),
+    "the same within one step": elbax.wrappers.Repeat(chain(M, V), 2),
+    "the posterior is brought up now and then": chain(elbax.wrappers.Every(E, 2), M, V),
     "a gradient step": chain(E, G),
-    "a part is put back": elbax.Only(chain(E, M), posterior=False),
+    "a part is put back": elbax.wrappers.Only(chain(E, M), posterior=False),
     "a guarded chain leaves its posterior behind": chain(guard(E, G), M),
-    "an annealed objective": elbax.Anneal(chain(E, M), lambda step: 0.5),
+    "an annealed objective": elbax.wrappers.Anneal(chain(E, M), lambda step: 0.5),
     "guarded, part of its posterior settles": chain(
-        elbax.Guard(elbax.Only(chain(E, G), posterior=elbax.Exact(MODEL, True)), falling=True), M
+        elbax.wrappers.Guard(
+            elbax.wrappers.Only(chain(E, G), posterior=elbax.Exact(MODEL, True)), falling=True
+        ),
+        M,
     ),
     "what measures a posterior that lags behind": chain(
-        guard(E, G), elbax.Only(M, params=False, posterior=False)
+        guard(E, G), elbax.wrappers.Only(M, params=False, posterior=False)
     ),
-    "one's own step that settles": chain(elbax.Guard(Own(chain(E, G)), falling=True), M),
-    "a subclass that takes its promise back": elbax.Repeat(Cautious(E, M), 2),
+    "one's own step that settles": chain(elbax.wrappers.Guard(Own(chain(E, G)), falling=True), M),
+    "a subclass that takes its promise back": elbax.wrappers.Repeat(Cautious(E, M), 2),
     "draws": chain(elbax.MonteCarloEStep(MODEL), M),
 }
 
@@ -126,7 +131,7 @@ def test_under_draws_nothing_is_a_fall():
     """`fit` takes no estimate that falls for a wrong M-step, nor one that gains nothing for the end."""
     system = cases.of("counts", elbax.Mixture(elbax.components.Poisson(), 2), cases.counts)
     update = elbax.Chain(elbax.ClosedFormMStep(system.model))
-    posterior = elbax.MonteCarlo(elbax.Exact(system.model, system.params), 2)
+    posterior = elbax.posteriors.MonteCarlo(elbax.Exact(system.model, system.params), 2)
     state = update.init(system.params, posterior, key=jax.random.key(1))
     result = elbax.fit(update, state, system.x, max_steps=40)
     assert update.ascends and np.any(np.diff(result.trace) < -1e-3)

@@ -56,7 +56,7 @@ SYSTEMS = [pytest.param(mixture, id="mixture"), pytest.param(counts, id="counts"
 
 def bound(model, params, network, x):
     """The ELBO, its global term aside, as one function of both blocks: what `through` takes the gradient of."""
-    q = elbax.Recognition(network, elbax.Exact(model, params))
+    q = elbax.posteriors.Recognition(network, elbax.Exact(model, params))
     return elbax.elbo(model, params, q, x) - model.log_prior(params) / len(x)
 
 
@@ -64,12 +64,12 @@ def bound(model, params, network, x):
 def test_gradient_is_that_of_differences_in_both_blocks(make):
     model, params, network, _ = make()
     x = jnp.abs(jnp.round(X))
-    posterior = elbax.Recognition(network, elbax.Exact(model, params))
+    posterior = elbax.posteriors.Recognition(network, elbax.Exact(model, params))
     blocks = ("params", "posterior")
 
     @jax.jit
     def gradients(params, posterior):
-        posterior = elbax.Recognition(posterior.network, elbax.Exact(model, params))
+        posterior = elbax.posteriors.Recognition(posterior.network, elbax.Exact(model, params))
         both = [
             elbo_and_gradient(
                 model, params, posterior, x, wrt=blocks, key=KEYS[4], through=through
@@ -110,7 +110,7 @@ def test_gradient_is_that_of_differences_in_both_blocks(make):
 def test_without_the_network_it_is_the_models_own(make):
     model, params, _, off = make()
     x = jnp.abs(jnp.round(X))
-    q = elbax.Recognition(off, elbax.Exact(model, params))
+    q = elbax.posteriors.Recognition(off, elbax.Exact(model, params))
     if model.exact:
         found = elbax.elbo(model, params, q, x) - model.log_prior(params) / len(x)
         np.testing.assert_allclose(found, elbax.evidence(model, params, x), rtol=1e-12)
@@ -126,7 +126,9 @@ def test_a_joint_step_keeps_the_target_at_the_params_and_climbs(make):
     model, params, network, _ = make()
     x = jnp.abs(jnp.round(X))
     update = elbax.JointGradientStep(model, optax.adam(0.02), through=True)
-    state = update.init(params, elbax.Recognition(network, elbax.Exact(model, params)), key=KEYS[5])
+    state = update.init(
+        params, elbax.posteriors.Recognition(network, elbax.Exact(model, params)), key=KEYS[5]
+    )
     end, info = jax.jit(lambda s: jax.lax.scan(lambda s, _: update(s, x), s, length=60))(state)
     assert info.elbo[-1] > info.elbo[0]
     settled = update.settle(end, x)
@@ -139,7 +141,7 @@ def test_a_joint_step_keeps_the_target_at_the_params_and_climbs(make):
 def test_what_it_refuses(as_users_run):
     model = elbax.Model(lambda p, x, z: -jnp.sum((x - z) ** 2), elbax.DiagonalGaussian(2))
     with pytest.raises(TypeError, match=r"knows neither. Give Model\(likelihood"):
-        elbax.Recognition(lambda x: x, elbax.Exact(model, ()))
+        elbax.posteriors.Recognition(lambda x: x, elbax.Exact(model, ()))
     with pytest.raises(TypeError, match=r"through must be True or False"):
         elbax.JointGradientStep(model, optax.sgd(0.1), through="yes")
     dense = elbax.Model(
@@ -147,6 +149,6 @@ def test_what_it_refuses(as_users_run):
         prior=lambda p, x: lambda z: -jnp.sum(z**2),
         latent=elbax.DiagonalGaussian(2),
     )
-    q = elbax.Recognition(lambda x: jnp.zeros(4), elbax.Exact(dense, ()))
+    q = elbax.posteriors.Recognition(lambda x: jnp.zeros(4), elbax.Exact(dense, ()))
     with pytest.raises(TypeError, match=r"LogDensity of another kind"):
         q(jnp.zeros(2))

@@ -47,7 +47,7 @@ def gaussian_chain():
 
 
 def alignments():
-    return elbax.CTCLattice(), {
+    return elbax.families.CTCLattice(), {
         "unary": normal(0, 5, 5),
         "skip": jnp.zeros((ROWS, 5), bool).at[:, 3].set(True),
         "length": jnp.array([5, 4, 3]),
@@ -56,7 +56,7 @@ def alignments():
 
 
 def trees():
-    return elbax.ParseTree(1, 2), {
+    return elbax.families.ParseTree(1, 2), {
         "root": normal(0, 1),
         "binary": normal(1, 1, 3, 3),
         "unary": normal(2, 4, 2),
@@ -66,18 +66,20 @@ def trees():
 
 def grid():
     shapes = {"unary": (2, 3, 2), "below": (1, 3, 2, 2), "beside": (2, 2, 2, 2)}
-    return elbax.Grid(2, 3, 2), {name: normal(0, *shape) for name, shape in shapes.items()}
+    return elbax.families.GridGraph(2, 3, 2), {
+        name: normal(0, *shape) for name, shape in shapes.items()
+    }
 
 
 def graph():
-    family = elbax.FactorGraph((2, 3, 2), ((0, 1), (1, 2), (2,)))
+    family = elbax.families.FactorGraph((2, 3, 2), ((0, 1), (1, 2), (2,)))
     return family, (normal(0, 2, 3), normal(1, 3, 2), normal(2, 2))
 
 
 def blocks(make):
     """Mean field's q, its potentials being those of the whole."""
     whole, potentials = make()
-    family = elbax.factored(whole)
+    family = elbax.families.factored(whole)
     return family, family.start(potentials), potentials
 
 
@@ -138,7 +140,7 @@ def of_family(family, natural, potentials, z):
         "mode_statistics": family.mode_statistics(natural),
         "score": family.score(potentials, z),
     }
-    if not isinstance(family, elbax.CTCLattice):
+    if not isinstance(family, elbax.families.CTCLattice):
         found["statistics"] = family.statistics(z)
     for name in ("moments", "marginals", "constituents"):
         if hasattr(family, name):
@@ -281,14 +283,16 @@ def test_one_datum_costs_nothing(method):
 def test_several_rows_of_a_table(table):
     place = jnp.array([4, 0, 2])
     posterior = {
-        "local": elbax.Local(
+        "local": elbax.posteriors.Local(
             jax.random.normal(jax.random.key(0), (6, 4)), elbax.DiagonalGaussian(2)
         ),
-        "mean-field": elbax.MeanField(
+        "mean-field": elbax.posteriors.MeanField(
             (jnp.ones((6, 2)) * jnp.arange(6.0)[:, None], jnp.ones((6, 2))),
-            elbax.factored(elbax.Gaussian(2)),
+            elbax.families.factored(elbax.Gaussian(2)),
         ),
-        "chains": elbax.Chains(jnp.arange(36.0).reshape(6, 3, 2), elbax.DiagonalGaussian(2)),
+        "chains": elbax.posteriors.PersistentChains(
+            jnp.arange(36.0).reshape(6, 3, 2), elbax.DiagonalGaussian(2)
+        ),
     }[table]
     found = posterior(None, index=place).mean()
     for i, one in enumerate(place):

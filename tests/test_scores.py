@@ -92,9 +92,9 @@ def test_a_discrete_encoder_climbs(kind):
     x = jnp.linspace(-3, 3, 16)
     weights = jnp.array([0.5, 0.0, -0.2]), jnp.array([0.1, 0.0, 0.3])
     encoder = elbax.Amortized(elbax.Network(lambda w, x: w[0] * x + w[1], weights), MODEL.latent)
-    q = elbax.MonteCarlo(encoder, 8)
+    q = elbax.posteriors.MonteCarlo(encoder, 8)
     if kind == "importance":
-        q = elbax.Importance(encoder, elbax.Exact(MODEL, ()), 2)
+        q = elbax.posteriors.Importance(encoder, elbax.Exact(MODEL, ()), 2)
     step = elbax.GradientEStep(MODEL, optax.adam(0.03))
     state = step.init((), q, key=jax.random.key(0))
     state, _ = jax.lax.scan(lambda s, _: step(s, x), state, length=600)
@@ -109,5 +109,5 @@ def test_the_weights_behind_a_mode_are_not_trained():
     encoder = elbax.Amortized(elbax.Network(lambda w, x: w * x, jnp.ones(3)), MODEL.latent)
     with pytest.raises(TypeError, match="Train the posterior without Hard"):
         elbax.GradientEStep(MODEL, optax.adam(0.1)).init(
-            (), elbax.Hard(encoder), key=jax.random.key(0)
+            (), elbax.posteriors.Hard(encoder), key=jax.random.key(0)
         )

@@ -44,12 +44,12 @@ def test_em_hands_on_what_is_free_and_the_chunks():
     [
         (EM, EXACT),
         (elbax.Chain(M_STEP, elbax.ExactEStep(MODEL)), EXACT),
-        (elbax.Repeat(elbax.Guard(EM), 2), EXACT),
-        (elbax.Accelerate(EM), EXACT),
-        (elbax.Anneal(EM, lambda step: 0.5), EXACT),
-        (elbax.Averaged(EM), EXACT),
-        (elbax.Every(elbax.ExactEStep(MODEL), 2), EXACT),
-        (elbax.Chain(elbax.HardEStep(MODEL), M_STEP), elbax.Hard(EXACT)),
+        (elbax.wrappers.Repeat(elbax.wrappers.Guard(EM), 2), EXACT),
+        (elbax.wrappers.Accelerate(EM), EXACT),
+        (elbax.wrappers.Anneal(EM, lambda step: 0.5), EXACT),
+        (elbax.wrappers.Averaged(EM), EXACT),
+        (elbax.wrappers.Every(elbax.ExactEStep(MODEL), 2), EXACT),
+        (elbax.Chain(elbax.HardEStep(MODEL), M_STEP), elbax.posteriors.Hard(EXACT)),
     ],
     ids=lambda one: type(one).__name__,
 )
@@ -63,7 +63,7 @@ def test_the_posterior_at_a_mode():
 
     model, rate = elbax.Model(log_joint, elbax.Gaussian(1)), jnp.array(0.0)
     update = elbax.Chain(elbax.LaplaceEStep(model), elbax.GradientMStep(model, SGD))
-    posterior = elbax.Laplace(elbax.Exact(model, rate))
+    posterior = elbax.posteriors.Laplace(elbax.Exact(model, rate))
     assert_same(update.init(rate, key=KEY), update.init(rate, posterior, key=KEY))
 
 
@@ -90,7 +90,7 @@ def test_an_update_without_e_steps_starts_from_data_with_bayes_rule():
 def test_restarts_begin_with_the_posterior_of_the_e_step():
     hard = elbax.Chain(elbax.HardEStep(MODEL), M_STEP)
     states = elbax.initial_states(hard, SYSTEM.x, key=KEY, num_restarts=2)
-    assert isinstance(states.posterior, elbax.Hard)
+    assert isinstance(states.posterior, elbax.posteriors.Hard)
 
 
 @pytest.mark.parametrize(
@@ -102,8 +102,14 @@ def test_restarts_begin_with_the_posterior_of_the_e_step():
         ),
         (elbax.Chain(elbax.GradientEStep(MODEL, SGD), M_STEP), r"posterior=elbax.Amortized\("),
         (elbax.JointGradientStep(MODEL, SGD), r"posterior=elbax.Amortized\("),
-        (elbax.Chain(elbax.MonteCarloEStep(MODEL), M_STEP), r"posterior=elbax.MonteCarlo\("),
-        (elbax.Chain(elbax.MeanFieldEStep(MODEL), M_STEP), r"posterior=elbax.MeanField.init\("),
+        (
+            elbax.Chain(elbax.MonteCarloEStep(MODEL), M_STEP),
+            r"posterior=elbax.posteriors.MonteCarlo\(",
+        ),
+        (
+            elbax.Chain(elbax.MeanFieldEStep(MODEL), M_STEP),
+            r"posterior=elbax.posteriors.MeanField.init\(",
+        ),
     ],
     ids=["M-step", "gradient", "joint", "Monte Carlo", "mean field"],
 )

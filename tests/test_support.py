@@ -90,7 +90,7 @@ def test_inside_of_the_support_nothing_changes():
 
 
 def test_what_is_missing_may_be_anything():
-    x = elbax.Incomplete(jnp.array([-5.0]), jnp.array([False]))
+    x = elbax.IncompleteRows(jnp.array([-5.0]), jnp.array([False]))
     for case in (BERNOULLI, CATEGORICAL, POISSON, GAMMA):
         np.testing.assert_array_equal(log_densities(case, x), [0.0, 0.0])
 

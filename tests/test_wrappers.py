@@ -65,7 +65,7 @@ def pick(tree, i):
 def test_repeat():
     """Three sweeps as one."""
     _, infos, states = em_path()
-    update = elbax.Repeat(EM, 3)
+    update = elbax.wrappers.Repeat(EM, 3)
     _, ours, ends = scan(update, start(update), SYSTEM.x, 3)
     for i in range(3):
         laws.assert_close(laws.points(pick(ends, i)), laws.points(pick(states, 3 * i + 2)), 1e-12)
@@ -75,7 +75,7 @@ def test_repeat():
 def test_every():
     """Steps 1, 4, 7 are those of EM; the others leave the state to the bit, and the last ELBO."""
     _, infos, states = em_path()
-    update = elbax.Every(EM, 3, offset=1)
+    update = elbax.wrappers.Every(EM, 3, offset=1)
     first = start(update)
     _, ours, ends = scan(update, first, SYSTEM.x, 9)
     before = first
@@ -97,24 +97,24 @@ def test_every():
 @pytest.mark.slow
 def test_a_turn_that_has_not_come_is_no_failure():
     """Neither for `fit` nor for `Guard`."""
-    late = elbax.Every(EM, 2, offset=1)
+    late = elbax.wrappers.Every(EM, 2, offset=1)
     result = elbax.fit(late, start(late), SYSTEM.x)
     assert result.code == "converged"
     np.testing.assert_allclose(result.elbo, elbax.fit(EM, start(EM), SYSTEM.x).elbo, rtol=1e-10)
-    guarded = elbax.Guard(late)
+    guarded = elbax.wrappers.Guard(late)
     state, _ = guarded(start(guarded), SYSTEM.x)
     assert state.memory.skipped == 0
 
 
 def test_every_keeps_none():
-    update = elbax.Every(E_STEP, 2)
+    update = elbax.wrappers.Every(E_STEP, 2)
     info = jax.eval_shape(lambda s: update(s, SYSTEM.x)[1], start(update))
     assert info.elbo is None
 
 
 def test_every_under_vmap():
     """Lanes out of step with each other: each acts at its own turn."""
-    update = elbax.Every(EM, 2)
+    update = elbax.wrappers.Every(EM, 2)
     state = start(update)
     later = eqx.tree_at(lambda s: s.memory.step, state, state.memory.step + 1)
     later = eqx.tree_at(lambda s: s.memory.elbo, later, jnp.asarray(-7.0))
@@ -128,7 +128,7 @@ def test_every_under_vmap():
 
 def test_only():
     mask = jnp.array([True, False, True])
-    update = elbax.Only(EM, params={"logits": mask, "components": False}, posterior=True)
+    update = elbax.wrappers.Only(EM, params={"logits": mask, "components": False}, posterior=True)
     end, info, _ = scan(update, start(update), SYSTEM.x, 1)
     _, infos, states = em_path()
     laws.assert_equal(end.params["components"], PARAMS["components"])
@@ -147,18 +147,18 @@ def test_only_params_or_only_the_posterior():
         ({"posterior": False}, "posterior"),
         ({"params": False}, "params"),
     ):
-        update = elbax.Only(EM, **arguments)
+        update = elbax.wrappers.Only(EM, **arguments)
         end, _, _ = scan(update, state, SYSTEM.x, 1)
         laws.assert_equal(getattr(end, kept), getattr(state, kept))
-    settled = elbax.Only(EM, posterior=False).settle(state, SYSTEM.x)
+    settled = elbax.wrappers.Only(EM, posterior=False).settle(state, SYSTEM.x)
     laws.assert_equal(settled, state)
 
 
 def test_only_promises_what_it_can():
-    assert elbax.Only(EM).ascends
-    assert elbax.Only(EM, params=False, posterior=False).ascends
-    assert not elbax.Only(EM, posterior=False).ascends
-    assert not elbax.Only(EM, params={"logits": True, "components": False}).ascends
+    assert elbax.wrappers.Only(EM).ascends
+    assert elbax.wrappers.Only(EM, params=False, posterior=False).ascends
+    assert not elbax.wrappers.Only(EM, posterior=False).ascends
+    assert not elbax.wrappers.Only(EM, params={"logits": True, "components": False}).ascends
 
 
 # --- Averaged --------------------------------------------------------------------------------------
@@ -167,7 +167,7 @@ def test_only_promises_what_it_can():
 @pytest.mark.parametrize(("decay", "first"), [(None, 4), (0.7, 0)])
 def test_averaged(decay, first):
     _, infos, states = em_path()
-    update = elbax.Averaged(EM, decay, first)
+    update = elbax.wrappers.Averaged(EM, decay, first)
     end, ours, ends = scan(update, start(update), SYSTEM.x, 9)
     laws.assert_close(ours.elbo, infos.elbo, 1e-12)
     laws.assert_close(laws.points(ends), laws.points(states), 1e-12)
@@ -191,7 +191,7 @@ def test_averaged_keeps_whole_numbers():
         def __call__(self, state, batch):
             return state.replace(params=jax.tree.map(lambda n: n + 1, state.params)), elbax.Info()
 
-    update = elbax.Averaged(Count())
+    update = elbax.wrappers.Averaged(Count())
     state = update.init({"n": jnp.array(0), "a": jnp.array(0.0)}, (), key=jax.random.key(0))
     end, _, _ = scan(update, state, None, 3)
     laws.assert_equal(update.averaged(end), {"n": jnp.array(3), "a": jnp.array(2.0)})
@@ -224,7 +224,7 @@ class Unreliable(elbax.AbstractUpdate):
 
 @pytest.mark.parametrize("breaks", ["params", "memory", "elbo"])
 def test_guard(breaks):
-    update = elbax.Guard(Unreliable(breaks))
+    update = elbax.wrappers.Guard(Unreliable(breaks))
     state = update.init(jnp.array(0.0), (), key=jax.random.key(3))
     end, _, states = scan(update, state, None, 30)
     key, total, skipped = state.key, 0.0, 0
@@ -245,7 +245,7 @@ def test_guard_against_falling(rate):
     """The first rate is small enough for every step, the second too large for most."""
     step = elbax.Chain(E_STEP, elbax.GradientMStep(MODEL, optax.sgd(rate)))
     plain = scan(step, start(step), SYSTEM.x, 20)[1].elbo
-    update = elbax.Guard(step, falling=True)
+    update = elbax.wrappers.Guard(step, falling=True)
     end, infos, _ = scan(update, start(update), SYSTEM.x, 20)
     assert np.all(np.diff(infos.elbo) >= -1e-14)
     if rate == 0.01:
@@ -262,16 +262,16 @@ STRIDES = elbax.Chain(E_STEP, elbax.GradientMStep(MODEL, optax.sgd(30.0)))
 @pytest.mark.parametrize(
     "update",
     [
-        elbax.Every(STRIDES, 2),
-        elbax.Every(STRIDES, 3, offset=1),
+        elbax.wrappers.Every(STRIDES, 2),
+        elbax.wrappers.Every(STRIDES, 3, offset=1),
         elbax.Chain(E_STEP, elbax.OnlineMStep(MODEL, 0.3), STRIDES.updates[1]),
-        elbax.Anneal(STRIDES, optax.linear_schedule(0.2, 1.0, 6)),
+        elbax.wrappers.Anneal(STRIDES, optax.linear_schedule(0.2, 1.0, 6)),
         elbax.Chain(STRIDES.updates[1], E_STEP),
     ],
 )
 def test_guarded_against_falling_the_evidence_never_does(update):
     """Whatever the update measures, and where: on turns that do nothing, in the middle, at a temperature."""
-    guarded = elbax.Guard(update, falling=True)
+    guarded = elbax.wrappers.Guard(update, falling=True)
     end, infos, states = scan(guarded, start(guarded), SYSTEM.x, 12)
     params = jax.tree.map(lambda first, rest: jnp.stack([first, *rest]), PARAMS, states.params)
     evidence = jax.vmap(lambda params: elbax.evidence(MODEL, params, SYSTEM.x))(params)
@@ -283,13 +283,15 @@ def test_guarded_against_falling_the_evidence_never_does(update):
 def test_what_counts_steps_goes_on_where_a_step_is_skipped():
     """The schedule comes to its end, the turns come by, and a batch keeps its place in the cycle."""
     schedule = optax.linear_schedule(0.01, 1.0, 6)
-    guarded = elbax.Guard(elbax.Every(elbax.Anneal(EM, schedule), 2), falling=True)
+    guarded = elbax.wrappers.Guard(
+        elbax.wrappers.Every(elbax.wrappers.Anneal(EM, schedule), 2), falling=True
+    )
     end, _, _ = scan(guarded, start(guarded), SYSTEM.x, 12)
     turns = end.memory.update
     assert (end.memory.skipped > 0) and (turns.step, turns.update.step) == (12, 6)
 
     incremental = elbax.Chain(E_STEP, elbax.IncrementalMStep(MODEL, 2))
-    guarded = elbax.Guard(incremental)
+    guarded = elbax.wrappers.Guard(incremental)
     one, other = SYSTEM.x[::2], SYSTEM.x[1::2]
     end, _ = scan_over(guarded, start(guarded), jnp.stack([one, other * jnp.nan, one]))
     plain, _ = incremental(start(incremental), one)
@@ -300,26 +302,26 @@ def test_what_counts_steps_goes_on_where_a_step_is_skipped():
 
 def test_guard_compares_one_model_where_the_update_stands():
     with pytest.raises(TypeError, match="but Chain.Unreliable. has no model"):
-        elbax.Guard(elbax.Chain(Unreliable("elbo")), falling=True)
+        elbax.wrappers.Guard(elbax.Chain(Unreliable("elbo")), falling=True)
     with pytest.raises(TypeError, match=r"put Averaged around the Guard"):
-        elbax.Guard(elbax.Chain(elbax.Averaged(EM)), falling=True)
-    assert elbax.Averaged(elbax.Guard(STRIDES, falling=True)).ascends
+        elbax.wrappers.Guard(elbax.Chain(elbax.wrappers.Averaged(EM)), falling=True)
+    assert elbax.wrappers.Averaged(elbax.wrappers.Guard(STRIDES, falling=True)).ascends
 
 
 def test_guard_promises_no_more_than_estimates_allow():
     sampled = cases.find("autoencoder:joint").system.model
-    guarded = lambda model: elbax.Guard(
+    guarded = lambda model: elbax.wrappers.Guard(
         elbax.JointGradientStep(model, optax.sgd(0.1)), falling=True
     )
     assert guarded(MODEL).ascends and not guarded(sampled).ascends
-    assert elbax.Guard(EM).ascends
+    assert elbax.wrappers.Guard(EM).ascends
 
 
 # --- Certify ---------------------------------------------------------------------------------------
 
 
 def test_certified_gains_are_those_of_the_parts():
-    update = elbax.Certify(EM, MODEL)
+    update = elbax.wrappers.Certify(EM, MODEL)
     first = start(update)
     _, infos, states = scan(update, first, SYSTEM.x, 3)
     assert np.all(infos.broken == -1) and np.all(infos.gains >= -1e-12)
@@ -352,7 +354,7 @@ class Stale(elbax.AbstractUpdate):
     ("broken", "parts"), [(1, [E_STEP, Falling(M_STEP), M_STEP]), (0, [Stale(E_STEP), M_STEP])]
 )
 def test_certify_names_the_broken_part(broken, parts):
-    update = elbax.Certify(elbax.Chain(*parts), MODEL)
+    update = elbax.wrappers.Certify(elbax.Chain(*parts), MODEL)
     _, infos, _ = scan(update, start(update), SYSTEM.x, 6)
     assert broken in infos.broken and set(np.asarray(infos.broken)) <= {-1, broken}
     fell = infos.gains[infos.broken == broken][:, broken]
@@ -361,15 +363,15 @@ def test_certify_names_the_broken_part(broken, parts):
 
 def test_certify_judges_no_estimates():
     """Each part draws for itself: what it raised may fall under the draws that measure it."""
-    update = elbax.Certify(elbax.Chain(M_STEP, M_STEP), MODEL)
-    first = start(update, posterior=elbax.MonteCarlo(elbax.Exact(MODEL, PARAMS), 1))
+    update = elbax.wrappers.Certify(elbax.Chain(M_STEP, M_STEP), MODEL)
+    first = start(update, posterior=elbax.posteriors.MonteCarlo(elbax.Exact(MODEL, PARAMS), 1))
     _, infos, _ = scan(update, first, SYSTEM.x, 6)
     assert np.any(infos.gains < -1e-6) and np.all(infos.broken == -1)
 
 
 @pytest.mark.slow
 def test_certify_under_fit():
-    update = elbax.Certify(EM, MODEL)
+    update = elbax.wrappers.Certify(EM, MODEL)
     result = elbax.fit(update, start(update), SYSTEM.x, max_steps=20)
     plain = elbax.fit(EM, start(EM), SYSTEM.x, max_steps=20)
     assert result.code == plain.code
@@ -377,13 +379,13 @@ def test_certify_under_fit():
 
 
 def test_a_turn_that_was_skipped_breaks_no_promise():
-    update = elbax.Every(elbax.Certify(EM, MODEL), 2)
+    update = elbax.wrappers.Every(elbax.wrappers.Certify(EM, MODEL), 2)
     _, infos, _ = scan(update, start(update), SYSTEM.x, 4)
     assert infos.broken.tolist() == [-1] * 4
 
 
 def test_fit_names_what_is_wrapped():
-    broken = elbax.Repeat(elbax.Chain(E_STEP, Falling(M_STEP)), 2)
+    broken = elbax.wrappers.Repeat(elbax.Chain(E_STEP, Falling(M_STEP)), 2)
     result = elbax.fit(broken, start(broken), SYSTEM.x, max_steps=30)
     assert "Repeat(Chain(ExactEStep, Falling(ClosedFormMStep)))" in result.message
 
@@ -397,7 +399,7 @@ def flat(params):
 
 def test_accelerate_is_scheme_s3():
     """Each step against the formula, with EM by itself for the map."""
-    update = elbax.Accelerate(EM)
+    update = elbax.wrappers.Accelerate(EM)
     unflatten = jax.flatten_util.ravel_pytree(PARAMS)[1]
     first = start(update)
     _, infos, states = scan(update, first, SYSTEM.x, 10)
@@ -444,7 +446,7 @@ def test_a_bad_extrapolation_is_not_taken(spoil):
     """Whatever `back` does to it, the path is EM's then."""
     _, infos, states = em_path()
     bad = lambda params: jax.tree.map(lambda leaf: leaf * 0 + spoil, params)
-    update = elbax.Accelerate(EM, to=lambda params: params, back=bad)
+    update = elbax.wrappers.Accelerate(EM, to=lambda params: params, back=bad)
     end, ours, ends = scan(update, start(update), SYSTEM.x, 9)
     laws.assert_close(ends.params, states.params, 1e-12)
     laws.assert_close(ours.elbo, infos.elbo, 1e-12)
@@ -452,7 +454,7 @@ def test_a_bad_extrapolation_is_not_taken(spoil):
 
 
 def test_an_extrapolation_without_its_test_is_caught():
-    class Trusting(elbax.Accelerate):
+    class Trusting(elbax.wrappers.Accelerate):
         def _rises(self, before, after):
             return jnp.ones((), bool)
 
@@ -465,7 +467,7 @@ def test_an_extrapolation_without_its_test_is_caught():
 @pytest.mark.slow
 def test_accelerate_under_vmap():
     """Lanes that extrapolate at different steps, with counts of their own."""
-    update = elbax.Accelerate(EM)
+    update = elbax.wrappers.Accelerate(EM)
     nudged = lambda size: jax.tree.map(lambda leaf: leaf + size * jnp.cos(leaf), PARAMS)
     states = [start(update, nudged(size)) for size in (0.0, 0.3, -0.3)]
     both = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
@@ -539,8 +541,8 @@ def test_hasselblads_deaths_by_squarem():
     run = functools.partial(evaluations, em, params, model, batch)
     assert run(to)[1] == 2643
     for arguments, most in (
-        ({"to": to, "fast": elbax.Accelerate(em, to, back)}, 66),
-        ({"fast": elbax.Accelerate(em)}, 100),
+        ({"to": to, "fast": elbax.wrappers.Accelerate(em, to, back)}, 66),
+        ({"fast": elbax.wrappers.Accelerate(em)}, 100),
     ):
         end, count = run(**arguments)
         assert count <= most
@@ -577,7 +579,10 @@ def test_joreskogs_factors_by_squarem():
         return -145 * (float(elbax.evidence(model, params, batch)) + constant)
 
     run = functools.partial(evaluations, em, params, model, batch)
-    for coordinates, fast in ((to, elbax.Accelerate(em, to, back)), (None, elbax.Accelerate(em))):
+    for coordinates, fast in (
+        (to, elbax.wrappers.Accelerate(em, to, back)),
+        (None, elbax.wrappers.Accelerate(em)),
+    ):
         arguments = {} if coordinates is None else {"to": coordinates}
         plain, sweeps = run(**arguments)
         end, count = run(**arguments, fast=fast)
@@ -677,7 +682,7 @@ def test_the_tempered_bound_of_a_gaussian(target):
 def test_annealed_em_by_hand():
     """Weights and rates of responsibilities to the power β, as Ueda and Nakano have them."""
     beta = 0.35
-    update = elbax.Anneal(EM, optax.constant_schedule(beta))
+    update = elbax.wrappers.Anneal(EM, optax.constant_schedule(beta))
     end, info, _ = scan(update, start(update), SYSTEM.x, 1)
     powers = beta * log_joints(SYSTEM)
     q = np.exp(powers - logsumexp(powers)[:, None])
@@ -693,7 +698,7 @@ def test_annealed_em_by_hand():
 
 @pytest.mark.parametrize("target", ["entropy", pytest.param("divergence", marks=pytest.mark.slow)])
 def test_at_one_annealing_is_the_plain_update(target):
-    update = elbax.Anneal(EM, lambda step: 1.0, target)
+    update = elbax.wrappers.Anneal(EM, lambda step: 1.0, target)
     _, ours, ends = scan(update, start(update), SYSTEM.x, 9)
     _, infos, states = em_path()
     laws.assert_close(ours.elbo, infos.elbo, 1e-12)
@@ -703,7 +708,7 @@ def test_at_one_annealing_is_the_plain_update(target):
 @pytest.mark.parametrize("target", ["entropy", pytest.param("divergence", marks=pytest.mark.slow)])
 def test_at_a_constant_temperature_annealing_ascends(target):
     """Its own objective; under the E-step's own, lower bounds."""
-    update = elbax.Anneal(EM, lambda step: 0.5, target)
+    update = elbax.wrappers.Anneal(EM, lambda step: 0.5, target)
     _, infos, _ = scan(update, start(update), SYSTEM.x, 9)
     assert np.all(np.diff(infos.elbo) > -1e-12) and infos.elbo[-1] > infos.elbo[0]
     assert not update.ascends
@@ -713,7 +718,7 @@ def test_warm_up_from_nothing():
     """β = 0, where a VAE often begins: only the reconstruction counts, and all is finite."""
     posterior = cases.encoder(FACTORS, 4)
     step = elbax.JointGradientStep(FACTORS.model, optax.adam(0.05))
-    update = elbax.Anneal(step, optax.linear_schedule(0.0, 1.0, 4), "divergence")
+    update = elbax.wrappers.Anneal(step, optax.linear_schedule(0.0, 1.0, 4), "divergence")
     state = start(update, FACTORS.params, posterior)
     _, infos, states = scan(update, state, FACTORS.x, 5)
     before = jax.tree.map(lambda first, rest: jnp.stack([first, *rest[:-1]]), state, states)
@@ -752,7 +757,7 @@ def test_annealing_escapes_where_em_does_not():
     @jax.jit
     @jax.vmap
     def evidence(first, params):
-        annealed = elbax.Anneal(em, lambda step: jnp.minimum(1.0, first * 1.03**step))
+        annealed = elbax.wrappers.Anneal(em, lambda step: jnp.minimum(1.0, first * 1.03**step))
         state = annealed.init(params, key=jax.random.key(0))
         state, _ = jax.lax.scan(lambda s, _: annealed(s, x), state, length=300)
         return elbax.evidence(model, state.params, x)
@@ -773,7 +778,7 @@ def test_annealing_depends_less_on_its_start():
     em = elbax.em(model)
 
     def ends(first):
-        annealed = elbax.Anneal(em, lambda step: jnp.minimum(1.0, first * 1.02**step))
+        annealed = elbax.wrappers.Anneal(em, lambda step: jnp.minimum(1.0, first * 1.02**step))
 
         def one(key):
             rows = jax.random.choice(key, 100, (5,), replace=False)
@@ -818,7 +823,9 @@ def test_a_tempered_chain():
 
 @pytest.mark.slow
 def test_wrappers_nest():
-    update = elbax.Averaged(elbax.Guard(elbax.Accelerate(elbax.Certify(EM, MODEL))), start=1)
+    update = elbax.wrappers.Averaged(
+        elbax.wrappers.Guard(elbax.wrappers.Accelerate(elbax.wrappers.Certify(EM, MODEL))), start=1
+    )
     end, infos, _ = scan(update, start(update), SYSTEM.x, 4)
     assert np.all(infos.broken == -1) and np.all(np.diff(infos.elbo) > 0)
     assert update.ascends and end.memory.update.skipped == 0
@@ -835,25 +842,37 @@ GRADIENT = elbax.GradientMStep(MODEL, optax.adam(0.1))
     ("make", "error", "message"),
     [
         (
-            lambda: elbax.Repeat(MODEL, 2),
+            lambda: elbax.wrappers.Repeat(MODEL, 2),
             TypeError,
             "Repeat: update must be an update such as Chain",
         ),
-        (lambda: elbax.Repeat(EM, 0), ValueError, "num_times must be at least 1, got 0"),
-        (lambda: elbax.Every(EM, 0), ValueError, "period must be at least 1, got 0"),
-        (lambda: elbax.Every(EM, 2, -1), ValueError, "offset must be at least 0, got -1"),
-        (lambda: elbax.Averaged(EM, 1.0), ValueError, "at least 0 and below 1, got 1.0"),
-        (lambda: elbax.Averaged(EM, None, -1), ValueError, "start must be at least 0, got -1"),
+        (lambda: elbax.wrappers.Repeat(EM, 0), ValueError, "num_times must be at least 1, got 0"),
+        (lambda: elbax.wrappers.Every(EM, 0), ValueError, "period must be at least 1, got 0"),
+        (lambda: elbax.wrappers.Every(EM, 2, -1), ValueError, "offset must be at least 0, got -1"),
+        (lambda: elbax.wrappers.Averaged(EM, 1.0), ValueError, "at least 0 and below 1, got 1.0"),
         (
-            lambda: elbax.Certify(M_STEP, MODEL),
+            lambda: elbax.wrappers.Averaged(EM, None, -1),
+            ValueError,
+            "start must be at least 0, got -1",
+        ),
+        (
+            lambda: elbax.wrappers.Certify(M_STEP, MODEL),
             TypeError,
             "update must be a Chain, .*; got ClosedFormMStep",
         ),
-        (lambda: elbax.Accelerate(EM, to=flat), ValueError, "give both `to` and `back`"),
-        (lambda: elbax.Accelerate(EM, growth=1.0), ValueError, "growth must be above 1, got 1"),
-        (lambda: elbax.Anneal(EM, 0.5), TypeError, r"constant is optax.constant_schedule\(value\)"),
+        (lambda: elbax.wrappers.Accelerate(EM, to=flat), ValueError, "give both `to` and `back`"),
         (
-            lambda: elbax.Anneal(EM, abs, "heat"),
+            lambda: elbax.wrappers.Accelerate(EM, growth=1.0),
+            ValueError,
+            "growth must be above 1, got 1",
+        ),
+        (
+            lambda: elbax.wrappers.Anneal(EM, 0.5),
+            TypeError,
+            r"constant is optax.constant_schedule\(value\)",
+        ),
+        (
+            lambda: elbax.wrappers.Anneal(EM, abs, "heat"),
             ValueError,
             "'entropy' or 'divergence', got 'heat'",
         ),
@@ -867,12 +886,28 @@ def test_errors_at_construction(make, error, message, as_users_run):
 @pytest.mark.parametrize(
     ("update", "error", "message"),
     [
-        (elbax.Only(EM, params={"logits": True}), ValueError, "params: expected one True or False"),
-        (elbax.Only(EM, posterior=3), ValueError, "posterior: expected True, False or an array"),
-        (elbax.Accelerate(M_STEP), TypeError, "posterior that it does not derive from them"),
-        (elbax.Accelerate(elbax.Chain(E_STEP, GRADIENT)), TypeError, "or on a memory"),
-        (elbax.Accelerate(elbax.Every(EM, 2)), TypeError, "Averaged"),
-        (elbax.Accelerate(elbax.Only(EM, posterior=False)), TypeError, "extrapolates the params"),
+        (
+            elbax.wrappers.Only(EM, params={"logits": True}),
+            ValueError,
+            "params: expected one True or False",
+        ),
+        (
+            elbax.wrappers.Only(EM, posterior=3),
+            ValueError,
+            "posterior: expected True, False or an array",
+        ),
+        (
+            elbax.wrappers.Accelerate(M_STEP),
+            TypeError,
+            "posterior that it does not derive from them",
+        ),
+        (elbax.wrappers.Accelerate(elbax.Chain(E_STEP, GRADIENT)), TypeError, "or on a memory"),
+        (elbax.wrappers.Accelerate(elbax.wrappers.Every(EM, 2)), TypeError, "Averaged"),
+        (
+            elbax.wrappers.Accelerate(elbax.wrappers.Only(EM, posterior=False)),
+            TypeError,
+            "extrapolates the params",
+        ),
     ],
 )
 def test_errors_at_init(update, error, message, as_users_run):
@@ -881,24 +916,24 @@ def test_errors_at_init(update, error, message, as_users_run):
 
 
 def test_errors_at_the_first_step():
-    update = elbax.Accelerate(E_STEP)
+    update = elbax.wrappers.Accelerate(E_STEP)
     with pytest.raises(TypeError, match="watches the ELBO, but ExactEStep measures none"):
         jax.eval_shape(update, start(update), SYSTEM.x)
 
 
 def test_models_that_cannot_be_tempered():
     autoencoder = cases.find("autoencoder:joint")
-    update = elbax.Anneal(autoencoder.update, lambda step: 1.0, "divergence")
+    update = elbax.wrappers.Anneal(autoencoder.update, lambda step: 1.0, "divergence")
     with pytest.raises(TypeError, match="Model does not say what p"):
         start(update, autoencoder.system.params, autoencoder.posterior)
     chain = elbax.Model(lambda params, x, z: params, elbax.GaussianChain(1))
-    update = elbax.Anneal(elbax.ExactEStep(chain), lambda step: 1.0)
+    update = elbax.wrappers.Anneal(elbax.ExactEStep(chain), lambda step: 1.0)
     with pytest.raises(TypeError, match="GaussianChain, the latent of Model"):
         start(update, jnp.array(0.0), elbax.Exact(chain, jnp.array(0.0)))
     factors = elbax.FactorAnalysis(1)
     params = factors.from_description(mean=np.zeros(2), loadings=np.ones((2, 1)), noise=np.ones(2))
     ecme = elbax.Chain(elbax.ExactEStep(factors), elbax.EvidenceMStep(factors))
-    update = elbax.Anneal(ecme, lambda step: 0.5)
+    update = elbax.wrappers.Anneal(ecme, lambda step: 0.5)
     with pytest.raises(TypeError, match="EvidenceMStep climbs the evidence"):
         state = start(update, params, elbax.Exact(factors, params))
         jax.eval_shape(update, state, jnp.ones((3, 2)))
@@ -912,7 +947,7 @@ def test_accelerated_steps_have_a_slope():
     )
     model = elbax.Mixture(elbax.components.Poisson(), 2)
     chain = elbax.em(model)
-    fast = elbax.Accelerate(chain)
+    fast = elbax.wrappers.Accelerate(chain)
 
     @jax.jit
     def end(rate):

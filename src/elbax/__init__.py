@@ -3,8 +3,11 @@
 from . import (
     components as components,
     datasets as datasets,
+    diagnostics as diagnostics,
     estimators as estimators,
+    families as families,
     passes as passes,
+    posteriors as posteriors,
     priors as priors,
     starts as starts,
     wrappers as wrappers,
@@ -19,7 +22,7 @@ from ._elbo import (
 )
 from ._em import em as em
 from ._export import exportable as exportable
-from ._incomplete import Incomplete as Incomplete
+from ._incomplete import IncompleteRows as IncompleteRows
 from ._joint_gradient import JointGradientStep as JointGradientStep
 from ._model import (
     AbstractExponentialFamilyModel as AbstractExponentialFamilyModel,
@@ -33,16 +36,6 @@ from ._saving import load as load, save as save
 from ._sequence import Sequence as Sequence, sequences as sequences
 from ._state import ELBOState as ELBOState, Info as Info
 from ._update import AbstractUpdate as AbstractUpdate, Chain as Chain
-from .diagnostics import (
-    convergence_rate as convergence_rate,
-    Criteria as Criteria,
-    criteria as criteria,
-    Information as Information,
-    information as information,
-    select as select,
-    Selection as Selection,
-    standard_errors as standard_errors,
-)
 from .e_steps import (
     ExactEStep as ExactEStep,
     GradientEStep as GradientEStep,
@@ -55,18 +48,11 @@ from .e_steps import (
     SleepEStep as SleepEStep,
 )
 from .families import (
-    AbstractFamily as AbstractFamily,
     Categorical as Categorical,
-    CTCLattice as CTCLattice,
     DiagonalGaussian as DiagonalGaussian,
-    Distribution as Distribution,
-    factored as factored,
-    FactorGraph as FactorGraph,
     Gaussian as Gaussian,
     GaussianChain as GaussianChain,
-    Grid as Grid,
     MarkovChain as MarkovChain,
-    ParseTree as ParseTree,
 )
 from .fitting import (
     converge as converge,
@@ -101,32 +87,11 @@ from .models import (
     Tied as Tied,
 )
 from .posteriors import (
-    AbstractPosterior as AbstractPosterior,
     Amortized as Amortized,
-    Chains as Chains,
     Exact as Exact,
-    Hard as Hard,
-    Importance as Importance,
-    Laplace as Laplace,
-    Local as Local,
-    MeanField as MeanField,
-    MonteCarlo as MonteCarlo,
     Network as Network,
-    Recognition as Recognition,
-    SemiAmortized as SemiAmortized,
 )
 from .starts import initial_states as initial_states
-from .wrappers import (
-    Accelerate as Accelerate,
-    Anneal as Anneal,
-    Averaged as Averaged,
-    Certificate as Certificate,
-    Certify as Certify,
-    Every as Every,
-    Guard as Guard,
-    Only as Only,
-    Repeat as Repeat,
-)
 
 
 __version__ = "0.1.0"

@@ -9,7 +9,7 @@ import numpy as np
 
 from ._algebra import add, num_rows, where
 from ._arguments import check_count
-from ._incomplete import has_blocks, Incomplete, is_incomplete, row_axes
+from ._incomplete import has_blocks, IncompleteRows, is_incomplete, row_axes
 from ._program import is_concrete, program
 from ._table import as_arrays
 from ._types import Any, AnyArray, Array, Callable, Key, PyTree
@@ -27,7 +27,7 @@ class Batch(eqx.Module):
     - `index`: the rows' positions in the whole data, integers of shape `(num_data,)`. Random draws depend on it,
         so that a row gets the same draws in every batch.
     - `blocked`: whether every array has two leading axes, blocks and the rows in a block, which share the
-        `observed` of an `Incomplete`; `elbax.incomplete` makes such batches.
+        `observed` of an `IncompleteRows`; `elbax.incomplete` makes such batches.
 
     ```python
     >>> import elbax, jax.numpy as jnp
@@ -236,7 +236,7 @@ def _rows(batch: Batch, numpy: Any) -> tuple[PyTree, Any]:
         if is_incomplete(leaf):
             observed = numpy.broadcast_to(leaf.observed[:, None], leaf.values.shape)
             dim = leaf.values.shape[-1]
-            return Incomplete(leaf.values.reshape(-1, dim), observed.reshape(-1, dim))
+            return IncompleteRows(leaf.values.reshape(-1, dim), observed.reshape(-1, dim))
         return leaf.reshape((-1, *leaf.shape[2:]))
 
     return jax.tree.map(flat, x, is_leaf=is_incomplete), weight.reshape(-1)

@@ -8,7 +8,7 @@ import numpy as np
 from ._types import Any, AnyArray, Array, PyTree
 
 
-class Incomplete(eqx.Module):
+class IncompleteRows(eqx.Module):
     """A row, or rows, with some columns missing at random.
 
     **Fields:**
@@ -21,7 +21,7 @@ class Incomplete(eqx.Module):
 
     ```python
     >>> import elbax, jax.numpy as jnp
-    >>> row = elbax.Incomplete(jnp.array([1.0, 0.0]), jnp.array([True, False]))
+    >>> row = elbax.IncompleteRows(jnp.array([1.0, 0.0]), jnp.array([True, False]))
 
     ```
     """
@@ -31,11 +31,11 @@ class Incomplete(eqx.Module):
 
 
 def is_incomplete(node: Any) -> bool:
-    return isinstance(node, Incomplete)
+    return isinstance(node, IncompleteRows)
 
 
 def has_incomplete(x: PyTree) -> bool:
-    """Returns whether there is an `Incomplete` anywhere in a pytree."""
+    """Returns whether there is an `IncompleteRows` anywhere in a pytree."""
     return any(map(is_incomplete, jax.tree.leaves(x, is_leaf=is_incomplete)))
 
 

@@ -8,7 +8,7 @@ from ._algebra import num_rows
 from ._arguments import check_count
 from ._batch import as_batch, Batch, effective_weight
 from ._check import check_weights
-from ._incomplete import Incomplete
+from ._incomplete import IncompleteRows
 from ._types import PyTree
 
 
@@ -92,7 +92,7 @@ def incomplete(x: PyTree, *, block_size: int | None = None) -> Batch:
         if not wrap:
             return jnp.asarray(leaf[rows])
         values = np.where(seen, leaf, 0) if leaf.dtype.kind == "f" else leaf
-        return Incomplete(jnp.asarray(values[rows]), jnp.asarray(seen[rows[:, 0]]))
+        return IncompleteRows(jnp.asarray(values[rows]), jnp.asarray(seen[rows[:, 0]]))
 
     return Batch(
         jax.tree.unflatten(structure, list(map(block, leaves, observed, wrapped))),

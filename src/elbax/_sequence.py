@@ -7,7 +7,7 @@ import numpy as np
 
 from ._algebra import num_rows
 from ._check import first_not_finite
-from ._incomplete import Incomplete, is_incomplete
+from ._incomplete import IncompleteRows, is_incomplete
 from ._table import as_arrays
 from ._types import Any, AnyArray, Array, PyTree
 
@@ -17,7 +17,7 @@ class Sequence(eqx.Module):
 
     **Fields:**
 
-    - `values`: shape `(T, ...)` (or a pytree of such, or `Incomplete`), anything finite in the padding.
+    - `values`: shape `(T, ...)` (or a pytree of such, or `IncompleteRows`), anything finite in the padding.
     - `length`: a whole number.
 
     Models of sequences also take a plain array `(T, ...)` as a sequence of full length. `elbax.sequences` makes a
@@ -49,7 +49,7 @@ def as_sequence(x: Any) -> tuple[PyTree, Array, int]:
 def sequences(data: Any, *, lengths: Any = None) -> Sequence:
     """Returns a batch of sequences of different lengths and with gaps, where NaN means missing at random.
 
-    Padding repeats a sequence's last step. Without NaN the result has plain arrays, else `Incomplete` ones, whose
+    Padding repeats a sequence's last step. Without NaN the result has plain arrays, else `IncompleteRows`, whose
     missing values models of sequences integrate out. It runs on the host, once.
 
     **Arguments:**
@@ -108,7 +108,7 @@ def sequences(data: Any, *, lengths: Any = None) -> Sequence:
         observed = ~np.isnan(values) if values.dtype.kind == "f" else np.ones(values.shape, bool)
         if observed.all():
             return jnp.asarray(values)
-        return Incomplete(jnp.asarray(np.where(observed, values, 0)), jnp.asarray(observed))
+        return IncompleteRows(jnp.asarray(np.where(observed, values, 0)), jnp.asarray(observed))
 
     return Sequence(jax.tree.map(pad, *data), jnp.asarray(counts))
 

@@ -19,7 +19,7 @@ class Bernoulli(AbstractComponent):
     r"""Independent Bernoulli columns: $p(x \mid k) = \prod_j \pi_{kj}^{x_j} (1 - \pi_{kj})^{1 - x_j}$.
 
     x has shape `(dim,)` and holds zeros and ones. Params: `{"logits": (K, dim)}`. A probability of 0 or 1 is kept
-    at the nearest value of its dtype. Rows may be `Incomplete`: missing values are left out.
+    at the nearest value of its dtype. Rows may be `IncompleteRows`: missing values are left out.
 
     **Arguments:**
 

@@ -22,7 +22,7 @@ class Categorical(AbstractComponent):
     r"""Independent categorical columns: $p(x \mid k) = \prod_j \pi_{k j x_j}$.
 
     x has shape `(dim,)`; each column takes the values 0, 1, … A mixture of these is latent class analysis
-    (Lazarsfeld and Henry 1968). Params: `{"logits": (K, dim, most values)}`. Rows may be `Incomplete`.
+    (Lazarsfeld and Henry 1968). Params: `{"logits": (K, dim, most values)}`. Rows may be `IncompleteRows`.
 
     **Arguments:**
 

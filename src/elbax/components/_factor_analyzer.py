@@ -43,7 +43,7 @@ class FactorAnalyzer(AbstractComponent):
 
     $x \mid y \sim N(\mu_k + W_k y, \Psi_k)$ with factors $y \sim N(0, I)$. In a mixture the factors are eliminated
     first, then the component (Ghahramani and Hinton 1996; with isotropic noise, Tipping and Bishop 1999). x has
-    shape `(dim,)`; rows may be `Incomplete`.
+    shape `(dim,)`; rows may be `IncompleteRows`.
 
     Params: `{"mean": (K, dim), "loadings": (K, dim, num_factors), "log_noise": (K, dim)}`; `"log_noise"` has shape
     `(K,)` if isotropic. With a floor they also hold `"unit"`, a `Reference` to the standard deviations of the

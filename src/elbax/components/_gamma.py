@@ -30,7 +30,7 @@ class Gamma(AbstractComponent):
 
     $p(x \mid k) = \prod_j \beta_{kj}^{\alpha_{kj}} x_j^{\alpha_{kj} - 1} e^{-\beta_{kj} x_j} /
     \Gamma(\alpha_{kj})$, where x has shape `(dim,)` and is positive. Params: `{"log_shapes": (K, dim),
-    "log_rates": (K, dim)}`. Rows may be `Incomplete`. The M-step solves log α − ψ(α) = log E[x] − E[log x] to
+    "log_rates": (K, dim)}`. Rows may be `IncompleteRows`. The M-step solves log α − ψ(α) = log E[x] − E[log x] to
     rounding by Newton's method.
 
     **Arguments:**

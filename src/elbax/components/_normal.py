@@ -43,7 +43,7 @@ _STRUCTURES = {
 class Normal(AbstractComponent):
     r"""Multivariate normals: $p(x \mid k) = N(x; \mu_k, \Sigma_k)$.
 
-    x has shape `(dim,)`; rows may be `Incomplete`. Params: `{"mean": (K, dim), "scale": array}`, where the scale
+    x has shape `(dim,)` or is `IncompleteRows`. Params: `{"mean": (K, dim), "scale": array}`, where the scale
     has shape `(K, dim (dim + 1) / 2)` (full), `(dim (dim + 1) / 2,)` (tied), `(K, dim)` (diagonal) or `(K,)`
     (spherical). With a floor they also hold `"unit"`, a `Reference` to the standard deviations of the data's
     columns, which no update changes. A component without data keeps its mean and covariance, or takes those of its
@@ -61,7 +61,7 @@ class Normal(AbstractComponent):
     - `form`: how quadratic forms are computed. `"difference"` subtracts each component's mean and scales by its
         covariance first; it is accurate at any offset, spread and correlation. `"expanded"` multiplies the squares
         out about one center. A sweep is then two matrix products, but it cancels for components many standard
-        deviations apart (and for `Incomplete` rows if a covariance is nearly singular). `"auto"` expands in those
+        deviations apart (and for `IncompleteRows` if a covariance is nearly singular). `"auto"` expands in those
         passes in which a bound on the cancellation allows it.
     """
 

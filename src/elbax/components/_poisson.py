@@ -27,7 +27,7 @@ _FEW_RATES = 8
 class Poisson(AbstractComponent):
     r"""Independent Poisson columns: $p(x \mid k) = \prod_j \lambda_{kj}^{x_j} e^{-\lambda_{kj}} / x_j!$.
 
-    x has shape `(dim,)` and holds counts; rows may be `Incomplete`. Params: `{"log_rates": (K, dim)}`. A rate of 0
+    x has shape `(dim,)` and holds counts, or is `IncompleteRows`. Params: `{"log_rates": (K, dim)}`. A rate of 0
     is kept at the smallest number of its dtype.
 
     **Arguments:**

@@ -14,7 +14,7 @@ class Product(AbstractComponent):
     r"""A product over named groups of columns: $p(x \mid k) = \prod_c p_c(x_c \mid k)$.
 
     Each group has a component of its own. x is a dictionary of arrays, one per group; params are a dictionary of
-    the components' params. A group may be `Incomplete` if its component allows it.
+    the components' params. A group may be `IncompleteRows` if its component allows it.
 
     **Arguments:** one component per group, by name.
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from .._algebra import matmul, vdot
-from .._incomplete import Incomplete
+from .._incomplete import IncompleteRows
 from .._math.linear_algebra import cholesky, invert_triangle
 from .._math.triangularize import triangularize
 from .._reference import Reference
@@ -78,7 +78,7 @@ def expanded(
 
 
 def marginal_by_precision(
-    structure: AbstractCovariance, axis: int | None, natural: PyTree, x: Incomplete
+    structure: AbstractCovariance, axis: int | None, natural: PyTree, x: IncompleteRows
 ) -> tuple[Float[Array, " K"], Float[Array, " K"]]:
     """Computes `marginal` by completing the square in the missing columns, for covariances not nearly singular.
 
@@ -110,7 +110,7 @@ def marginal_by_precision(
 
 
 def marginal(
-    structure: AbstractCovariance, axis: int | None, natural: PyTree, x: Incomplete
+    structure: AbstractCovariance, axis: int | None, natural: PyTree, x: IncompleteRows
 ) -> tuple[Float[Array, " K"], Float[Array, " K"]]:
     """Returns the log of each density's integral over the missing columns, as (its exponent, the log-volume).
 

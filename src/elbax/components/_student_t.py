@@ -27,7 +27,7 @@ class StudentT(AbstractComponent):
 
     $x \mid u \sim N(\mu_k, \Sigma_k / u)$ with $u \sim \mathrm{Gamma}(\nu_k / 2, \nu_k / 2)$. The scale u is
     eliminated first: $E[u \mid x] = (\nu + D) / (\nu + \delta^2)$ downweights points at a large Mahalanobis
-    distance δ (Peel and McLachlan 2000). x has shape `(dim,)`; rows may be `Incomplete`. Params: `{"mean",
+    distance δ (Peel and McLachlan 2000). x has shape `(dim,)`; rows may be `IncompleteRows`. Params: `{"mean",
     "scale"}` as for `Normal` (with a floor also `"unit"`), and `"log_dof": (K,)` if ν is estimated.
 
     **Arguments:**

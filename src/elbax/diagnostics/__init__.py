@@ -2,12 +2,12 @@
 
 from ._criteria import (
     Criteria as Criteria,
-    criteria as criteria,
+    information_criteria as information_criteria,
 )
 from ._information import (
     convergence_rate as convergence_rate,
     Information as Information,
-    information as information,
+    observed_information as observed_information,
     standard_errors as standard_errors,
 )
 from ._selection import (

@@ -58,7 +58,7 @@ class Criteria(eqx.Module):
         return f"Criteria({self})"
 
 
-def criteria(
+def information_criteria(
     model: AbstractModel,
     params: PyTree,
     batch: PyTree,
@@ -88,18 +88,18 @@ def criteria(
     >>> import elbax, jax.numpy as jnp
     >>> model = elbax.Mixture(elbax.components.Poisson(), 1)
     >>> params = model.from_description(weights=[1.0], rates=[[3.0]])
-    >>> print(elbax.criteria(model, params, jnp.array([[2], [4], [3], [5], [1]])))
+    >>> print(elbax.diagnostics.information_criteria(model, params, jnp.array([[2], [4], [3], [5], [1]])))
     log-likelihood -8.971 with 1 params, n = 5: AIC 19.943, AICc 21.276, BIC 19.552, ICL 19.552
 
     ```
     """
-    check_known("criteria", (params, batch))
-    batch = enter("criteria", model, params, batch, chunk_size=chunk_size)
+    check_known("information_criteria", (params, batch))
+    batch = enter("information_criteria", model, params, batch, chunk_size=chunk_size)
     if num_free_params is None:
         num_free_params = model.num_free_params(params, free)
     n = model.num_observations(batch) if num_data is None else float(num_data)
     if not n > 0:
-        raise ValueError(f"criteria: num_data must be positive, got {n:g}.")
+        raise ValueError(f"information_criteria: num_data must be positive, got {n:g}.")
     p = num_free_params
     total_weight = float(np.sum(np.asarray(rows(batch)[1])))
     log_likelihood = total_weight * float(evidence(model, params, batch, chunk_size=chunk_size))

@@ -68,7 +68,7 @@ class Information(eqx.Module):
         return float(self.missing_fractions[0])
 
 
-def information(
+def observed_information(
     model: AbstractModel,
     params: PyTree,
     batch: PyTree,
@@ -98,14 +98,14 @@ def information(
     ...     return jnp.where(x == 0, split, jnp.where(z == 0, cells[x], -jnp.inf))
     >>> model = elbax.Model(log_joint, latent=elbax.Categorical(2))
     >>> batch = elbax.Batch(jnp.arange(4), weight=jnp.array([125, 18, 20, 34]))
-    >>> found = elbax.information(model, jax.scipy.special.logit(0.62682150), batch)
+    >>> found = elbax.diagnostics.observed_information(model, jax.scipy.special.logit(0.62682150), batch)
     >>> print(f"{found.rate:.4f}")
     0.1328
 
     ```
     """
-    check_known("information", (params, batch))
-    batch = enter("information", model, params, batch, chunk_size=chunk_size)
+    check_known("observed_information", (params, batch))
+    batch = enter("observed_information", model, params, batch, chunk_size=chunk_size)
     params = jax.tree.map(jnp.asarray, params)
     moving = free_entries(free, params)
     observed, complete = _informations(model, params, np.flatnonzero(moving), batch, chunk_size)
@@ -154,7 +154,7 @@ def standard_errors(
     >>> x = jnp.array([[2], [4], [3], [5], [1]])
     >>> model = elbax.Mixture(elbax.components.Poisson(), 1)
     >>> params = model.from_description(weights=[1.0], rates=[[3.0]])
-    >>> print(f"{elbax.standard_errors(model, params, x)['rates'][0, 0]:.4f}")
+    >>> print(f"{elbax.diagnostics.standard_errors(model, params, x)['rates'][0, 0]:.4f}")
     0.7746
 
     ```
@@ -273,7 +273,7 @@ def convergence_rate(update: AbstractUpdate, state: ELBOState, batch: PyTree) ->
     >>> em = elbax.em(model)
     >>> state = em.init(params, key=jax.random.key(1))
     >>> result = elbax.fit(em, state, x)
-    >>> elbax.convergence_rate(em, result.state, x) < 1
+    >>> elbax.diagnostics.convergence_rate(em, result.state, x) < 1
     True
 
     ```

@@ -18,7 +18,7 @@ from .._types import Any, Callable, Key, PyTree, Scalar
 from .._update import AbstractUpdate
 from ..fitting import fit_restarts, Restarts
 from ..starts import Init, initial_states
-from ._criteria import Criteria, criteria
+from ._criteria import Criteria, information_criteria
 from ._table import table
 
 
@@ -182,7 +182,7 @@ def select(
     >>> import elbax, jax
     >>> x = elbax.datasets.old_faithful()
     >>> models = {f"K = {k}": elbax.GaussianMixture(k, "tied") for k in (2, 3)}
-    >>> table = elbax.select(models, x, key=jax.random.key(0), num_restarts=4)
+    >>> table = elbax.diagnostics.select(models, x, key=jax.random.key(0), num_restarts=4)
     >>> table.best
     'K = 3'
 
@@ -231,7 +231,7 @@ def select(
             continue
         params = fitted.best.state.params
         fits[name] = fitted
-        rows[name] = criteria(model, params, batch, free=free, num_data=num_data)
+        rows[name] = information_criteria(model, params, batch, free=free, num_data=num_data)
         if held_out is not None:
             elsewhere[name] = evidence(model, params, held_out)
 

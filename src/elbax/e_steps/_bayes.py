@@ -51,8 +51,9 @@ class AbstractBayesStep(AbstractUpdate):
             given = f"{article} {given} of another model or other params"
         else:
             return ()
+        short = self.form.replace("elbax.posteriors.", "").replace("elbax.", "")
         raise TypeError(
-            f"{type(self).__name__} moves {self.form.replace('elbax.', '')} to the params of the moment, and the "
+            f"{type(self).__name__} moves {short} to the params of the moment, and the "
             f"carry of a scan keeps its structure, but the state would start with {given}. Pass {self.form}, "
             "with this step's model, to init."
         )

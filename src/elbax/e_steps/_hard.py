@@ -26,14 +26,14 @@ class HardEStep(AbstractBayesStep):
     >>> model = elbax.GaussianMixture(2)
     >>> training = elbax.Chain(elbax.HardEStep(model), elbax.ClosedFormMStep(model))
     >>> params = model.init(jax.random.key(0), x)
-    >>> posterior = elbax.Hard(elbax.Exact(model, params))
+    >>> posterior = elbax.posteriors.Hard(elbax.Exact(model, params))
     >>> state, info = training(training.init(params, posterior, key=jax.random.key(1)), x)
 
     ```
     """
 
     kind: ClassVar[type] = Hard
-    form: ClassVar[str] = "elbax.Hard(elbax.Exact(model, params))"
+    form: ClassVar[str] = "elbax.posteriors.Hard(elbax.Exact(model, params))"
 
     def natural_posterior(self, params: PyTree) -> Hard:
         return Hard(Exact(self.model, params))

@@ -26,14 +26,14 @@ class LaplaceEStep(AbstractBayesStep):
     ...     return jax.scipy.stats.norm.logpdf(z).sum() + x * rate - jnp.exp(rate)
     >>> model, x = elbax.Model(log_joint, elbax.Gaussian(1)), jnp.array([0.0, 2.0, 5.0])
     >>> em = elbax.Chain(elbax.LaplaceEStep(model), elbax.GradientMStep(model, optax.adam(0.1)))
-    >>> start = elbax.Laplace(elbax.Exact(model, jnp.array(0.0)))
+    >>> start = elbax.posteriors.Laplace(elbax.Exact(model, jnp.array(0.0)))
     >>> state, info = em(em.init(jnp.array(0.0), start, key=jax.random.key(0)), x)
 
     ```
     """
 
     kind: ClassVar[type] = Laplace
-    form: ClassVar[str] = "elbax.Laplace(elbax.Exact(model, params))"
+    form: ClassVar[str] = "elbax.posteriors.Laplace(elbax.Exact(model, params))"
 
     @property
     def ascends(self) -> bool:

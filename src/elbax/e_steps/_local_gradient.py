@@ -34,7 +34,7 @@ class LocalGradientEStep(AbstractLocalStep):
     >>> em = elbax.Chain(
     ...     elbax.LocalGradientEStep(model, optax.sgd(1.0), num_steps=5), elbax.ClosedFormMStep(model)
     ... )
-    >>> posterior = elbax.Local(jnp.zeros((len(x), 2)), model.latent)
+    >>> posterior = elbax.posteriors.Local(jnp.zeros((len(x), 2)), model.latent)
     >>> state, info = em(em.init(params, posterior, key=jax.random.key(1)), x)
 
     ```
@@ -45,7 +45,7 @@ class LocalGradientEStep(AbstractLocalStep):
     chunk_size: int | None = eqx.field(static=True, default=None)
 
     kind: ClassVar[type] = Local
-    form: ClassVar[str] = "elbax.Local(table, model.latent)"
+    form: ClassVar[str] = "elbax.posteriors.Local(table, model.latent)"
 
     def __check_init__(self):
         check_optimizer("LocalGradientEStep", self.optimizer)

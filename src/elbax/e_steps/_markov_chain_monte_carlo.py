@@ -7,7 +7,7 @@ import jax
 
 from .._arguments import check_count, check_function
 from .._types import Any, Callable
-from ..posteriors import Chains
+from ..posteriors import PersistentChains
 from ._local import AbstractLocalStep
 
 
@@ -27,7 +27,7 @@ class MarkovChainMonteCarloEStep(AbstractLocalStep):
     - `num_steps`: the number of transitions per call.
     - `chunk_size`: about how many rows to process at a time.
 
-    **Raises** `TypeError` at `init` for a posterior that is not `Chains`.
+    **Raises** `TypeError` at `init` for a posterior that is not `PersistentChains`.
 
     ```python
     >>> import elbax, jax, jax.numpy as jnp
@@ -42,7 +42,7 @@ class MarkovChainMonteCarloEStep(AbstractLocalStep):
     ...     elbax.MarkovChainMonteCarloEStep(model, metropolis, num_steps=5),
     ...     elbax.OnlineMStep(model, lambda t: (t + 1.0) ** -0.6),
     ... )
-    >>> chains = elbax.Chains(jnp.zeros((len(x), 1, 1)), model.latent)
+    >>> chains = elbax.posteriors.PersistentChains(jnp.zeros((len(x), 1, 1)), model.latent)
     >>> state, info = saem(saem.init(params, chains, key=jax.random.key(1)), x)
 
     ```
@@ -52,8 +52,8 @@ class MarkovChainMonteCarloEStep(AbstractLocalStep):
     num_steps: int = eqx.field(static=True, default=1)
     chunk_size: int | None = eqx.field(static=True, default=None)
 
-    kind: ClassVar[type] = Chains
-    form: ClassVar[str] = "elbax.Chains(table, model.latent)"
+    kind: ClassVar[type] = PersistentChains
+    form: ClassVar[str] = "elbax.posteriors.PersistentChains(table, model.latent)"
 
     def __check_init__(self):
         check_function(

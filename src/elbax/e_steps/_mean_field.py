@@ -32,7 +32,7 @@ class MeanFieldEStep(AbstractLocalStep):
     >>> x, model = elbax.datasets.old_faithful(), elbax.FactorAnalysis(1)
     >>> params = model.init(jax.random.key(0), x)
     >>> em = elbax.Chain(elbax.MeanFieldEStep(model), elbax.ClosedFormMStep(model))
-    >>> posterior = elbax.MeanField.init(model, params, x)
+    >>> posterior = elbax.posteriors.MeanField.init(model, params, x)
     >>> state, info = em(em.init(params, posterior, key=jax.random.key(1)), x)
 
     ```
@@ -42,7 +42,7 @@ class MeanFieldEStep(AbstractLocalStep):
     chunk_size: int | None = eqx.field(static=True, default=None)
 
     kind: ClassVar[type] = MeanField
-    form: ClassVar[str] = "elbax.MeanField.init(model, params, x)"
+    form: ClassVar[str] = "elbax.posteriors.MeanField.init(model, params, x)"
 
     def __check_init__(self):
         check_count("MeanFieldEStep", num_sweeps=self.num_sweeps)

@@ -26,14 +26,14 @@ class MonteCarloEStep(AbstractBayesStep):
     >>> x, model = elbax.datasets.old_faithful(), elbax.GaussianMixture(2)
     >>> params = model.init(jax.random.key(0), x)
     >>> em = elbax.Chain(elbax.MonteCarloEStep(model), elbax.ClosedFormMStep(model))
-    >>> posterior = elbax.MonteCarlo(elbax.Exact(model, params), 10)
+    >>> posterior = elbax.posteriors.MonteCarlo(elbax.Exact(model, params), 10)
     >>> state, info = em(em.init(params, posterior, key=jax.random.key(1)), x)
 
     ```
     """
 
     kind: ClassVar[Any] = MonteCarlo | Importance
-    form: ClassVar[str] = "elbax.MonteCarlo(elbax.Exact(model, params), num_samples)"
+    form: ClassVar[str] = "elbax.posteriors.MonteCarlo(elbax.Exact(model, params), num_samples)"
 
     @property
     def ascends(self) -> bool:

@@ -14,7 +14,7 @@ from ._factored_grid import FactoredGrid as FactoredGrid
 from ._family import AbstractFamily as AbstractFamily, Distribution as Distribution
 from ._gaussian import Gaussian as Gaussian
 from ._gaussian_chain import GaussianChain as GaussianChain
-from ._grid import Grid as Grid
+from ._grid import GridGraph as GridGraph
 from ._markov_chain import MarkovChain as MarkovChain
 from ._parse_tree import ParseTree as ParseTree
 from ._semiring import (

@@ -24,7 +24,7 @@ class CTCLattice(AbstractStructured):
 
     ```python
     >>> import elbax, jax.numpy as jnp
-    >>> lattice = elbax.CTCLattice()
+    >>> lattice = elbax.families.CTCLattice()
     >>> q = lattice({"unary": jnp.zeros((3, 3)), "skip": jnp.zeros(3, bool), "length": jnp.array(3),
     ...     "positions": jnp.array(3)})  # one label, three frames
     >>> print(jnp.exp(lattice.log_normalizer(q.natural)).round())

@@ -40,7 +40,7 @@ class FactorGraph(AbstractStructured):
 
     ```python
     >>> import elbax, jax.numpy as jnp
-    >>> chain = elbax.FactorGraph((2, 2, 2), ((0, 1), (1, 2), (0,)))
+    >>> chain = elbax.families.FactorGraph((2, 2, 2), ((0, 1), (1, 2), (0,)))
     >>> same = jnp.array([[1.0, 0.0], [0.0, 1.0]])
     >>> q = chain((same, same, jnp.array([0.0, 2.0])))
     >>> print(q.mode(), chain.width)

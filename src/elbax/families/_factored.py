@@ -121,8 +121,8 @@ class AbstractFactored(AbstractFamily):
 def factored(family: AbstractFamily, blocks: Any = None) -> AbstractFactored:
     """Returns the family of independent blocks inside `family`, for mean field.
 
-    The blocks are single variables: coordinates of a `Gaussian`, states of a `MarkovChain`, sites of a `Grid`,
-    variables of a `FactorGraph`.
+    The blocks are single variables: coordinates of a `Gaussian`, states of a `MarkovChain`, sites of a
+    `GridGraph`, variables of a `FactorGraph`.
 
     **Arguments:**
 
@@ -134,7 +134,7 @@ def factored(family: AbstractFamily, blocks: Any = None) -> AbstractFactored:
 
     ```python
     >>> import elbax, jax.numpy as jnp
-    >>> family = elbax.factored(elbax.Gaussian(2))
+    >>> family = elbax.families.factored(elbax.Gaussian(2))
     >>> whole = jnp.array([1.0, 0.0]), jnp.array([[2.0, 1.0], [1.0, 2.0]])
     >>> natural = family.start(whole)
     >>> for _ in range(20):

@@ -3,14 +3,14 @@
 import jax.numpy as jnp
 
 from ._factored import AbstractFactored, factored, no_blocks
-from ._grid import Grid
+from ._grid import GridGraph
 from ._sites import Sites
 
 
 class FactoredGrid(AbstractFactored):
     """Independent sites of a grid; the two colors of a checkerboard are updated in turn."""
 
-    whole: Grid
+    whole: GridGraph
 
     @property
     def parts(self) -> Sites:
@@ -32,7 +32,7 @@ class FactoredGrid(AbstractFactored):
         return {"unary": ((row + column) % 2)[:, :, None]}, 2
 
 
-@factored.register(Grid)
+@factored.register(GridGraph)
 def _(family, blocks=None):
     no_blocks(family, blocks)
     return FactoredGrid(family)

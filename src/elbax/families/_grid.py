@@ -13,7 +13,7 @@ from ._structured import AbstractStructured, named, possible_dot
 from ._undefined import where_defined
 
 
-class Grid(AbstractStructured):
+class GridGraph(AbstractStructured):
     r"""A Potts model on a grid (Ising's, for two values): $z \in \{0, \dots, K - 1\}^{H \times W}$ with
 
     $$\langle \eta, t(z) \rangle = \sum_{ij} u_{ij}[z_{ij}] + \sum_{ij} b_{ij}[z_{ij}, z_{i + 1, j}]
@@ -37,7 +37,7 @@ class Grid(AbstractStructured):
 
     ```python
     >>> import elbax, jax.numpy as jnp
-    >>> family = elbax.Grid(2, 3, 2)
+    >>> family = elbax.families.GridGraph(2, 3, 2)
     >>> same = jnp.array([[0.4, -0.4], [-0.4, 0.4]])
     >>> field = jnp.zeros((2, 3, 2)).at[0, 0, 1].set(3.0)
     >>> q = family({"unary": field, "below": jnp.broadcast_to(same, (1, 3, 2, 2)),
@@ -57,7 +57,7 @@ class Grid(AbstractStructured):
     limit: int = eqx.field(static=True)
 
     def __init__(self, height: int, width: int, num_values: int, *, limit: int = 2**24):
-        check_count("Grid", height=height, width=width, num_values=num_values, limit=limit)
+        check_count("GridGraph", height=height, width=width, num_values=num_values, limit=limit)
         self.height = height
         self.width = width
         self.num_values = num_values
@@ -74,7 +74,7 @@ class Grid(AbstractStructured):
     def fold(self, natural: PyTree, semiring: AbstractSemiring) -> Scalar:
         if self.largest > self.limit:
             raise ValueError(
-                f"Grid: {self.height} by {self.width} sites of {self.num_values} values need a table of "
+                f"GridGraph: {self.height} by {self.width} sites of {self.num_values} values need a table of "
                 f"{self.largest:.2g} entries, more than limit={self.limit:.2g}. Exact inference does not fit: "
                 "use mean field (MeanFieldEStep, factored(grid)), cut the grid into strips, or raise the limit "
                 "if the memory is there."
@@ -124,7 +124,7 @@ class Grid(AbstractStructured):
         given = jax.tree.map(jnp.shape, natural)
         if given != shapes:
             raise ValueError(
-                f"Grid: natural parameters are a dictionary of arrays of shapes {shapes}; got {given}."
+                f"GridGraph: natural parameters are a dictionary of arrays of shapes {shapes}; got {given}."
             )
 
     def statistics(self, z: Int[Array, "height width"]) -> PyTree:
@@ -145,4 +145,4 @@ class Grid(AbstractStructured):
         return jnp.where(inside, possible_dot(self.statistics(z), natural), -jnp.inf)
 
     def from_network(self, output: PyTree) -> PyTree:
-        return named("Grid", output, {"unary", "below", "beside"})
+        return named("GridGraph", output, {"unary", "below", "beside"})

@@ -48,7 +48,7 @@ class ParseTree(AbstractCertified):
 
     ```python
     >>> import elbax, jax.numpy as jnp
-    >>> family = elbax.ParseTree(1, 1)
+    >>> family = elbax.families.ParseTree(1, 1)
     >>> q = family({"root": jnp.zeros(1), "binary": jnp.zeros((1, 2, 2)), "unary": jnp.zeros((4, 1)),
     ...     "length": jnp.array(4)})
     >>> print(jnp.exp(family.log_normalizer(q.natural)).round())  # binary trees with four leaves
@@ -208,7 +208,7 @@ class ParseTree(AbstractCertified):
 
         ```python
         >>> import elbax, jax.numpy as jnp
-        >>> family = elbax.ParseTree(1, 1)
+        >>> family = elbax.families.ParseTree(1, 1)
         >>> q = family({"root": jnp.zeros(1), "binary": jnp.zeros((1, 2, 2)).at[0, 0, 1].set(1.0),
         ...     "unary": jnp.zeros((3, 1)), "length": jnp.array(3)})
         >>> print(family.bracketed(q.mode(), ["the", "old", "man"], "SW"))

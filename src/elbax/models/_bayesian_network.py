@@ -22,7 +22,7 @@ class BayesianNetwork(AbstractExponentialFamilyModel):
     r"""A discrete Bayesian network $p(z) = \prod_i p(z_i \mid z_{\mathrm{parents}(i)})$ with missing values.
 
     Inference is exact, by variable elimination; the tables are estimated by EM. A datum is a row of values
-    `(num_variables,)`, or an `elbax.Incomplete` row (`elbax.incomplete(x)` makes these from NaN). Any variable may
+    `(num_variables,)`, or `elbax.IncompleteRows` (`elbax.incomplete(x)` makes these from NaN). Any variable may
     be missing in any datum. One that is missing in every row is latent, such as a cause that was never measured.
     The model's latent is the whole configuration, with the observed variables clamped. Params: one array of logits
     per variable, with one axis per parent, in order, and the variable's own axis last.

@@ -32,7 +32,7 @@ class FactorAnalysis(AbstractExponentialFamilyModel):
 
     The factors are $z \sim N(0, I)$, the noise is $\varepsilon \sim N(0, \Psi)$. The E-step is exact and the
     M-step has a closed form (Rubin and Thayer 1982). `latent` is `Gaussian(num_factors)`;
-    `state.posterior(x[0]).mode()` are the factor scores of a row. x has shape `(dim,)`; rows may be `Incomplete`.
+    `state.posterior(x[0]).mode()` are the factor scores of a row. x has shape `(dim,)` or is `IncompleteRows`.
     Params: `{"mean": (dim,), "loadings": (dim, num_factors), "log_noise": (dim,)}`; `"log_noise"` is a number if
     isotropic. With a floor they also hold `"unit"`, a `Reference` to the standard deviations of the data's
     columns. Loadings are determined up to a rotation, unless a pattern of zeros fixes it.

@@ -1,7 +1,7 @@
 """Posteriors: functions from a datum to a distribution over its latent, one kind per file."""
 
 from ._amortized import Amortized as Amortized
-from ._chains import Chains as Chains
+from ._chains import PersistentChains as PersistentChains
 from ._exact import Exact as Exact
 from ._hard import Hard as Hard
 from ._laplace import Laplace as Laplace

@@ -6,7 +6,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._batch import rows
+from .._arguments import told
+from .._batch import read, rows
 from .._program import by_value, program
 from .._reference import Reference
 from .._types import Any, Callable, Key, PyTree
@@ -69,7 +70,15 @@ class Amortized(AbstractPosterior):
             )
         self.network = network if isinstance(network, Network) else Network(network)
         self.family = family if isinstance(family, AbstractFamily) else Function(family)
-        self.inputs = None if standardize is None else Reference(_columns(standardize))
+        self.inputs = None
+        if standardize is not None:
+            data = read(standardize)
+            if not all(getattr(leaf, "ndim", 0) for leaf in jax.tree.leaves(data)):
+                raise TypeError(
+                    "Amortized: standardize must be data, arrays whose leading axis is the rows; got "
+                    f"{told(standardize)}."
+                )
+            self.inputs = Reference(_columns(data))
 
     @property
     def draws_anew(self) -> bool:

@@ -9,7 +9,7 @@ from ._particles import Particles
 from ._table import AbstractTable
 
 
-class Chains(AbstractTable):
+class PersistentChains(AbstractTable):
     """Looks up the current states of each row's Markov chains, as equally weighted draws.
 
     `MarkovChainMonteCarloEStep` moves them. The density of a chain's state is not known, so the entropy counts as
@@ -23,7 +23,7 @@ class Chains(AbstractTable):
 
     ```python
     >>> import elbax, jax.numpy as jnp
-    >>> chains = elbax.Chains(jnp.zeros((100, 4, 2)), elbax.DiagonalGaussian(2))
+    >>> chains = elbax.posteriors.PersistentChains(jnp.zeros((100, 4, 2)), elbax.DiagonalGaussian(2))
     >>> print(chains(None, index=0).mean()[0])
     [0. 0.]
 

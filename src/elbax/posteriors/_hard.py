@@ -28,7 +28,7 @@ class Hard(AbstractPosterior):
 
     ```python
     >>> import elbax, jax.numpy as jnp
-    >>> q = elbax.Hard(lambda x, key=None: elbax.Categorical(2)(x))
+    >>> q = elbax.posteriors.Hard(lambda x, key=None: elbax.Categorical(2)(x))
     >>> print(q(jnp.array([0.0, 1.0])).mean())
     [0. 1.]
 

@@ -36,7 +36,7 @@ class Laplace(AbstractPosterior):
     >>> def log_joint(params, x, z):  # a Poisson count with a normal log-rate
     ...     return jax.scipy.stats.norm.logpdf(z).sum() + x * z[0] - jnp.exp(z[0])
     >>> model = elbax.Model(log_joint, elbax.Gaussian(1))
-    >>> q = elbax.Laplace(elbax.Exact(model, ()))(jnp.array(3.0))
+    >>> q = elbax.posteriors.Laplace(elbax.Exact(model, ()))(jnp.array(3.0))
     >>> print(f"{q.mode()[0]:.3f}")
     0.792
 

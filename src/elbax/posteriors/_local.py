@@ -21,7 +21,7 @@ class Local(AbstractTable):
 
     ```python
     >>> import elbax, jax.numpy as jnp
-    >>> q = elbax.Local(jnp.zeros((100, 4)), elbax.DiagonalGaussian(2))  # means 0, log standard deviations 0
+    >>> q = elbax.posteriors.Local(jnp.zeros((100, 4)), elbax.DiagonalGaussian(2))  # means, log deviations
     >>> print(q(None, index=3).mode())
     [0. 0.]
 

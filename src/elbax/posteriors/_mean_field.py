@@ -30,7 +30,7 @@ class MeanField(AbstractTable):
     >>> import elbax, jax
     >>> x, model = elbax.datasets.old_faithful(), elbax.FactorAnalysis(1)
     >>> params = model.init(jax.random.key(0), x)
-    >>> posterior = elbax.MeanField.init(model, params, x)
+    >>> posterior = elbax.posteriors.MeanField.init(model, params, x)
     >>> posterior.num_rows
     272
 
@@ -40,7 +40,7 @@ class MeanField(AbstractTable):
     def __check_init__(self):
         if not isinstance(self.family, AbstractFactored):
             raise TypeError(
-                "MeanField: family must be one of independent blocks, elbax.factored(model.latent); got "
+                "MeanField: family must be one of independent blocks, elbax.families.factored(model.latent); got "
                 f"{type(self.family).__name__}."
             )
 

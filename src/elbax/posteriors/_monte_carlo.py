@@ -25,7 +25,7 @@ class MonteCarlo(AbstractPosterior):
 
     ```python
     >>> import elbax, jax, jax.numpy as jnp
-    >>> q = elbax.MonteCarlo(lambda x, key=None: elbax.Categorical(2)(x), 1000)
+    >>> q = elbax.posteriors.MonteCarlo(lambda x, key=None: elbax.Categorical(2)(x), 1000)
     >>> drawn = q(jnp.log(jnp.array([0.25, 0.75])), key=jax.random.key(0))
     >>> bool(abs(drawn.mean()[1] - 0.75) < 0.05)
     True
@@ -74,7 +74,7 @@ class Importance(AbstractPosterior):
     ...     return jax.scipy.stats.norm.logpdf(jnp.append(z, x - z)).sum()
     >>> model = elbax.Model(log_joint, elbax.DiagonalGaussian(1))
     >>> prior = elbax.Amortized(elbax.Network(lambda w, x: w, jnp.zeros(2)), model.latent)
-    >>> q = elbax.Importance(prior, elbax.Exact(model, ()), 4000)(jnp.array(1.0), key=jax.random.key(0))
+    >>> q = elbax.posteriors.Importance(prior, elbax.Exact(model, ()), 4000)(jnp.array(1.0), key=jax.random.key(0))
     >>> bool(abs(q.mean()[0][0] - 0.5) < 0.05)
     True
 

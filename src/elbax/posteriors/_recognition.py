@@ -33,7 +33,7 @@ class Recognition(AbstractPosterior):
     >>> model = elbax.GaussianMixture(2)
     >>> params = model.init(jax.random.key(0), jnp.array([[0.0], [1.0], [5.0], [6.0]]))
     >>> off = elbax.Network(lambda weights, x: weights, jnp.zeros(2))
-    >>> q = elbax.Recognition(off, elbax.Exact(model, params))
+    >>> q = elbax.posteriors.Recognition(off, elbax.Exact(model, params))
     >>> x = jnp.array([0.5])
     >>> bool(jnp.allclose(q(x).mean(), elbax.Exact(model, params)(x).mean()))
     True

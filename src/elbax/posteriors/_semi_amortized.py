@@ -36,7 +36,7 @@ class SemiAmortized(AbstractPosterior):
     >>> model = elbax.GaussianMixture(2)
     >>> params = model.init(jax.random.key(0), jnp.array([[0.0], [1.0], [5.0], [6.0]]))
     >>> encoder = elbax.Amortized(eqx.nn.MLP(1, 2, 8, 1, key=jax.random.key(1)), model.latent)
-    >>> q = elbax.SemiAmortized(encoder, elbax.Exact(model, params), optax.sgd(1.0), 50)
+    >>> q = elbax.posteriors.SemiAmortized(encoder, elbax.Exact(model, params), optax.sgd(1.0), 50)
     >>> x = jnp.array([0.5])
     >>> bool(jnp.allclose(q(x).mean(), elbax.Exact(model, params)(x).mean(), atol=1e-3))
     True

@@ -16,7 +16,7 @@ from .._arguments import check_count, check_function, check_not_negative
 from .._batch import Batch, host_rows
 from .._check import check_weights
 from .._em import em
-from .._incomplete import Incomplete
+from .._incomplete import IncompleteRows
 from .._model import AbstractModel
 from .._padding import padded
 from .._pattern import incomplete
@@ -224,7 +224,7 @@ class AbstractEstimator(BaseEstimator, abc.ABC):
         observed = ~np.isnan(X)
         table: Any = named(X, getattr(self, "feature_names_in_", None))
         if not observed.all():
-            table = Incomplete(jnp.asarray(np.where(observed, X, 0)), jnp.asarray(observed))
+            table = IncompleteRows(jnp.asarray(np.where(observed, X, 0)), jnp.asarray(observed))
         return Batch(table, weight=sample_weight)
 
     def _batch(self, X: np.ndarray, sample_weight: Any = None) -> Batch:

@@ -64,7 +64,7 @@ class Accelerate(AbstractRemembering):
     >>> x, model = elbax.datasets.old_faithful(), elbax.GaussianMixture(3)
     >>> params = model.init(jax.random.key(0), x)
     >>> em = elbax.em(model)
-    >>> fast = elbax.Accelerate(em)
+    >>> fast = elbax.wrappers.Accelerate(em)
     >>> state = fast.init(params, key=jax.random.key(1))
     >>> result = elbax.fit(fast, state, x)
 

@@ -57,7 +57,7 @@ class Anneal(AbstractRemembering):
     >>> x, model = elbax.datasets.old_faithful(), elbax.GaussianMixture(2)
     >>> params = model.init(jax.random.key(0), x)
     >>> em = elbax.em(model)
-    >>> annealed = elbax.Anneal(em, optax.linear_schedule(0.5, 1.0, 50))
+    >>> annealed = elbax.wrappers.Anneal(em, optax.linear_schedule(0.5, 1.0, 50))
     >>> state = annealed.init(params, key=jax.random.key(1))
     >>> state, info = jax.lax.scan(lambda s, _: annealed(s, x), state, length=60)
     >>> state = em.init(state.params, state.posterior, key=state.key)  # and on with EM itself

@@ -51,7 +51,7 @@ class Averaged(AbstractRemembering):
     >>> x, model = elbax.datasets.old_faithful(), elbax.GaussianMixture(2)
     >>> params = model.init(jax.random.key(0), x)
     >>> m_step = elbax.GradientMStep(model, optax.sgd(0.1))
-    >>> update = elbax.Averaged(elbax.Chain(elbax.ExactEStep(model), m_step), decay=0.9)
+    >>> update = elbax.wrappers.Averaged(elbax.Chain(elbax.ExactEStep(model), m_step), decay=0.9)
     >>> state = update.init(params, elbax.Exact(model, params), key=jax.random.key(1))
     >>> state, info = update(state, x[::2])
     >>> estimate = update.averaged(state)

@@ -51,7 +51,7 @@ class Certify(AbstractWrapper):
     >>> x, model = elbax.datasets.old_faithful(), elbax.GaussianMixture(2)
     >>> params = model.init(jax.random.key(0), x)
     >>> em = elbax.em(model)
-    >>> certified = elbax.Certify(em, model)
+    >>> certified = elbax.wrappers.Certify(em, model)
     >>> state = certified.init(params, key=jax.random.key(1))
     >>> state, info = certified(state, x)
     >>> print(info.gains.shape, info.broken)

@@ -46,7 +46,7 @@ class Every(AbstractRemembering):
     >>> em = elbax.Chain(
     ...     elbax.ExactEStep(model),
     ...     elbax.ClosedFormMStep(model),
-    ...     elbax.Every(elbax.ReseedStep(model), 50, offset=10),
+    ...     elbax.wrappers.Every(elbax.ReseedStep(model), 50, offset=10),
     ... )
 
     ```

@@ -59,7 +59,7 @@ class Guard(AbstractRemembering):
     >>> model = elbax.GaussianMixture(2)
     >>> m_step = elbax.GradientMStep(model, optax.sgd(1.0))
     >>> generalized_em = elbax.Chain(elbax.ExactEStep(model), m_step)
-    >>> generalized_em.ascends, elbax.Guard(generalized_em, falling=True).ascends
+    >>> generalized_em.ascends, elbax.wrappers.Guard(generalized_em, falling=True).ascends
     (False, True)
 
     ```

@@ -28,8 +28,8 @@ class Only(AbstractWrapper):
     >>> import elbax, optax
     >>> model = elbax.GaussianMixture(2)
     >>> step = elbax.JointGradientStep(model, optax.adam(1e-3))
-    >>> encoder_alone = elbax.Only(step, params=False)
-    >>> weights_and_encoder = elbax.Only(step, params={"logits": True, "components": False})
+    >>> encoder_alone = elbax.wrappers.Only(step, params=False)
+    >>> weights_and_encoder = elbax.wrappers.Only(step, params={"logits": True, "components": False})
 
     ```
     """

@@ -29,7 +29,7 @@ class Repeat(AbstractWrapper):
     >>> import elbax, optax
     >>> model = elbax.GaussianMixture(2)
     >>> m_step = elbax.GradientMStep(model, optax.adam(1e-2))
-    >>> generalized_em = elbax.Chain(elbax.ExactEStep(model), elbax.Repeat(m_step, 10))
+    >>> generalized_em = elbax.Chain(elbax.ExactEStep(model), elbax.wrappers.Repeat(m_step, 10))
 
     ```
     """

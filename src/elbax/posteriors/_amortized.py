@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from .._arguments import told
-from .._batch import read, rows
+from .._batch import as_batch, read, rows
 from .._program import by_value, program
 from .._reference import Reference
 from .._types import Any, Callable, Key, PyTree
@@ -73,7 +73,7 @@ class Amortized(AbstractPosterior):
         self.inputs = None
         if standardize is not None:
             data = read(standardize)
-            if not all(getattr(leaf, "ndim", 0) for leaf in jax.tree.leaves(data)):
+            if not all(getattr(leaf, "ndim", 0) for leaf in jax.tree.leaves(as_batch(data).x)):
                 raise TypeError(
                     "Amortized: standardize must be data, arrays whose leading axis is the rows; got "
                     f"{told(standardize)}."

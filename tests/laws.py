@@ -274,6 +274,11 @@ def statistics(system):
     size = sum(leaf.size for leaf in jax.tree.leaves(coordinates))
     keys = jax.random.split(jax.random.key(0), size)
 
+    def towards(key):
+        """A direction at random, in which coordinates may move."""
+        draw = lambda leaf: jax.random.normal(jax.random.fold_in(key, leaf.size), leaf.shape)
+        return symmetrize(jax.tree.map(draw, coordinates))
+
     for posterior in posteriors(system):
 
         def expected(coordinates, posterior=posterior):
@@ -287,23 +292,22 @@ def statistics(system):
 
             return jnp.sum(jax.vmap(one)(x, weight))
 
-        expected = jax.jit(expected)
-        batch = elbax.Batch(x, weight=weight)
-        _, found, _ = expected_statistics(model, params, posterior, batch, key=keys[0])
-        assert_close(symmetrize(found), found)
-        constant = expected(jax.tree.map(jnp.zeros_like, coordinates))
-        for key in keys[:40]:
-            direction = jax.tree.map(
-                lambda leaf, key=key: jax.random.normal(
-                    jax.random.fold_in(key, leaf.size), leaf.shape
-                ),
-                coordinates,
-            )
-            direction = symmetrize(direction)
-            inner = sum(
-                jnp.vdot(a, b) for a, b in zip(jax.tree.leaves(direction), jax.tree.leaves(found))
-            )
-            np.testing.assert_allclose(inner + constant, expected(direction), rtol=1e-9, atol=1e-9)
+        @jax.jit
+        def both(keys, posterior=posterior, expected=expected):
+            batch = elbax.Batch(x, weight=weight)
+            _, found, _ = expected_statistics(model, params, posterior, batch, key=keys[0])
+            constant = expected(jax.tree.map(jnp.zeros_like, coordinates))
+
+            def one(key):
+                direction = towards(key)
+                pairs = zip(jax.tree.leaves(direction), jax.tree.leaves(found))
+                return sum(jnp.vdot(a, b) for a, b in pairs) + constant, expected(direction)
+
+            return found, symmetrize(found), jax.lax.map(one, keys)
+
+        found, symmetric, (ours, theirs) = both(keys[:40])
+        assert_close(symmetric, found)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
 def symmetrize(tree):
@@ -320,8 +324,13 @@ def stationarity(system):
     """At `maximize(statistics)` the expected log-joint plus log-prior is stationary in all params, a maximum."""
     model, params, x = system.model, system.params, system.x
     for posterior in posteriors(system):
-        _, found, _ = expected_statistics(model, params, posterior, x, key=jax.random.key(0))
-        best = model.maximize(found, params, spread(True, params))
+
+        @jax.jit
+        def maximum(params, x, posterior=posterior):
+            _, found, _ = expected_statistics(model, params, posterior, x, key=jax.random.key(0))
+            return model.maximize(found, params, spread(True, params))
+
+        best = maximum(params, x)
 
         @jax.jit
         @jax.value_and_grad

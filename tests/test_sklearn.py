@@ -66,7 +66,7 @@ OF_THE_MODEL = {
 def due(estimator, check):
     """All checks for one mixture and one factor model, those of the model for the others."""
     name = getattr(check, "func", check).__name__
-    return isinstance(estimator, GaussianMixture | FactorAnalysis) or name in OF_THE_MODEL
+    return type(estimator) in (GaussianMixture, FactorAnalysis) or name in OF_THE_MODEL
 
 
 @pytest.mark.slow

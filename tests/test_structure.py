@@ -3,6 +3,7 @@
 import ast
 import doctest
 import importlib
+import os
 import pathlib
 import pkgutil
 import re
@@ -99,7 +100,12 @@ def readme_code():
 def test_readme_runs(tmp_path):
     """As a user runs it: in a fresh interpreter, warnings and all, one block after the other."""
     code = "\n".join(readme_code())
-    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=tmp_path)
+    # Most of it is compilation.
+    env = os.environ | {
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "JAX_TRACEBACK_IN_LOCATIONS_LIMIT": "0",
+    }
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=tmp_path, env=env)
 
 
 def test_readme_fits_by_its_thirtieth_line():

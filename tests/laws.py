@@ -15,8 +15,8 @@ from jax.flatten_util import ravel_pytree
 from units import change_of_units
 
 import elbax
-from elbax._algebra import nodes_of
 from elbax._free import spread
+from elbax._math.algebra import nodes_of
 from elbax._pass import expected_statistics
 from elbax._reference import split_coordinates
 from elbax.posteriors._posterior import at_row, bind, ModelAt, prepare, weights_of, with_weights

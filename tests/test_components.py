@@ -14,9 +14,9 @@ import scipy.stats
 from cases import find
 
 import elbax
-from elbax._batch import as_batch, over_rows
+from elbax._math.special import excess, half_deviance, stirling_error
 from elbax._reference import split_coordinates
-from elbax._special import excess, half_deviance, stirling_error
+from elbax.data._batch import as_batch, over_rows
 
 
 pytestmark = pytest.mark.usefixtures("both_forms")

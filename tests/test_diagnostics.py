@@ -81,7 +81,7 @@ SYSTEMS = list(systems())
 @eqx.filter_jit
 def covariance_of_scores(model, params, batch):
     """Σ w Cov_q(∂ log p(x, z)), by enumeration."""
-    rows, weight = elbax._batch.rows(batch)
+    rows, weight = elbax.data._batch.rows(batch)
     coordinates, rest = split_coordinates(params)
     start, unflatten = ravel_pytree(coordinates)
 

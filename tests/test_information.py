@@ -27,7 +27,7 @@ def numerical_errors(log_likelihood, vector, function):
 @eqx.filter_jit
 def slope_of_evidence(model, params, batch):
     def objective(params):
-        total = jnp.sum(elbax._batch.effective_weight(elbax._batch.as_batch(batch)))
+        total = jnp.sum(elbax.data._batch.effective_weight(elbax.data._batch.as_batch(batch)))
         return total * elbax.evidence(model, params, batch) + model.log_prior(params)
 
     return ravel_pytree(jax.grad(objective)(params))[0]

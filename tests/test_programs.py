@@ -18,8 +18,8 @@ from laws import count_compilations
 
 import elbax
 from elbax import _program
-from elbax._padding import padded
 from elbax._program import by_value, compiled, program
+from elbax.data._padding import padded
 
 
 CASE = find("mixture-full-auto:exact/closed")

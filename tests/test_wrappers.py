@@ -16,7 +16,7 @@ from test_broken import Falling
 from test_golden import DAYS
 
 import elbax
-from elbax.wrappers._tempered import Tempered
+from elbax._tempered import Tempered
 
 
 DATA = pathlib.Path(__file__).parent / "data"

@@ -12,8 +12,6 @@ from . import (
     starts as starts,
     wrappers as wrappers,
 )
-from ._batch import Batch as Batch
-from ._compress import compress as compress, from_moments as from_moments
 from ._elbo import (
     elbo as elbo,
     elbo_terms as elbo_terms,
@@ -22,20 +20,22 @@ from ._elbo import (
 )
 from ._em import em as em
 from ._export import exportable as exportable
-from ._incomplete import IncompleteRows as IncompleteRows
 from ._joint_gradient import JointGradientStep as JointGradientStep
 from ._model import (
     AbstractExponentialFamilyModel as AbstractExponentialFamilyModel,
     AbstractModel as AbstractModel,
 )
-from ._pattern import incomplete as incomplete
 from ._program import cache_programs as cache_programs
 from ._reference import Reference as Reference
 from ._rows import labels as labels, log_densities as log_densities, probabilities as probabilities
 from ._saving import load as load, save as save
-from ._sequence import Sequence as Sequence, sequences as sequences
 from ._state import ELBOState as ELBOState, Info as Info
 from ._update import AbstractUpdate as AbstractUpdate, Chain as Chain
+from .data._batch import Batch as Batch
+from .data._compress import compress as compress, from_moments as from_moments
+from .data._incomplete import incomplete as incomplete
+from .data._incomplete_rows import IncompleteRows as IncompleteRows
+from .data._sequence import Sequence as Sequence, sequences as sequences
 from .e_steps import (
     ExactEStep as ExactEStep,
     GradientEStep as GradientEStep,

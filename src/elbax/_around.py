@@ -2,9 +2,9 @@
 
 import equinox as eqx
 
-from ._check import check_no_nan
 from ._model import AbstractModel
 from ._types import Any, Array, Callable, Key, PyTree, Scalar
+from .data._check import check_no_nan
 from .families import AbstractFamily, Distribution
 
 

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._arguments import check_count, check_key
-from ._batch import read
-from ._check import is_concrete
 from ._model import AbstractModel
 from ._types import Any, Key, PyTree
+from .data._batch import read
+from .data._check import is_concrete
 
 
 def enter(

@@ -4,13 +4,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ._batch import rows
 from ._door import enter
 from ._model import AbstractModel
 from ._pass import bound, divisor, Pass, per_datum
 from ._program import compiled
 from ._sharding import automatic
 from ._types import Key, PyTree, Scalar
+from .data._batch import rows
 from .posteriors import Exact
 from .posteriors._posterior import bind, check_posterior, same_arrays
 

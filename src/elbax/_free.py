@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
-from ._algebra import log
+from ._math.algebra import log
 from ._reference import is_reference, split_coordinates
 from ._types import Any, Array, PyTree
 

@@ -7,10 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ._algebra import add, nodes_of, zeros_like
 from ._arguments import check_optimizer
-from ._batch import where_seen
 from ._free import choose, moving, spread
+from ._math.algebra import add, nodes_of, zeros_like
 from ._model import AbstractModel
 from ._pass import bound, bound_and_divergence, divisor, elbo_and_gradient, per_datum
 from ._program import by_value
@@ -18,6 +17,7 @@ from ._reference import split_coordinates
 from ._state import ELBOState, Info
 from ._types import PyTree
 from ._update import AbstractUpdate
+from .data._batch import where_seen
 from .posteriors import Exact, Hard
 from .posteriors._posterior import bind, weights_of
 

@@ -7,15 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._algebra import nodes_of
 from ._arguments import check_tree
-from ._batch import host_rows, rows
-from ._check import check_no_nan, check_rows
 from ._invariance import free_entries, Invariances, somewhere_near
+from ._math.algebra import nodes_of
 from ._program import program
 from ._sharding import automatic
 from ._shortcut import Shortcut
 from ._types import Any, Array, Callable, Float, Key, PyTree, Scalar
+from .data._batch import host_rows, rows
+from .data._check import check_no_nan, check_rows
 from .families import AbstractFamily, Distribution, exact_divergence
 
 

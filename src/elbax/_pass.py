@@ -7,12 +7,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ._algebra import in_every_lane, nodes_of
-from ._batch import as_batch, effective_weight, over_rows, reduce_data, without_padding
+from ._math.algebra import in_every_lane, nodes_of
 from ._model import AbstractModel
 from ._program import at_most
 from ._reference import split_coordinates
 from ._types import Any, AnyArray, Array, Callable, Key, PyTree, Scalar
+from .data._batch import as_batch, effective_weight, over_rows, reduce_data, without_padding
 from .posteriors import Exact
 from .posteriors._drawn import as_distribution
 from .posteriors._exact import tightened

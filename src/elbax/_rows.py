@@ -4,15 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._batch import as_batch, Batch, effective_weight, over_rows
-from ._check import is_concrete
 from ._door import enter
-from ._incomplete import is_incomplete
 from ._model import AbstractModel
-from ._pattern import incomplete
 from ._program import compiled
-from ._table import as_arrays
 from ._types import Any, Array, Callable, Float, PyTree
+from .data._batch import as_batch, Batch, effective_weight, over_rows
+from .data._check import is_concrete
+from .data._incomplete import incomplete
+from .data._incomplete_rows import is_incomplete
+from .data._table import as_arrays
 
 
 def log_densities(

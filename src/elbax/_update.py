@@ -10,16 +10,16 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ._algebra import nodes_of
 from ._arguments import check_count, check_key, told
-from ._batch import host_rows
-from ._check import check_rows
 from ._door import check_model
+from ._math.algebra import nodes_of
 from ._model import AbstractModel, models_of
 from ._program import compiled, program
 from ._sharding import automatic
 from ._state import apart, carry, ELBOState, Info
 from ._types import Any, Callable, Key, PyTree
+from .data._batch import host_rows
+from .data._check import check_rows
 from .posteriors._posterior import check_posterior
 
 

@@ -4,9 +4,9 @@ Like the updates of the library, they support chunks of rows (`chunk_size`), dat
 weights, masks and padding.
 """
 
-from ._batch import over_rows as over_rows, reduce_data as reduce_data
 from ._pass import (
     elbo_and_gradient as elbo_and_gradient,
     expected_statistics as expected_statistics,
     per_datum as per_datum,
 )
+from .data._batch import over_rows as over_rows, reduce_data as reduce_data

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._algebra import matmul
 from .._types import Array, Float
+from .algebra import matmul
 
 
 _UNROLLED = 4

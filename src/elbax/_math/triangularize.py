@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from .._algebra import apply, product
 from .._types import Array
+from .algebra import apply, product
 from .linear_algebra import invert_triangle
 
 

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._algebra import log, matmul
 from .._arguments import check_kind
-from .._check import check_described, check_row, check_table, check_values
-from .._incomplete import known_numbers
+from .._math.algebra import log, matmul
+from ..data._check import check_described, check_row, check_table, check_values
+from ..data._incomplete_rows import known_numbers
 from ..families._undefined import where_defined
 from ..priors import Beta
 from ._component import AbstractComponent

@@ -5,15 +5,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._algebra import matmul
 from .._arguments import check_count, check_kind
-from .._check import check_described, check_row, check_table, check_values
-from .._incomplete import host_known, known
 from .._invariance import shifts
-from .._shares import log_prior_of_shares, log_shares_of, maximize_shares, vanished
+from .._math.algebra import matmul
 from .._types import Any
+from ..data._check import check_described, check_row, check_table, check_values
+from ..data._incomplete_rows import host_known, known
 from ..families._undefined import draw_label
 from ..priors import Dirichlet
+from ..priors._shares import log_prior_of_shares, log_shares_of, maximize_shares, vanished
 from ._component import AbstractComponent
 from ._support import is_count, log_indicator
 

@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._check import check_table
 from .._free import is_frozen
-from .._incomplete import known_numbers
 from .._invariance import Invariances, nothing
 from .._reference import is_reference
 from .._shortcut import Shortcut
 from .._types import Any, AnyArray, Array, Bool, Float, Int, Key, PyTree, Scalar
+from ..data._check import check_table
+from ..data._incomplete_rows import known_numbers
 
 
 class AbstractComponent(eqx.Module):

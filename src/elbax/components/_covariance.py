@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._algebra import matmul, vdot
 from .._arguments import Shape
+from .._math.algebra import matmul, vdot
 from .._math.linear_algebra import cholesky, invert_triangle
 from .._types import Array, Float, Scalar
 

@@ -8,15 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._algebra import matmul, vdot, without_data
 from .._arguments import check_choice, check_count, check_not_negative, in_full
-from .._check import check_described, check_row
-from .._incomplete import known, known_numbers
 from .._invariance import beside_by_name, nothing, of_blocks
+from .._math.algebra import matmul, vdot, without_data
 from .._math.envelope import at_maximum
 from .._math.linear_algebra import cholesky, eigh, invert_triangle, solve_positive
 from .._reference import Reference
 from .._types import Any, Array, Key, PyTree, Scalar
+from ..data._check import check_described, check_row
+from ..data._incomplete_rows import known, known_numbers
 from ._component import AbstractComponent
 from ._parts import part_means, pooled_covariance
 from ._residual import least_share

@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._algebra import matmul, without_data
 from .._arguments import check_positive
-from .._check import check_described, check_row, check_table, check_values
 from .._free import choose
-from .._incomplete import is_incomplete, known, known_numbers
+from .._math.algebra import matmul, without_data
+from .._math.special import excess, inverse_digamma, solve_shape, stirling_error
 from .._reference import Reference
 from .._shortcut import Shortcut
-from .._special import excess, inverse_digamma, solve_shape, stirling_error
+from ..data._check import check_described, check_row, check_table, check_values
+from ..data._incomplete_rows import is_incomplete, known, known_numbers
 from ._component import AbstractComponent
 from ._parts import part_means
 from ._support import is_positive, known_within, LARGEST_EXPANDED

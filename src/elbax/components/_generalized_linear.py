@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._arguments import check_choice, check_not_negative
-from .._check import check_described, check_values
+from .._math.special import half_deviance, highest_log_mass
 from .._reference import Reference
-from .._special import half_deviance, highest_log_mass
 from .._types import Any, Array, Float, PyTree
+from ..data._check import check_described, check_values
 from ..families._undefined import where_defined
 from ._component import AbstractComponent
 from ._linear import described, linear

@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from .._algebra import matmul
+from .._math.algebra import matmul
 from .._types import Any, Array, Float
 from ..posteriors import Network
 

@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._algebra import matmul, without_data
 from .._arguments import check_not_negative
-from .._check import check_described, check_row, check_rows, check_table
-from .._incomplete import has_incomplete, known_numbers
+from .._math.algebra import matmul, without_data
 from .._math.linear_algebra import solve_positive
 from .._reference import Reference
 from .._types import Any, AnyArray, Array, Float, PyTree
+from ..data._check import check_described, check_row, check_rows, check_table
+from ..data._incomplete_rows import has_incomplete, known_numbers
 from ._component import AbstractComponent
 from ._linear import design
 from ._moved import unless

@@ -7,18 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import gammaln
 
-from .._algebra import log, matmul
 from .._arguments import check_kind
-from .._check import check_described, check_row, check_table, check_values
 from .._free import log_shares
-from .._incomplete import is_incomplete, known
 from .._invariance import shifts
+from .._math.algebra import log, matmul
+from .._math.special import half_deviance, highest_log_mass
 from .._reference import Reference
-from .._shares import vanished
 from .._shortcut import Shortcut
-from .._special import half_deviance, highest_log_mass
+from ..data._check import check_described, check_row, check_table, check_values
+from ..data._incomplete_rows import is_incomplete, known
 from ..families._undefined import where_defined
 from ..priors import Dirichlet
+from ..priors._shares import vanished
 from ._component import AbstractComponent
 from ._support import is_count, known_within, LARGEST_EXPANDED, log_reciprocal_factorials
 

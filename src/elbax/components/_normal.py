@@ -9,16 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._algebra import matmul, vdot, without_data
 from .._arguments import check_choice, check_kind, check_not_negative, in_full
-from .._check import check_described, check_row, is_concrete
 from .._free import choose
-from .._incomplete import is_incomplete, known_numbers
+from .._math.algebra import matmul, vdot, without_data
 from .._math.linear_algebra import cholesky, eigh, invert_triangle
 from .._program import program
 from .._reference import Reference
 from .._shortcut import Shortcut
 from .._types import Array, Float, PyTree
+from ..data._check import check_described, check_row, is_concrete
+from ..data._incomplete_rows import is_incomplete, known_numbers
 from ..priors import NormalInverseWishart
 from ._component import AbstractComponent
 from ._covariance import AbstractCovariance, Diagonal, Full, Spherical

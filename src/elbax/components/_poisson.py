@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._algebra import log, matmul
 from .._arguments import check_kind
-from .._check import check_described, check_row, check_table, check_values
-from .._incomplete import is_incomplete, known, known_numbers
+from .._math.algebra import log, matmul
+from .._math.special import half_deviance, highest_log_mass
 from .._reference import Reference
 from .._shortcut import Shortcut
-from .._special import half_deviance, highest_log_mass
+from ..data._check import check_described, check_row, check_table, check_values
+from ..data._incomplete_rows import is_incomplete, known, known_numbers
 from ..families._undefined import where_defined
 from ..priors import Gamma
 from ._component import AbstractComponent

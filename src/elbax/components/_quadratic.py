@@ -11,12 +11,12 @@ import math
 import jax
 import jax.numpy as jnp
 
-from .._algebra import matmul, vdot
-from .._incomplete import IncompleteRows
+from .._math.algebra import matmul, vdot
 from .._math.linear_algebra import cholesky, invert_triangle
 from .._math.triangularize import triangularize
 from .._reference import Reference
 from .._types import Array, Callable, Float, PyTree
+from ..data._incomplete_rows import IncompleteRows
 from ._covariance import AbstractCovariance
 
 

@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._algebra import without_data
 from .._arguments import check_positive
-from .._check import check_described
-from .._incomplete import known
+from .._math.algebra import without_data
+from .._math.special import solve_shape, stirling_error
 from .._program import program
-from .._special import solve_shape, stirling_error
 from .._types import Array, Float, PyTree
+from ..data._check import check_described
+from ..data._incomplete_rows import known
 from ..priors import NormalInverseWishart
 from ._component import AbstractComponent
 from ._normal import Covariance, Form, Normal

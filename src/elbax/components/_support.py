@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 from jax.scipy.special import gammaln
 
-from .._incomplete import known
 from .._types import Any, Array, Bool, Callable, PyTree, Scalar
+from ..data._incomplete_rows import known
 
 
 # The largest sum of terms in a product form: its rounding then stays below 3e-4 nats in float32, 1e-12 in float64.

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._check import is_concrete
 from .._reference import is_reference, Reference
 from .._types import Any, Array, Float, PyTree
+from ..data._check import is_concrete
 
 
 def positive_variance(variance: Float[Array, "*dim"]) -> Float[Array, "*dim"]:

@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._batch import over_rows, reduce_data, rows
-from .._check import check_known
 from .._door import enter
 from .._elbo import evidence
 from .._model import AbstractModel
 from .._program import compiled
 from .._sharding import automatic
 from .._types import PyTree
+from ..data._batch import over_rows, reduce_data, rows
+from ..data._check import check_known
 from ..posteriors import Exact
 
 

@@ -8,8 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from .._batch import as_batch, effective_weight
-from .._check import check_known
 from .._door import enter
 from .._elbo import elbo, evidence
 from .._invariance import directions_within, free_entries, unravel
@@ -19,6 +17,8 @@ from .._sharding import automatic
 from .._state import ELBOState
 from .._types import Callable, Float, PyTree
 from .._update import AbstractUpdate
+from ..data._batch import as_batch, effective_weight
+from ..data._check import check_known
 from ..posteriors import Exact
 
 

@@ -8,14 +8,14 @@ import equinox as eqx
 import numpy as np
 
 from .._arguments import check_count, check_key
-from .._batch import read
-from .._check import check_known
 from .._door import check_model
 from .._elbo import evidence
 from .._em import em
-from .._padding import padded
 from .._types import Any, Callable, Key, PyTree, Scalar
 from .._update import AbstractUpdate
+from ..data._batch import read
+from ..data._check import check_known
+from ..data._padding import padded
 from ..fitting import fit_restarts, Restarts
 from ..starts import Init, initial_states
 from ._criteria import Criteria, information_criteria

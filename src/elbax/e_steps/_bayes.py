@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from .._algebra import nodes_of
+from .._math.algebra import nodes_of
 from .._model import AbstractModel
 from .._state import ELBOState, Info
 from .._types import Any, PyTree

@@ -7,7 +7,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._batch import (
+from .._model import AbstractModel
+from .._pass import Pass, per_datum, weighted_sum, with_base
+from .._state import ELBOState, Info
+from .._types import Any, Key, PyTree
+from .._update import AbstractUpdate
+from ..data._batch import (
     as_batch,
     effective_weight,
     over_rows,
@@ -16,11 +21,6 @@ from .._batch import (
     where_seen,
     without_padding,
 )
-from .._model import AbstractModel
-from .._pass import Pass, per_datum, weighted_sum, with_base
-from .._state import ELBOState, Info
-from .._types import Any, Key, PyTree
-from .._update import AbstractUpdate
 from ..posteriors._table import AbstractTable
 
 

@@ -5,9 +5,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from .._algebra import nodes_of
 from .._arguments import check_count, check_function, check_optimizer
 from .._gradient import check_trainable
+from .._math.algebra import nodes_of
 from .._model import AbstractModel
 from .._program import by_value
 from .._state import ELBOState, Info

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._algebra import matmul
 from .._arguments import check_count
+from .._math.algebra import matmul
 from .._math.linear_algebra import cholesky, invert_triangle
 from ..families import DiagonalGaussian, Gaussian
 from ._estimator import AbstractEstimator

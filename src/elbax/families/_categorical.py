@@ -6,8 +6,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._algebra import vdot
 from .._arguments import check_count
+from .._math.algebra import vdot
 from .._types import Any, Array, Callable, Float, Int, Key, Scalar
 from ._family import AbstractFamily
 from ._undefined import where_defined

@@ -6,7 +6,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from .._algebra import in_every_lane, is_label
+from .._math.algebra import in_every_lane, is_label
 from .._types import Array, PyTree, Scalar
 from ._semiring import AbstractSemiring, LOG
 from ._structured import AbstractStructured

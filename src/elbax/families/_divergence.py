@@ -4,7 +4,7 @@ import dataclasses
 
 import jax
 
-from .._algebra import is_label
+from .._math.algebra import is_label
 from .._types import Any, Callable, PyTree, Scalar
 from ._family import AbstractFamily, Distribution
 

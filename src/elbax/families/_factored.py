@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._algebra import is_label
+from .._math.algebra import is_label
 from .._types import Any, Callable, Key, PyTree, Scalar
 from ._categorical import Categorical
 from ._diagonal_gaussian import DiagonalGaussian

@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from .._algebra import matmul, vdot
+from .._math.algebra import matmul, vdot
 from ._factored import AbstractFactored, factored, no_blocks
 from ._markov_chain import MarkovChain
 from ._sites import Sites

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from .._algebra import vdot
+from .._math.algebra import vdot
 from ._diagonal_gaussian import DiagonalGaussian
 from ._factored import AbstractFactored, factored, no_blocks
 from ._gaussian import Gaussian

@@ -6,7 +6,7 @@ from typing import ClassVar
 import equinox as eqx
 import jax
 
-from .._algebra import dot, subtract, zeros_like
+from .._math.algebra import dot, subtract, zeros_like
 from .._program import program
 from .._types import Any, Array, Callable, Float, Key, PyTree, Scalar
 from ._rowwise import map_over_rows, rowwise

@@ -10,7 +10,7 @@ certificate.
 import jax
 import jax.numpy as jnp
 
-from .._algebra import apply, matmul, product
+from .._math.algebra import apply, matmul, product
 from .._types import Array, PyTree, Scalar
 
 

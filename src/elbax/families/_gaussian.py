@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._algebra import matmul, vdot
 from .._arguments import check_count
+from .._math.algebra import matmul, vdot
 from .._math.linear_algebra import cholesky, invert_positive, invert_triangle
 from .._types import Any, Array, Callable, Float, Key, Scalar
 from ._family import AbstractFamily, Distribution

@@ -7,8 +7,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._algebra import apply
 from .._arguments import check_count
+from .._math.algebra import apply
 from .._types import Any, Array, Callable, Float, Key, PyTree, Scalar
 from . import _kalman as kalman
 from ._family import AbstractFamily

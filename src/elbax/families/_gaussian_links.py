@@ -4,7 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._algebra import apply, product
+from .._math.algebra import apply, product
 from .._types import Array
 
 

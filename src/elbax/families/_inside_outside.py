@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._algebra import matmul
+from .._math.algebra import matmul
 from .._types import Array, PyTree, Scalar
 
 

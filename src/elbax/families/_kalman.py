@@ -17,7 +17,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._algebra import apply, in_every_lane, matmul, matvec, product, vdot
+from .._math.algebra import apply, in_every_lane, matmul, matvec, product, vdot
 from .._math.linear_algebra import cholesky, invert_triangle
 from .._math.triangularize import invert_noise, triangularize, without_noise
 from .._types import Any, Array, PyTree, Scalar

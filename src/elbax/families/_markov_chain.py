@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._algebra import matmul
 from .._arguments import check_count
+from .._math.algebra import matmul
 from .._types import Any, Array, Int, PyTree, Scalar
 from ._certified import AbstractCertified, certified
 from ._forward_backward import forward_backward

@@ -6,8 +6,8 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from .._algebra import num_rows
 from .._arguments import check_count
+from .._math.algebra import num_rows
 from .._types import Any, Array, Callable, PyTree, Scalar
 from ._semiring import AbstractSemiring
 

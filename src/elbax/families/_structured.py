@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._algebra import dot, is_label
+from .._math.algebra import dot, is_label
 from .._types import Any, Key, PyTree, Scalar
 from ._family import AbstractFamily
 from ._semiring import AbstractSemiring, LOG, MAX, Sampling

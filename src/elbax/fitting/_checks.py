@@ -3,13 +3,13 @@
 import jax
 import jax.numpy as jnp
 
-from .._algebra import num_rows
 from .._arguments import check_count, check_not_negative, told
-from .._batch import as_batch, read
-from .._check import check_known, is_concrete
+from .._math.algebra import num_rows
 from .._state import ELBOState
 from .._types import Any, PyTree
 from .._update import AbstractUpdate
+from ..data._batch import as_batch, read
+from ..data._check import check_known, is_concrete
 
 
 def check_update(who: str, update: Any) -> None:

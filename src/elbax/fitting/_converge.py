@@ -7,12 +7,12 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from .._arguments import check_count, check_not_negative
-from .._batch import read
 from .._program import is_concrete, program
 from .._sharding import automatic
 from .._state import ELBOState
 from .._types import Array, Float, Int, PyTree, Scalar
 from .._update import AbstractUpdate
+from ..data._batch import read
 from ..posteriors._table import check_places
 from ._checks import check_one, check_start
 from ._loop import Code, CODES, run

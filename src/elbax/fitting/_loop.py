@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._algebra import where
+from .._math.algebra import where
 from .._program import compiled
 from .._sharding import automatic
 from .._state import ELBOState, Info, unmeasured

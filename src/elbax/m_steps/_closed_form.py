@@ -4,7 +4,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._batch import where_seen
 from .._free import choose, spread
 from .._model import AbstractModel
 from .._pass import expected_statistics, per_datum
@@ -12,6 +11,7 @@ from .._reference import split_coordinates
 from .._state import ELBOState, Info
 from .._types import PyTree
 from .._update import AbstractUpdate
+from ..data._batch import where_seen
 
 
 class ClosedFormMStep(AbstractUpdate):

@@ -3,13 +3,13 @@
 import equinox as eqx
 import jax.numpy as jnp
 
-from .._algebra import matmul
-from .._batch import as_batch, reduce_data, where_seen
 from .._free import choose, spread
+from .._math.algebra import matmul
 from .._model import AbstractModel
 from .._state import ELBOState, Info
 from .._types import PyTree
 from .._update import AbstractUpdate, Promise
+from ..data._batch import as_batch, reduce_data, where_seen
 from ..posteriors import Exact
 
 

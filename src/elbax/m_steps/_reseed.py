@@ -5,11 +5,11 @@ import jax
 import jax.numpy as jnp
 
 from .._arguments import check_not_negative
-from .._batch import as_batch, over_rows, rows
 from .._model import AbstractModel
 from .._state import ELBOState, Info
 from .._types import PyTree
 from .._update import AbstractUpdate
+from ..data._batch import as_batch, over_rows, rows
 from ..posteriors import Exact
 
 

@@ -6,13 +6,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._batch import where_seen
 from .._elbo import elbo
 from .._free import choose, moving, spread
 from .._model import AbstractModel
 from .._state import ELBOState, Info
 from .._types import Callable, PyTree, Scalar
 from .._update import AbstractUpdate
+from ..data._batch import where_seen
 
 
 class AbstractSearchStep(AbstractUpdate):

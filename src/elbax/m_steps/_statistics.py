@@ -6,7 +6,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._batch import as_batch, where_seen
 from .._elbo import elbo
 from .._free import choose, spread
 from .._model import AbstractModel
@@ -14,6 +13,7 @@ from .._pass import expected_statistics
 from .._state import ELBOState, Info
 from .._types import Array, PyTree
 from .._update import AbstractUpdate
+from ..data._batch import as_batch, where_seen
 from ._closed_form import statistics_of
 
 

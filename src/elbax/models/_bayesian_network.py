@@ -6,16 +6,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._arguments import check_key, check_kind, tables_of_whole_numbers, whole_numbers
-from .._batch import host_rows
-from .._check import check_described, check_row, check_rows, check_values
 from .._door import enter_sample
-from .._incomplete import host_known, known
 from .._invariance import beside, Invariances, shifts
 from .._model import AbstractExponentialFamilyModel
-from .._shares import log_prior_of_shares, log_shares_of, maximize_shares, vanished
 from .._types import Any, Array, Int, Key, PyTree, Scalar
+from ..data._batch import host_rows
+from ..data._check import check_described, check_row, check_rows, check_values
+from ..data._incomplete_rows import host_known, known
 from ..families import FactorGraph
 from ..priors import Dirichlet
+from ..priors._shares import log_prior_of_shares, log_shares_of, maximize_shares, vanished
 
 
 class BayesianNetwork(AbstractExponentialFamilyModel):

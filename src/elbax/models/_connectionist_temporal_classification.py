@@ -5,14 +5,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._algebra import matmul
 from .._arguments import check_count
-from .._batch import host_rows
-from .._check import check_weights
-from .._incomplete import has_incomplete
+from .._math.algebra import matmul
 from .._model import AbstractExponentialFamilyModel
-from .._sequence import as_sequence, check_sequences, Sequence, values_of
 from .._types import Any, AnyArray, Array, Bool, Int, Key, PyTree, Scalar
+from ..data._batch import host_rows
+from ..data._check import check_weights
+from ..data._incomplete_rows import has_incomplete
+from ..data._sequence import as_sequence, check_sequences, Sequence, values_of
 from ..families import CTCLattice
 from ..families._undefined import where_defined
 

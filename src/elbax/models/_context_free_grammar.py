@@ -5,18 +5,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._algebra import log
 from .._arguments import check_count, check_key, check_kind
-from .._batch import host_rows, rows
-from .._check import check_described, check_weights
 from .._invariance import beside_by_name, Invariances, shifts
+from .._math.algebra import log
 from .._model import AbstractExponentialFamilyModel
-from .._sequence import all_steps, as_sequence, num_observed, Sequence, values_of
-from .._shares import log_prior_of_shares, log_shares_of, maximize_shares, vanished
 from .._types import Any, Array, Key, PyTree, Scalar
+from ..data._batch import host_rows, rows
+from ..data._check import check_described, check_weights
+from ..data._sequence import all_steps, as_sequence, num_observed, Sequence, values_of
 from ..families import ParseTree
 from ..families._structured import truth
 from ..priors import Dirichlet
+from ..priors._shares import log_prior_of_shares, log_shares_of, maximize_shares, vanished
 
 
 class ContextFreeGrammar(AbstractExponentialFamilyModel):

@@ -7,13 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._algebra import matmul
 from .._arguments import check_key
-from .._batch import host_rows, rows
-from .._check import check_described, check_table, is_concrete
 from .._door import enter_sample
-from .._incomplete import has_incomplete, host_known, known_numbers
 from .._invariance import beside_by_name, directions_within, Invariances, nothing, of_blocks, unused
+from .._math.algebra import matmul
 from .._math.linear_algebra import cholesky, eigh, invert_triangle
 from .._model import AbstractExponentialFamilyModel, AbstractModel
 from .._program import compiled
@@ -23,6 +20,9 @@ from ..components._factor_analyzer import Noise, rotations
 from ..components._parts import pooled_covariance
 from ..components._residual import least_share, rounding_of_residuals
 from ..components._unit import with_given_unit, with_unit
+from ..data._batch import host_rows, rows
+from ..data._check import check_described, check_table, is_concrete
+from ..data._incomplete_rows import has_incomplete, host_known, known_numbers
 from ..families import Distribution, Gaussian
 from ..starts import start_of
 

@@ -7,24 +7,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._algebra import log
 from .._arguments import check_flag, check_function, check_kind
-from .._batch import host_rows, rows
-from .._check import check_described, check_each, check_enough, is_concrete
 from .._door import enter_sample
 from .._free import is_frozen
-from .._incomplete import has_incomplete
 from .._invariance import beside_by_name, Invariances, nothing, shifts
-from .._sequence import all_steps, as_sequence, check_sequences, num_observed, values_of
-from .._shares import log_prior_of_shares, log_shares_of, maximize_shares, vanished
+from .._math.algebra import log
 from .._shortcut import Shortcut
 from .._types import Any, AnyArray, Array, Bool, Float, Int, Key, PyTree, Scalar
 from ..components import AbstractComponent
+from ..data._batch import host_rows, rows
+from ..data._check import check_described, check_each, check_enough, is_concrete
+from ..data._incomplete_rows import has_incomplete
+from ..data._sequence import all_steps, as_sequence, check_sequences, num_observed, values_of
 from ..families import MarkovChain
 from ..families._recursion import runs_pairwise
 from ..families._undefined import draw_label, where_defined
 from ..posteriors import Network
 from ..priors import Dirichlet
+from ..priors._shares import log_prior_of_shares, log_shares_of, maximize_shares, vanished
 from ..starts import AbstractPartitioned
 from ._mixture import check_components
 

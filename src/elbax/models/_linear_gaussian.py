@@ -11,7 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._algebra import matmul, vdot
+from .._math.algebra import matmul, vdot
 from .._math.linear_algebra import root_of_inverse
 from .._math.triangularize import invert_noise
 from .._reference import Reference

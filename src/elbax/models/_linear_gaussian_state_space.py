@@ -8,23 +8,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._algebra import matmul
 from .._arguments import check_choice, check_flag, check_key, check_not_negative, in_full
-from .._batch import host_rows, rows
-from .._check import check_described, check_table, is_concrete
 from .._door import enter_sample
-from .._incomplete import is_incomplete, known, known_numbers
 from .._invariance import as_invariances, Invariances
+from .._math.algebra import matmul
 from .._math.linear_algebra import eigh
 from .._math.triangularize import semidefinite_root, triangularize
 from .._model import AbstractExponentialFamilyModel
 from .._program import compiled
 from .._reference import Reference
-from .._sequence import all_steps, as_sequence, check_sequences, num_observed
 from .._types import Any, Array, Key, PyTree, Scalar
 from ..components._covariance import Diagonal, Full, Spherical
 from ..components._parts import pooled_covariance
 from ..components._unit import positive_variance, with_given_unit
+from ..data._batch import host_rows, rows
+from ..data._check import check_described, check_table, is_concrete
+from ..data._incomplete_rows import is_incomplete, known, known_numbers
+from ..data._sequence import all_steps, as_sequence, check_sequences, num_observed
 from ..families import GaussianChain
 from ..starts import start_of
 from ._linear_gaussian import LinearGaussian

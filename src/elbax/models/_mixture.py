@@ -4,21 +4,21 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._algebra import log
 from .._arguments import check_count, check_kind
-from .._batch import host_rows, rows
-from .._check import check_described, check_each, check_enough, is_concrete
 from .._door import enter_sample
 from .._free import log_shares
-from .._incomplete import has_incomplete
 from .._invariance import beside_by_name, Invariances, shifts
-from .._shares import vanished
+from .._math.algebra import log
 from .._shortcut import Shortcut
 from .._types import Any, Array, Bool, Float, Int, Key, PyTree, Scalar
 from ..components import AbstractComponent
+from ..data._batch import host_rows, rows
+from ..data._check import check_described, check_each, check_enough, is_concrete
+from ..data._incomplete_rows import has_incomplete
 from ..families import Categorical, Distribution
 from ..families._undefined import draw_label, where_defined
 from ..priors import Dirichlet
+from ..priors._shares import vanished
 from ..starts import AbstractPartitioned, shares_of
 
 

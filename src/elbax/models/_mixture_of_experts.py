@@ -6,8 +6,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._arguments import check_not_negative
-from .._batch import host_rows
-from .._check import check_described, check_each
 from .._door import enter_sample
 from .._free import is_frozen
 from .._invariance import beside_by_name, Invariances, nothing, shifts
@@ -16,6 +14,8 @@ from .._shortcut import Shortcut
 from .._types import Any, Array, Bool, Float, Int, Key, PyTree, Scalar
 from ..components import AbstractComponent
 from ..components._linear import described, linear
+from ..data._batch import host_rows
+from ..data._check import check_described, check_each
 from ..families import Categorical, Distribution
 from ..families._undefined import draw_label, where_defined
 from ..starts import AbstractPartitioned

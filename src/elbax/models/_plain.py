@@ -4,12 +4,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._algebra import dot, num_rows
 from .._arguments import check_flag, takes_key
-from .._batch import rows
 from .._invariance import as_invariances, Invariances
+from .._math.algebra import dot, num_rows
 from .._model import AbstractModel
 from .._types import Any, Callable, Key, PyTree, Scalar
+from ..data._batch import rows
 from ..estimators import AbstractEstimator, Reparameterized, ScoreFunction
 from ..families import AbstractFamily, AnyLatent, as_prior, Distribution, exact_divergence
 

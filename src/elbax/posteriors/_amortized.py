@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from .._arguments import told
-from .._batch import as_batch, read, rows
+from .._network import Network
 from .._program import by_value, program
 from .._reference import Reference
 from .._types import Any, Callable, Key, PyTree
+from ..data._batch import as_batch, read, rows
 from ..families import AbstractFamily
-from ._network import Network
 from ._posterior import AbstractPosterior
 
 

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from .._algebra import is_label
+from .._math.algebra import is_label
 from .._types import PyTree
 from ._particles import Particles
 from ._table import AbstractTable

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from .._algebra import is_label
+from .._math.algebra import is_label
 from .._types import Any, Key, PyTree, Scalar
 from ..families import AbstractFamily, AnyDiscreteLatent, AnyLatent
 from ._particles import Particles

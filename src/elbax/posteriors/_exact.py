@@ -7,8 +7,8 @@ import equinox as eqx
 from .._door import check_datum, check_model
 from .._model import AbstractModel
 from .._program import program
-from .._table import as_arrays
 from .._types import Key, PyTree, Scalar
+from ..data._table import as_arrays
 from ..families import Distribution
 from ._posterior import AbstractPosterior, ModelAt, same_arrays
 

@@ -4,8 +4,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._algebra import is_label
 from .._arguments import check_function
+from .._math.algebra import is_label
 from .._program import program
 from .._types import Any, Callable, Key, PyTree, Scalar
 from ..families import AbstractFamily, Distribution

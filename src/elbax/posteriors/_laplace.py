@@ -4,8 +4,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._algebra import matmul
 from .._arguments import check_count, check_function
+from .._math.algebra import matmul
 from .._math.linear_algebra import eigh
 from .._program import program
 from .._types import Any, Key, PyTree

@@ -3,13 +3,13 @@
 import jax
 import jax.numpy as jnp
 
-from .._batch import as_batch, effective_weight, row_numbers, rows
-from .._check import is_concrete
 from .._door import enter
 from .._model import AbstractModel
 from .._program import compiled
 from .._sharding import automatic
 from .._types import Any, PyTree
+from ..data._batch import as_batch, effective_weight, row_numbers, rows
+from ..data._check import is_concrete
 from ..families import AbstractFactored, AbstractFamily, Distribution, factored
 from ._table import AbstractTable
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
-from .._algebra import is_label
+from .._math.algebra import is_label
 from .._program import program
 from .._types import Any, Array, Callable, Float, Key, PyTree, Scalar
 from ..families import AbstractFamily

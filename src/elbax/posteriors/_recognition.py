@@ -2,13 +2,13 @@
 
 import jax
 
-from .._algebra import is_label
 from .._arguments import check_function
+from .._math.algebra import is_label
+from .._network import Network
 from .._program import program
 from .._types import Any, Callable, Key, PyTree
 from ..families import Distribution
 from ._exact import Exact
-from ._network import Network
 from ._posterior import AbstractPosterior, looks_first
 
 

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._algebra import nodes_of
-from .._batch import as_batch, effective_weight
-from .._check import is_concrete
+from .._math.algebra import nodes_of
 from .._program import program
 from .._types import Any, Array, Key, PyTree
+from ..data._batch import as_batch, effective_weight
+from ..data._check import is_concrete
 from ..families import AbstractFamily
 from ._posterior import AbstractPosterior
 

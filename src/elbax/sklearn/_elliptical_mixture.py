@@ -6,8 +6,8 @@ from typing import ClassVar
 import numpy as np
 
 from .._arguments import check_choice, check_not_negative
-from .._check import check_described
 from .._types import Any
+from ..data._check import check_described
 from ._mixture import AbstractMixture
 
 

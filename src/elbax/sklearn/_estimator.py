@@ -13,18 +13,18 @@ from sklearn.utils import check_consistent_length, check_random_state, column_or
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from .._arguments import check_count, check_function, check_not_negative
-from .._batch import Batch, host_rows
-from .._check import check_weights
 from .._em import em
-from .._incomplete import IncompleteRows
 from .._model import AbstractModel
-from .._padding import padded
-from .._pattern import incomplete
 from .._program import compiled
 from .._rows import each_row, in_order
-from .._table import named
 from .._types import Any, Key, PyTree
 from .._update import AbstractUpdate
+from ..data._batch import Batch, host_rows
+from ..data._check import check_weights
+from ..data._incomplete import incomplete
+from ..data._incomplete_rows import IncompleteRows
+from ..data._padding import padded
+from ..data._table import named
 from ..families import Distribution
 from ..fitting import fit, fit_restarts, Result
 from ..starts import first_state, initial_params

@@ -8,12 +8,12 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from .. import models
-from .._batch import Batch
-from .._compress import compress
 from .._model import AbstractModel
 from .._types import Any, PyTree
 from .._update import AbstractUpdate, Chain
 from ..components._factor_analyzer import Noise
+from ..data._batch import Batch
+from ..data._compress import compress
 from ..e_steps import ExactEStep
 from ..families import Distribution
 from ..m_steps import ClosedFormMStep, EvidenceMStep

@@ -8,11 +8,11 @@ import jax
 import numpy as np
 from sklearn.utils.validation import check_is_fitted, check_non_negative
 
-from .._batch import Batch
 from .._program import compiled
 from .._reference import split_coordinates
 from .._types import Any, Key, PyTree
 from ..components import AbstractComponent
+from ..data._batch import Batch
 from ..families import Distribution
 from ..models import Mixture
 from ..starts import initial_params

@@ -5,8 +5,8 @@ The criterion is the likelihood of spheres; each step merges the two clusters th
 
 import numpy as np
 
-from .._check import is_concrete
 from .._types import Array, Float, Int, Key
+from ..data._check import is_concrete
 
 
 _LIMIT = 1000

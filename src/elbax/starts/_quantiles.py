@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from .._algebra import matmul
+from .._math.algebra import matmul
 from .._types import Array, Float, Int, Key
 from ._rows import scaled
 

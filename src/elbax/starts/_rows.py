@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._algebra import matmul
+from .._math.algebra import matmul
 from .._types import Array, Float, Int, Key, Scalar
 
 

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._arguments import check_key
-from .._batch import as_batch, effective_weight, row_numbers
-from .._check import is_concrete
 from .._model import AbstractExponentialFamilyModel
 from .._program import compiled
 from .._types import Any, Array, Bool, Callable, Float, Int, Key, PyTree
+from ..data._batch import as_batch, effective_weight, row_numbers
+from ..data._check import is_concrete
 from ._hierarchical import hierarchical
 from ._k_means import k_means
 from ._parts import random_parts, with_own_spread

@@ -6,13 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._arguments import check_count, check_key
-from .._check import is_concrete
 from .._model import AbstractModel, models_of
 from .._program import compiled
 from .._sharding import automatic
 from .._state import ELBOState
 from .._types import Any, Callable, Key, PyTree
 from .._update import AbstractUpdate
+from ..data._check import is_concrete
 from ..posteriors import Exact
 from ._parts import with_own_spread
 from ._start import (

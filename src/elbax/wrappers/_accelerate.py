@@ -4,8 +4,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._algebra import dot, is_label, subtract, where
 from .._arguments import check_positive
+from .._math.algebra import dot, is_label, subtract, where
 from .._program import by_value
 from .._state import ELBOState, Info
 from .._types import Array, Bool, Callable, Int, PyTree, Scalar

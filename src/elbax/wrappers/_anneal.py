@@ -10,9 +10,9 @@ from .._arguments import check_schedule
 from .._model import AbstractModel, models_of
 from .._program import by_value
 from .._state import ELBOState, Info
+from .._tempered import Target, Tempered
 from .._types import Any, Array, Callable, Int, PyTree
 from .._update import AbstractUpdate, Promise
-from ._tempered import Target, Tempered
 from ._wrapper import AbstractRemembering
 
 

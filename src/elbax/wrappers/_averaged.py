@@ -5,11 +5,11 @@ import jax
 import jax.numpy as jnp
 
 from .._arguments import check_count, check_not_negative
-from .._check import is_concrete
 from .._reference import split_coordinates
 from .._state import ELBOState, Info
 from .._types import Array, Int, PyTree
 from .._update import AbstractUpdate
+from ..data._check import is_concrete
 from ._wrapper import AbstractRemembering
 
 

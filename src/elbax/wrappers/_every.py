@@ -6,8 +6,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._algebra import where
 from .._arguments import check_count
+from .._math.algebra import where
 from .._state import ELBOState, Info, unmeasured
 from .._types import Int, PyTree, Scalar
 from .._update import AbstractUpdate, Promise

@@ -8,9 +8,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._algebra import where
 from .._arguments import check_flag
 from .._elbo import elbo
+from .._math.algebra import where
 from .._model import models_of
 from .._state import ELBOState, Info
 from .._types import Array, Bool, Int, Key, PyTree, Scalar

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import digamma, gammaln, polygamma
 
-from ._types import Any, Array
+from .._types import Any, Array
 
 
 # Below this the two terms differ enough to be subtracted, in float32 and in float64. Above it, four terms of the

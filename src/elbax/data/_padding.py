@@ -3,9 +3,9 @@
 import jax
 import numpy as np
 
-from ._algebra import num_rows
+from .._math.algebra import num_rows
+from .._types import PyTree
 from ._batch import as_batch, Batch, effective_weight
-from ._types import PyTree
 
 
 # With more rows a fit takes longer than its compilation, so sharing a program saves little.

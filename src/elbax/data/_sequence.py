@@ -5,11 +5,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._algebra import num_rows
+from .._math.algebra import num_rows
+from .._types import Any, AnyArray, Array, PyTree
 from ._check import first_not_finite
-from ._incomplete import IncompleteRows, is_incomplete
+from ._incomplete_rows import IncompleteRows, is_incomplete
 from ._table import as_arrays
-from ._types import Any, AnyArray, Array, PyTree
 
 
 class Sequence(eqx.Module):

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._free import log_shares
-from ._types import Any, Array
-from .priors import Dirichlet
+from .._free import log_shares
+from .._types import Any, Array
+from . import Dirichlet
 
 
 def log_shares_of(logits: Array, possible: np.ndarray | Array) -> Array:

@@ -3,8 +3,8 @@
 import equinox as eqx
 import jax
 
-from .._arguments import takes_key
-from .._types import Any, Callable, Key, PyTree
+from ._arguments import takes_key
+from ._types import Any, Callable, Key, PyTree
 
 
 class Network(eqx.Module):

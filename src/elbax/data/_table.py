@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._types import Any, PyTree
+from .._types import Any, PyTree
 
 
 class NamedColumns(np.ndarray):

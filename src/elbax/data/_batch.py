@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._algebra import add, num_rows, where
-from ._arguments import check_count
-from ._incomplete import has_blocks, IncompleteRows, is_incomplete, row_axes
-from ._program import is_concrete, program
+from .._arguments import check_count
+from .._math.algebra import add, num_rows, where
+from .._program import is_concrete, program
+from .._types import Any, AnyArray, Array, Callable, Key, PyTree
+from ._incomplete_rows import has_blocks, IncompleteRows, is_incomplete, row_axes
 from ._table import as_arrays
-from ._types import Any, AnyArray, Array, Callable, Key, PyTree
 
 
 class Batch(eqx.Module):

@@ -6,13 +6,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._algebra import is_label
-from .._around import AbstractAround
-from .._model import AbstractModel
-from .._reference import Reference
-from .._shortcut import Shortcut
-from .._types import Any, Array, Key, PyTree, Scalar
-from ..families import Distribution
+from ._around import AbstractAround
+from ._math.algebra import is_label
+from ._model import AbstractModel
+from ._reference import Reference
+from ._shortcut import Shortcut
+from ._types import Any, Array, Key, PyTree, Scalar
+from .families import Distribution
 
 
 Target = Literal["entropy", "divergence"]

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._types import Any, AnyArray, Array, PyTree
+from .._types import Any, AnyArray, Array, PyTree
 
 
 class IncompleteRows(eqx.Module):

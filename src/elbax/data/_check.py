@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._arguments import check_shape, Shape
-from ._incomplete import host_known, known
-from ._program import is_concrete as outside_of_traces
+from .._arguments import check_shape, Shape
+from .._program import is_concrete as outside_of_traces
+from .._types import Any, AnyArray, Callable, PyTree
+from ._incomplete_rows import host_known, known
 from ._table import as_arrays, column_name
-from ._types import Any, AnyArray, Callable, PyTree
 
 
 def is_concrete(tree: PyTree) -> bool:

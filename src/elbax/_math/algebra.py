@@ -5,7 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from ._types import Any, Array, PyTree, Scalar
+from .._types import Any, Array, PyTree, Scalar
 
 
 # By default accelerators multiply float32 matrices in fewer bits. Quadratic forms and sufficient statistics need

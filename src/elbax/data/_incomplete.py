@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._algebra import num_rows
-from ._arguments import check_count
+from .._arguments import check_count
+from .._math.algebra import num_rows
+from .._types import PyTree
 from ._batch import as_batch, Batch, effective_weight
 from ._check import check_weights
-from ._incomplete import IncompleteRows
-from ._types import PyTree
+from ._incomplete_rows import IncompleteRows
 
 
 def incomplete(x: PyTree, *, block_size: int | None = None) -> Batch:

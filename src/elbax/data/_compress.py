@@ -4,14 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._algebra import matmul
+from .._math.algebra import matmul
+from .._math.linear_algebra import cholesky, eigh, invert_triangle
+from .._program import compiled
+from .._sharding import automatic
+from .._types import Any, Array, PyTree
 from ._batch import as_batch, Batch, effective_weight, reduce_data
 from ._check import check_rows, check_table, is_concrete
-from ._incomplete import known_numbers
-from ._math.linear_algebra import cholesky, eigh, invert_triangle
-from ._program import compiled
-from ._sharding import automatic
-from ._types import Any, Array, PyTree
+from ._incomplete_rows import known_numbers
 
 
 def compress(x: PyTree, *, chunk_size: int | None = None) -> Batch:

@@ -1,0 +1,1 @@
+"""Data as models take them: batches, incomplete rows, sequences, moments."""

@@ -13,7 +13,7 @@ from ._family import AbstractFamily, Distribution
 class LogDensity:
     """A density that is known by its logarithm alone."""
 
-    log_prob: Callable[[Any], Scalar]
+    log_prob: Callable[[Any], Any]
 
 
 def as_prior(given: Any, family: AbstractFamily) -> Any:

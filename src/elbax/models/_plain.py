@@ -128,7 +128,8 @@ class Model(AbstractModel):
                 )
             estimator.check(latent)
         check_flag("Model", conjugate=conjugate)
-        self.function = log_joint if likelihood is None else likelihood
+        function: Any = log_joint if likelihood is None else likelihood
+        self.function = function
         self.latent = latent
         self.conjugate = conjugate
         self.prior = prior

@@ -2,6 +2,7 @@
 
 import re
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import laws
@@ -329,3 +330,47 @@ def test_a_regression_has_no_gaps(as_users_run):
     inputs = elbax.IncompleteRows(np.ones((6, 2)), np.ones((6, 2), bool))
     with pytest.raises(ValueError, match="a regression needs every input and target"):
         model.check((inputs, np.arange(6.0)))
+
+
+def test_an_e_step_on_the_state_of_an_encoder_is_refused():
+    """It would do nothing, and the M-step would follow an encoder that nobody trains."""
+    x, model = elbax.datasets.old_faithful(), elbax.GaussianMixture(2)
+    encoder = elbax.Amortized(eqx.nn.MLP(2, 2, 4, 1, key=jax.random.key(0)), model.latent)
+    params = model.init(jax.random.key(0), x)
+    state = elbax.GradientEStep(model, optax.sgd(0.1)).init(params, encoder, key=jax.random.key(1))
+    for run in (
+        lambda: elbax.ExactEStep(model)(state.replace(memory=()), x),
+        lambda: elbax.em(model)(state.replace(memory=((), ())), x),
+        lambda: elbax.fit(elbax.em(model), state.replace(memory=((), ())), x),
+    ):
+        with pytest.raises(TypeError, match=r"moves Exact\(model, params\).*an Amortized"):
+            run()
+
+
+def test_the_state_of_em_in_an_encoders_step_is_refused():
+    x, model = elbax.datasets.old_faithful(), elbax.GaussianMixture(2)
+    em = elbax.em(model)
+    state = em.init(model.init(jax.random.key(0), x), key=jax.random.key(1))
+    step = elbax.GradientEStep(model, optax.adam(0.1))
+    with pytest.raises(TypeError, match="the posterior is Exact.*Start from update.init"):
+        step(state, x)
+
+
+@pytest.mark.parametrize("family", [elbax.Categorical(3), elbax.DiagonalGaussian(2)])
+def test_an_encoder_of_another_latent_is_refused_at_the_start(family):
+    x, model = elbax.datasets.old_faithful(), elbax.GaussianMixture(2)
+    encoder = elbax.Amortized(eqx.nn.MLP(2, 4, 4, 1, key=jax.random.key(0)), family)
+    step = elbax.GradientEStep(model, optax.adam(0.1))
+    with pytest.raises(TypeError, match=r"is over .*, and the latent of the model is Categorical"):
+        step.init(model.init(jax.random.key(0), x), encoder, key=jax.random.key(1))
+
+
+def test_a_bare_network_is_no_posterior():
+    x, model = elbax.datasets.old_faithful(), elbax.GaussianMixture(2)
+    params = model.init(jax.random.key(0), x)
+    network = eqx.nn.MLP(2, 2, 4, 1, key=jax.random.key(0))
+    step = elbax.GradientEStep(model, optax.adam(0.1))
+    with pytest.raises(TypeError, match=r"an encoder is elbax.Amortized\(network, model.latent\)"):
+        step.init(params, network, key=jax.random.key(1))
+    with pytest.raises(TypeError, match=r"returned an array of shape \(2,\). An encoder is"):
+        elbax.elbo(model, params, elbax.Network(network), x)

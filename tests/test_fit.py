@@ -265,3 +265,41 @@ def test_the_evidence_is_reported_beside_the_bound_of_an_encoder():
     assert f"evidence {float(expected):.6f} nats" in str(result)
     exact = elbax.fit(elbax.em(model), x, key=jax.random.key(0), restarts=1, max_steps=2)
     assert exact.evidence is None and "evidence" not in str(exact)
+
+
+def test_no_evidence_where_exact_inference_is_out_of_reach():
+    """Mean field is for such grids; a fit of it ends with its bound."""
+    grid = elbax.families.GridGraph(20, 20, 2, limit=2**10)
+
+    class Ising(elbax.AbstractExponentialFamilyModel):
+        latent: elbax.families.GridGraph = grid
+
+        def potentials(self, natural, x):
+            pairs = lambda *shape: jnp.broadcast_to(natural["pair"] * jnp.eye(2), (*shape, 2, 2))
+            unary = jnp.stack([-x, x], -1)
+            return {"unary": unary, "below": pairs(19, 20), "beside": pairs(20, 19)}, jnp.zeros(())
+
+    x = jax.random.normal(jax.random.key(0), (2, 20, 20))
+    model, params = Ising(), {"pair": jnp.array(0.3)}
+    family = elbax.families.factored(grid)
+    start = jax.vmap(lambda x: family.start(model.potentials(params, x)[0]))(x)
+    posterior = elbax.posteriors.MeanField(start, family)
+    update = elbax.MeanFieldEStep(model)
+    state = update.init(params, posterior, key=jax.random.key(1))
+    result = elbax.fit(update, state, x, max_steps=2)
+    assert result.evidence is None and np.isfinite(result.elbo)
+
+
+def test_far_from_bayes_rule_the_result_says_what_to_do(as_users_run):
+    said = str(
+        elbax.Result(
+            (), jnp.array(-5.0), np.zeros(1), 1, "converged", "Converged.", jnp.array(-3.0)
+        )
+    )
+    assert "far from Bayes' rule" in said and "standardize=x" in said
+    near = str(
+        elbax.Result(
+            (), jnp.array(-3.1), np.zeros(1), 1, "converged", "Converged.", jnp.array(-3.0)
+        )
+    )
+    assert "far" not in near

@@ -183,6 +183,91 @@ def test_chunks_change_nothing():
         np.testing.assert_allclose(left, right, rtol=1e-12)
 
 
+CHOICE = elbax.Model(
+    likelihood=lambda params, x, z: norm.logpdf(x, params[z]).sum(),
+    prior=lambda params, x: np.log([0.2, 0.3, 0.5]),  # NumPy's numbers will do
+    latent=elbax.Categorical(3),
+)
+CENTERS = jnp.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+QUADRATIC = elbax.Model(
+    likelihood=likelihood,
+    prior=lambda params, x: (CENTER, jnp.eye(2)),
+    latent=elbax.Gaussian(2),
+    conjugate=True,
+)
+
+
+@pytest.mark.parametrize(("model", "params"), [(CHOICE, CENTERS), (QUADRATIC, LOADINGS)])
+def test_under_bayes_rule_a_step_reports_what_elbo_terms_do(model, params):
+    update = elbax.Chain(elbax.ExactEStep(model), elbax.GradientMStep(model, optax.sgd(0.1)))
+    _, info = jax.jit(update)(update.init(params, key=KEYS[0]), X)
+    terms = elbax.elbo_terms(model, params, elbax.Exact(model, params), X)
+    np.testing.assert_allclose(info.kl_prior, terms.kl_prior, rtol=1e-10)
+    np.testing.assert_allclose(info.reconstruction, terms.reconstruction, rtol=1e-10)
+    assert info.kl_prior > 0.01
+
+
+def test_the_evidence_by_quadrature_is_the_exact_one():
+    given = dict(likelihood=likelihood, prior=QUADRATIC.prior, latent=elbax.Gaussian(2))
+    model = elbax.Model(**given, conjugate=True, estimator=Quadrature(20))
+    expected = elbax.evidence(QUADRATIC, LOADINGS, X)
+    np.testing.assert_allclose(elbax.evidence(model, LOADINGS, X), expected, rtol=1e-9)
+    bound = elbax.elbo(model, LOADINGS, elbax.Exact(model, LOADINGS), X)
+    np.testing.assert_allclose(bound, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["Importance", "MonteCarlo"])
+def test_draws_are_not_drawn_of_again(kind):
+    """The bound and its slope are those of the log-joint as a whole, draw by draw."""
+
+    def bound(model, weights, key):
+        encoder = elbax.Amortized(elbax.Network(linear().network.function, weights), LATENT)
+        if kind == "Importance":
+            q = elbax.posteriors.Importance(encoder, elbax.Exact(model, LOADINGS), 5)
+        else:
+            q = elbax.posteriors.MonteCarlo(encoder, 5)
+        return elbax.elbo(model, LOADINGS, q, X, key=key)
+
+    both = jax.jit(
+        lambda weights: [
+            jax.value_and_grad(lambda w, m=model: bound(m, w, KEYS[3]))(weights)
+            for model in (model_of(natural), elbax.Model(joint, LATENT))
+        ]
+    )
+    ours, theirs = both(WEIGHTS)
+    np.testing.assert_allclose(ours[0], theirs[0], rtol=1e-10)
+    np.testing.assert_allclose(ours[1], theirs[1], rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("estimator", [ImportanceWeighted(5), DoublyReparameterized(5)])
+def test_under_a_tighter_bound_the_divergence_is_still_one(estimator):
+    model = model_of(density, estimator=estimator)
+    each = jax.jit(
+        jax.vmap(lambda key: elbax.elbo_terms(model, LOADINGS, linear(), X, key=key).kl_prior)
+    )
+    found = each(jax.random.split(KEYS[2], 300))
+    exact = elbax.elbo_terms(model_of(natural), LOADINGS, linear(), X).kl_prior
+    assert abs(found.mean() - exact) < 5 * found.std() / 300**0.5 < 0.2
+    terms = elbax.elbo_terms(model, LOADINGS, linear(), X)
+    assert terms.reconstruction is None  # This bound is not reconstruction less KL.
+
+
+def test_float32_data_with_a_prior_of_float64_numbers():
+    x, loadings = X.astype(jnp.float32), LOADINGS.astype(jnp.float32)
+    q = elbax.Amortized(elbax.Network(lambda w, x: w @ x, WEIGHTS.astype(jnp.float32)), LATENT)
+    for estimator in (None, StickingTheLanding(2), ImportanceWeighted(2), Quadrature(4)):
+        for prior in (natural, lambda p, x: lambda z: norm.logpdf(z).sum()):
+            model = elbax.Model(
+                likelihood=lambda p, x, z: -jnp.sum((x - p @ z) ** 2),
+                prior=prior,
+                latent=LATENT,
+                estimator=estimator,
+            )
+            assert elbax.elbo(model, loadings, q, x).dtype == jnp.float32
+    # Natural parameters of a choice, and of Bayes' rule.
+    assert elbax.evidence(CHOICE, CENTERS.astype(jnp.float32), x).dtype == jnp.float32
+
+
 def test_a_conditional_prior():
     """p(z | x): experts' gates, and a log-density; the bound is that of the log-joint."""
 
@@ -262,6 +347,69 @@ def test_without_a_family_a_discrete_encoder_learns_by_its_score():
     assert np.all(error < 0.05) and np.all(abs(found.mean(0) - exact) < 5 * error)
 
 
+def test_without_a_family_a_latent_of_two_kinds_learns_by_its_score():
+    """A choice and a number: the slope of the mean is known in closed form."""
+    numpyro = pytest.importorskip("numpyro")
+
+    class Both:
+        def __init__(self, output):
+            self.choice = numpyro.distributions.Bernoulli(logits=output[0])
+            self.number = numpyro.distributions.Normal(output[1], 1.0)
+
+        def sample(self, key):
+            left, right = jax.random.split(key)
+            return {"choice": self.choice.sample(left), "number": self.number.sample(right)}
+
+        def log_prob(self, z):
+            return self.choice.log_prob(z["choice"]) + self.number.log_prob(z["number"])
+
+    def log_joint(params, x, z):
+        return 2.0 * z["choice"].astype(float) + z["number"]
+
+    def bound(output, key):
+        q = elbax.Amortized(elbax.Network(lambda w, x: w, output), Both)
+        return elbax.elbo(elbax.Model(log_joint), (), q, jnp.zeros((1, 1)), key=key)
+
+    each = jax.jit(jax.vmap(jax.grad(bound), (None, 0)))
+    with jax.numpy_dtype_promotion("standard"):  # numpyro relies on it
+        found = each(jnp.zeros(2), jax.random.split(KEYS[7], 4000))
+    # E[log joint] = 2 sigmoid(a) + m, and the entropy of the choice is flat at a = 0.
+    error = found.std(0) / len(found) ** 0.5
+    assert np.all(abs(found.mean(0) - np.array([0.5, 1.0])) < 5 * error) and np.all(error < 0.1)
+
+
+def test_draws_that_do_not_move_with_q_take_the_score():
+    """A mixture of numpyro: its own flag says that its draws are no function of noise."""
+    numpyro = pytest.importorskip("numpyro")
+    dist = numpyro.distributions
+
+    def mixture(output):
+        return dist.MixtureSameFamily(
+            dist.Categorical(logits=jnp.stack([output[0], jnp.zeros(())])),
+            dist.Normal(jnp.array([-1.0, 2.0]), jnp.ones(2)),
+        )
+
+    def bound(model, output, key):
+        q = elbax.Amortized(elbax.Network(lambda w, x: w, output), mixture)
+        return elbax.elbo(model, (), q, jnp.zeros((1, 1)), key=key)
+
+    model = elbax.Model(lambda params, x, z: norm.logpdf(z, 1.0, 1.0))
+    z = jnp.linspace(-8, 9, 4001)
+
+    def by_quadrature(output):
+        log_q = mixture(output).log_prob(z)
+        return jnp.sum(jnp.exp(log_q) * (norm.logpdf(z, 1.0, 1.0) - log_q)) * (z[1] - z[0])
+
+    exact = jax.grad(by_quadrature)(jnp.zeros(1))
+    each = jax.jit(jax.vmap(jax.grad(lambda w, key: bound(model, w, key)), (None, 0)))
+    found = each(jnp.zeros(1), jax.random.split(KEYS[7], 4000))
+    error = found.std(0) / len(found) ** 0.5
+    assert np.all(abs(found.mean(0) - exact) < 5 * error) and np.all(error < 0.05)
+    moving = elbax.Model(lambda params, x, z: -(z**2), estimator=StickingTheLanding(2))
+    with pytest.raises(TypeError, match="draws of this MixtureSameFamily do not move"):
+        bound(moving, jnp.zeros(1), KEYS[0])
+
+
 def test_without_a_family_what_is_not_known_says_so():
     model = elbax.Model(joint)
     with pytest.raises(TypeError, match="without a latent family. Give one"):
@@ -281,6 +429,7 @@ def test_without_a_family_what_is_not_known_says_so():
             "got log_joint and likel",
         ),
         ({"log_joint": joint, "conjugate": True}, "give the family"),
+        ({"likelihood": likelihood, "prior": lambda z: 0.0}, r"called as prior\(params, x\)"),
     ],
 )
 def test_which_functions_go_together(given, message):
@@ -367,3 +516,48 @@ def test_the_rows_of_a_batch_have_a_name():
         return model.elbo(LOADINGS, x, q, KEYS[0])
 
     np.testing.assert_allclose(found, jax.vmap(bound)(X, scaled).mean(), rtol=1e-10)
+
+
+def test_who_takes_a_key():
+    key = jax.random.key(0)
+
+    class Handing(eqx.Module):
+        inner: Dropping
+
+        def __call__(self, x, **keywords):
+            return self.inner(x, **keywords)
+
+    ones = jnp.ones(2)
+    plain = elbax.Network(lambda x, key=None: x if key is None else 0 * x)
+    assert plain(ones, key=key).sum() == 0 and plain(ones).sum() == 2
+    handing = elbax.Network(Handing(Dropping(2, 3, KEYS[0])))
+    assert np.any(handing(ones, key=KEYS[1]) != handing(ones))
+    positional = elbax.Network(lambda x, key=None, /: x)
+    np.testing.assert_array_equal(positional(ones, key=key), ones)
+
+
+def test_the_evidence_evaluates():
+    """Dropout is off where a model is only looked at, by every function that looks."""
+
+    def decoded_choice(decoder, x, z, key=None):
+        return norm.logpdf(x, decoder(jax.nn.one_hot(z, 3), key=key)).sum()
+
+    model = elbax.Model(
+        likelihood=decoded_choice,
+        prior=lambda params, x: jnp.zeros(3),
+        latent=elbax.Categorical(3),
+        estimator=elbax.estimators.Enumeration(),
+    )
+    decoder = elbax.Network(Dropping(3, 3, KEYS[0]))
+    expected = elbax.evidence(model, eqx.nn.inference_mode(decoder), X)
+    np.testing.assert_allclose(elbax.evidence(model, decoder, X), expected, rtol=1e-12)
+    each = elbax.log_densities(model, decoder, X)
+    np.testing.assert_allclose(each.mean(), expected, rtol=1e-12)
+
+
+def test_natural_parameters_need_a_family():
+    model = elbax.Model(likelihood=likelihood, prior=natural)
+    with pytest.raises(
+        TypeError, match="returned natural parameters, but the model names no latent"
+    ):
+        elbax.elbo(model, LOADINGS, linear(), X)

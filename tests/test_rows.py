@@ -53,6 +53,22 @@ def test_rows_of_a_batch_keep_their_places():
     )
 
 
+def test_answers_are_in_the_order_of_the_rows_whatever_their_places():
+    rows = gapped(X)[:4]
+    expected = elbax.log_densities(MODEL, PARAMS, rows)
+    for index in ([3, 2, 1, 0], [50, 9, 7, 1], [0, 0, 0, 0]):
+        batch = elbax.Batch(rows, index=np.array(index))
+        np.testing.assert_array_equal(elbax.log_densities(MODEL, PARAMS, batch), expected)
+
+
+def test_a_row_that_is_left_out_has_no_answer():
+    rows = gapped(X)[:4]
+    batch = elbax.Batch(rows, weight=np.array([1.0, 0.0, 2.0, 1.0]))
+    found = elbax.log_densities(MODEL, PARAMS, batch)
+    assert np.isnan(found[1]) and np.isfinite(found[jnp.array([0, 2, 3])]).all()
+    assert elbax.labels(MODEL, PARAMS, batch)[1] == -1
+
+
 def test_the_mean_is_the_evidence():
     found = elbax.log_densities(MODEL, PARAMS, X).mean()
     np.testing.assert_allclose(found, elbax.evidence(MODEL, PARAMS, X), rtol=1e-12)
@@ -76,6 +92,8 @@ def test_what_is_refused():
         TypeError, match=r"labels: the latent of FactorAnalysis, a Gaussian, is contin"
     ):
         elbax.labels(factors, params, X)
+    with pytest.raises(TypeError, match="without a latent family"):
+        elbax.labels(elbax.Model(lambda p, x, z: 0.0), (), X)
     with pytest.raises(TypeError, match="Bayes' rule is not known"):
         plain = elbax.Model(lambda p, x, z: -jnp.sum((x - z) ** 2), elbax.Gaussian(2))
         elbax.log_densities(plain, (), X)

@@ -68,3 +68,20 @@ def test_what_is_known_of_columns_is_not_trained_and_weights_of_0_do_not_count()
         jax.tree.leaves(moved.posterior.inputs), jax.tree.leaves(make(x).inputs), strict=True
     ):
         np.testing.assert_array_equal(left, right)
+
+
+def test_whole_numbers_and_real_ones_are_seen_alike():
+    x = jnp.array([[0.2], [0.9], [1.4]])
+    encoder = elbax.Amortized(lambda x: jnp.append(x, 0), elbax.Categorical(2), standardize=x)
+    whole, real = encoder(jnp.array([1])), encoder(jnp.array([1.0]))
+    np.testing.assert_array_equal(whole.natural, real.natural)
+
+
+def test_steps_from_an_encoder_start_where_it_says():
+    x = jnp.asarray(elbax.datasets.old_faithful(), float)
+    model = elbax.GaussianMixture(2)
+    network = eqx.nn.MLP(2, 2, 4, 1, key=jax.random.key(1))
+    encoder = elbax.Amortized(network, model.latent, standardize=x)
+    target = elbax.Exact(model, model.init(jax.random.key(0), x))
+    still = elbax.posteriors.SemiAmortized(encoder, target, optax.sgd(0.0), 1)
+    np.testing.assert_allclose(still(x[0]).natural, encoder(x[0]).natural, rtol=1e-12)

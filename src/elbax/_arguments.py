@@ -230,6 +230,10 @@ def told(given: Any) -> str:
 def takes_key(function: Callable) -> bool:
     """Returns whether a function has an argument `key`, for which a pass over data provides a random key."""
     try:
-        return "key" in inspect.signature(function).parameters
+        found = inspect.signature(function).parameters
     except (TypeError, ValueError):  # A function written in C has no signature.
         return False
+    kinds = inspect.Parameter
+    if "key" in found:
+        return found["key"].kind is not kinds.POSITIONAL_ONLY
+    return any(each.kind is kinds.VAR_KEYWORD for each in found.values())

@@ -61,6 +61,10 @@ class AbstractAround(AbstractModel):
         return self.model.expected(function, q, key)
 
     @property
+    def splits(self) -> bool:
+        return self.model.splits
+
+    @property
     def divergence_weight(self) -> Array | float | None:
         return self.model.divergence_weight
 

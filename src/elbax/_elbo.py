@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from ._door import enter
 from ._model import AbstractModel
+from ._network import evaluating
 from ._pass import bound, divisor, Pass, per_datum
 from ._program import compiled
 from ._sharding import automatic
@@ -60,7 +61,7 @@ def elbo(
 
 
 def _evaluating(params, posterior, key):
-    return (params, posterior) if key is not None else eqx.nn.inference_mode((params, posterior))
+    return (params, posterior) if key is not None else evaluating((params, posterior))
 
 
 def _is_current(posterior, model, params) -> bool:
@@ -106,6 +107,7 @@ def evidence(
     ```
     """
     batch = enter("evidence", model, params, batch, chunk_size=chunk_size)
+    params = evaluating(params)
     if not model.exact:
         # The model's own error, raised before any work is done.
         jax.eval_shape(jax.vmap(Exact(model, params)), rows(batch)[0])
@@ -179,6 +181,7 @@ def elbo_terms(
     batch = enter(
         "elbo_terms", model, params, batch, posterior=posterior, key=key, chunk_size=chunk_size
     )
+    check_posterior(posterior, model, "elbo_terms")
     params, posterior = _evaluating(params, posterior, key)
     current = _is_current(posterior, model, params)
     log_evidence = _evidence(model, params, batch, chunk_size) if model.exact else None
@@ -206,7 +209,7 @@ def _terms(model, params, posterior, batch, key, chunk_size, current, log_eviden
         elbo=value + global_term,
         expected_log_joint=value - entropy,
         entropy=entropy,
-        reconstruction=value + kl if known else None,
+        reconstruction=value + kl if model.splits else None,
         kl_prior=kl if known else None,
         evidence=log_evidence,
         kl_posterior=None if log_evidence is None else log_evidence - value,

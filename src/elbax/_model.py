@@ -208,6 +208,11 @@ class AbstractModel(eqx.Module):
         """Whether the model says what p(z) is, by `latent_prior`."""
         return False
 
+    @property
+    def splits(self) -> bool:
+        """Returns whether `elbo` is E_q[log p(x | z)] − KL(q ‖ p(z)) with a known p(z)."""
+        return self.knows_prior
+
     def latent_prior(self, params: PyTree, x: PyTree) -> Any:
         """Returns the prior p(z; θ) of one datum's latent as a distribution; it may depend on x.
 

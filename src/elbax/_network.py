@@ -61,7 +61,7 @@ class Network(eqx.Module):
         if self.function is None:
             network = jax.tree.map(_shown, self.weights, is_leaf=_is_static)
             network = eqx.nn.inference_mode(network) if key is None else network
-            return network(*arguments, **_key_for(network.__call__, key))
+            return network(*arguments, **_key_for(network, key))
         return self.function(self.weights, *arguments, **_key_for(self.function, key))
 
     @property
@@ -69,6 +69,11 @@ class Network(eqx.Module):
         """The number of trained numbers."""
         trained = eqx.filter(self.weights, eqx.is_inexact_array)
         return sum(leaf.size for leaf in jax.tree.leaves(trained))
+
+
+def evaluating(tree: PyTree) -> PyTree:
+    """Returns a pytree with all layers in inference mode."""
+    return eqx.nn.inference_mode(tree)
 
 
 class Static(eqx.Module):

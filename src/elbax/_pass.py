@@ -76,7 +76,8 @@ class Pass:
             natural, pull_back, rest = jax.vjp(functools.partial(lift, form), source, has_aux=True)
             everything = {"params": natural, "posterior": weights}
             at = ModelAt(self.model, form, self.params, eqx.combine(natural, rest))
-            fixed = tightened(prepare(self.posterior, at))
+            fixed = prepare(self.posterior, at)
+            fixed = tightened(fixed) if datum is bound else fixed
 
             def chunk(*rows):
                 def total(blocks):

@@ -6,6 +6,7 @@ import numpy as np
 
 from ._door import enter
 from ._model import AbstractModel
+from ._network import evaluating
 from ._program import compiled
 from ._types import Any, Array, Callable, Float, PyTree
 from .data._batch import as_batch, Batch, effective_weight, over_rows
@@ -13,6 +14,7 @@ from .data._check import is_concrete
 from .data._incomplete import incomplete
 from .data._incomplete_rows import is_incomplete
 from .data._table import as_arrays
+from .families import AnyLatent
 
 
 def log_densities(
@@ -88,7 +90,8 @@ def labels(
 
 
 def _check_discrete(who: str, model: AbstractModel, answer: str) -> None:
-    if isinstance(model, AbstractModel) and not model.latent.discrete:
+    unnamed = isinstance(model, AbstractModel) and isinstance(model.latent, AnyLatent)
+    if isinstance(model, AbstractModel) and not (model.latent.discrete or unnamed):
         raise TypeError(
             f"{who}: the latent of {type(model).__name__}, a {type(model.latent).__name__}, is continuous. Use "
             f"jax.vmap(elbax.Exact(model, params))(x).{answer}()."
@@ -100,7 +103,9 @@ def _answers(who, model, params, x, chunk_size, summary=None) -> tuple[Array, Py
     given = as_batch(x)
     num_rows = None if given.blocked else len(jax.tree.leaves(given.x)[0])
     if is_concrete(given) and not given.blocked and _has_gaps(given.x):
-        x = incomplete(given)
+        # Answers are in the order of the rows, whatever places they have in larger data.
+        x = incomplete(Batch(given.x, weight=given.weights, mask=given.mask))
+    params = evaluating(params)
     batch = as_batch(enter(who, model, params, x, chunk_size=chunk_size))
     if not model.exact:
         # Raise the model's own error before any work is done.
@@ -123,9 +128,10 @@ def _has_gaps(x: PyTree) -> bool:
 
 
 def in_order(values: Any, index: np.ndarray, num_rows: int) -> np.ndarray:
-    """Returns the values of blocked rows in the order of their index; a row that is left out has zeros."""
+    """Returns the values of blocked rows in the order of their index; NaN, or −1, for a row that is left out."""
     values = np.asarray(values)
-    ordered = np.zeros((num_rows, *values.shape[2:]), values.dtype)
+    nothing = np.nan if values.dtype.kind == "f" else -1 if values.dtype.kind == "i" else 0
+    ordered = np.full((num_rows, *values.shape[2:]), nothing, values.dtype)
     ordered[index] = values
     return ordered
 

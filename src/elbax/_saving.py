@@ -1,7 +1,6 @@
 """Saving states to files and loading them."""
 
 import os
-import pathlib
 
 import equinox as eqx
 import jax
@@ -34,7 +33,8 @@ def save(path: str | os.PathLike[str], state: PyTree) -> None:
 
     ```
     """
-    eqx.tree_serialise_leaves(pathlib.Path(path), state, filter_spec=_write)
+    with open(path, "wb") as file:
+        eqx.tree_serialise_leaves(file, state, filter_spec=_write)
 
 
 def load(path: str | os.PathLike[str], like: PyTree) -> PyTree:
@@ -48,9 +48,23 @@ def load(path: str | os.PathLike[str], like: PyTree) -> PyTree:
 
     **Returns** the state: `like` with the arrays of the file.
 
-    **Raises** `RuntimeError` for a file of arrays of other shapes or dtypes.
+    **Raises** `ValueError` for a file of other arrays than those of `like`.
     """
-    return eqx.tree_deserialise_leaves(pathlib.Path(path), like, filter_spec=_read)
+    with open(path, "rb") as file:
+        try:
+            tree = eqx.tree_deserialise_leaves(file, like, filter_spec=_read)
+            rest = file.read(1)
+        except (RuntimeError, ValueError, EOFError) as error:
+            raise ValueError(
+                f"load: {path} holds other arrays than `like` ({error}). Give the state of the same update, model "
+                "and network sizes, or the pytree that was saved, such as (state.params, state.posterior)."
+            ) from error
+    if rest:
+        raise ValueError(
+            f"load: {path} holds more arrays than `like`. Give the state of the same update, or the pytree that "
+            "was saved."
+        )
+    return tree
 
 
 def _is_key(leaf: Any) -> bool:

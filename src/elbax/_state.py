@@ -47,9 +47,9 @@ class Info(eqx.Module):
         nats per datum; `None` for a step that makes no pass, such as an exact E-step.
     - `parts`: one `Info` for each part of a chain.
     - `reconstruction`, `kl_prior`: E_q[log p(x | z)] and KL(q ‖ p(z)) in nats per datum; the ELBO is their
-        difference plus the global term. Gradient steps report them for a model with a separate likelihood and
-        prior, `Model(likelihood=, prior=)`. Otherwise they are `None`; `elbo_terms` computes them with a pass over
-        data.
+        difference (with β times the divergence inside of `Anneal`) plus the global term. Gradient steps report
+        them for a model with a separate likelihood and prior, `Model(likelihood=, prior=)`. Otherwise they are
+        `None`; `elbo_terms` computes them with a pass over data.
     """
 
     elbo: Scalar | None = None
@@ -87,11 +87,12 @@ def carry(tree: PyTree, name: str) -> PyTree:
         if isinstance(value, np.ndarray | np.generic):
             return jax.device_put(value)
         where = name + jax.tree_util.keystr(path)
-        hint = (
-            "wrap the network as elbax.Network(network), which keeps its functions out of the leaves"
-            if callable(value)
-            else "make it an array, jnp.asarray(value)"
+        wrap = (
+            "wrap the module as elbax.Network(module), which keeps all but arrays out of the leaves"
         )
+        hint = wrap if callable(value) else f"make it an array, jnp.asarray(value), or {wrap}"
+        if name == "posterior" and callable(value):
+            hint = f"an encoder is elbax.Amortized(network, model.latent); or {wrap}"
         raise TypeError(
             f"A state carries arrays only, but {where} is a {type(value).__name__} ({value!r}): {hint}."
         )

@@ -237,7 +237,7 @@ def _looks_first(step: Callable) -> Callable:
             return step(self, state, *batch, **named)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             # Checking every memory would cost as much as tracing the step, so it is checked only after a failure.
-            told = _strange(self, state)
+            told = _strange(self, state, error)
             if told is None:
                 raise
             raise TypeError(f"{name_of(self)}: {told}") from error
@@ -245,10 +245,17 @@ def _looks_first(step: Callable) -> Callable:
     return call
 
 
-def _strange(update: AbstractUpdate, state: ELBOState) -> str | None:
+def _strange(update: AbstractUpdate, state: ELBOState, raised: Exception) -> str | None:
     """Returns how the state's memory differs from the update's, in words; `None` if it does not, or is unknown."""
     try:
         made = eqx.filter_eval_shape(update.init_memory, state.params, state.posterior)
+    except TypeError as error:
+        # What the step itself said in words is nearer. Models that hold arrays (a temperature) are not themselves
+        # any more inside of this trace.
+        spoke = isinstance(raised, TypeError | ValueError)
+        if spoke or jax.tree.leaves(models_of((update, state.posterior))):
+            return None
+        return f"{error} Start from update.init(state.params, posterior, key=state.key)."
     except Exception:  # A user's class may raise anything; the step's own error says more.
         return None
     if jax.tree.structure(made) != jax.tree.structure(state.memory):

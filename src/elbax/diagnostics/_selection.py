@@ -104,7 +104,7 @@ class Selection(eqx.Module):
         for place, (column, value) in enumerate(summaries[name].items()):
             if place == 0 or len({str(found.get(column)) for found in summaries.values()}) > 1:
                 told[column] = str(value)
-        cells = {"  model": ("→ " if name == self.best else "  ") + name} | told
+        cells = {"  model": ("→ " if name == self.best else "  ") + str(name)} | told
         row, fit = self.rows[name], self.fits[name]
         if row is None or fit is None:
             return cells | {"result": "every restart collapsed or ended nonfinite"}

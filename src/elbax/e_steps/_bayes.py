@@ -62,6 +62,8 @@ class AbstractBayesStep(AbstractUpdate):
         return any(node.model == self.model for node in nodes_of(Exact, posterior))
 
     def __call__(self, state: ELBOState, batch: PyTree) -> tuple[ELBOState, Info]:
+        # At no cost in the program: only types and shapes are compared.
+        self.init_memory(state.params, state.posterior)
         return self.settle(state, batch), Info()
 
     def settle(self, state: ELBOState, batch: PyTree) -> ELBOState:

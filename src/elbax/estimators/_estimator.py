@@ -19,6 +19,11 @@ class AbstractEstimator(eqx.Module):
         return False
 
     @property
+    def moves_draws(self) -> bool:
+        """Whether its slope is that of draws which move with the parameters of q."""
+        return False
+
+    @property
     def tighter(self) -> bool:
         """Whether it bounds log p(x) by several draws: a bound that is not reconstruction less KL."""
         return False

@@ -26,6 +26,10 @@ class ImportanceWeighted(AbstractEstimator):
     def tighter(self) -> bool:
         return True
 
+    @property
+    def moves_draws(self) -> bool:
+        return True
+
     def check(self, family):
         check_continuous("ImportanceWeighted", family)
 
@@ -51,6 +55,10 @@ class DoublyReparameterized(AbstractEstimator):
 
     @property
     def tighter(self) -> bool:
+        return True
+
+    @property
+    def moves_draws(self) -> bool:
         return True
 
     def check(self, family):

@@ -23,6 +23,10 @@ class Reparameterized(AbstractEstimator):
     def __check_init__(self):
         check_number("Reparameterized", self.num_samples)
 
+    @property
+    def moves_draws(self) -> bool:
+        return True
+
     def check(self, family):
         check_continuous("Reparameterized", family)
 
@@ -49,6 +53,10 @@ class StickingTheLanding(AbstractEstimator):
 
     def __check_init__(self):
         check_number("StickingTheLanding", self.num_samples)
+
+    @property
+    def moves_draws(self) -> bool:
+        return True
 
     def check(self, family):
         check_continuous("StickingTheLanding", family)

@@ -4,7 +4,11 @@ from ._any_latent import AnyDiscreteLatent as AnyDiscreteLatent, AnyLatent as An
 from ._categorical import Categorical as Categorical
 from ._ctc_lattice import CTCLattice as CTCLattice
 from ._diagonal_gaussian import DiagonalGaussian as DiagonalGaussian
-from ._divergence import as_prior as as_prior, exact_divergence as exact_divergence, like as like
+from ._divergence import (
+    as_prior as as_prior,
+    exact_divergence as exact_divergence,
+    in_precision_of as in_precision_of,
+)
 from ._factor_graph import FactorGraph as FactorGraph
 from ._factored import AbstractFactored as AbstractFactored, factored as factored
 from ._factored_chain import FactoredChain as FactoredChain

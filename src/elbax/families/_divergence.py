@@ -3,9 +3,11 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 
 from .._math.algebra import is_label
 from .._types import Any, Callable, PyTree, Scalar
+from ._any_latent import AnyLatent
 from ._family import AbstractFamily, Distribution
 
 
@@ -21,7 +23,14 @@ def as_prior(given: Any, family: AbstractFamily) -> Any:
     the family."""
     if callable(getattr(given, "log_prob", None)):
         return given
-    return LogDensity(given) if callable(given) else family(given)
+    if callable(given):
+        return LogDensity(given)
+    if isinstance(family, AnyLatent):
+        raise TypeError(
+            "Model: prior returned natural parameters, but the model names no latent family. Give one, "
+            "Model(..., latent=elbax.Gaussian(2)), or return a distribution with log_prob(z) or a function of z."
+        )
+    return family(jax.tree.map(jnp.asarray, given))
 
 
 def exact_divergence(q: Any, prior: Any) -> Scalar | None:
@@ -30,8 +39,11 @@ def exact_divergence(q: Any, prior: Any) -> Scalar | None:
         return None
     if q.family.of_potentials != prior.family:
         return None
-    natural = like(prior.natural, q)
-    return prior.family.log_normalizer(natural) - q.bound(natural)
+    natural = in_precision_of(getattr(q, "natural", ()), prior.natural)
+    # A tight q answers its bound at its own potentials alone.
+    tight = getattr(q, "tight", False)
+    expected = q.family.bound(q.natural, natural) if tight else q.bound(natural)
+    return prior.family.log_normalizer(natural) - expected
 
 
 def _has_exact_bound(q: Any) -> bool:
@@ -40,11 +52,10 @@ def _has_exact_bound(q: Any) -> bool:
     return of_family and (isinstance(q, Distribution) or not hasattr(q, "log_prob"))
 
 
-def like(natural: PyTree, q: Any) -> PyTree:
-    """Natural parameters in the precision of q: a prior of fixed numbers comes in the default one."""
-    inexact = [
-        leaf.dtype for leaf in jax.tree.leaves(getattr(q, "natural", ())) if not is_label(leaf)
-    ]
+def in_precision_of(tree: PyTree, natural: PyTree) -> PyTree:
+    """Returns natural parameters in the precision of the first floating-point array of a pytree."""
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if hasattr(leaf, "dtype")]
+    inexact = [leaf.dtype for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)]
     if not inexact:
         return natural
     return jax.tree.map(lambda leaf: leaf if is_label(leaf) else leaf.astype(inexact[0]), natural)

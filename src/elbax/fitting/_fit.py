@@ -11,7 +11,7 @@ from .._state import ELBOState
 from .._types import Any, Key, PyTree, Scalar
 from .._update import AbstractUpdate, distinct_models, walk
 from ..posteriors._posterior import weights_of
-from ..posteriors._table import check_places
+from ..posteriors._table import check_places, tables
 from ._checks import check_limits, check_one, check_outside, check_start, checked
 from ._data import fit_data
 from ._loop import capacity_of, Carry, limits, run_compiled, runs
@@ -123,8 +123,12 @@ def fit(
 def _evidence(update: AbstractUpdate, state: ELBOState, batch: PyTree) -> Scalar | None:
     """Returns log p(x) where it says more than the ELBO: of a learned posterior, by Bayes' rule."""
     models = distinct_models(update)
-    if len(models) != 1 or not models[0].exact or not jax.tree.leaves(weights_of(state.posterior)):
+    learned = jax.tree.leaves(weights_of(state.posterior)) and not tables(state.posterior)
+    if len(models) != 1 or not models[0].exact or not learned:
         return None
     chunk_sizes = (getattr(part, "chunk_size", None) for part in walk(update))
     chunk_size = next((size for size in chunk_sizes if size is not None), None)
-    return evidence(models[0], state.params, batch, chunk_size=chunk_size)
+    try:
+        return evidence(models[0], state.params, batch, chunk_size=chunk_size)
+    except ValueError:  # Exact inference is out of reach, which is why the posterior is learned.
+        return None

@@ -51,11 +51,20 @@ class Result(eqx.Module):
         bound = f"ELBO {float(self.elbo):.6f}"
         if self.evidence is not None:
             bound += f", evidence {float(self.evidence):.6f}"
-        return f"{self.message} {bound} nats per datum."
+        told = f"{self.message} {bound} nats per datum."
+        if self.evidence is not None and float(self.evidence - self.elbo) > _FAR:
+            told += (
+                " The posterior is far from Bayes' rule: train it longer, or give the encoder columns of one "
+                "scale, elbax.Amortized(..., standardize=x)."
+            )
+        return told
 
     def __repr__(self) -> str:
         return f"Result({self.code}, {self})"
 
+
+# In nats per datum: more than this of the evidence is lost by no encoder that has learned its data's scale.
+_FAR = 1.0
 
 # In machine epsilons, a fall that rounding explains: residuals a thousandth of the numbers they are differences
 # of.

@@ -1,5 +1,7 @@
 """A model from functions: a log-joint, or a likelihood and a prior."""
 
+import inspect
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,14 @@ from .._model import AbstractModel
 from .._types import Any, Callable, Key, PyTree, Scalar
 from ..data._batch import rows
 from ..estimators import AbstractEstimator, Reparameterized, ScoreFunction
-from ..families import AbstractFamily, AnyLatent, as_prior, Distribution, exact_divergence
+from ..families import (
+    AbstractFamily,
+    AnyLatent,
+    as_prior,
+    Distribution,
+    exact_divergence,
+    in_precision_of,
+)
 
 
 class Model(AbstractModel):
@@ -34,8 +43,9 @@ class Model(AbstractModel):
     - `latent`: the family of z. Without one the posterior says what z is: an encoder of any distribution with
         `sample(key)` and `log_prob(z)`.
     - `likelihood`: `likelihood(params, x, z)`, log p(x | z; θ) in nats, in place of `log_joint`; `key` as there.
-    - `prior`: `prior(params, x)`, p(z; θ), which may depend on x: natural parameters of the `latent` family, a
-        distribution with `log_prob(z)` of any library, or a function from z to log p(z).
+    - `prior`: `prior(params, x)`, which returns p(z; θ), or p(z | x; θ) if it depends on x. It returns natural
+        parameters of the `latent` family, a distribution with `log_prob(z)` of any library, or a function
+        `log_density(z)`.
     - `conjugate`: the log-joint, as a function of z, lies in the family's span.
     - `log_prior`: `log_prior(params)`, a global term counted once for all data.
     - `invariances`: `invariances(params)`, the directions in the params that change nothing, as a pytree like
@@ -65,6 +75,17 @@ class Model(AbstractModel):
     >>> def prior(decoder, x):
     ...     return jnp.zeros(2), jnp.ones(2)  # linear term and precision: a standard normal
     >>> vae = elbax.Model(likelihood=likelihood, prior=prior, latent=elbax.DiagonalGaussian(2))
+
+    ```
+
+    A prior that is a learned mixture of normals:
+
+    ```python
+    >>> def mixture(params, x):
+    ...     def log_density(z):
+    ...         each = jax.scipy.stats.norm.logpdf(z, params["centers"]).sum(1)
+    ...         return jax.nn.logsumexp(each) - jnp.log(len(each))
+    ...     return log_density
 
     ```
     """
@@ -119,6 +140,11 @@ class Model(AbstractModel):
                 "Model: conjugate=True claims that the log-joint lies in the span of a family; give the family, "
                 "latent=elbax.Gaussian(2)."
             )
+        if prior is not None and not _takes(prior, 2):
+            raise TypeError(
+                "Model: prior is called as prior(params, x) and returns the distribution of z: natural parameters "
+                "of the latent family, an object with log_prob(z), or a function of z."
+            )
         latent = AnyLatent() if latent is None else latent
         if estimator is not None:
             if not isinstance(estimator, AbstractEstimator):
@@ -152,7 +178,13 @@ class Model(AbstractModel):
         if self.prior is None:
             return given
         prior = self.latent_prior(params, x)
-        return lambda z: given(z) + prior.log_prob(jax.tree.map(jnp.asarray, z))
+
+        def joint(z):
+            likelihood = jnp.asarray(given(z))
+            density = jnp.asarray(prior.log_prob(jax.tree.map(jnp.asarray, z)))
+            return likelihood + density.astype(likelihood.dtype)
+
+        return joint
 
     def _given(self, params: PyTree, x: PyTree, key: Key | None) -> Callable[[Any], Scalar]:
         """z ↦ what the user's own function says: log p(x | z) where the prior is apart, else log p(x, z)."""
@@ -182,13 +214,20 @@ class Model(AbstractModel):
     def latent_prior(self, params: PyTree, x: PyTree) -> Any:
         if self.prior is None:
             return AbstractModel.latent_prior(self, params, x)
-        return as_prior(self.prior(params, x), self.latent)
+        prior = as_prior(self.prior(params, x), self.latent)
+        if isinstance(prior, Distribution):
+            # Fixed numbers come in the default precision, whatever that of the data.
+            return prior.family(in_precision_of((params, x), prior.natural))
+        return prior
+
+    @property
+    def splits(self) -> bool:
+        # The bound of several draws is not reconstruction less KL.
+        return self.knows_prior and not (self.estimator and self.estimator.tighter)
 
     @property
     def divergence_weight(self) -> float | None:
-        # The bound of several draws is not E_q[log p(x | z)] − KL.
-        splits = self.prior is not None and not (self.estimator and self.estimator.tighter)
-        return 1.0 if splits else None
+        return 1.0 if self.splits else None
 
     def invariances(self, params: PyTree) -> Invariances | None:
         return None if self.directions is None else as_invariances(self.directions(params), params)
@@ -200,9 +239,15 @@ class Model(AbstractModel):
 
     def _estimator(self, q: Any) -> AbstractEstimator | None:
         """How expectations under q are taken; `None` if exactly."""
+        discrete = getattr(q, "discrete", self.latent.discrete)
+        if self.estimator is not None and self.estimator.moves_draws and discrete:
+            raise TypeError(
+                f"{type(self.estimator).__name__} moves draws with the parameters of q, but draws of this "
+                f"{type(getattr(q, 'source', q)).__name__} do not move with them. Use "
+                "Model(..., estimator=elbax.estimators.ScoreFunction())."
+            )
         if self.exact or self.estimator is not None:
             return self.estimator
-        discrete = q.family.discrete if hasattr(q, "family") else self.latent.discrete
         return ScoreFunction() if discrete else Reparameterized()
 
     def expected(self, function: Callable[[Any], Scalar], q: Any, key: Key) -> Scalar:
@@ -212,17 +257,27 @@ class Model(AbstractModel):
         # A finite support, a point, or draws: a sum over what they are.
         return q.expect(function, key) + q.entropy()
 
+    def divergence(self, q: Any, prior: Any, key: Key) -> Scalar:
+        exact = exact_divergence(q, prior)
+        if exact is None and self.estimator is not None and self.estimator.tighter:
+            # The bound of several draws is no expectation.
+            number = getattr(self.estimator, "num_samples", 1)
+            return -Reparameterized(number)(prior.log_prob, q, key)
+        return -self.expected(prior.log_prob, q, key) if exact is None else exact
+
     def elbo(self, natural: PyTree, x: PyTree, q: Any, key: Key) -> Scalar:
         estimator = self._estimator(q)
         if estimator is None and hasattr(q, "bound"):
             potentials, constant = self._read(natural, x)
             return q.bound(potentials) + constant
         noise = jax.random.fold_in(key, 1) if takes_key(self.function) else None
-        if self.prior is not None and estimator is not None:
+        # Draws and points are what they are: nothing is drawn of them again.
+        if self.prior is not None and estimator is not None and isinstance(q, Distribution):
             divergence = exact_divergence(q, self.latent_prior(natural, x))
-            reconstruction = estimator.average(self._given(natural, x, noise), q, key)
-            if divergence is not None and reconstruction is not None:
-                return reconstruction - divergence.astype(reconstruction.dtype)
+            if divergence is not None:
+                reconstruction = estimator.average(self._given(natural, x, noise), q, key)
+                if reconstruction is not None:
+                    return reconstruction - divergence.astype(reconstruction.dtype)
         return self.expected(self._log_joint(natural, x, noise), q, key)
 
     def conditional(self, natural: PyTree, x: PyTree) -> Distribution:
@@ -311,6 +366,17 @@ class Model(AbstractModel):
                 "which samples."
             )
         return self
+
+
+def _takes(function: Callable[..., Any], number: int) -> bool:
+    """Returns whether a function can be called with so many arguments; of one without a signature, True."""
+    try:
+        inspect.signature(function).bind(*range(number))
+    except ValueError:
+        return True
+    except TypeError:
+        return False
+    return True
 
 
 def _check_static(name: str, function: Any) -> None:

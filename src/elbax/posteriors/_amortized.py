@@ -1,19 +1,21 @@
 """Amortized posteriors: a network from a datum to its q."""
 
-import types
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
 from .._arguments import told
+from .._model import AbstractModel
 from .._network import Network
 from .._program import by_value, program
 from .._reference import Reference
 from .._types import Any, Callable, Key, PyTree
 from ..data._batch import as_batch, read, rows
-from ..families import AbstractFamily
+from ..families import AbstractFamily, AnyLatent
 from ._posterior import AbstractPosterior
+
+
+_SIZES = ("num_values", "num_states", "dim")
 
 
 class Function(eqx.Module):
@@ -35,7 +37,7 @@ class Amortized(AbstractPosterior):
         with `sample(key)` and `log_prob(z)`; its bound is then estimated by draws.
     - `standardize`: data, a batch of rows as the encoder will see them. Each floating-point column then enters the
         network less its mean and divided by its standard deviation; both are kept beside the weights and are not
-        trained. On columns of different units a network learns slowly or not at all without it.
+        trained. On columns of different units a network often ends far from Bayes' rule without it.
 
     **Raises** `TypeError` for a `family` that is neither a family nor a function.
 
@@ -63,7 +65,8 @@ class Amortized(AbstractPosterior):
     def __init__(
         self, network: Callable[..., Any], family: Any, *, standardize: PyTree | None = None
     ):
-        if not isinstance(family, AbstractFamily | types.FunctionType):
+        of_class = isinstance(family, type) and issubclass(family, AbstractFamily)
+        if of_class or not (isinstance(family, AbstractFamily) or callable(family)):
             raise TypeError(
                 "Amortized: family must be a family such as model.latent, or a function from the network's output "
                 f"to a distribution; got {family!r}."
@@ -84,23 +87,40 @@ class Amortized(AbstractPosterior):
     def draws_anew(self) -> bool:
         return isinstance(self.family, Function)
 
-    def standardized(self, x: PyTree) -> PyTree:
-        """The datum as the network sees it."""
+    def check(self, model: AbstractModel, who: str) -> None:
+        own, other = self.family, model.latent
+        if not isinstance(own, AbstractFamily) or isinstance(other, AnyLatent):
+            return
+        sizes = [[getattr(family, name, None) for name in _SIZES] for family in (own, other)]
+        alike = own.discrete == other.discrete and sizes[0] == sizes[1]
+        if not alike or (model.exact and type(own.of_potentials) is not type(other)):
+            raise TypeError(
+                f"{who}: the posterior is over {own}, and the latent of the model is {other}. An encoder for it "
+                "is elbax.Amortized(network, model.latent)."
+            )
+
+    def output(self, x: PyTree, key: Key | None) -> Any:
+        """Returns what the network makes of the datum, in standard units if the encoder standardizes."""
+        return self.network(self._standardized(x), key=key)
+
+    def _standardized(self, x: PyTree) -> PyTree:
         if self.inputs is None:
             return x
-        scale = lambda leaf, column: (
-            (leaf - column[0].astype(leaf.dtype)) / column[1].astype(leaf.dtype)
-        )
-        return jax.tree.map(
-            lambda leaf, column: leaf if column is None else scale(leaf, column),
-            x,
-            self.inputs.value,
-            is_leaf=lambda node: node is None,
-        )
+
+        def scaled(leaf, column):
+            if column is None:
+                return leaf
+            mean, deviation = column
+            # Whole numbers of columns of real ones take the columns' precision.
+            dtype = leaf.dtype if jnp.issubdtype(leaf.dtype, jnp.inexact) else mean.dtype
+            return (leaf.astype(dtype) - mean.astype(dtype)) / deviation.astype(dtype)
+
+        x = jax.tree.map(jnp.asarray, x)
+        return jax.tree.map(scaled, x, self.inputs.value, is_leaf=lambda node: node is None)
 
     @program
     def __call__(self, x: PyTree, *, key: Key | None = None) -> Any:
-        output = self.network(self.standardized(x), key=key)
+        output = self.output(x, key)
         if isinstance(self.family, AbstractFamily):
             return self.family.distribution(output)
         return self.family.function(output)

@@ -18,7 +18,13 @@ class Drawn(Particles):
     of the ELBO: a continuous draw moves with the parameters of r, and a discrete one contributes its score.
     """
 
-    source: Any
+    source: Any = None
+
+    @property
+    def discrete(self) -> bool:
+        # numpyro and torch say so of continuous distributions that are no function of noise, such as mixtures.
+        fixed = getattr(self.source, "has_rsample", True) is False
+        return fixed or (self.family is not None and self.family.discrete)
 
     @property
     def natural(self) -> PyTree:
@@ -45,20 +51,23 @@ def as_distribution(q: Any, family: AbstractFamily, key: Key) -> Any:
     if _can(q, "bound", "entropy", "expect"):
         return q
     if not _can(q, "sample", "log_prob"):
+        given = f"a {type(q).__name__}"
+        if isinstance(q, jax.Array):
+            given = f"an array of shape {q.shape}"
         raise TypeError(
             "A posterior maps a datum to a distribution, an object with sample(key) and log_prob(z), but it "
-            f"returned a {type(q).__name__}."
+            f"returned {given}. An encoder is elbax.Amortized(network, model.latent)."
         )
     # The posterior may have drawn from the key itself.
     z = q.sample(jax.random.fold_in(key, 1))
     density = _log_prob(q, z)
     one = jax.tree.map(lambda leaf: leaf[None], z)
-    return Drawn(one, jnp.zeros_like(density)[None], density[None], _kind(family, z), q)
+    return Drawn(one, jnp.zeros_like(density)[None], density[None], _kind(family, z), source=q)
 
 
 def _kind(family: AbstractFamily, z: PyTree) -> AbstractFamily:
     """Returns the model's latent family. Without one, a placeholder that says whether z is discrete."""
-    if isinstance(family, AnyLatent) and all(map(is_label, jax.tree.leaves(z))):
+    if isinstance(family, AnyLatent) and any(map(is_label, jax.tree.leaves(z))):
         return AnyDiscreteLatent()
     return family
 

@@ -4,10 +4,11 @@ from typing import ClassVar
 
 import equinox as eqx
 
+from .._arguments import told
 from .._door import check_datum, check_model
 from .._model import AbstractModel
 from .._program import program
-from .._types import Key, PyTree, Scalar
+from .._types import Any, Key, PyTree, Scalar
 from ..data._table import as_arrays
 from ..families import Distribution
 from ._posterior import AbstractPosterior, ModelAt, same_arrays
@@ -70,7 +71,7 @@ class Exact(AbstractPosterior):
             return self
         current = same_arrays(self.params, at.params)
         natural = at.natural if current else at.natural_at(self.params)
-        return Prepared(at.form, natural, current and at.form.tight)
+        return Prepared(at.form, self.params, natural, current and at.form.tight)
 
     def check(self, model: AbstractModel, who: str) -> None:
         """Raises `ValueError` or `TypeError` for params of another model, or a latent of another family."""
@@ -99,6 +100,12 @@ def _conditional(exact: Exact, x: PyTree) -> Distribution:
     return exact.model.conditional(exact.prepared, x)
 
 
+def check_target(who: str, target: Any) -> None:
+    """Raises `TypeError` for a target that is not the model at a snapshot of its params."""
+    if not isinstance(target, Exact | Prepared):
+        raise TypeError(f"{who}: target must be elbax.Exact(model, params), got {told(target)}.")
+
+
 class Prepared(AbstractPosterior):
     """The exact posterior in one pass over data, with the natural parameters already prepared.
 
@@ -110,6 +117,7 @@ class Prepared(AbstractPosterior):
     """
 
     model: AbstractModel
+    params: PyTree
     prepared: PyTree
     tight: bool = eqx.field(static=True)
 

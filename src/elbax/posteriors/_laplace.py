@@ -4,13 +4,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._arguments import check_count, check_function
+from .._arguments import check_count
 from .._math.algebra import matmul
 from .._math.linear_algebra import eigh
 from .._program import program
 from .._types import Any, Key, PyTree
 from ..families import Distribution, Gaussian
-from ._exact import Exact
+from ._exact import check_target, Exact
 from ._posterior import AbstractPosterior, looks_first
 
 
@@ -47,7 +47,7 @@ class Laplace(AbstractPosterior):
     num_steps: int = eqx.field(static=True, default=20)
 
     def __check_init__(self):
-        check_function("Laplace", "elbax.Exact(model, params)", target=self.target)
+        check_target("Laplace", self.target)
         check_count("Laplace", num_steps=self.num_steps)
         model = getattr(self.target, "model", None)
         if model is not None and not isinstance(model.latent, Gaussian):

@@ -5,10 +5,11 @@ import jax
 import jax.numpy as jnp
 
 from .._arguments import check_count, check_function
+from .._math.algebra import is_label
 from .._program import program
-from .._types import Callable, Key, PyTree
+from .._types import Any, Callable, Key, PyTree
 from ..families import Distribution
-from ._exact import Exact
+from ._exact import check_target, Exact
 from ._particles import Particles
 from ._posterior import AbstractPosterior, looks_first
 
@@ -50,7 +51,7 @@ class MonteCarlo(AbstractPosterior):
         q, z = draw("MonteCarlo", self.posterior, x, self.num_samples, key)
         log_density = jax.vmap(q.log_prob)(z)
         even = jnp.full_like(log_density, -jnp.log(self.num_samples))
-        return Particles(z, even, log_density, getattr(q, "family", None))
+        return Particles(z, even, log_density, getattr(q, "family", None), moves(q, z))
 
 
 class Importance(AbstractPosterior):
@@ -87,7 +88,7 @@ class Importance(AbstractPosterior):
 
     def __check_init__(self):
         check_function("Importance", "elbax.Amortized(network, family)", proposal=self.proposal)
-        check_function("Importance", "elbax.Exact(model, params)", target=self.target)
+        check_target("Importance", self.target)
         check_count("Importance", num_samples=self.num_samples)
 
     @property
@@ -102,7 +103,7 @@ class Importance(AbstractPosterior):
         model, natural = self.target.model, self.target.prepared
         log_joint = jax.vmap(lambda z: model.log_joint_at(natural, x, z))(z)
         log_weights = jax.nn.log_softmax(log_joint - log_density.astype(log_joint.dtype))
-        return Particles(z, log_weights, log_density, model.latent)
+        return Particles(z, log_weights, log_density, model.latent, moves(r, z))
 
 
 def draw(who: str, posterior: Callable, x: PyTree, number: int, key: Key | None) -> tuple:
@@ -111,4 +112,11 @@ def draw(who: str, posterior: Callable, x: PyTree, number: int, key: Key | None)
         raise TypeError(f"{who} draws, so it needs a key: posterior(x, key=jax.random.key(0)).")
     key_q, key_draws = jax.random.split(key)
     q = posterior(x, key=key_q)
-    return q, jax.vmap(q.sample)(jax.random.split(key_draws, number))
+    z = jax.vmap(q.sample)(jax.random.split(key_draws, number))
+    # Draws whose derivative is their density's score must not move besides.
+    return q, z if moves(q, z) else jax.lax.stop_gradient(z)
+
+
+def moves(q: Any, z: PyTree) -> bool:
+    """Returns whether draws of q move with its parameters: z is real, and q does not say otherwise."""
+    return getattr(q, "has_rsample", True) and not any(map(is_label, jax.tree.leaves(z)))

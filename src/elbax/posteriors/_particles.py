@@ -43,6 +43,7 @@ class Particles(eqx.Module):
     log_weights: Float[Array, "*batch S"]
     log_density: Float[Array, "*batch S"]
     family: AbstractFamily | None
+    moves: bool = eqx.field(static=True, default=True)
 
     @property
     def batch_ndim(self) -> int:
@@ -57,6 +58,11 @@ class Particles(eqx.Module):
             )
         return self.family
 
+    @property
+    def discrete(self) -> bool:
+        """Whether draws do not move with the parameters of their density, so that derivatives need its score."""
+        return not self.moves or (self.family is not None and self.family.discrete)
+
     def _average(self, values: PyTree) -> PyTree:
         def one(leaf):
             # A label, such as a length, is the same in all draws.
@@ -69,7 +75,7 @@ class Particles(eqx.Module):
     def _estimate(self, function: Callable[[Array, Array], Array], values: Array) -> Array:
         """Returns function(values, log weights); its derivative contains the score if draws do not move."""
         value = function(values, self.log_weights)
-        if self.family is None or not self.family.discrete:
+        if not self.discrete:
             return value
         draws = jax.lax.stop_gradient((values, self.log_weights))
         return _scored(function, value, draws, self.log_density)

@@ -2,13 +2,12 @@
 
 import jax
 
-from .._arguments import check_function
 from .._math.algebra import is_label
 from .._network import Network
 from .._program import program
 from .._types import Any, Callable, Key, PyTree
 from ..families import Distribution
-from ._exact import Exact
+from ._exact import check_target, Exact
 from ._posterior import AbstractPosterior, looks_first
 
 
@@ -49,7 +48,7 @@ class Recognition(AbstractPosterior):
         self.target = target
 
     def __check_init__(self):
-        check_function("Recognition", "elbax.Exact(model, params)", target=self.target)
+        check_target("Recognition", self.target)
         model = getattr(self.target, "model", None)
         if model is not None and not (model.exact or model.knows_prior):
             raise TypeError(

@@ -5,12 +5,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from .._arguments import check_count, check_function, check_optimizer
+from .._arguments import check_count, check_optimizer
 from .._program import by_value, program
 from .._types import Any, Key, PyTree
 from ..families import AbstractFamily, Distribution
 from ._amortized import Amortized
-from ._exact import Exact
+from ._exact import check_target, Exact
 from ._posterior import AbstractPosterior, looks_first
 
 
@@ -59,7 +59,7 @@ class SemiAmortized(AbstractPosterior):
             raise TypeError(
                 "SemiAmortized: the encoder must be of a family such as model.latent, not of a function."
             )
-        check_function("SemiAmortized", "elbax.Exact(model, params)", target=self.target)
+        check_target("SemiAmortized", self.target)
         check_optimizer("SemiAmortized", self.optimizer)
         check_count("SemiAmortized", num_steps=self.num_steps)
 
@@ -67,7 +67,7 @@ class SemiAmortized(AbstractPosterior):
     @program
     def __call__(self, x: PyTree, *, key: Key | None = None) -> Distribution:
         family: Any = self.encoder.family
-        start = self.encoder.network(x, key=key)
+        start = self.encoder.output(x, key)
         key = jax.random.key(0) if key is None else key
         model, natural = self.target.model, self.target.prepared
 

@@ -8,4 +8,7 @@ from ._every import Every as Every
 from ._guard import Guard as Guard
 from ._only import Only as Only
 from ._repeat import Repeat as Repeat
-from ._wrapper import AbstractWrapper as AbstractWrapper
+from ._wrapper import (
+    AbstractRemembering as AbstractRemembering,
+    AbstractWrapper as AbstractWrapper,
+)

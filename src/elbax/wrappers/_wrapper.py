@@ -11,7 +11,11 @@ from .._update import AbstractUpdate, ascends_again_and_again, Promise
 
 
 class AbstractWrapper(AbstractUpdate):
-    """An update made from another; its memory is the inner one's."""
+    """An update made from another, `update`, whose memory is its own.
+
+    Every method delegates to the inner update, so a subclass defines `__call__`, and `ascends` if a step may end
+    elsewhere than the inner one's. One with a memory of its own derives from `AbstractRemembering`.
+    """
 
     update: eqx.AbstractVar[AbstractUpdate]
 
@@ -51,7 +55,10 @@ class AbstractWrapper(AbstractUpdate):
 
 
 class AbstractRemembering(AbstractWrapper):
-    """A wrapper with a memory of its own, `state.memory`, whose field `update` is the inner one's."""
+    """A wrapper with a memory of its own: a module with a field `update`, which holds the inner update's memory.
+
+    `init_memory` makes it, and `self.inside(state)` is the state as the inner update takes it.
+    """
 
     def unmade(self, before: PyTree, after: PyTree) -> PyTree:
         return dataclasses.replace(before, update=self.update.unmade(before.update, after.update))

@@ -99,6 +99,12 @@ def test_the_posterior(page):
     assert sum(leaf.size for leaf in kept if leaf.ndim) == 4  # Adam's two moments of the shift
 
 
+def test_the_wrapper_that_remembers(page):
+    """Under a guard and in a fit it remembers the largest ELBO that was measured."""
+    watched = page["watched"]
+    np.testing.assert_array_equal(watched.state.memory.update.elbo, watched.trace.max())
+
+
 def test_the_family(page):
     """A coin is a categorical latent of two values: evidence, posterior, bound, draws."""
     coin, params, log_joint = page["coin"], page["params"], page["log_joint"]

@@ -322,7 +322,8 @@ def test_without_a_family_the_encoder_says_what_the_latent_is():
     assert elbax.elbo(free, LOADINGS, weighted, X, key=KEYS[5]) > elbax.elbo(named, LOADINGS, q, X)
 
 
-def test_without_a_family_a_discrete_encoder_learns_by_its_score():
+@pytest.mark.parametrize("ours", [False, True])
+def test_without_a_family_a_discrete_encoder_learns_by_its_score(ours):
     """The mean slope is that of enumeration."""
     numpyro = pytest.importorskip("numpyro")
     centers = jnp.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
@@ -331,6 +332,7 @@ def test_without_a_family_a_discrete_encoder_learns_by_its_score():
         return norm.logpdf(x, params[z]).sum() - jnp.log(3.0)
 
     of_theirs = lambda logits: numpyro.distributions.Categorical(logits=logits)
+    of_theirs = elbax.Categorical(3) if ours else of_theirs
     network = elbax.Network(lambda w, x: w @ x, jnp.eye(3))
 
     def slope(model, family, key):

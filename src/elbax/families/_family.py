@@ -207,6 +207,11 @@ class Distribution(eqx.Module):
         """The number of leading batch axes of the natural parameters."""
         return self.family.batch_ndim(self.natural)
 
+    @property
+    def discrete(self) -> bool:
+        """Whether z is discrete."""
+        return self.family.discrete
+
     @program
     def mean(self) -> PyTree:
         """Returns the mean parameters E_q[t(z)]."""

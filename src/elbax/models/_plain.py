@@ -240,10 +240,11 @@ class Model(AbstractModel):
     def _estimator(self, q: Any) -> AbstractEstimator | None:
         """How expectations under q are taken; `None` if exactly."""
         discrete = getattr(q, "discrete", self.latent.discrete)
-        if self.estimator is not None and self.estimator.moves_draws and discrete:
+        moved = self.estimator is not None and self.estimator.moves_draws and hasattr(q, "log_prob")
+        if moved and discrete:
             raise TypeError(
                 f"{type(self.estimator).__name__} moves draws with the parameters of q, but draws of this "
-                f"{type(getattr(q, 'source', q)).__name__} do not move with them. Use "
+                f"{type(getattr(q, 'source', getattr(q, 'family', q))).__name__} do not move with them. Use "
                 "Model(..., estimator=elbax.estimators.ScoreFunction())."
             )
         if self.exact or self.estimator is not None:

@@ -112,6 +112,7 @@ class Prepared(AbstractPosterior):
     **Fields:**
 
     - `model`: the form of the model in that pass.
+    - `params`: θ.
     - `prepared`: its prepared natural parameters.
     - `tight`: whether these are at the params of the pass, so that the bound is the conditional's log-normalizer.
     """

@@ -1,16 +1,10 @@
 """Random parts of the rows, for components that start with the spread of their own part."""
 
-from typing import TYPE_CHECKING
-
 import jax
 import jax.numpy as jnp
 
-from .._types import Array, Float, Int, Key, PyTree
+from .._types import Array, Float, Int, Key
 from ._rows import nearest, scaled
-
-
-if TYPE_CHECKING:
-    from ._start import AbstractPartitioned
 
 
 def random_parts(
@@ -33,31 +27,3 @@ def random_parts(
     others = (levels[count:] * num_components).astype(chosen.dtype)
     owner = jnp.concatenate([jnp.arange(num_components, dtype=chosen.dtype), others])
     return owner[nearest(rows, rows.x[chosen])]
-
-
-def with_own_spread(
-    model: "AbstractPartitioned",
-    x: PyTree,
-    weight: Float[Array, " num_data"],
-    parts: Int[Array, " num_data"],
-    params: PyTree,
-) -> PyTree:
-    """Returns `params` with each component's own params fitted to its part; other rows have little weight.
-
-    The other rows have just enough weight that no covariance is singular. Components are processed one after
-    another, so that memory is that of one.
-    """
-    number, width = model.num_parts, model.start_table(x).shape[-1]
-    share = weight / jnp.sum(weight)
-    little = (width + 1) / jnp.sum((weight > 0).astype(weight.dtype)) + 0.01
-    places = jnp.arange(number, dtype=parts.dtype)
-
-    def one(params, component):
-        inside = parts == component
-        outside = jnp.sum(jnp.where(inside, 0, share))
-        rate = jnp.minimum(1, little / jnp.where(outside > 0, outside, 1))
-        labels = jnp.where(inside, parts, -1)
-        fresh = model.from_parts(x, weight * jnp.where(inside, 1, rate), labels)
-        return model.exchange_parts(places == component, fresh, params), None
-
-    return jax.lax.scan(one, params, places)[0]

@@ -16,7 +16,7 @@ from ..data._batch import as_batch, effective_weight, row_numbers
 from ..data._check import is_concrete
 from ._hierarchical import hierarchical
 from ._k_means import k_means
-from ._parts import random_parts, with_own_spread
+from ._parts import random_parts
 from ._quantiles import quantiles
 from ._responsibilities import random
 from ._rows import k_means_plus_plus, random_from_data
@@ -242,3 +242,31 @@ def shares_of(weight: Array, assignment: Array, number: int) -> Float[Array, " n
     total = jnp.sum(weight)
     mass = mass + (total - jnp.sum(mass)) / number
     return jax.nn.log_softmax(jnp.log(jnp.maximum(mass, 1e-3 * total / number)))
+
+
+def with_own_spread(
+    model: AbstractPartitioned,
+    x: PyTree,
+    weight: Float[Array, " num_data"],
+    parts: Int[Array, " num_data"],
+    params: PyTree,
+) -> PyTree:
+    """Returns `params` with each component's own params fitted to its part; other rows have little weight.
+
+    The other rows have just enough weight that no covariance is singular. Components are processed one after
+    another, so that memory is that of one.
+    """
+    number, width = model.num_parts, model.start_table(x).shape[-1]
+    share = weight / jnp.sum(weight)
+    little = (width + 1) / jnp.sum((weight > 0).astype(weight.dtype)) + 0.01
+    places = jnp.arange(number, dtype=parts.dtype)
+
+    def one(params, component):
+        inside = parts == component
+        outside = jnp.sum(jnp.where(inside, 0, share))
+        rate = jnp.minimum(1, little / jnp.where(outside > 0, outside, 1))
+        labels = jnp.where(inside, parts, -1)
+        fresh = model.from_parts(x, weight * jnp.where(inside, 1, rate), labels)
+        return model.exchange_parts(places == component, fresh, params), None
+
+    return jax.lax.scan(one, params, places)[0]

@@ -14,7 +14,6 @@ from .._types import Any, Callable, Key, PyTree
 from .._update import AbstractUpdate
 from ..data._check import is_concrete
 from ..posteriors import Exact
-from ._parts import with_own_spread
 from ._start import (
     AbstractPartitioned,
     from_parted,
@@ -23,6 +22,7 @@ from ._start import (
     is_params,
     known_start,
     Name,
+    with_own_spread,
 )
 
 

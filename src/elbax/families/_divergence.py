@@ -1,4 +1,4 @@
-"""The prior of a latent, and how far a posterior is from it."""
+"""The prior of a latent, and the divergence of a posterior from it."""
 
 import dataclasses
 
@@ -13,14 +13,16 @@ from ._family import AbstractFamily, Distribution
 
 @dataclasses.dataclass(frozen=True)
 class LogDensity:
-    """A density that is known by its logarithm alone."""
+    """A distribution of which only the log-density is known."""
 
     log_prob: Callable[[Any], Any]
 
 
 def as_prior(given: Any, family: AbstractFamily) -> Any:
-    """p(z) as an object with `log_prob(z)`, from such an object, a function z ↦ log p(z), or natural parameters of
-    the family."""
+    """Returns p(z) as an object with `log_prob(z)`.
+
+    `given` is such an object, a function z ↦ log p(z), or natural parameters of the family.
+    """
     if callable(getattr(given, "log_prob", None)):
         return given
     if callable(given):
@@ -34,20 +36,20 @@ def as_prior(given: Any, family: AbstractFamily) -> Any:
 
 
 def exact_divergence(q: Any, prior: Any) -> Scalar | None:
-    """KL(q ‖ p) = A(η₀) − (E_q⟨η₀, t(z)⟩ + H(q)), in nats; `None` where the two are not of one family."""
+    """Returns KL(q ‖ p) = A(η₀) − (E_q⟨η₀, t(z)⟩ + H(q)) in nats, or `None` if the two are not of one family."""
     if not isinstance(prior, Distribution) or not _has_exact_bound(q):
         return None
     if q.family.of_potentials != prior.family:
         return None
     natural = in_precision_of(getattr(q, "natural", ()), prior.natural)
-    # A tight q answers its bound at its own potentials alone.
+    # The bound of a tight q is right at its own potentials only.
     tight = getattr(q, "tight", False)
     expected = q.family.bound(q.natural, natural) if tight else q.bound(natural)
     return prior.family.log_normalizer(natural) - expected
 
 
 def _has_exact_bound(q: Any) -> bool:
-    """Whether q is of a family, or weighted draws, which are what they are; not so one draw for a distribution."""
+    """Returns whether q is a member of a family or a set of weighted draws, and not estimated by one draw."""
     of_family = getattr(q, "family", None) is not None
     return of_family and (isinstance(q, Distribution) or not hasattr(q, "log_prob"))
 

@@ -24,36 +24,40 @@ from ..families import (
 
 
 class Model(AbstractModel):
-    r"""A model from any pure function `log_joint(params, x, z)`, for one datum and one latent.
+    r"""A model from a pure function `log_joint(params, x, z)` of one datum and one latent.
 
-    Or from a likelihood and a prior apart, $\log p(x, z) = \log p(x \mid z) + \log p(z)$: reconstruction and
-    KL(q ‖ p(z)) are then known, and the divergence is exact where q and the prior are of one family.
+    Alternatively, it takes a likelihood and a prior, $\log p(x, z) = \log p(x \mid z) + \log p(z)$. The
+    reconstruction and KL(q ‖ p(z)) are then known. The divergence is exact if q and the prior are of one family.
 
-    How expectations under q are taken follows from the latent family, or is `estimator`'s say:
+    The latent family, or `estimator`, determines how expectations under q are computed:
 
     - finite support (`Categorical`): exactly, by enumeration;
-    - `conjugate=True`: exactly, by derivatives of `log_joint` in z, which must lie in the family's
-      span (for a Gaussian: quadratic in z); `verify` refutes a false claim;
-    - otherwise by one reparameterized draw a datum, or by two and their score for a discrete latent.
+    - `conjugate=True`: exactly, by derivatives of `log_joint` in z, which must lie in the family's span (for a
+      Gaussian: quadratic in z). `verify` tries to refute the claim;
+    - otherwise: by one reparameterized draw per datum, or, if draws are not differentiable in the parameters of q,
+      by two draws and their score.
 
     **Arguments:**
 
-    - `log_joint`: log p(x, z; θ) in nats, constants included. With an argument `key` it is given a random key, for
-        dropout in a decoder, or `None` where it should evaluate.
-    - `latent`: the family of z. Without one the posterior says what z is: an encoder of any distribution with
-        `sample(key)` and `log_prob(z)`.
+    - `log_joint`: `log_joint(params, x, z)`, log p(x, z; θ) in nats, with all constants. If it has an argument
+        `key`, it is given a random key for dropout in a decoder, or `None` in evaluation.
+    - `latent`: the family of z. Without one, the posterior determines what z is: an encoder of any distribution
+        with `sample(key)` and `log_prob(z)`.
     - `likelihood`: `likelihood(params, x, z)`, log p(x | z; θ) in nats, in place of `log_joint`; `key` as there.
     - `prior`: `prior(params, x)`, which returns p(z; θ), or p(z | x; θ) if it depends on x. It returns natural
         parameters of the `latent` family, a distribution with `log_prob(z)` of any library, or a function
         `log_density(z)`.
-    - `conjugate`: the log-joint, as a function of z, lies in the family's span.
-    - `log_prior`: `log_prior(params)`, a global term counted once for all data.
-    - `invariances`: `invariances(params)`, the directions in the params that change nothing, as a pytree like
-        the params with one axis more in front; for standard errors and the count of params. For logits
-        `lambda params: {"logits": jnp.ones((1, 3)), "mean": jnp.zeros((1, 3))}`; for a model without any
-        arrays of length 0.
-    - `estimator`: one of `elbax.estimators`, such as `StickingTheLanding(10)`, in place of the above. One that
-        draws makes Bayes' rule count as unknown.
+    - `conjugate`: whether the log-joint, as a function of z, lies in the family's span.
+    - `log_prior`: `log_prior(params)`, log p(θ) in nats, counted once for all data.
+    - `invariances`: `invariances(params)`, the directions in the params that do not change the evidence, as a
+        pytree like the params with one more leading axis; for standard errors and the number of free params. For
+        logits it is `lambda params: {"logits": jnp.ones((1, 3)), "mean": jnp.zeros((1, 3))}`; for a model without
+        any, arrays of length 0.
+    - `estimator`: one of `elbax.estimators`, such as `StickingTheLanding(10)`, in place of the above. With one
+        that draws, Bayes' rule counts as unknown.
+
+    **Raises** `TypeError` for functions that do not go together, a function that holds arrays, a `latent` that is
+    not a family, and an estimator that cannot serve it.
 
     ```python
     >>> import elbax, jax, jax.numpy as jnp
@@ -173,7 +177,7 @@ class Model(AbstractModel):
         return self._log_joint(params, x, None)(z)
 
     def _log_joint(self, params: PyTree, x: PyTree, key: Key | None) -> Callable[[Any], Scalar]:
-        """z ↦ log p(x, z)."""
+        """Returns z ↦ log p(x, z)."""
         given = self._given(params, x, key)
         if self.prior is None:
             return given
@@ -187,7 +191,7 @@ class Model(AbstractModel):
         return joint
 
     def _given(self, params: PyTree, x: PyTree, key: Key | None) -> Callable[[Any], Scalar]:
-        """z ↦ what the user's own function says: log p(x | z) where the prior is apart, else log p(x, z)."""
+        """Returns the user's function of z: log p(x | z) if the prior is separate, else log p(x, z)."""
         more = {"key": key} if takes_key(self.function) else {}
 
         def call(z):
@@ -238,7 +242,7 @@ class Model(AbstractModel):
         return self.latent.read(lambda z: self.log_joint(params, x, z), dtype)
 
     def _estimator(self, q: Any) -> AbstractEstimator | None:
-        """How expectations under q are taken; `None` if exactly."""
+        """Returns the estimator of expectations under q, or `None` if they are exact."""
         discrete = getattr(q, "discrete", self.latent.discrete)
         moved = self.estimator is not None and self.estimator.moves_draws and hasattr(q, "log_prob")
         if moved and discrete:
@@ -255,7 +259,7 @@ class Model(AbstractModel):
         estimator = self._estimator(q)
         if estimator is not None and hasattr(q, "log_prob"):
             return estimator(function, q, key)
-        # A finite support, a point, or draws: a sum over what they are.
+        # On a finite support, a point or weighted draws, the expectation is a sum.
         return q.expect(function, key) + q.entropy()
 
     def divergence(self, q: Any, prior: Any, key: Key) -> Scalar:
@@ -272,7 +276,7 @@ class Model(AbstractModel):
             potentials, constant = self._read(natural, x)
             return q.bound(potentials) + constant
         noise = jax.random.fold_in(key, 1) if takes_key(self.function) else None
-        # Draws and points are what they are: nothing is drawn of them again.
+        # Weighted draws and points are not sampled again.
         if self.prior is not None and estimator is not None and isinstance(q, Distribution):
             divergence = exact_divergence(q, self.latent_prior(natural, x))
             if divergence is not None:

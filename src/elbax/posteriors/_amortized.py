@@ -35,11 +35,12 @@ class Amortized(AbstractPosterior):
     - `family`: the family of the latent, usually `model.latent`; its `from_network` takes the outputs. Or a
         function from the outputs to a distribution of another library (numpyro, distreqx, flowjax, …), an object
         with `sample(key)` and `log_prob(z)`; its bound is then estimated by draws.
-    - `standardize`: data, a batch of rows as the encoder will see them. Each floating-point column then enters the
-        network less its mean and divided by its standard deviation; both are kept beside the weights and are not
-        trained. On columns of different units a network often ends far from Bayes' rule without it.
+    - `standardize`: data, a batch of rows such as the encoder will see. The network then sees each floating-point
+        column minus its mean, divided by its standard deviation. Both are kept beside the weights and are not
+        trained. Without it, an encoder of columns in different units often ends far from Bayes' rule.
 
-    **Raises** `TypeError` for a `family` that is neither a family nor a function.
+    **Raises** `TypeError` for a `family` that is neither a family nor a function, and for `standardize` that is
+    not data; at `init` of an update, for a family that does not fit the latent of the model.
 
     ```python
     >>> import elbax, equinox as eqx, jax, jax.numpy as jnp
@@ -128,7 +129,7 @@ class Amortized(AbstractPosterior):
 
 @program
 def _columns(data: PyTree) -> PyTree:
-    """(mean, standard deviation) of each floating-point column, NaN left out; 1 for a constant column."""
+    """Returns (mean, standard deviation) of each floating-point column without NaN; 1 for a constant column."""
     x, weight = rows(data)
 
     def column(leaf):

@@ -22,7 +22,7 @@ class Drawn(Particles):
 
     @property
     def discrete(self) -> bool:
-        # numpyro and torch say so of continuous distributions that are no function of noise, such as mixtures.
+        # By `has_rsample`, numpyro and torch mark continuous distributions that cannot be reparameterized.
         fixed = getattr(self.source, "has_rsample", True) is False
         return fixed or (self.family is not None and self.family.discrete)
 

@@ -8,7 +8,7 @@ from .._arguments import check_count, check_function
 from .._math.algebra import is_label
 from .._program import program
 from .._types import Any, Callable, Key, PyTree
-from ..families import Distribution
+from ..families import AbstractFamily, Distribution
 from ._exact import check_target, Exact
 from ._particles import Particles
 from ._posterior import AbstractPosterior, looks_first
@@ -118,5 +118,8 @@ def draw(who: str, posterior: Callable, x: PyTree, number: int, key: Key | None)
 
 
 def moves(q: Any, z: PyTree) -> bool:
-    """Returns whether draws of q move with its parameters: z is real, and q does not say otherwise."""
+    """Returns whether draws of q are differentiable functions of its parameters."""
+    family = getattr(q, "family", None)
+    if isinstance(family, AbstractFamily):
+        return not family.discrete
     return getattr(q, "has_rsample", True) and not any(map(is_label, jax.tree.leaves(z)))

@@ -40,7 +40,8 @@ from elbax.posteriors._posterior import draws_anew
 HERE = pathlib.Path(__file__).parent
 RESULTS = HERE / "results" / "compositions.md"
 SOURCE = str(pathlib.Path(elbax.__file__).parent)
-NAMES = {name for module in (elbax, elbax.components) for name in dir(module) if name[0] != "_"}
+PLACES = (elbax, elbax.components, elbax.families, elbax.posteriors, elbax.wrappers)
+NAMES = {name for module in PLACES for name in dir(module) if name[0] != "_"}
 STEPS = 4
 PRECISIONS = ("float64", "float32", "float32 under x64")
 

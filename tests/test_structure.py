@@ -83,7 +83,8 @@ def test_docstrings_run(module):
 def test_public_words_are_documented_with_an_example():
     plain = {"Info", "ELBOState", "ELBOTerms", "Result", "Restarts", "Reference", "Distribution"}
     plain |= {"Certificate", "Convergence", "Criteria", "Information", "Selection"}
-    for name, word in vars(elbax).items():
+    packages = elbax, elbax.wrappers, elbax.posteriors, elbax.diagnostics
+    for name, word in (item for package in packages for item in vars(package).items()):
         if name.startswith("_") or not callable(word):
             continue
         assert word.__doc__, f"{name} has no docstring"

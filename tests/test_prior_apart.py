@@ -250,6 +250,10 @@ def test_under_a_tighter_bound_the_divergence_is_still_one(estimator):
     assert abs(found.mean() - exact) < 5 * found.std() / 300**0.5 < 0.2
     terms = elbax.elbo_terms(model, LOADINGS, linear(), X)
     assert terms.reconstruction is None  # This bound is not reconstruction less KL.
+    # So it is where the params are tied.
+    tied = elbax.Tied(model, lambda params: params)
+    again = elbax.elbo_terms(tied, LOADINGS, linear(), X)
+    np.testing.assert_allclose(again.kl_prior, terms.kl_prior, rtol=1e-10)
 
 
 def test_float32_data_with_a_prior_of_float64_numbers():

@@ -237,3 +237,14 @@ def takes_key(function: Callable) -> bool:
     if "key" in found:
         return found["key"].kind is not kinds.POSITIONAL_ONLY
     return any(each.kind is kinds.VAR_KEYWORD for each in found.values())
+
+
+def takes(function: Callable, number: int) -> bool:
+    """Returns whether a function can be called with so many arguments; of one without a signature, True."""
+    try:
+        inspect.signature(function).bind(*range(number))
+    except ValueError:
+        return True
+    except TypeError:
+        return False
+    return True

@@ -3,7 +3,7 @@
 import equinox as eqx
 
 from ._model import AbstractModel
-from ._types import Any, Array, Callable, Key, PyTree, Scalar
+from ._types import Any, Array, Key, PyTree, Scalar
 from .data._check import check_no_nan
 from .families import AbstractFamily, Distribution
 
@@ -57,8 +57,8 @@ class AbstractAround(AbstractModel):
     def latent_prior(self, params: PyTree, x: PyTree) -> Any:
         return self.model.latent_prior(self.inside(params), x)
 
-    def expected(self, function: Callable[[Any], Scalar], q: Any, key: Key) -> Scalar:
-        return self.model.expected(function, q, key)
+    def divergence(self, q: Any, prior: Any, key: Key) -> Scalar:
+        return self.model.divergence(q, prior, key)
 
     @property
     def splits(self) -> bool:

@@ -6,7 +6,6 @@ import jax.numpy as jnp
 
 from ._door import enter
 from ._model import AbstractModel
-from ._network import evaluating
 from ._pass import bound, divisor, Pass, per_datum
 from ._program import compiled
 from ._sharding import automatic
@@ -61,7 +60,7 @@ def elbo(
 
 
 def _evaluating(params, posterior, key):
-    return (params, posterior) if key is not None else evaluating((params, posterior))
+    return (params, posterior) if key is not None else eqx.nn.inference_mode((params, posterior))
 
 
 def _is_current(posterior, model, params) -> bool:
@@ -107,7 +106,7 @@ def evidence(
     ```
     """
     batch = enter("evidence", model, params, batch, chunk_size=chunk_size)
-    params = evaluating(params)
+    params = eqx.nn.inference_mode(params)
     if not model.exact:
         # The model's own error, raised before any work is done.
         jax.eval_shape(jax.vmap(Exact(model, params)), rows(batch)[0])

@@ -13,7 +13,7 @@ from ._math.algebra import nodes_of
 from ._program import program
 from ._sharding import automatic
 from ._shortcut import Shortcut
-from ._types import Any, Array, Callable, Float, Key, PyTree, Scalar
+from ._types import Any, Array, Float, Key, PyTree, Scalar
 from .data._batch import host_rows, rows
 from .data._check import check_no_nan, check_rows
 from .families import AbstractFamily, Distribution, exact_divergence
@@ -226,11 +226,7 @@ class AbstractModel(eqx.Module):
     def divergence(self, q: Any, prior: Any, key: Key) -> Scalar:
         """Returns KL(q ‖ p(z)) of one datum, in nats: exact within one family, else estimated as in `elbo`."""
         exact = exact_divergence(q, prior)
-        return -self.expected(prior.log_prob, q, key) if exact is None else exact
-
-    def expected(self, function: Callable[[Any], Scalar], q: Any, key: Key) -> Scalar:
-        """Returns E_q[function(z) − log q(z)] or its estimate, in nats."""
-        return q.expect(function, key) + q.entropy()
+        return -(q.expect(prior.log_prob, key) + q.entropy()) if exact is None else exact
 
     @property
     def divergence_weight(self) -> Array | float | None:

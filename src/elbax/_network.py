@@ -71,11 +71,6 @@ class Network(eqx.Module):
         return sum(leaf.size for leaf in jax.tree.leaves(trained))
 
 
-def evaluating(tree: PyTree) -> PyTree:
-    """Returns a pytree with all layers in inference mode."""
-    return eqx.nn.inference_mode(tree)
-
-
 class Static(eqx.Module):
     """A value that is not an array, as a node without leaves: part of the tree's structure."""
 

@@ -1,12 +1,12 @@
 """What a model says of each row: log-densities, labels, probabilities."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ._door import enter
 from ._model import AbstractModel
-from ._network import evaluating
 from ._program import compiled
 from ._types import Any, Array, Callable, Float, PyTree
 from .data._batch import as_batch, Batch, effective_weight, over_rows
@@ -105,7 +105,7 @@ def _answers(who, model, params, x, chunk_size, summary=None) -> tuple[Array, Py
     if is_concrete(given) and not given.blocked and _has_gaps(given.x):
         # Answers are in the order of the rows, whatever places they have in larger data.
         x = incomplete(Batch(given.x, weight=given.weights, mask=given.mask))
-    params = evaluating(params)
+    params = eqx.nn.inference_mode(params)
     batch = as_batch(enter(who, model, params, x, chunk_size=chunk_size))
     if not model.exact:
         # Raise the model's own error before any work is done.

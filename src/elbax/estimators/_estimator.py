@@ -42,6 +42,27 @@ class AbstractEstimator(eqx.Module):
         """Returns E_q[log_joint(z) − log q(z)] or its estimate, in nats."""
 
 
+class AbstractMovingDraws(AbstractEstimator):
+    """An estimator from `num_samples` draws that move with the parameters of q."""
+
+    num_samples: eqx.AbstractVar[int]
+
+    def __check_init__(self):
+        check_number(type(self).__name__, self.num_samples)
+
+    @property
+    def moves_draws(self) -> bool:
+        return True
+
+    def check(self, family: AbstractFamily) -> None:
+        if family.discrete:
+            raise TypeError(
+                f"{type(self).__name__} moves draws with the parameters of q, which a discrete "
+                f"{type(family).__name__} latent does not allow. Use ScoreFunction, or Enumeration and "
+                "GumbelSoftmax for a Categorical."
+            )
+
+
 def draws(q: Any, key: Key, number: int) -> Any:
     return jax.vmap(q.sample)(jax.random.split(key, number))
 
@@ -50,15 +71,6 @@ def frozen(tree: Any) -> Any:
     # A distribution of another library may hold functions among its arrays.
     stop = lambda leaf: jax.lax.stop_gradient(leaf) if eqx.is_array(leaf) else leaf
     return jax.tree.map(stop, tree)
-
-
-def check_continuous(name: str, family: AbstractFamily) -> None:
-    if family.discrete:
-        raise TypeError(
-            f"{name} moves draws with the parameters of q, which a discrete {type(family).__name__} latent "
-            "does not "
-            "allow. Use ScoreFunction, or Enumeration and GumbelSoftmax for a Categorical."
-        )
 
 
 def check_number(name: str, number: int, least: int = 1) -> None:

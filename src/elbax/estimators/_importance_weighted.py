@@ -4,10 +4,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ._estimator import AbstractEstimator, check_continuous, check_number, draws, frozen
+from ._estimator import AbstractMovingDraws, draws, frozen
 
 
-class ImportanceWeighted(AbstractEstimator):
+class ImportanceWeighted(AbstractMovingDraws):
     r"""Computes the importance-weighted bound $\log \frac1S \sum_s p(x, z_s) / q(z_s)$.
 
     Its expectation is at least the ELBO and tends to log p(x) (Burda, Grosse and Salakhutdinov 2016). For q itself
@@ -19,19 +19,9 @@ class ImportanceWeighted(AbstractEstimator):
 
     num_samples: int = eqx.field(static=True, default=10)
 
-    def __check_init__(self):
-        check_number("ImportanceWeighted", self.num_samples)
-
     @property
     def tighter(self) -> bool:
         return True
-
-    @property
-    def moves_draws(self) -> bool:
-        return True
-
-    def check(self, family):
-        check_continuous("ImportanceWeighted", family)
 
     def __call__(self, log_joint, q, key):
         z = draws(q, key, self.num_samples)
@@ -39,7 +29,7 @@ class ImportanceWeighted(AbstractEstimator):
         return _log_mean(log_weights)
 
 
-class DoublyReparameterized(AbstractEstimator):
+class DoublyReparameterized(AbstractMovingDraws):
     r"""Computes the bound of `ImportanceWeighted`, with a better gradient for the encoder.
 
     That gradient, $\sum_s \tilde w_s^2\, \partial_z \log w_s\, \partial_\phi z_s$, is unbiased, and its
@@ -50,19 +40,9 @@ class DoublyReparameterized(AbstractEstimator):
 
     num_samples: int = eqx.field(static=True, default=10)
 
-    def __check_init__(self):
-        check_number("DoublyReparameterized", self.num_samples)
-
     @property
     def tighter(self) -> bool:
         return True
-
-    @property
-    def moves_draws(self) -> bool:
-        return True
-
-    def check(self, family):
-        check_continuous("DoublyReparameterized", family)
 
     def __call__(self, log_joint, q, key):
         z, fixed = draws(q, key, self.num_samples), frozen(q)

@@ -5,10 +5,10 @@ import jax
 import jax.numpy as jnp
 
 from ..families import Distribution
-from ._estimator import AbstractEstimator, check_continuous, check_number, draws, frozen
+from ._estimator import AbstractMovingDraws, draws, frozen
 
 
-class Reparameterized(AbstractEstimator):
+class Reparameterized(AbstractMovingDraws):
     r"""Estimates the bound by $\frac1S \sum_s \log p(x, z_s) + H(q)$, with reparameterized draws.
 
     The draws are $z_s = g(\epsilon_s, \phi)$. The entropy is in closed form (Kingma and Welling 2014); for a q
@@ -20,16 +20,6 @@ class Reparameterized(AbstractEstimator):
 
     num_samples: int = eqx.field(static=True, default=1)
 
-    def __check_init__(self):
-        check_number("Reparameterized", self.num_samples)
-
-    @property
-    def moves_draws(self) -> bool:
-        return True
-
-    def check(self, family):
-        check_continuous("Reparameterized", family)
-
     def __call__(self, log_joint, q, key):
         if isinstance(q, Distribution):
             return self.average(log_joint, q, key) + q.entropy()
@@ -40,7 +30,7 @@ class Reparameterized(AbstractEstimator):
         return jnp.mean(jax.vmap(function)(draws(q, key, self.num_samples)))
 
 
-class StickingTheLanding(AbstractEstimator):
+class StickingTheLanding(AbstractMovingDraws):
     r"""Estimates the bound by $\frac1S \sum_s \log p(x, z_s) - \log q_{\bar\phi}(z_s)$, $\bar\phi$ held fixed.
 
     The draws $z_s$ are reparameterized; the density's own parameters have no gradient. Omitting the score, whose
@@ -50,16 +40,6 @@ class StickingTheLanding(AbstractEstimator):
     """
 
     num_samples: int = eqx.field(static=True, default=1)
-
-    def __check_init__(self):
-        check_number("StickingTheLanding", self.num_samples)
-
-    @property
-    def moves_draws(self) -> bool:
-        return True
-
-    def check(self, family):
-        check_continuous("StickingTheLanding", family)
 
     def __call__(self, log_joint, q, key):
         z, fixed = draws(q, key, self.num_samples), frozen(q)

@@ -1,6 +1,6 @@
 """Families of latent distributions, one per file."""
 
-from ._any_latent import AnyDiscreteLatent as AnyDiscreteLatent, AnyLatent as AnyLatent
+from ._any_latent import AnyLatent as AnyLatent
 from ._categorical import Categorical as Categorical
 from ._ctc_lattice import CTCLattice as CTCLattice
 from ._diagonal_gaussian import DiagonalGaussian as DiagonalGaussian

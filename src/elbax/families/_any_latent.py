@@ -1,6 +1,6 @@
 """The latent of a model that names no family for it."""
 
-from typing import ClassVar, NoReturn
+from typing import NoReturn
 
 from .._types import Any, PyTree
 from ._family import AbstractFamily
@@ -40,9 +40,3 @@ class AnyLatent(AbstractFamily):
             "model one, Model(log_joint, elbax.Gaussian(2)), or use an encoder whose output a function makes a "
             "distribution: Amortized(network, function)."
         )
-
-
-class AnyDiscreteLatent(AnyLatent):
-    """The same for a discrete z, whose draws do not move with the parameters of q."""
-
-    discrete: ClassVar[bool] = True

@@ -1,12 +1,10 @@
 """A model from functions: a log-joint, or a likelihood and a prior."""
 
-import inspect
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._arguments import check_flag, takes_key
+from .._arguments import check_flag, takes, takes_key
 from .._invariance import as_invariances, Invariances
 from .._math.algebra import dot, num_rows
 from .._model import AbstractModel
@@ -144,7 +142,7 @@ class Model(AbstractModel):
                 "Model: conjugate=True claims that the log-joint lies in the span of a family; give the family, "
                 "latent=elbax.Gaussian(2)."
             )
-        if prior is not None and not _takes(prior, 2):
+        if prior is not None and not takes(prior, 2):
             raise TypeError(
                 "Model: prior is called as prior(params, x) and returns the distribution of z: natural parameters "
                 "of the latent family, an object with log_prob(z), or a function of z."
@@ -255,7 +253,7 @@ class Model(AbstractModel):
             return self.estimator
         return ScoreFunction() if discrete else Reparameterized()
 
-    def expected(self, function: Callable[[Any], Scalar], q: Any, key: Key) -> Scalar:
+    def _expected(self, function: Callable[[Any], Scalar], q: Any, key: Key) -> Scalar:
         estimator = self._estimator(q)
         if estimator is not None and hasattr(q, "log_prob"):
             return estimator(function, q, key)
@@ -268,7 +266,7 @@ class Model(AbstractModel):
             # The bound of several draws is no expectation.
             number = getattr(self.estimator, "num_samples", 1)
             return -Reparameterized(number)(prior.log_prob, q, key)
-        return -self.expected(prior.log_prob, q, key) if exact is None else exact
+        return -self._expected(prior.log_prob, q, key) if exact is None else exact
 
     def elbo(self, natural: PyTree, x: PyTree, q: Any, key: Key) -> Scalar:
         estimator = self._estimator(q)
@@ -283,7 +281,7 @@ class Model(AbstractModel):
                 reconstruction = estimator.average(self._given(natural, x, noise), q, key)
                 if reconstruction is not None:
                     return reconstruction - divergence.astype(reconstruction.dtype)
-        return self.expected(self._log_joint(natural, x, noise), q, key)
+        return self._expected(self._log_joint(natural, x, noise), q, key)
 
     def conditional(self, natural: PyTree, x: PyTree) -> Distribution:
         if not self.exact:
@@ -371,17 +369,6 @@ class Model(AbstractModel):
                 "which samples."
             )
         return self
-
-
-def _takes(function: Callable[..., Any], number: int) -> bool:
-    """Returns whether a function can be called with so many arguments; of one without a signature, True."""
-    try:
-        inspect.signature(function).bind(*range(number))
-    except ValueError:
-        return True
-    except TypeError:
-        return False
-    return True
 
 
 def _check_static(name: str, function: Any) -> None:

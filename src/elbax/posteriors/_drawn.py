@@ -5,10 +5,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from .._math.algebra import is_label
 from .._types import Any, Key, PyTree, Scalar
-from ..families import AbstractFamily, AnyDiscreteLatent, AnyLatent
-from ._particles import Particles
+from ..families import AbstractFamily, AnyLatent
+from ._particles import moves, Particles
 
 
 class Drawn(Particles):
@@ -19,12 +18,6 @@ class Drawn(Particles):
     """
 
     source: Any = None
-
-    @property
-    def discrete(self) -> bool:
-        # By `has_rsample`, numpyro and torch mark continuous distributions that cannot be reparameterized.
-        fixed = getattr(self.source, "has_rsample", True) is False
-        return fixed or (self.family is not None and self.family.discrete)
 
     @property
     def natural(self) -> PyTree:
@@ -47,7 +40,7 @@ def as_distribution(q: Any, family: AbstractFamily, key: Key) -> Any:
     **Raises** `TypeError` for an object that is not a distribution, or whose `log_prob` is not a single number.
     """
     if isinstance(q, Particles) and (q.family is None or isinstance(q.family, AnyLatent)):
-        return dataclasses.replace(q, family=_kind(family, q.z))
+        return dataclasses.replace(q, family=family)
     if _can(q, "bound", "entropy", "expect"):
         return q
     if not _can(q, "sample", "log_prob"):
@@ -62,14 +55,9 @@ def as_distribution(q: Any, family: AbstractFamily, key: Key) -> Any:
     z = q.sample(jax.random.fold_in(key, 1))
     density = _log_prob(q, z)
     one = jax.tree.map(lambda leaf: leaf[None], z)
-    return Drawn(one, jnp.zeros_like(density)[None], density[None], _kind(family, z), source=q)
-
-
-def _kind(family: AbstractFamily, z: PyTree) -> AbstractFamily:
-    """Returns the model's latent family. Without one, a placeholder that says whether z is discrete."""
-    if isinstance(family, AnyLatent) and any(map(is_label, jax.tree.leaves(z))):
-        return AnyDiscreteLatent()
-    return family
+    return Drawn(
+        one, jnp.zeros_like(density)[None], density[None], family, moves=moves(q, z), source=q
+    )
 
 
 def _can(q: Any, *names: str) -> bool:

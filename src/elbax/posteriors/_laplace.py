@@ -49,8 +49,8 @@ class Laplace(AbstractPosterior):
     def __check_init__(self):
         check_target("Laplace", self.target)
         check_count("Laplace", num_steps=self.num_steps)
-        model = getattr(self.target, "model", None)
-        if model is not None and not isinstance(model.latent, Gaussian):
+        model = self.target.model
+        if not isinstance(model.latent, Gaussian):
             raise TypeError(
                 f"Laplace is for a Gaussian(dim) latent, the model has a {type(model.latent).__name__}."
             )

@@ -5,12 +5,11 @@ import jax
 import jax.numpy as jnp
 
 from .._arguments import check_count, check_function
-from .._math.algebra import is_label
 from .._program import program
-from .._types import Any, Callable, Key, PyTree
-from ..families import AbstractFamily, Distribution
+from .._types import Callable, Key, PyTree
+from ..families import Distribution
 from ._exact import check_target, Exact
-from ._particles import Particles
+from ._particles import moves, Particles
 from ._posterior import AbstractPosterior, looks_first
 
 
@@ -115,11 +114,3 @@ def draw(who: str, posterior: Callable, x: PyTree, number: int, key: Key | None)
     z = jax.vmap(q.sample)(jax.random.split(key_draws, number))
     # Draws whose derivative is their density's score must not move besides.
     return q, z if moves(q, z) else jax.lax.stop_gradient(z)
-
-
-def moves(q: Any, z: PyTree) -> bool:
-    """Returns whether draws of q are differentiable functions of its parameters."""
-    family = getattr(q, "family", None)
-    if isinstance(family, AbstractFamily):
-        return not family.discrete
-    return getattr(q, "has_rsample", True) and not any(map(is_label, jax.tree.leaves(z)))

@@ -11,7 +11,7 @@ from jax.custom_derivatives import SymbolicZero
 from .._math.algebra import is_label
 from .._program import program
 from .._types import Any, Array, Callable, Float, Key, PyTree, Scalar
-from ..families import AbstractFamily
+from ..families import AbstractFamily, AnyLatent
 from ..families._rowwise import rowwise
 from ..families._undefined import where_defined
 
@@ -61,7 +61,7 @@ class Particles(eqx.Module):
     @property
     def discrete(self) -> bool:
         """Whether draws do not move with the parameters of their density, so that derivatives need its score."""
-        return not self.moves or (self.family is not None and self.family.discrete)
+        return not self.moves or _is_discrete(self.family, self.z)
 
     def _average(self, values: PyTree) -> PyTree:
         def one(leaf):
@@ -116,6 +116,18 @@ class Particles(eqx.Module):
     def _pick(self, which: Array) -> PyTree:
         some = jnp.isfinite(jnp.max(self.log_weights))
         return where_defined(some, jax.tree.map(lambda leaf: leaf[which], self.z))
+
+
+def moves(q: Any, z: PyTree) -> bool:
+    """Returns whether draws z of q are differentiable functions of its parameters."""
+    # By `has_rsample`, numpyro and torch mark continuous distributions that cannot be reparameterized.
+    return getattr(q, "has_rsample", True) and not _is_discrete(getattr(q, "family", None), z)
+
+
+def _is_discrete(family: Any, z: PyTree) -> bool:
+    """Returns whether z is discrete, at least in part, by its family or, without one, by its dtypes."""
+    named = isinstance(family, AbstractFamily) and not isinstance(family, AnyLatent)
+    return family.discrete if named else any(map(is_label, jax.tree.leaves(z)))
 
 
 def _average(values: Array, log_weights: Array) -> Array:

@@ -49,8 +49,8 @@ class Recognition(AbstractPosterior):
 
     def __check_init__(self):
         check_target("Recognition", self.target)
-        model = getattr(self.target, "model", None)
-        if model is not None and not (model.exact or model.knows_prior):
+        model = self.target.model
+        if not (model.exact or model.knows_prior):
             raise TypeError(
                 f"Recognition adds potentials to those of p(z | x) or p(z), and this {type(model).__name__} knows "
                 "neither. Give Model(likelihood=..., prior=...), or use elbax.Amortized(network, model.latent)."

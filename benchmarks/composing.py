@@ -240,8 +240,8 @@ class Draw:
     def plan(self) -> Plan:
         rng, model = self.rng, self.system.model
         no_closed_form = elbax.Model | elbax.Tied | elbax.ConnectionistTemporalClassification
-        m_steps = SEARCHES if isinstance(model, no_closed_form) else SEARCHES + CLOSED
-        m_steps += STATISTICS if model.is_linear() else ()
+        closed = not isinstance(model, no_closed_form)
+        m_steps = SEARCHES + CLOSED + STATISTICS if closed else SEARCHES
         m_steps += RARE[:1] * 3 if isinstance(model, elbax.FactorAnalysis) else ()
         m_steps += RARE[1:] if isinstance(model, elbax.Mixture) else ()
         length = pick(rng, (1, 2, 2, 2, 3, 4))

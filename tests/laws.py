@@ -19,6 +19,7 @@ from elbax._free import spread
 from elbax._math.algebra import nodes_of
 from elbax._pass import expected_statistics
 from elbax._reference import split_coordinates
+from elbax.m_steps._statistics import change_of_statistics
 from elbax.posteriors._posterior import at_row, bind, ModelAt, prepare, weights_of, with_weights
 
 
@@ -356,6 +357,24 @@ def stationarity(system):
             )
             nudged = eqx.combine(nudged, rest)
             assert objective(nudged)[0] < highest
+
+
+def rebasing(system):
+    """Statistics moved to their own maximum have it there too; moved back, they are what they were."""
+    model, params, x = system.model, system.params, system.x
+    free = spread(True, params)
+
+    @jax.jit
+    def both(params):
+        posterior = elbax.Exact(model, params)
+        _, found, _ = expected_statistics(model, params, posterior, x, key=jax.random.key(0))
+        best = model.maximize(found, params, free)
+        moved = change_of_statistics(model, params, best)(found)
+        back = change_of_statistics(model, best, params)(moved)
+        return (found, best), (back, model.maximize(moved, best, free))
+
+    ours, theirs = both(params)
+    assert_close(ours, theirs, 1e-9)
 
 
 def tightness(system):

@@ -132,6 +132,14 @@ def test_chunks(system, both_forms):
     laws.chunks(system)
 
 
+CLOSED = {case.system.name: case.system for case in CASES if case.name.endswith(":exact/closed")}
+
+
+@pytest.mark.parametrize("system", named(CLOSED.values()))
+def test_rebasing(system):
+    laws.rebasing(system)
+
+
 @pytest.mark.parametrize("law", laws.OF_LINEAR_MIXTURES, ids=lambda law: law.__name__)
 @pytest.mark.parametrize("system", named(LINEAR))
 def test_mixture(system, law, both_forms):

@@ -38,6 +38,9 @@ class AbstractAround(AbstractModel):
     def natural(self, params: PyTree) -> PyTree:
         return self.model.natural(self.inside(params))
 
+    def rebase(self, natural: PyTree, params: PyTree) -> PyTree:
+        return self.model.rebase(natural, self.inside(params))
+
     def prepare(self, natural: PyTree) -> PyTree:
         return self.model.prepare(natural)
 

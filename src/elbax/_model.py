@@ -11,6 +11,7 @@ from ._arguments import check_tree
 from ._invariance import free_entries, Invariances, somewhere_near
 from ._math.algebra import nodes_of
 from ._program import program
+from ._reference import unmoved
 from ._sharding import automatic
 from ._shortcut import Shortcut
 from ._types import Any, Array, Float, Key, PyTree, Scalar
@@ -71,6 +72,17 @@ class AbstractModel(eqx.Module):
         """Returns the input of `elbo` and `conditional`, linear in the coordinates η; computed once per pass."""
         return natural
 
+    def rebase(self, natural: PyTree, params: PyTree) -> PyTree:
+        """Returns the coordinates η about `params` of the log-joint that `natural` describes about other params.
+
+        The change of coordinates is affine. Its transpose takes expected statistics about `params` to those about
+        the others, so that statistics of different steps can be added, as in online EM. Coordinates that are about
+        no point (that hold no `Reference`) are returned unchanged.
+
+        **Raises** `TypeError` if the coordinates are about a point and the model defines no change of it.
+        """
+        return unmoved(natural, type(self).__name__)
+
     def maximize(self, statistics: PyTree, params: PyTree, free: PyTree) -> PyTree:
         """Returns argmax over θ of ⟨η(θ), statistics⟩ + log_prior(θ): the closed-form M-step.
 
@@ -100,13 +112,6 @@ class AbstractModel(eqx.Module):
             f"{type(self).__name__} knows no closed-form maximum of its evidence in any block of params; "
             "FactorAnalysis and ProbabilisticPCA do. Use ClosedFormMStep or GradientMStep."
         )
-
-    def is_linear(self, x: PyTree = None) -> bool:
-        """Returns whether the log-joint (of data `x`) is linear in statistics of x and z, no latent eliminated.
-
-        Statistics taken at different params can then be added, as in online EM.
-        """
-        return False
 
     def describe(self, params: PyTree) -> Any:
         """Returns the params in readable form; by default unchanged."""

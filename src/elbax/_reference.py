@@ -24,6 +24,20 @@ def is_reference(node: Any) -> bool:
     return isinstance(node, Reference)
 
 
+def unmoved(natural: PyTree, who: str) -> PyTree:
+    """Returns natural parameters that are about no point, and so the same about any.
+
+    **Raises** `TypeError` if they hold a `Reference`.
+    """
+    nodes = jax.tree.leaves(natural, is_leaf=is_reference)
+    if any(map(is_reference, nodes)):
+        raise TypeError(
+            f"The natural parameters of {who} hold a Reference, so its statistics belong to the params at which "
+            f"they were taken. To add up statistics of different steps, define {who}.rebase(natural, params)."
+        )
+    return natural
+
+
 def split_coordinates(
     tree: PyTree, is_constant: Callable[[Any], bool] = is_reference
 ) -> tuple[PyTree, PyTree]:

@@ -44,6 +44,10 @@ class Tempered(AbstractAround):
         kept = params if self.target == "divergence" else None
         return {"model": self.model.natural(params), "params": Reference(kept)}
 
+    def rebase(self, natural: PyTree, params: PyTree) -> PyTree:
+        kept = params if self.target == "divergence" else None
+        return {"model": self.model.rebase(natural["model"], params), "params": Reference(kept)}
+
     @property
     def divergence_weight(self) -> Array | None:
         split = self.target == "divergence" and self.model.divergence_weight is not None

@@ -42,6 +42,11 @@ def log(x: Array) -> Array:
     return jnp.log(jnp.maximum(x, jnp.finfo(x.dtype).tiny))
 
 
+def difference(a: Array, b: Array) -> Array:
+    """Returns a − b, 0 where both are the same infinity."""
+    return jnp.where(a == b, 0, a - jnp.where(a == b, 0, b))
+
+
 def without_data(count: Array) -> Array:
     """Returns which of some expected counts are close to underflow: at most 1e-19 of their sum in float32.
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from .._free import is_frozen
 from .._invariance import Invariances, nothing
-from .._reference import is_reference
+from .._reference import is_reference, unmoved
 from .._shortcut import Shortcut
 from .._types import Any, AnyArray, Array, Bool, Float, Int, Key, PyTree, Scalar
 from ..data._check import check_table
@@ -26,12 +26,6 @@ class AbstractComponent(eqx.Module):
     `log_densities` by its family's log-normalizer. The gradient in the natural coordinates is then the expected
     statistics under its exact conditional, and the M-step is that of EM for both latents.
     """
-
-    @property
-    def linear(self) -> bool:
-        """Whether log-densities are linear in statistics of x alone: no latent is eliminated, and there is no
-        network."""
-        return True
 
     def check(self, x: PyTree, weight: AnyArray, who: str, *, varied: bool = False) -> None:
         """Raises `ValueError` for rows that no params could produce; with `varied` for constant columns too.
@@ -80,6 +74,10 @@ class AbstractComponent(eqx.Module):
     def prepare(self, natural: PyTree) -> PyTree:
         """Returns the input of `log_densities`, linear in the natural coordinates: computed once per pass."""
         return natural
+
+    def rebase(self, natural: PyTree, params: PyTree) -> PyTree:
+        """Returns the same coordinates about `params`, as for a model."""
+        return unmoved(natural, type(self).__name__)
 
     @abc.abstractmethod
     def log_densities(self, natural: PyTree, x: PyTree) -> Float[Array, " K"]:

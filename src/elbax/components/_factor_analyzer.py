@@ -19,7 +19,7 @@ from ..data._check import check_described, check_row
 from ..data._incomplete_rows import known, known_numbers
 from ._component import AbstractComponent
 from ._parts import part_means, pooled_covariance
-from ._residual import least_share
+from ._residual import least_share, with_residual
 from ._unit import floors, positive_variance, with_given_unit, with_unit
 
 
@@ -122,6 +122,16 @@ class FactorAnalyzer(AbstractComponent):
                 }
             ),
         }
+
+    def one_rebase(self, natural: PyTree, params: PyTree) -> PyTree:
+        """Inserts the residual e = (σ'/σ) e' + d·ỹ with d = ((μ' − μ)/σ, W'/σ − W/σ) of the new params."""
+        about, new = natural["about"].value, self.one_natural(params)["about"]
+        deviation = about["deviation"]
+        move = (new.value["mean"] - about["mean"]) / deviation
+        turn = params["loadings"] / deviation[:, None] - about["weights"]
+        shift = jnp.concatenate([move[:, None], turn], 1)
+        ratio = new.value["deviation"] / deviation
+        return natural | {"about": new} | with_residual(natural, ratio, shift)
 
     def one_potentials(self, natural: PyTree, x: Any) -> tuple[tuple[Array, Array], Scalar]:
         """Returns (h, J) of the factors and the constant, for one row; missing columns are left out."""
@@ -304,10 +314,6 @@ class FactorAnalyzer(AbstractComponent):
 
     # --- K analyzers side by side -----------------------------------------------------------------
 
-    @property
-    def linear(self) -> bool:
-        return False
-
     def init(self, x, weight, assignment, num_components):
         """Returns the means of the parts, and the principal components of the pooled covariance for all."""
         x, observed = known_numbers(x)
@@ -334,6 +340,9 @@ class FactorAnalyzer(AbstractComponent):
     def _rows(self, params):
         """Returns the params with one row per component."""
         return {name: params[name] for name in ("mean", "loadings", "log_noise")}
+
+    def rebase(self, natural, params):
+        return jax.vmap(self.one_rebase)(natural, self._rows(params))
 
     def log_densities(self, natural, x):
         return jax.vmap(lambda natural: self.one_log_density(natural, x))(natural)

@@ -92,6 +92,15 @@ class Gamma(AbstractComponent):
             "about": Reference(params["log_shapes"] - params["log_rates"]),
         }
 
+    def rebase(self, natural, params):
+        """Inserts 1 + v = (1 + v') m'/m, where m' is the new mean."""
+        about = self.natural(params)["about"]
+        log_growth = about.value - natural["about"].value
+        change, shape, tilt = jnp.expm1(log_growth), natural["shape"], natural["tilt"]
+        count = natural["count"] - shape * excess(change, log_growth) + tilt * change
+        tilt = tilt + (tilt - shape) * change
+        return {"count": count, "shape": shape, "tilt": tilt, "about": about}
+
     def log_densities(self, natural, x):
         check_row(x, natural["shape"].shape[-1], "Gamma")
         dtype = natural["shape"].dtype

@@ -70,10 +70,6 @@ class GeneralizedLinear(AbstractComponent):
         check_choice("GeneralizedLinear", get_args(Response), response=self.response)
         check_not_negative("GeneralizedLinear", floor=self.floor)
 
-    @property
-    def linear(self) -> bool:
-        return False
-
     def check(self, x, weight, who, *, varied=False):
         check_regression(x, weight, who, varied)
         target = x[1]
@@ -118,6 +114,10 @@ class GeneralizedLinear(AbstractComponent):
     def natural(self, params: PyTree) -> PyTree:
         """Returns the params: with a network the log-density is not linear in any finite set of coordinates."""
         return params
+
+    def rebase(self, natural: PyTree, params: PyTree) -> PyTree:
+        # Without a closed form nothing is computed from its statistics.
+        return natural
 
     def log_densities(self, natural: PyTree, x: Any) -> Float[Array, " K"]:
         inputs, target = x

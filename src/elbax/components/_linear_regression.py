@@ -17,7 +17,7 @@ from ..data._incomplete_rows import has_incomplete, known_numbers
 from ._component import AbstractComponent
 from ._linear import design
 from ._moved import unless
-from ._residual import least_share
+from ._residual import least_share, with_residual
 from ._unit import floors, positive_variance, with_given_unit, with_unit
 
 
@@ -108,6 +108,14 @@ class LinearRegression(AbstractComponent):
                 }
             ),
         }
+
+    def rebase(self, natural: PyTree, params: PyTree) -> PyTree:
+        """Inserts the residual e = (σ'/σ) e' + d·ũ with d = (β' − β)/σ of the new params."""
+        about, new = natural["about"].value, self.natural(params)["about"]
+        deviation = about["deviation"]
+        ratio = new.value["deviation"] / deviation
+        shift = (new.value["coefficients"] - about["coefficients"]) / deviation[:, None]
+        return natural | {"about": new} | with_residual(natural, ratio, shift)
 
     def log_densities(self, natural: PyTree, x: Any) -> Float[Array, " K"]:
         inputs, target = x

@@ -10,7 +10,7 @@ from jax.scipy.special import gammaln
 from .._arguments import check_kind
 from .._free import log_shares
 from .._invariance import shifts
-from .._math.algebra import log, matmul
+from .._math.algebra import difference, log, matmul
 from .._math.special import half_deviance, highest_log_mass
 from .._reference import Reference
 from .._shortcut import Shortcut
@@ -86,6 +86,11 @@ class Multinomial(AbstractComponent):
         nothing = jnp.zeros(logits.shape[:1], logits.dtype)
         about = Reference({"logits": logits, "surplus": nothing})
         return {"logits": jnp.zeros_like(logits), "about": about}
+
+    def rebase(self, natural, params):
+        about = self.natural(params)["about"]
+        gap = difference(natural["about"].value["logits"], about.value["logits"])
+        return {"logits": natural["logits"] + gap, "about": about}
 
     def prepare(self, natural):
         logits = natural["about"].value["logits"]

@@ -168,14 +168,39 @@ class Normal(AbstractComponent):
 
         counts = count(factor) if self.shared else jax.vmap(count)(factor)
         identity = self.structure.identity if self.shared else jax.vmap(self.structure.identity)
+        about = {"mean": mean, "factor": factor, "inverse": inverse, "center": mean.mean(0)}
         return {
             "count": jnp.broadcast_to(counts, mean.shape[:1]),
             "linear": jnp.zeros_like(mean),
             "precision": identity(factor),
-            "about": Reference(
-                {"mean": mean, "factor": factor, "inverse": inverse, "center": mean.mean(0)}
-            ),
+            "about": Reference(about),
         }
+
+    def rebase(self, natural, params):
+        """Inserts z = B z' + b with B = W C' and b = W (μ' − μ), where z' = W' (x − μ') are the new units."""
+        old, new = natural["about"].value, self.natural(params)["about"]
+        structure = self.structure
+
+        def one(count, linear, precision, inverse, factor, shift):
+            # A structure's factors apply to one another as to vectors.
+            turn, shift = structure.apply(inverse, factor), structure.apply(inverse, shift)
+            push = jax.grad(structure.quadratic, 1)(precision, shift)  # 2 J b
+            count = count + vdot(linear, shift) - 0.5 * structure.quadratic(precision, shift)
+            linear = structure.apply_transposed(turn, linear - 0.5 * push)
+            return count, linear, structure.congruence(turn, precision)
+
+        axis = self._axis
+        move = jax.vmap(one, in_axes=(0, 0, axis, axis, axis, 0), out_axes=(0, 0, axis))
+        shift = new.value["mean"] - old["mean"]
+        moved = move(
+            natural["count"],
+            natural["linear"],
+            natural["precision"],
+            old["inverse"],
+            new.value["factor"],
+            shift,
+        )
+        return dict(zip(("count", "linear", "precision"), moved), about=new)
 
     def prepare(self, natural):
         """Adds the coefficients of the expanded form to η, which incomplete rows still need."""

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._arguments import check_kind
-from .._math.algebra import log, matmul
+from .._math.algebra import difference, log, matmul
 from .._math.special import half_deviance, highest_log_mass
 from .._reference import Reference
 from .._shortcut import Shortcut
@@ -83,6 +83,11 @@ class Poisson(AbstractComponent):
             "rate": jnp.exp(log_rates),
             "about": Reference(log_rates),
         }
+
+    def rebase(self, natural, params):
+        gap = difference(natural["about"].value, params["log_rates"])
+        about = Reference(params["log_rates"])
+        return natural | {"log_rate": natural["log_rate"] + gap, "about": about}
 
     def log_densities(self, natural, x):
         log_rates = natural["about"].value

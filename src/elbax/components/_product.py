@@ -51,10 +51,6 @@ class Product(AbstractComponent):
             for name, component in self.components.items()
         }
 
-    @property
-    def linear(self) -> bool:
-        return all(component.linear for component in self.components.values())
-
     def check(self, x, weight, who, *, varied=False):
         names = sorted(self.components)
         if not isinstance(x, dict) or sorted(x) != names:
@@ -83,6 +79,9 @@ class Product(AbstractComponent):
 
     def natural(self, params):
         return self._each("natural", params)
+
+    def rebase(self, natural, params):
+        return self._each("rebase", natural, params)
 
     def prepare(self, natural):
         return self._each("prepare", natural)

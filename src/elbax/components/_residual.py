@@ -1,8 +1,8 @@
-"""How far a residual variance may shrink in one M-step."""
+"""Residuals in units of their deviation: their change of units, and how far a variance may shrink."""
 
 import jax.numpy as jnp
 
-from .._types import Array
+from .._types import Array, PyTree
 
 
 # The smallest standard deviation of noise, in units of its column's. The condition number of the factors'
@@ -10,6 +10,21 @@ from .._types import Array
 # float32 (of 36 tables of low rank some fell by more than their size at 1e-5, by 1e-2 at 1e-4, none at this), and
 # more in float64, where an ELBO must not fall by 1e-10 (it fell by 2e-9 at 1e-7).
 _SMALLEST = {4: 3.5e-4, 8: 3e-7}
+
+
+def with_residual(natural: PyTree, ratio: Array, shift: Array) -> dict[str, Array]:
+    """Returns the coordinates of −½ τ e² + e c·ũ − ½ ũᵀGũ in terms of e', where e = ratio e' + shift·ũ.
+
+    τ (`precision`) and the ratio have some batch axes; c (`cross`) and the shift have one more, G (`gram`) two.
+    """
+    precision, cross, gram = (natural[name] for name in ("precision", "cross", "gram"))
+    pull = cross - precision[..., None] * shift
+    mixed = shift[..., :, None] * (0.5 * (cross + pull))[..., None, :]
+    return {
+        "precision": ratio**2 * precision,
+        "cross": ratio[..., None] * pull,
+        "gram": gram - mixed - mixed.mT,
+    }
 
 
 def least_share(variance: Array, offset: Array, rounding: Array) -> Array:

@@ -68,10 +68,6 @@ class StudentT(AbstractComponent):
             return 0.5 * jnp.exp(params["log_dof"])
         return jnp.full(params["mean"].shape[:1], 0.5 * self.dof, params["mean"].dtype)
 
-    @property
-    def linear(self) -> bool:
-        return False
-
     @program
     def whitening(self, params: PyTree) -> Float[Array, "K D D"]:
         """Returns W of each component, lower triangular, with Σ⁻¹ = Wᵀ W."""
@@ -110,6 +106,9 @@ class StudentT(AbstractComponent):
             # u multiplies the quadratic, and has a count of its own.
             "normal": normal | {"count": jnp.zeros_like(normal["count"])},
         }
+
+    def rebase(self, natural, params):
+        return natural | {"normal": self.normal.rebase(natural["normal"], params)}
 
     def prepare(self, natural):
         return natural | {"normal": self.normal.prepare(natural["normal"])}

@@ -57,6 +57,9 @@ class IncrementalMStep(AbstractStatisticsStep):
             lambda leaf: jnp.zeros((self.num_batches, *leaf.shape), leaf.dtype), zeros
         )
 
+    def move(self, kept, change):
+        return jax.vmap(change)(kept)
+
     def join(self, kept, fresh, step):
         place = step % self.num_batches
         kept = jax.tree.map(lambda old, new: old.at[place].set(new), kept, fresh)

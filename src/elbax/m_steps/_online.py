@@ -20,19 +20,19 @@ class OnlineMStep(AbstractStatisticsStep):
     1)^{-\alpha}$ with $\frac12 < \alpha \le 1$ converge. With α = 0.6 and `Averaged` around the chain, the
     averaged estimate is as good as maximum likelihood on all the data seen.
 
-    Statistics are taken about the initial params, so these should be near the data (`model.init(key, x)`). Pass
-    minibatches of B from N rows as `Batch(x, weight=N / B)` if a prior is to count once for all N.
+    Latents that a component eliminates (a Student t's scale, an analyzer's factors, missing columns) have their
+    statistics taken at the params of the moment too. Pass minibatches of B from N rows as `Batch(x, weight=N /
+    B)` if a prior is to count once for all N.
 
     **Arguments:**
 
-    - `model`: a model with a closed form whose log-joint is linear in its statistics; see `model.is_linear`.
+    - `model`: a model with a closed form for what is free.
     - `rate`: ρ, a number in (0, 1] or a function of the step 0, 1, …; at the first step ρ is 1.
     - `delay`: the number of steps before θ first moves, while statistics accumulate (for small batches).
     - `chunk_size`: about how many rows to process at a time.
     - `free`: which params this step updates; see `ClosedFormMStep`.
 
-    **Raises** `TypeError` for a model without a closed form, or one that eliminates a latent of its components (a
-    Student t's scale, missing columns): its statistics are valid only at the params at which they were taken.
+    **Raises** `TypeError` at `init` for a model without a closed form for what is free.
 
     ```python
     >>> import elbax, jax
@@ -69,6 +69,9 @@ class OnlineMStep(AbstractStatisticsStep):
 
     def start(self, zeros):
         return zeros
+
+    def move(self, kept, change):
+        return change(kept)
 
     def join(self, kept, fresh, step):
         def mix(old, new):

@@ -6,14 +6,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._elbo import elbo
 from .._free import choose, spread
 from .._model import AbstractModel
-from .._pass import expected_statistics
+from .._pass import expected_statistics, per_datum
+from .._reference import split_coordinates
 from .._state import ELBOState, Info
-from .._types import Array, PyTree
+from .._types import Array, Callable, PyTree
 from .._update import AbstractUpdate
-from ..data._batch import as_batch, where_seen
+from ..data._batch import where_seen
 from ._closed_form import statistics_of
 
 
@@ -28,8 +28,8 @@ class Remembered(eqx.Module):
 class AbstractStatisticsStep(AbstractUpdate):
     r"""Computes $\arg\max_\theta \langle \eta(\theta), s \rangle + \log p(\theta)$ at s of several batches.
 
-    Statistics of different steps add up only if they are about the same point. They are taken about the initial
-    params, so these should be near the data (`model.init(key, x)`).
+    Statistics add up only if they are about the same point. A batch's are taken about the current params, and what
+    is kept is moved there first.
     """
 
     model: eqx.AbstractVar[AbstractModel]
@@ -39,6 +39,10 @@ class AbstractStatisticsStep(AbstractUpdate):
     @abc.abstractmethod
     def start(self, zeros: PyTree) -> PyTree:
         """Returns what is kept before the first step, given statistics that are zero."""
+
+    @abc.abstractmethod
+    def move(self, kept: PyTree, change: Callable[[PyTree], PyTree]) -> PyTree:
+        """Returns what is kept, with `change` applied to all statistics in it."""
 
     @abc.abstractmethod
     def join(self, kept: PyTree, fresh: PyTree, step: Array) -> tuple[PyTree, PyTree]:
@@ -53,38 +57,40 @@ class AbstractStatisticsStep(AbstractUpdate):
         return False
 
     def init_memory(self, params: PyTree, posterior: PyTree) -> Remembered:
-        name = type(self).__name__
-        if not self.model.is_linear():
-            raise TypeError(
-                f"{name} adds up statistics of different steps, but those of {type(self.model).__name__} "
-                "belong to the params that they were taken at (a latent of its components is eliminated, or its "
-                "log-joint is not linear in statistics at all). Use GradientMStep on minibatches."
-            )
         zeros = statistics_of(self.model, params, self.free)
         return Remembered(self.start(zeros), params, jnp.zeros((), int))
 
     def __call__(self, state: ELBOState, batch: PyTree) -> tuple[ELBOState, Info]:
-        if not self.model.is_linear(as_batch(batch).x):
-            raise TypeError(
-                f"{type(self).__name__}: statistics of different steps do not add up where columns are "
-                "missing, as these are eliminated at the params of the moment, nor inside of Anneal. Use "
-                "GradientMStep on minibatches."
-            )
         key, now = jax.random.split(state.key)
-        memory, step = state.memory, state.memory.step
-        # Statistics depend on the point that they are taken about, not on the point at which they are evaluated.
-        _, fresh, _ = expected_statistics(
-            self.model, memory.about, state.posterior, batch, key=now, chunk_size=self.chunk_size
+        model, memory, step = self.model, state.memory, state.memory.step
+        total, fresh, weight = expected_statistics(
+            model, state.params, state.posterior, batch, key=now, chunk_size=self.chunk_size
         )
-        kept, statistics = self.join(memory.kept, fresh, step)
+        elbo = per_datum(total, model.log_prior(state.params), weight)
+        change = change_of_statistics(model, memory.about, state.params)
+        kept, statistics = self.join(self.move(memory.kept, change), fresh, step)
         free = spread(self.free, state.params)
-        moved = choose(free, self.model.maximize(statistics, memory.about, free), state.params)
+        moved = choose(free, model.maximize(statistics, state.params, free), state.params)
         waits = self.waits(step)
         params = jax.tree.map(lambda new, old: jnp.where(waits, old, new), moved, state.params)
-        value = elbo(
-            self.model, state.params, state.posterior, batch, key=now, chunk_size=self.chunk_size
-        )
-        found = Remembered(kept, memory.about, step + 1)
+        found = Remembered(kept, state.params, step + 1)
         nothing = state.params, self.unmade(memory, found)
         params, memory = where_seen(batch, (params, found), nothing)
-        return state.replace(params=params, memory=memory, key=key), Info(value)
+        return state.replace(params=params, memory=memory, key=key), Info(elbo)
+
+
+def change_of_statistics(
+    model: AbstractModel, old: PyTree, new: PyTree
+) -> Callable[[PyTree], PyTree]:
+    """Returns the map from expected statistics about the params `old` to those about `new`.
+
+    The log-joint is linear in either coordinates, ⟨η', t'⟩ = ⟨Aη', t⟩, so that t' = Aᵀt, where A are the model's
+    changes of coordinates (`rebase`).
+    """
+    coordinates, rest = split_coordinates(model.natural(new))
+
+    def about_old(coordinates):
+        return split_coordinates(model.rebase(eqx.combine(coordinates, rest), old))[0]
+
+    _, transpose = jax.vjp(about_old, coordinates)
+    return lambda statistics: transpose(statistics)[0]

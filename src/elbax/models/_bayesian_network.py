@@ -76,9 +76,6 @@ class BayesianNetwork(AbstractExponentialFamilyModel):
     def latent(self) -> FactorGraph:
         return self.family
 
-    def is_linear(self, x: PyTree = None) -> bool:
-        return True
-
     def check(self, batch: PyTree, who: str = "fit") -> None:
         x, weight = host_rows(batch)
         values, _ = host_known(x)

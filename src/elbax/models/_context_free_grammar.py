@@ -83,9 +83,6 @@ class ContextFreeGrammar(AbstractExponentialFamilyModel):
         emission = np.ones(shape, bool) if self.emits is None else np.array(self.emits)
         return {"root": roots, "binary": binary.reshape(len(binary), -1), "emission": emission}
 
-    def is_linear(self, x: PyTree = None) -> bool:
-        return True
-
     def check(self, batch: PyTree, who: str = "fit") -> None:
         x, weight = host_rows(batch)
         check_weights(weight, who)

@@ -22,7 +22,7 @@ from ..components._residual import least_share, rounding_of_residuals
 from ..components._unit import with_given_unit, with_unit
 from ..data._batch import host_rows, rows
 from ..data._check import check_described, check_table, is_concrete
-from ..data._incomplete_rows import has_incomplete, host_known, known_numbers
+from ..data._incomplete_rows import host_known, known_numbers
 from ..families import Distribution, Gaussian
 from ..starts import start_of
 
@@ -138,6 +138,9 @@ class FactorAnalysis(AbstractExponentialFamilyModel):
 
     def natural(self, params: PyTree) -> PyTree:
         return self.analyzer.one_natural(self._masked(params))
+
+    def rebase(self, natural: PyTree, params: PyTree) -> PyTree:
+        return self.analyzer.one_rebase(natural, self._masked(params))
 
     def potentials(self, natural: PyTree, x: PyTree) -> tuple[tuple[Array, Array], Scalar]:
         return self.analyzer.one_potentials(natural, x)
@@ -257,9 +260,6 @@ class FactorAnalysis(AbstractExponentialFamilyModel):
 
     def log_prior(self, params: PyTree) -> Scalar | float:
         return self.analyzer.one_log_prior(params, self.analyzer.penalty(params))
-
-    def is_linear(self, x: PyTree = None) -> bool:
-        return not has_incomplete(x)
 
     @property
     def knows_prior(self) -> bool:

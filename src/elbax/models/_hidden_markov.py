@@ -17,7 +17,6 @@ from .._types import Any, AnyArray, Array, Bool, Float, Int, Key, PyTree, Scalar
 from ..components import AbstractComponent
 from ..data._batch import host_rows, rows
 from ..data._check import check_described, check_each, check_enough, is_concrete
-from ..data._incomplete_rows import has_incomplete
 from ..data._sequence import all_steps, as_sequence, check_sequences, num_observed, values_of
 from ..families import MarkovChain
 from ..families._recursion import runs_pairwise
@@ -112,9 +111,6 @@ class HiddenMarkovModel(AbstractPartitioned):
     def latent(self) -> MarkovChain:
         return self.chain
 
-    def is_linear(self, x: PyTree = None) -> bool:
-        return self.component.linear and not has_incomplete(x)
-
     def check(self, batch: PyTree, who: str = "fit") -> None:
         x, weight = host_rows(batch)
         self._check_sequences(x, weight, who)
@@ -178,6 +174,10 @@ class HiddenMarkovModel(AbstractPartitioned):
             "transition": transition if self.driven else log_shares_of(transition, allowed),
             "components": self.component.natural(params["components"]),
         }
+
+    def rebase(self, natural: PyTree, params: PyTree) -> PyTree:
+        components = self.component.rebase(natural["components"], params["components"])
+        return natural | {"components": components}
 
     def prepare(self, natural: PyTree) -> PyTree:
         return natural | {"components": self.component.prepare(natural["components"])}

@@ -52,6 +52,37 @@ class LinearGaussian(eqx.Module):
             ),
         }
 
+    def rebase(self, natural: PyTree, params: PyTree, dim: int, inputs: int) -> PyTree:
+        """Inserts ε = B ε' + D u + b with B = L⁻¹L', D = L⁻¹(A' − A) and b = L⁻¹(b' − b) of the new params.
+
+        The measure changes too, dε = |B| dε'. Where L is singular, new params differ within its range.
+        """
+        about = natural["about"].value
+        new = self.natural(params, dim, inputs)["about"]
+        inverse = invert_noise(about["root"])
+        turn = matmul(inverse, new.value["root"])
+        tilt = matmul(inverse, new.value["matrix"] - about["matrix"])
+        shift = matmul(inverse, new.value["offset"] - about["offset"])
+        linear, cross = natural["linear"], natural["cross"]
+        # It enters symmetrically, so that its statistic is symmetric.
+        precision = 0.5 * (natural["precision"] + natural["precision"].T)
+        pushed, rest = matmul(precision, shift), cross - matmul(precision, tilt)
+        own = jnp.diagonal(turn)
+        volume = jnp.sum(jnp.log(jnp.where(own > 0, own, 1)))
+        mixed = matmul(tilt.T, cross)
+        return {
+            "count": natural["count"] + vdot(linear, shift) - 0.5 * vdot(pushed, shift) + volume,
+            "linear": matmul(turn.T, linear - pushed),
+            "cross": matmul(turn.T, rest),
+            "precision": matmul(turn.T, matmul(precision, turn)),
+            "input": natural["input"] + matmul(tilt.T, linear - pushed) + matmul(cross.T, shift),
+            "square": natural["square"]
+            - mixed
+            - matmul(cross.T, tilt)
+            + matmul(tilt.T, matmul(precision, tilt)),
+            "about": new,
+        }
+
     def conditional(self, natural: PyTree) -> dict[str, Array]:
         """Returns the conditional with these coordinates: matrix, offset, root, and the factor in u."""
         about = natural["about"].value

@@ -188,6 +188,13 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
             name: part.natural(params[name], *shapes[name]) for name, part in self._parts.items()
         }
 
+    def rebase(self, natural: PyTree, params: PyTree) -> PyTree:
+        shapes = self._shapes(params)
+        return {
+            name: part.rebase(natural[name], params[name], *shapes[name])
+            for name, part in self._parts.items()
+        }
+
     def prepare(self, natural: PyTree) -> PyTree:
         """Returns the conditionals."""
         return {name: part.conditional(natural[name]) for name, part in self._parts.items()}

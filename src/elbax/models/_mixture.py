@@ -14,7 +14,6 @@ from .._types import Any, Array, Bool, Float, Int, Key, PyTree, Scalar
 from ..components import AbstractComponent
 from ..data._batch import host_rows, rows
 from ..data._check import check_described, check_each, check_enough, is_concrete
-from ..data._incomplete_rows import has_incomplete
 from ..families import Categorical, Distribution
 from ..families._undefined import draw_label, where_defined
 from ..priors import Dirichlet
@@ -67,9 +66,6 @@ class Mixture(AbstractPartitioned):
     def latent(self) -> Categorical:
         return Categorical(self.num_components)
 
-    def is_linear(self, x: PyTree = None) -> bool:
-        return self.component.linear and not has_incomplete(x)
-
     def check(self, batch: PyTree, who: str = "fit") -> None:
         self.component.check(*host_rows(batch), who)
 
@@ -105,6 +101,10 @@ class Mixture(AbstractPartitioned):
             "logits": jax.nn.log_softmax(params["logits"]),
             "components": self.component.natural(params["components"]),
         }
+
+    def rebase(self, natural: PyTree, params: PyTree) -> PyTree:
+        components = self.component.rebase(natural["components"], params["components"])
+        return natural | {"components": components}
 
     def prepare(self, natural: PyTree) -> PyTree:
         return natural | {"components": self.component.prepare(natural["components"])}

@@ -97,7 +97,8 @@ class Anneal(AbstractRemembering):
                     f"Anneal raises densities of z to a power, but the natural parameters of "
                     f"{type(model.latent).__name__}, the latent of {name}, do not scale so."
                 )
-        return Schedule(self.update.init_memory(params, posterior), jnp.zeros((), int))
+        inner = self._tempered(jnp.ones(()), (self.update, posterior))
+        return Schedule(_restored(inner[0].init_memory(params, inner[1])), jnp.zeros((), int))
 
     def unmade(self, before: Schedule, after: Schedule) -> Schedule:
         unmade = AbstractRemembering.unmade(self, before, after)
@@ -108,16 +109,20 @@ class Anneal(AbstractRemembering):
         with jax.numpy_dtype_promotion("standard"):
             beta = jnp.asarray(self.schedule(step), float)
 
+        update, inner = self._tempered(beta, (self.update, self.inside(state)))
+        moved, info = update(inner, batch)
+        moved = _restored(moved)
+        return moved.replace(memory=Schedule(moved.memory, step + 1)), info
+
+    def _tempered(self, beta: Array, tree: PyTree) -> PyTree:
         def temper(node):
             return Tempered(node, beta, self.target) if isinstance(node, AbstractModel) else node
 
-        def restore(node):
-            return node.model if isinstance(node, Tempered) else node
+        return _over_models(temper, tree)
 
-        update, inner = _over_models(temper, (self.update, self.inside(state)))
-        moved, info = update(inner, batch)
-        moved = _over_models(restore, moved)
-        return moved.replace(memory=Schedule(moved.memory, step + 1)), info
+
+def _restored(tree: PyTree) -> PyTree:
+    return _over_models(lambda node: node.model if isinstance(node, Tempered) else node, tree)
 
 
 def _over_models(function: Callable[[Any], Any], tree: PyTree) -> PyTree:

@@ -45,11 +45,11 @@ class Pass:
         `datum` returns the bound, or several numbers of which the bound is the first.
         """
 
-        def run(form):
+        def run(form, chunk_size):
             at = ModelAt(self.model, form, self.params, form.prepare(form.natural(self.params)))
             q = prepare(self.posterior, at)
             q = tightened(q) if datum is bound else q
-            return self._over_data(lambda *rows: _weighted_sum(datum, at, q, *rows))
+            return self._over_data(lambda *rows: _weighted_sum(datum, at, q, *rows), chunk_size)
 
         (total, weight), base = self.in_the_faster_form(run)
         return _first_with_base(total, base), weight
@@ -72,7 +72,7 @@ class Pass:
         weights = weights_of(self.posterior)
         datum = bound if datum is None else datum
 
-        def run(form):
+        def run(form, chunk_size):
             natural, pull_back, rest = jax.vjp(functools.partial(lift, form), source, has_aux=True)
             everything = {"params": natural, "posterior": weights}
             at = ModelAt(self.model, form, self.params, eqx.combine(natural, rest))
@@ -90,7 +90,7 @@ class Pass:
                 slope = jax.grad(total, has_aux=True)
                 return slope({name: everything[name] for name in wrt})[::-1]
 
-            (total, gradient), weight = self._over_data(chunk)
+            (total, gradient), weight = self._over_data(chunk, chunk_size)
             if "params" in gradient:
                 (gradient["params"],) = pull_back(gradient["params"])
             return total, gradient, weight
@@ -98,12 +98,15 @@ class Pass:
         (total, gradient, weight), base = self.in_the_faster_form(run)
         return _first_with_base(total, base), gradient, weight
 
-    def _over_data(self, chunk: Callable) -> tuple[Any, Array]:
-        return reduce_data(chunk, self.batch, self.key, self.chunk_size)
+    def _over_data(self, chunk: Callable, chunk_size: int | None) -> tuple[Any, Array]:
+        return reduce_data(chunk, self.batch, self.key, chunk_size)
 
-    def in_the_faster_form(self, run: Callable[[AbstractModel], Any]) -> tuple[Any, Scalar | float]:
-        """Returns (run(form), the term to add to its sum of bounds), with the model's shortcut as form if allowed.
+    def in_the_faster_form(
+        self, run: Callable[[AbstractModel, int | None], Any]
+    ) -> tuple[Any, Scalar | float]:
+        """Returns (run(form, chunk size), the term to add to its sum of bounds).
 
+        The form is the model's shortcut, if it is allowed, which also chooses a chunk size if the user does not.
         This is decided once per pass. The shortcut is not used on data of a few thousand numbers.
         """
         check_places(self.posterior, self.batch, "A pass over data")
@@ -111,7 +114,7 @@ class Pass:
         x = without_padding(batch, batch.x, effective_weight(batch))
         found = None if at_most(_SMALL, batch.x) else self.model.shortcut(self.params, x)
         if found is None:
-            return run(self.model), 0.0
+            return run(self.model, self.chunk_size), 0.0
         allowed = found.allowed
         for node in nodes_of(Exact, self.posterior):
             # A posterior at other params uses the same form, which must be accurate there too.
@@ -119,11 +122,18 @@ class Pass:
                 also = self.model.shortcut(node.params, x)
                 allowed = allowed if also is None else allowed & also.allowed
         allowed = in_every_lane(allowed)
-        result = jax.lax.cond(allowed, lambda: run(found.form), lambda: run(self.model))
+        chunk_size = found.chunk_size if self.chunk_size is None else self.chunk_size
+        result = jax.lax.cond(
+            allowed,
+            lambda: run(found.form, chunk_size),
+            lambda: run(self.model, self.chunk_size),
+        )
         each = found.base
         if each is None:
             return result, 0.0
-        base, _ = self._over_data(lambda x, weight, _: weighted_sum(weight, over_rows(each, x)))
+        base, _ = self._over_data(
+            lambda x, weight, _: weighted_sum(weight, over_rows(each, x)), self.chunk_size
+        )
         return result, jnp.where(allowed, base, 0)
 
 

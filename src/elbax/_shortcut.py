@@ -1,8 +1,16 @@
 """Faster forms of models."""
 
+import os
 from typing import NamedTuple
 
+import jax
+
 from ._types import Any, Array, Bool, Callable
+
+
+# Features of so many bytes a thread stay in a CPU's cache between the two matrix products that use them. Measured
+# at 16 to 128 columns: 2 to 4 times as fast as all rows at once, and flat within a factor of two.
+_CACHE = 5e6
 
 
 class Shortcut(NamedTuple):
@@ -16,12 +24,21 @@ class Shortcut(NamedTuple):
         on latents; `None` if there is none. A pass adds it outside of the choice between the forms, so that a
         compiled loop over sweeps of the same data computes it once. Outside of the support log h(x) = −∞ and the
         bound is −∞, whatever the value of `form`.
+    - `chunk_size`: how many rows at a time are fastest, for a pass whose user does not say; `None` for all.
     """
 
     allowed: Bool[Array, ""]
     form: Any
     base: Callable | None = None
+    chunk_size: int | None = None
 
     def around(self, outer: Callable) -> "Shortcut":
         """Returns the same shortcut for a model that contains this one, with `outer(form)` as form."""
         return self._replace(form=outer(self.form))
+
+
+def rows_in_cache(bytes_per_row: int) -> int | None:
+    """Returns how many rows' features stay in the cache of a CPU; `None` on an accelerator, which has none."""
+    if jax.default_backend() != "cpu":
+        return None
+    return max(1, int(_CACHE * (os.cpu_count() or 1) / bytes_per_row))

@@ -79,6 +79,13 @@ class AbstractCovariance(eqx.Module):
         """Returns Wᵀ J W."""
 
     @abc.abstractmethod
+    def average(self, factors: Array) -> Array:
+        """Returns C of the average of K covariances, in which their columns are about uncorrelated.
+
+        Scalings, whose columns are uncorrelated in any units, return 1.
+        """
+
+    @abc.abstractmethod
     def log_determinant(self, factor: Array, dim: int) -> Scalar:
         """Returns log |C|."""
 
@@ -169,6 +176,14 @@ class Full(AbstractCovariance):
     def congruence(self, inverse, form):
         return matmul(inverse.T, matmul(form, inverse))
 
+    def average(self, factors):
+        covariance = jnp.mean(matmul(factors, factors.mT), 0)
+        deviation = jnp.sqrt(jnp.diagonal(covariance))
+        correlation = covariance / jnp.outer(deviation, deviation)
+        ridge = len(deviation) * jnp.finfo(correlation.dtype).eps
+        eye = jnp.eye(len(deviation), dtype=correlation.dtype)
+        return deviation[:, None] * cholesky(correlation + ridge * eye)
+
     def log_determinant(self, factor, dim):
         return jnp.sum(jnp.log(jnp.diagonal(factor)))
 
@@ -209,6 +224,9 @@ class AbstractScaling(AbstractCovariance):
 
     def congruence(self, inverse, form):
         return form * inverse**2
+
+    def average(self, factors):
+        return jnp.ones_like(factors[0])
 
 
 class Diagonal(AbstractScaling):

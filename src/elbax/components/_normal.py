@@ -15,7 +15,7 @@ from .._math.algebra import matmul, vdot, without_data
 from .._math.linear_algebra import cholesky, eigh, invert_triangle
 from .._program import program
 from .._reference import Reference
-from .._shortcut import Shortcut
+from .._shortcut import rows_in_cache, Shortcut
 from .._types import Array, Float, PyTree
 from ..data._check import check_described, check_row, is_concrete
 from ..data._incomplete_rows import is_incomplete, known_numbers
@@ -24,13 +24,15 @@ from ._component import AbstractComponent
 from ._covariance import AbstractCovariance, Diagonal, Full, Spherical
 from ._moved import unless
 from ._parts import part_means, pooled_covariance
-from ._quadratic import differences, expand, expanded, marginal, marginal_by_precision
+from ._quadratic import average_unit, differences, expand, expanded, marginal, marginal_by_precision
 from ._support import LARGEST_EXPANDED
 from ._unit import floors, positive_variance, with_given_unit, with_unit
 
 
 Covariance = Literal["full", "tied", "diagonal", "diag", "spherical"]
 Form = Literal["auto", "difference", "expanded"]
+
+_MANY_COLUMNS = 12
 
 _STRUCTURES = {
     "full": (Full(), False),
@@ -343,22 +345,34 @@ class Normal(AbstractComponent):
     def shortcut(self, params, x):
         if self.form != "auto":
             return None
-        mean = params["mean"]
+        mean, structure, axis = params["mean"], self.structure, self._axis
         dim = mean.shape[-1]
         factor, inverse = self._factors(params)
+        # Incomplete rows are not brought to units in which columns are uncorrelated.
+        incomplete = is_incomplete(x)
+        unit = average_unit(structure, axis, factor)
+        unit = structure.identity(unit) if incomplete else unit
+        to_unit = structure.inverse(unit)
 
         def size(mean, factor, inverse):
-            """Returns ‖|W| (|μ − c| + sd)‖²: the sum of the expanded terms of a typical point."""
-            deviation = jnp.sqrt(jnp.diagonal(self.structure.matrix(factor, dim)))
-            typical = jnp.abs(mean) + deviation
-            return jnp.sum(self.structure.apply(jnp.abs(inverse), typical) ** 2)
+            """Returns ‖|WU| (|U⁻¹(μ − c)| + sd)‖²: the sum of the expanded terms of a typical point."""
+            within = structure.matrix(structure.apply(to_unit, factor), dim)
+            deviation = jnp.sqrt(jnp.diagonal(within))
+            typical = jnp.abs(structure.apply(to_unit, mean)) + deviation
+            return jnp.sum(structure.apply(jnp.abs(structure.apply(inverse, unit)), typical) ** 2)
 
-        sizes = jax.vmap(size, in_axes=(0, self._axis, self._axis))(
-            mean - mean.mean(0), factor, inverse
-        )
+        sizes = jax.vmap(size, in_axes=(0, axis, axis))(mean - mean.mean(0), factor, inverse)
         allowed = jnp.max(sizes) <= LARGEST_EXPANDED
         form = Normal(self.covariance, floor=self.floor, prior=self.prior, form="expanded")
-        return Shortcut(allowed, form)
+        return Shortcut(allowed, form, chunk_size=self._chunk_size(params, x))
+
+    def _chunk_size(self, params: PyTree, x: PyTree) -> int | None:
+        """Returns the number of rows whose products of columns stay in the cache, with their slopes."""
+        dim = params["mean"].shape[-1]
+        # Few products, and those of single columns, are computed in the loop that uses them.
+        if dim < _MANY_COLUMNS or is_incomplete(x) or not isinstance(self.structure, Full):
+            return None
+        return rows_in_cache(2 * params["mean"].dtype.itemsize * dim * (dim // 2 + 2))
 
     def describe(self, params):
         dim = params["mean"].shape[-1]

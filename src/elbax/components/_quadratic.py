@@ -46,16 +46,20 @@ def differences(
 
 
 def expand(structure: AbstractCovariance, axis: int | None, natural: PyTree) -> PyTree:
-    """Returns the coefficients of 1, x − c and its products, for one center c: computed once per pass.
+    """Returns the coefficients of 1, v and its products, v = U⁻¹(x − c), for one c and U: computed once per pass.
 
-    With m = μ − c and A = WᵀJW:
-    log p = [count − h·Wm − ½ mᵀAm] + (Wᵀh + Am)·(x − c) − ½ (x − c)ᵀA(x − c).
+    U is a root of the average covariance, so that the columns of v are about uncorrelated and less cancels. With m
+    = U⁻¹(μ − c), V = WU and A = VᵀJV: log p = [count − h·Vm − ½ mᵀAm] + (Vᵀh + Am)·v − ½ vᵀAv.
     """
-    # The density does not depend on the center, so no derivative is taken.
-    center = jax.lax.stop_gradient(natural["about"].value["center"])
+    about = natural["about"].value
+    # The density does not depend on the center and the unit, so no derivative is taken.
+    center = jax.lax.stop_gradient(about["center"])
+    unit = jax.lax.stop_gradient(average_unit(structure, axis, about["factor"]))
+    to_unit = structure.inverse(unit)
 
     def one(count, linear, precision, mean, inverse):
-        from_center = mean - center
+        from_center = structure.apply(to_unit, mean - center)
+        inverse = structure.apply(inverse, unit)  # Factors apply to each other as to vectors.
         form = structure.congruence(inverse, precision)
         pull = structure.apply_transposed(inverse, linear)
         push = 0.5 * jax.grad(structure.quadratic, 1)(form, from_center)  # A m
@@ -64,14 +68,21 @@ def expand(structure: AbstractCovariance, axis: int | None, natural: PyTree) -> 
         return constant, jnp.concatenate([pull + push, curvature])
 
     constant, coefficients = over_components(one, axis, natural)
-    return {"constant": constant, "coefficients": coefficients, "about": Reference(center)}
+    about = Reference({"center": center, "to_unit": to_unit})
+    return {"constant": constant, "coefficients": coefficients, "about": about}
+
+
+def average_unit(structure: AbstractCovariance, axis: int | None, factors: Array) -> Array:
+    """Returns a root of the average covariance; `axis` is None if `factors` is that of all components."""
+    return structure.average(factors[None] if axis is None else factors)
 
 
 def expanded(
     structure: AbstractCovariance, coefficients: PyTree, x: Float[Array, " D"]
 ) -> Float[Array, " K"]:
     """Evaluates the coefficients of `expand`: a matrix product over many rows; cancels far from the center."""
-    offset = x - jax.lax.stop_gradient(coefficients["about"].value)
+    about = jax.lax.stop_gradient(coefficients["about"].value)
+    offset = structure.apply(about["to_unit"], x - about["center"])
     squares = jnp.atleast_1d(structure.monomials(offset))
     features = jnp.concatenate([offset, squares])
     return coefficients["constant"] + matmul(features, coefficients["coefficients"].T)

@@ -64,7 +64,7 @@ class AbstractLocalStep(AbstractUpdate):
         x = without_padding(batch, jax.tree.map(jnp.asarray, batch.x), weight)
         each = places(rows, now)
 
-        def run(form):
+        def run(form, chunk_size):
             prepared = form.prepare(form.natural(state.params))
 
             def one(x, place):
@@ -73,9 +73,9 @@ class AbstractLocalStep(AbstractUpdate):
                 value = form.elbo(prepared, x, table.at(entry), key_elbo)
                 return value, self.improve(form, prepared, x, table, entry, key_step)
 
-            if self.chunk_size is None or batch.blocked:
+            if chunk_size is None or batch.blocked:
                 return over_rows(one, x, each)
-            return jax.lax.map(lambda row: one(*row), (x, each), batch_size=self.chunk_size)
+            return jax.lax.map(lambda row: one(*row), (x, each), batch_size=chunk_size)
 
         over = Pass(self.model, state.params, table, batch, now, self.chunk_size)
         (values, entries), base = over.in_the_faster_form(run)

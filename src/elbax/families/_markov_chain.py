@@ -1,5 +1,6 @@
 """A path through finitely many states."""
 
+import math
 from typing import ClassVar, Literal
 
 import equinox as eqx
@@ -22,6 +23,9 @@ from ._structured import possible_dot, truth
 # before it is scaled, and passes on at least e^-s of the most that any other one could. So what is lost is at most
 # e^(3s - 87) of what counts. With these s that is below rounding, whatever the emissions are.
 _WIDEST_SCALED = {4: 20.0, 8: 200.0}
+
+# The numbers of steps times pairs of states above which a derivative in log space recomputes shares.
+_MANY_SHARES = 2**20
 
 
 class MarkovChain(AbstractCertified):
@@ -153,7 +157,12 @@ class MarkovChain(AbstractCertified):
 
         shared, varying = (transition, None) if transition.ndim == 2 else (None, transition)
         keys = None if keys is None else keys[1:]
-        return forward(semiring, terms, shared, first, (unary, varying), valid, keys, self.segment)
+        segment = self.segment
+        if segment is None and unary.shape[0] * self.num_states**2 > _MANY_SHARES:
+            # The shares of all moves, which a derivative stores, fill more than the cache: it is as fast to
+            # compute them twice.
+            segment = math.isqrt(unary.shape[0])
+        return forward(semiring, terms, shared, first, (unary, varying), valid, keys, segment)
 
     def _pairwise(self, semiring, first, transition, unary, valid, keys):
         links = transition + unary[:, None, :]

@@ -27,7 +27,12 @@ from ._model import (
 )
 from ._program import cache_programs as cache_programs
 from ._reference import Reference as Reference
-from ._rows import labels as labels, log_densities as log_densities, probabilities as probabilities
+from ._rows import (
+    imputed as imputed,
+    labels as labels,
+    log_densities as log_densities,
+    probabilities as probabilities,
+)
 from ._saving import load as load, save as save
 from ._state import ELBOState as ELBOState, Info as Info
 from ._update import AbstractUpdate as AbstractUpdate, Chain as Chain

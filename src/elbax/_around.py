@@ -74,6 +74,9 @@ class AbstractAround(AbstractModel):
     def prior_at(self, natural: PyTree, x: PyTree) -> Any:
         return self.model.prior_at(natural, x)
 
+    def impute(self, params: PyTree, x: PyTree, q: Any) -> tuple[PyTree, PyTree]:
+        return self.model.impute(self.inside(params), x, q)
+
     def describe(self, params: PyTree) -> Any:
         return self.model.describe(self.inside(params))
 

@@ -113,6 +113,15 @@ class AbstractModel(eqx.Module):
             "FactorAnalysis and ProbabilisticPCA do. Use ClosedFormMStep or GradientMStep."
         )
 
+    def impute(self, params: PyTree, x: PyTree, q: Any) -> tuple[PyTree, PyTree]:
+        """Returns one datum with missing numbers replaced by their means, and the means' standard deviations.
+
+        `q` is its posterior. See `elbax.imputed`.
+
+        **Raises** `TypeError` for a model whose data cannot be incomplete.
+        """
+        raise TypeError(f"{type(self).__name__} does not impute missing numbers.")
+
     def describe(self, params: PyTree) -> Any:
         """Returns the params in readable form; by default unchanged."""
         return params

@@ -89,6 +89,32 @@ def labels(
     return _answers("labels", model, params, x, chunk_size, _mode)[1]
 
 
+def imputed(
+    model: AbstractModel, params: PyTree, x: PyTree, *, chunk_size: int | None = None
+) -> tuple[PyTree, PyTree]:
+    r"""Returns the rows with missing numbers replaced by $E[x_m \mid x_o]$, and the standard deviations of these.
+
+    The latents are integrated out, not fixed at their most probable value. Observed numbers are unchanged and have
+    deviation 0. A missing code of `Categorical` is the most probable one, and its deviation the probability that
+    it is another. Arguments and errors as for `log_densities`, and `TypeError` for a model whose data cannot be
+    incomplete (a regression).
+
+    **Returns** (values, deviations), each with the structure of the rows, in their order.
+
+    ```python
+    >>> import elbax, jax
+    >>> x, model = elbax.datasets.old_faithful(), elbax.GaussianMixture(2)
+    >>> result = elbax.fit(elbax.em(model), x, key=jax.random.key(0))
+    >>> row = jax.numpy.array([[4.5, jax.numpy.nan]])  # minutes of an eruption, and until the next
+    >>> values, deviations = elbax.imputed(model, result.params, row)
+    >>> print(values.round(1), deviations.round(1))
+    [[ 4.5 81.1]] [[0.  5.6]]
+
+    ```
+    """
+    return _answers("imputed", model, params, x, chunk_size, _imputed)[1]
+
+
 def _check_discrete(who: str, model: AbstractModel, answer: str) -> None:
     unnamed = isinstance(model, AbstractModel) and isinstance(model.latent, AnyLatent)
     if isinstance(model, AbstractModel) and not (model.latent.discrete or unnamed):
@@ -136,12 +162,16 @@ def in_order(values: Any, index: np.ndarray, num_rows: int) -> np.ndarray:
     return ordered
 
 
-def _mean(q: Any) -> PyTree:
+def _mean(model: AbstractModel, params: PyTree, x: PyTree, q: Any) -> PyTree:
     return q.mean()
 
 
-def _mode(q: Any) -> PyTree:
+def _mode(model: AbstractModel, params: PyTree, x: PyTree, q: Any) -> PyTree:
     return q.mode()
+
+
+def _imputed(model: AbstractModel, params: PyTree, x: PyTree, q: Any) -> PyTree:
+    return model.impute(params, x, q)
 
 
 @compiled
@@ -158,7 +188,7 @@ def each_row(
     def row(x):
         q = model.conditional(natural, x)
         score = model.elbo(natural, x, q, jax.random.key(0))
-        return score, () if summary is None else summary(q)
+        return score, () if summary is None else summary(model, params, x, q)
 
     function, rows_each = row, 1
     if batch.blocked:

@@ -77,6 +77,10 @@ class Bernoulli(AbstractComponent):
         seen = on + off > jnp.finfo(on.dtype).tiny
         return {"logits": jnp.where(seen, log(on) - log(off), params["logits"])}
 
+    def moments(self, params, x):
+        logits = params["logits"]
+        return jax.nn.sigmoid(logits), jax.nn.sigmoid(logits) * jax.nn.sigmoid(-logits)
+
     def log_prior(self, params):
         if self.prior is None:
             return 0.0

@@ -126,6 +126,14 @@ class Categorical(AbstractComponent):
         possible = self._possible(counts.shape[-2])
         return {"logits": maximize_shares(counts, logits, free["logits"], possible, self.prior)}
 
+    def impute(self, params, x, weights):
+        """Returns the most probable codes where they are missing, with the probabilities of all others."""
+        values, observed = known(x)
+        probabilities = jnp.tensordot(weights, self.describe(params)["probabilities"], 1)
+        codes = jnp.argmax(probabilities, -1)
+        doubt = 1 - jnp.max(probabilities, -1)
+        return jnp.where(observed, values.astype(int), codes), jnp.where(observed, 0, doubt)
+
     def log_prior(self, params):
         logits = params["logits"]
         return log_prior_of_shares(logits, self._possible(logits.shape[-2]), self.prior)

@@ -13,7 +13,8 @@ from .._reference import is_reference, unmoved
 from .._shortcut import Shortcut
 from .._types import Any, AnyArray, Array, Bool, Float, Int, Key, PyTree, Scalar
 from ..data._check import check_table
-from ..data._incomplete_rows import known_numbers
+from ..data._incomplete_rows import known, known_numbers
+from ._imputation import filled, moments_of_mixture
 
 
 class AbstractComponent(eqx.Module):
@@ -136,6 +137,23 @@ class AbstractComponent(eqx.Module):
     def collapsed(self, params: PyTree) -> Bool[Array, "..."]:
         """Returns which components (K,) have shrunk onto a few points, where the likelihood is unbounded."""
         return jnp.zeros((), bool)
+
+    def moments(self, params: PyTree, x: PyTree) -> tuple[Array, Array]:
+        """Returns E[x | k] and var[x | k] of a row's numbers, given the observed ones, each `(K, dim)`.
+
+        **Raises** `TypeError` for a component that has no density of all its columns.
+        """
+        raise TypeError(f"{type(self).__name__} does not impute missing numbers.")
+
+    def impute(
+        self, params: PyTree, x: PyTree, weights: Float[Array, " K"]
+    ) -> tuple[PyTree, PyTree]:
+        """Returns (the row with missing numbers replaced by their means, their standard deviations).
+
+        `weights` are the probabilities of the components, given the row.
+        """
+        mean, variance = moments_of_mixture(weights, *self.moments(params, x))
+        return filled(*known(x), mean, variance)
 
     def predict(self, params: PyTree, inputs: Array) -> Float[Array, " K"]:
         """Returns E[y | inputs, k] for all k, for a regression.

@@ -18,6 +18,7 @@ from .._types import Any, Array, Key, PyTree, Scalar
 from ..data._check import check_described, check_row
 from ..data._incomplete_rows import known, known_numbers
 from ._component import AbstractComponent
+from ._imputation import regression_on_observed
 from ._parts import part_means, pooled_covariance
 from ._residual import least_share, with_residual
 from ._unit import floors, positive_variance, with_given_unit, with_unit
@@ -312,6 +313,15 @@ class FactorAnalyzer(AbstractComponent):
     def one_log_prior(self, params: PyTree, penalty: Array | float) -> Scalar | float:
         return -0.5 * jnp.sum(penalty / self.one_deviation(params) ** 2)
 
+    def one_moments(self, params: PyTree, x: Any) -> tuple[Array, Array]:
+        """Returns means and variances of a row's numbers, given the observed ones."""
+        values, observed = known(x)
+        mean = params["mean"]
+        root = jnp.concatenate([params["loadings"], jnp.diag(self.one_deviation(params))], 1)
+        onto, variances = regression_on_observed(root, observed)
+        offset = jnp.where(observed, values.astype(mean.dtype) - mean, 0)
+        return mean + matmul(onto, offset), variances
+
     # --- K analyzers side by side -----------------------------------------------------------------
 
     def init(self, x, weight, assignment, num_components):
@@ -359,6 +369,9 @@ class FactorAnalyzer(AbstractComponent):
         penalty = self.penalty(params)
         one = lambda params: self.one_log_prior(params, penalty)
         return jnp.sum(jax.vmap(one)(self._rows(params))) if self.floor else 0.0
+
+    def moments(self, params, x):
+        return jax.vmap(lambda params: self.one_moments(params, x))(self._rows(params))
 
     def describe(self, params):
         """Returns means, loadings `(K, dim, num_factors)`, noise variances and covariances W Wᵀ + Ψ."""

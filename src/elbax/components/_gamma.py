@@ -131,6 +131,10 @@ class Gamma(AbstractComponent):
         unit = params["log_shapes"] - params["log_rates"]
         return {"log_shapes": log_shapes, "log_rates": log_shapes - jnp.log1p(change) - unit}
 
+    def moments(self, params, x):
+        means = jnp.exp(params["log_shapes"] - params["log_rates"])
+        return means, means**2 * jnp.exp(-params["log_shapes"])
+
     def shortcut(self, params, x):
         # The sum of the products in a typical row of some component.
         shape, log_mean = jnp.exp(params["log_shapes"]), params["log_shapes"] - params["log_rates"]

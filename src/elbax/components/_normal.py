@@ -18,10 +18,11 @@ from .._reference import Reference
 from .._shortcut import rows_in_cache, Shortcut
 from .._types import Array, Float, PyTree
 from ..data._check import check_described, check_row, is_concrete
-from ..data._incomplete_rows import is_incomplete, known_numbers
+from ..data._incomplete_rows import is_incomplete, known, known_numbers
 from ..priors import NormalInverseWishart
 from ._component import AbstractComponent
 from ._covariance import AbstractCovariance, Diagonal, Full, Spherical
+from ._imputation import regression_on_observed
 from ._moved import unless
 from ._parts import part_means, pooled_covariance
 from ._quadratic import average_unit, differences, expand, expanded, marginal, marginal_by_precision
@@ -414,6 +415,27 @@ class Normal(AbstractComponent):
         factor = factor if self.shared else factor[component]
         noise = jax.random.normal(key, mean.shape, mean.dtype)
         return mean + self.structure.apply(factor, noise)
+
+    def moments(self, params, x):
+        means, variances, _ = self.given_observed(params, x)
+        return means, variances
+
+    def given_observed(self, params: PyTree, x: PyTree) -> tuple[Array, Array, Array]:
+        """Returns `moments`, and the squared Mahalanobis distance of the observed columns, `(K,)`."""
+        values, observed = known(x)
+        dim, roots = params["mean"].shape[-1], self._factors(params)[0]
+
+        def one(mean, root):
+            root = self.structure.dense(root, dim)
+            onto, variances = regression_on_observed(root, observed)
+            offset = jnp.where(observed, values.astype(mean.dtype) - mean, 0)
+            # Of the observed columns, in the order in which they stand.
+            both = observed[:, None] & observed
+            square = jnp.where(both, matmul(root, root.T), jnp.eye(dim, dtype=mean.dtype))
+            whitened = matmul(invert_triangle(cholesky(square)), offset)
+            return mean + matmul(onto, offset), variances, vdot(whitened, whitened)
+
+        return jax.vmap(one, in_axes=(0, self._axis))(params["mean"], roots)
 
     def summary(self):
         return {"structure": self.covariance}

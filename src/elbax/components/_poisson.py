@@ -107,6 +107,10 @@ class Poisson(AbstractComponent):
         log_rates = log(events / jnp.where(seen, exposure, 1))
         return {"log_rates": jnp.where(seen, log_rates, params["log_rates"])}
 
+    def moments(self, params, x):
+        rates = jnp.exp(params["log_rates"])
+        return rates, rates
+
     def log_prior(self, params):
         return 0.0 if self.prior is None else self.prior.log_density(params["log_rates"])
 

@@ -92,6 +92,11 @@ class Product(AbstractComponent):
     def maximize(self, statistics, params, free):
         return self._each("maximize", statistics, params, free)
 
+    def impute(self, params, x, weights):
+        found = self._each("impute", params, x, rest=(weights,))
+        values, deviations = ({name: each[i] for name, each in found.items()} for i in (0, 1))
+        return values, deviations
+
     def log_prior(self, params):
         return sum(self._each("log_prior", params).values())
 

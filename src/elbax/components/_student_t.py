@@ -180,6 +180,14 @@ class StudentT(AbstractComponent):
         mean = params["mean"][component]
         return mean + (self.normal.sample(params, component, key_x) - mean) / jnp.sqrt(u)
 
+    def moments(self, params, x):
+        """The deviations are infinite where ν and the number of observed columns add up to 2 at most."""
+        means, variances, distance = self.normal.given_observed(params, x)
+        dof = 2 * self._half_dof(params)
+        left = dof + jnp.sum(known(x)[1]).astype(dof.dtype) - 2
+        growth = jnp.where(left > 0, (dof + distance) / jnp.where(left > 0, left, 1), jnp.inf)
+        return means, jnp.where(variances > 0, variances * growth[:, None], 0)
+
     def at_boundary(self, params, least):
         found = super().at_boundary(params, least)
         if self.dof is None:

@@ -17,12 +17,13 @@ from .._program import compiled
 from .._types import Any, Array, Float, Key, PyTree, Scalar
 from ..components import FactorAnalyzer
 from ..components._factor_analyzer import Noise, rotations
+from ..components._imputation import filled
 from ..components._parts import pooled_covariance
 from ..components._residual import least_share, rounding_of_residuals
 from ..components._unit import with_given_unit, with_unit
 from ..data._batch import host_rows, rows
 from ..data._check import check_described, check_table, is_concrete
-from ..data._incomplete_rows import host_known, known_numbers
+from ..data._incomplete_rows import host_known, known, known_numbers
 from ..families import Distribution, Gaussian
 from ..starts import start_of
 
@@ -269,6 +270,10 @@ class FactorAnalysis(AbstractExponentialFamilyModel):
         dtype = params["mean"].dtype
         eye = jnp.eye(self.num_factors, dtype=dtype)
         return self.latent((jnp.zeros(self.num_factors, dtype), eye))
+
+    def impute(self, params: PyTree, x: PyTree, q: Any) -> tuple[PyTree, PyTree]:
+        # The factors are integrated out: given them, no number would depend on the observed ones.
+        return filled(*known(x), *self.analyzer.one_moments(self._masked(params), x))
 
     def describe(self, params: PyTree) -> dict[str, Array]:
         """Returns mean, loadings `(dim, num_factors)`, noise variances and uniquenesses Ψ / var(x), `(dim,)`."""

@@ -266,6 +266,11 @@ class HiddenMarkovModel(AbstractPartitioned):
 
         return Shortcut(allowed, form, base)
 
+    def impute(self, params: PyTree, x: PyTree, q: Any) -> tuple[PyTree, PyTree]:
+        values = self._values(values_of(x))
+        impute = lambda row, weights: self.component.impute(params["components"], row, weights)
+        return jax.vmap(impute)(values, q.mean()["unary"])
+
     def describe(self, params: PyTree) -> dict[str, Any]:
         """Returns initial probabilities (K,), the transition matrix (K, K), and the components' description."""
         starts, allowed = self.chain.possible()

@@ -19,12 +19,13 @@ from .._program import compiled
 from .._reference import Reference
 from .._types import Any, Array, Key, PyTree, Scalar
 from ..components._covariance import Diagonal, Full, Spherical
+from ..components._imputation import filled, regression_on_observed
 from ..components._parts import pooled_covariance
 from ..components._unit import positive_variance, with_given_unit
 from ..data._batch import host_rows, rows
 from ..data._check import check_described, check_table, is_concrete
 from ..data._incomplete_rows import is_incomplete, known, known_numbers
-from ..data._sequence import all_steps, as_sequence, check_sequences, num_observed
+from ..data._sequence import all_steps, as_sequence, check_sequences, num_observed, values_of
 from ..families import GaussianChain
 from ..starts import start_of
 from ._linear_gaussian import LinearGaussian
@@ -274,6 +275,24 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
             part.log_prior(params[name], shapes[name][0], self.floor)
             for name, part in self._parts.items()
         )
+
+    def impute(self, params: PyTree, x: PyTree, q: Any) -> tuple[PyTree, PyTree]:
+        """Regresses the missing numbers of a step on its state and on the noise of the observed ones."""
+        emission = self._parts["emission"]
+        dim = self._shapes(params)["emission"][0]
+        matrix, root = params["emission"]["matrix"], emission.root(params["emission"], dim)
+        offset = params["emission"].get("offset", jnp.zeros(dim, root.dtype))
+        mean, covariance, _ = q.family.moments(q.natural)
+
+        def one(row, seen, mean, covariance):
+            onto, variances = regression_on_observed(root, seen)
+            center = matmul(matrix, mean) + offset
+            residual = jnp.where(seen, row.astype(root.dtype) - center, 0)
+            slope = matrix - matmul(onto, matrix)
+            spread = jnp.sum(slope * matmul(slope, covariance), -1)
+            return filled(row, seen, center + matmul(onto, residual), variances + spread)
+
+        return jax.vmap(one)(*known(values_of(x)), mean, covariance)
 
     def describe(self, params: PyTree) -> dict[str, Array]:
         """Returns m, V, A, Q, C, R (and b, d) under the names that `from_description` takes."""

@@ -147,6 +147,9 @@ class Mixture(AbstractPartitioned):
             return None
         return found.around(lambda form: eqx.tree_at(lambda model: model.component, self, form))
 
+    def impute(self, params: PyTree, x: PyTree, q: Any) -> tuple[PyTree, PyTree]:
+        return self.component.impute(params["components"], x, q.mean())
+
     def describe(self, params: PyTree) -> dict[str, Any]:
         """Returns weights `(K,)` and the components' description (means, covariances, rates, …)."""
         weights = jax.nn.softmax(params["logits"])

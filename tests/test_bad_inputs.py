@@ -467,12 +467,12 @@ BAD = {
     "no logits": (
         lambda: elbax.evidence(MODEL, without(normals(), "logits"), X),
         ValueError,
-        r"dictionary of \['components', 'logits'\]",
+        r"dictionary with keys \['components', 'logits'\]",
     ),
     "no scale": (
         lambda: elbax.evidence(MODEL, without(normals(), "components", "scale"), X),
         ValueError,
-        r"params\['components'\] must be a dictionary of \['mean', 'scale'\]",
+        r"params\['components'\] must be a dictionary with keys \['mean', 'scale'\]",
     ),
     "a list": (
         lambda: elbax.evidence(MODEL, normals() | {"logits": [0.0, 0.0]}, X),

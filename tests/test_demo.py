@@ -19,14 +19,14 @@ def in_a_folder_of_its_own(tmp_path, monkeypatch):
     [
         (None, "data.csv: no such file"),
         ("", "the file is empty"),
-        ("a,b\n", "a header but no rows"),
+        ("a,b\n", "the file has a header but no rows"),
         ("a,b\n1,2\n3,x\n5,6\n", "line 3, b: 'x' is not a number"),
         ("a,b\n1,2\n3,\n5,6\n", "line 3, b: the cell is empty"),
-        ("a,b\n1,2\n3\n", "line 3 has 1 cells, the first line has 2"),
+        ("a,b\n1,2\n3\n", "line 3 has 1 cells, but the first line has 2"),
         ("a,b\n1,2\n3,nan\n", "line 3, b: nan is not finite"),
         ("1,2\n3,inf\n", "line 2, column 2: inf is not finite"),
-        ("a,b\n1,2\n", "1 rows cannot hold 2 components"),
-        ("a,b\n1,2\n1,3\n1,5\n", "a is the same number in every row"),
+        ("a,b\n1,2\n", "got 1 rows for 2 components"),
+        ("a,b\n1,2\n1,3\n1,5\n", "a has the same value in every row; remove this column"),
     ],
 )
 def test_unusable_data(text, message, capsys):

@@ -214,7 +214,7 @@ def test_iris_icl_from_the_k_means_start():
 
 def test_criteria_of_a_plain_model_want_the_number_of_params():
     model, counts, _, state = rao()
-    with pytest.raises(TypeError, match="Model does not say.*pass num_free_params"):
+    with pytest.raises(TypeError, match="Model does not define.*Pass num_free_params"):
         elbax.diagnostics.information_criteria(model, state.params, counts)
     found = elbax.diagnostics.information_criteria(model, state.params, counts, num_free_params=1)
     theta = 0.6268214978709824

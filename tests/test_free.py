@@ -70,12 +70,12 @@ def test_frozen_blocks_stay_to_the_bit(name):
 @pytest.mark.parametrize(
     ("free", "message"),
     [
-        ({"logits": True}, "one True or False for each block"),
-        ({"logits": True, "component": False}, "one True or False for each block"),
-        ({"logits": 1, "components": False}, "True, False or an array of them"),
-        ({"logits": "yes", "components": False}, "True, False or an array of them"),
-        ({"logits": jnp.ones(3), "components": False}, "True, False or an array of them"),
-        ([True, False], "one True or False for each block"),
+        ({"logits": True}, "expected True or False for each block"),
+        ({"logits": True, "component": False}, "expected True or False for each block"),
+        ({"logits": 1, "components": False}, "True, False or a boolean array"),
+        ({"logits": "yes", "components": False}, "True, False or a boolean array"),
+        ({"logits": jnp.ones(3), "components": False}, "True, False or a boolean array"),
+        ([True, False], "expected True or False for each block"),
         ({"logits": jnp.ones(4, bool), "components": True}, "free"),
     ],
 )
@@ -389,5 +389,5 @@ def test_a_mask_of_a_single_number():
     params = {"scale": jnp.ones(()), "rest": jnp.zeros(2)}
     mask_of_scale = jax.jit(lambda mask: spread({"scale": mask, "rest": True}, params)["scale"])
     assert not mask_of_scale(jnp.asarray(False))
-    with pytest.raises(TypeError, match="jit it by equinox.filter_jit"):
+    with pytest.raises(TypeError, match="use equinox.filter_jit"):
         jax.jit(lambda flag: spread(flag, params))(jnp.asarray(True))

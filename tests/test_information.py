@@ -522,12 +522,12 @@ def test_invariances_of_other_shapes_are_refused():
     params = {"logits": jnp.zeros(2), "means": jnp.zeros(2)}
     flat = lambda params: {"logits": jnp.ones(2), "means": jnp.zeros(2)}
     model = elbax.Model(two_means, elbax.Categorical(2), invariances=flat)
-    with pytest.raises(ValueError, match="one axis more in front.*got.*2"):
+    with pytest.raises(ValueError, match="one additional leading axis.*got.*2"):
         model.num_free_params(params)
     other = elbax.Model(
         two_means, elbax.Categorical(2), invariances=lambda params: jnp.ones((1, 2))
     )
-    with pytest.raises(ValueError, match="in the structure of the params"):
+    with pytest.raises(ValueError, match="same tree structure as the params"):
         other.num_free_params(params)
 
 

@@ -61,7 +61,7 @@ def exact(system):
         ),
         (
             lambda: (elbax.GradientEStep(MIXTURE.model, optax.adam(0.1)), "mixture-full-auto"),
-            "trains the posterior's weights",
+            "GradientEStep: got an Exact posterior, which has no weights to train",
         ),
         (lambda: (elbax.MeanFieldEStep(MIXTURE.model), "mixture-full-auto"), "MeanField.init"),
         (

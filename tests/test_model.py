@@ -127,7 +127,7 @@ def test_bayes_rule_is_refused_where_it_is_not_known():
 def test_closed_form_is_refused_where_there_is_none():
     system = plain_categorical()
     em = elbax.em(system.model)
-    with pytest.raises(TypeError, match="Model has no closed-form M-step; use GradientMStep"):
+    with pytest.raises(TypeError, match="Model has no closed-form M-step. Use GradientMStep"):
         em.init(system.params, key=jax.random.key(0))
 
 

@@ -78,7 +78,7 @@ def test_an_update_as_an_argument():
     assert_close(eqx.filter_jit(step)(case.update, case.state, x), case.step(case.state, x))
     em, first = find("mixture-full-auto:exact/closed"), find("factors-diagonal:ecme")
     for one in (em, first):
-        with pytest.raises(TypeError, match=r"jit it by equinox\.filter_jit"):
+        with pytest.raises(TypeError, match=r"use equinox\.filter_jit"):
             jax.jit(step).trace(one.update, one.state, one.system.x)
 
 

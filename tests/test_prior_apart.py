@@ -455,7 +455,7 @@ def test_warm_up_by_bayes_rule_needs_a_prior_of_the_family():
         "divergence",
     )
     assert chain.init(LOADINGS, key=KEYS[0])
-    with pytest.raises(TypeError, match="needs a prior .* of the latent family"):
+    with pytest.raises(TypeError, match="prior .* natural parameters of the latent family"):
         annealed(annealed.init(LOADINGS, key=KEYS[0]), X)
 
 

@@ -34,7 +34,7 @@ def test_a_run_goes_on_where_it_was_saved(tmp_path):
 
 def test_another_structure_is_refused(tmp_path):
     elbax.save(tmp_path / "state", started(0)[1])
-    with pytest.raises(ValueError, match=r"other arrays than `like` \(.*shape.*same update"):
+    with pytest.raises(ValueError, match=r"do not match those of `like` \(.*shape.*same update"):
         elbax.load(tmp_path / "state", started(0, width=5)[1])
     with pytest.raises(ValueError, match="more arrays than `like`"):
         elbax.load(tmp_path / "state", started(0)[1].params)

@@ -98,7 +98,7 @@ def test_restarts_begin_with_the_posterior_of_the_e_step():
     [
         (
             M_STEP,
-            r"ClosedFormMStep.init got no posterior.*posterior=elbax.Exact\(model, params\) to init",
+            r"ClosedFormMStep.init: got no posterior.*posterior=elbax.Exact\(model, params\) to init",
         ),
         (elbax.Chain(elbax.GradientEStep(MODEL, SGD), M_STEP), r"posterior=elbax.Amortized\("),
         (elbax.JointGradientStep(MODEL, SGD), r"posterior=elbax.Amortized\("),
@@ -163,7 +163,7 @@ def several():
         (lambda x: elbax.fit(EM, several(), x), "expected one state, got 2"),
         (
             lambda x: EM.init(PARAMS, KEY, key=KEY),
-            r"A key goes by its name: init\(params, key=key\)",
+            r"Pass a key by keyword: init\(params, key=key\)",
         ),
         (lambda x: jax.jit(lambda x: elbax.fit(EM, x, key=KEY))(x), "call elbax.converge"),
     ],

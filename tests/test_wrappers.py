@@ -889,12 +889,12 @@ def test_errors_at_construction(make, error, message, as_users_run):
         (
             elbax.wrappers.Only(EM, params={"logits": True}),
             ValueError,
-            "params: expected one True or False",
+            "params: expected True or False",
         ),
         (
             elbax.wrappers.Only(EM, posterior=3),
             ValueError,
-            "posterior: expected True, False or an array",
+            "posterior: expected True, False or a boolean array",
         ),
         (
             elbax.wrappers.Accelerate(M_STEP),
@@ -934,7 +934,7 @@ def test_models_that_cannot_be_tempered():
     params = factors.from_description(mean=np.zeros(2), loadings=np.ones((2, 1)), noise=np.ones(2))
     ecme = elbax.Chain(elbax.ExactEStep(factors), elbax.EvidenceMStep(factors))
     update = elbax.wrappers.Anneal(ecme, lambda step: 0.5)
-    with pytest.raises(TypeError, match="EvidenceMStep climbs the evidence"):
+    with pytest.raises(TypeError, match="EvidenceMStep maximizes the evidence"):
         state = start(update, params, elbax.Exact(factors, params))
         jax.eval_shape(update, state, jnp.ones((3, 2)))
 

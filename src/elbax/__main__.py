@@ -50,12 +50,12 @@ def read_table(path: str) -> tuple[list[str], np.ndarray]:
     )
     body = lines[1:] if has_header else lines
     if not body:
-        raise UnusableData(f"{path}: a header but no rows")
+        raise UnusableData(f"{path}: the file has a header but no rows")
     table = np.empty((len(body), len(names)))
     for i, (number, row) in enumerate(body):
         if len(row) != len(names):
             raise UnusableData(
-                f"{path}: line {number} has {len(row)} cells, the first line has {len(names)}"
+                f"{path}: line {number} has {len(row)} cells, but the first line has {len(names)}"
             )
         for j, cell in enumerate(row):
             if not is_number(cell):
@@ -249,10 +249,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 def check_table(x: jax.Array, title: str, names: list[str], num_components: int) -> None:
     if len(x) < num_components:
-        raise UnusableData(f"{title}: {len(x)} rows cannot hold {num_components} components")
+        raise UnusableData(
+            f"{title}: got {len(x)} rows for {num_components} components; expected at least one row per component"
+        )
     constant = np.flatnonzero(np.asarray(x.max(0) == x.min(0)))
     if constant.size:
-        raise UnusableData(f"{title}: {names[constant[0]]} is the same number in every row")
+        raise UnusableData(
+            f"{title}: {names[constant[0]]} has the same value in every row; remove this column"
+        )
 
 
 if __name__ == "__main__":

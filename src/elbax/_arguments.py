@@ -122,10 +122,13 @@ def check_schedule(who: str, schedule: Any, dtype: Any = int) -> None:
         with jax.numpy_dtype_promotion("standard"):
             found = jax.eval_shape(lambda step: jnp.asarray(schedule(step)), jnp.zeros((), dtype))
     except (TypeError, ValueError) as error:
-        raise TypeError(f"{who}: the schedule cannot take a step such as 0: {error}") from error
+        raise TypeError(
+            f"{who}: the schedule must accept a step number such as 0, but the call raised an error: {error}"
+        ) from error
     if found.shape != () or not jnp.issubdtype(found.dtype, jnp.number):
         raise TypeError(
-            f"{who}: the schedule must return one number for a step, got shape {found.shape} of {found.dtype}."
+            f"{who}: the schedule must return a single number for each step, got shape {found.shape} and dtype "
+            f"{found.dtype}."
         )
 
 
@@ -191,7 +194,7 @@ def check_tree(params: PyTree, shapes: PyTree, who: str, advice: str) -> None:
             params = {name for name, inside in expected.items() if not is_reference(inside)}
             if {name for name, node in names if not is_reference(node)} != params:
                 raise ValueError(
-                    f"{who}: params{path} must be a dictionary of {sorted(params)}, got {_shown(found)}. "
+                    f"{who}: params{path} must be a dictionary with keys {sorted(params)}, got {_shown(found)}. "
                     f"{advice}"
                 )
             for name, inside in expected.items():
@@ -218,7 +221,11 @@ def check_tree(params: PyTree, shapes: PyTree, who: str, advice: str) -> None:
 
 
 def _shown(found: Any) -> str:
-    return f"one of {sorted(map(str, found))}" if isinstance(found, dict) else type(found).__name__
+    return (
+        f"a dictionary with keys {sorted(map(str, found))}"
+        if isinstance(found, dict)
+        else type(found).__name__
+    )
 
 
 def told(given: Any) -> str:

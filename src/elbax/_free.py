@@ -21,7 +21,7 @@ def spread(free: PyTree, params: PyTree, name: str = "free") -> PyTree:
     def one(flag, below):
         if not (isinstance(flag, bool) or getattr(flag, "dtype", None) == jnp.dtype(bool)):
             raise ValueError(
-                f"{name}: expected True, False or an array of them for each block, got {flag!r}."
+                f"{name}: expected True, False or a boolean array for each block, got {flag!r}."
             )
         return jax.tree.map(lambda node: over(flag, node), below, is_leaf=is_reference)
 
@@ -30,8 +30,8 @@ def spread(free: PyTree, params: PyTree, name: str = "free") -> PyTree:
             return jax.tree.map(lambda _: False, node)
         if isinstance(flag, Tracer) and jnp.shape(flag) == () != jnp.shape(node):
             raise TypeError(
-                f"{name}: a flag is traced, but what the update does must be known by then. If the update is an "
-                "argument of your jitted function, jit it by equinox.filter_jit, which traces arrays alone."
+                f"{name}: got a traced flag, but the flags must be known while the step is traced. If the update "
+                "is an argument of a jitted function, use equinox.filter_jit, which traces only arrays."
             )
         if not isinstance(flag, bool):
             _check_broadcast(flag, node, name)
@@ -43,8 +43,8 @@ def spread(free: PyTree, params: PyTree, name: str = "free") -> PyTree:
         if str(error).startswith(f"{name}:"):
             raise
         raise ValueError(
-            f"{name}: expected one True or False for each block, such as "
-            f"{jax.tree.map(lambda _: True, params)!r} or a tree that ends earlier; got {free!r}."
+            f"{name}: expected True or False for each block, such as {jax.tree.map(lambda _: True, params)!r} or "
+            f"a prefix of this tree; got {free!r}."
         ) from None
 
 
@@ -63,7 +63,8 @@ def _check_broadcast(mask: Array, leaf: Array, name: str) -> None:
         fits = False
     if not fits:
         raise ValueError(
-            f"{name}: a mask of shape {mask.shape} does not broadcast to the params' {leaf.shape}."
+            f"{name}: got a mask of shape {mask.shape}, which does not broadcast to the shape {leaf.shape} of "
+            "the block."
         )
 
 

@@ -128,19 +128,18 @@ def check_trainable(name: str, posterior: PyTree) -> None:
     """Raises `TypeError` for a posterior that a gradient step cannot move."""
     if nodes_of(Hard, posterior):
         raise TypeError(
-            f"{name} trains the posterior's weights, but the mode that Hard takes has no derivative in them. "
-            "Train the posterior without Hard, then wrap it."
+            f"{name}: got a Hard posterior, whose mode has no derivative with respect to the weights that this "
+            "step trains. Train the posterior without Hard, then wrap it in Hard."
         )
     if jax.tree.leaves(weights_of(posterior)):
         return
     if nodes_of(Exact, posterior):
         raise TypeError(
-            f"{name} trains the posterior's weights, but the posterior is Exact: Bayes' rule at a "
-            "snapshot of the params, which has none. Start from elbax.Amortized(network, "
-            "model.latent), or use ExactEStep(model)."
+            f"{name}: got an Exact posterior, which has no weights to train: it is Bayes' rule at a snapshot of "
+            "the params. Start from elbax.Amortized(network, model.latent), or use ExactEStep(model)."
         )
     raise TypeError(
-        f"{name} trains the posterior's weights, but {type(posterior).__name__} has none."
+        f"{name}: got a {type(posterior).__name__} posterior, which has no weights to train."
     )
 
 

@@ -127,7 +127,7 @@ def as_invariances(directions: PyTree, params: PyTree) -> Invariances:
     """
     if jax.tree.structure(directions) != jax.tree.structure(params):
         raise ValueError(
-            f"invariances: expected directions in the structure of the params, "
+            "invariances: expected directions with the same tree structure as the params, "
             f"{jax.tree.structure(params)}; got {jax.tree.structure(directions)}."
         )
     leaves = [np.asarray(leaf, float) for leaf in jax.tree.leaves(directions)]
@@ -135,7 +135,7 @@ def as_invariances(directions: PyTree, params: PyTree) -> Invariances:
     numbers = {leaf.shape[:1] for leaf in leaves}
     if len(numbers) > 1 or any(leaf.shape[1:] != shape for leaf, shape in zip(leaves, shapes)):
         raise ValueError(
-            f"invariances: expected arrays of the params' shapes with one axis more in front, "
+            "invariances: expected arrays of the params' shapes with one additional leading axis, "
             f"{[('number', *shape) for shape in shapes]}; got {[leaf.shape for leaf in leaves]}."
         )
     rows = np.concatenate([leaf.reshape(len(leaf), -1) for leaf in leaves], 1)

@@ -93,7 +93,7 @@ class AbstractModel(eqx.Module):
         **Raises** `TypeError` for a model without a closed form.
         """
         raise TypeError(
-            f"{type(self).__name__} has no closed-form M-step; use GradientMStep(model, optimizer)."
+            f"{type(self).__name__} has no closed-form M-step. Use GradientMStep(model, optimizer)."
         )
 
     def moments_about(self, params: PyTree) -> Float[Array, " dim"]:
@@ -109,8 +109,8 @@ class AbstractModel(eqx.Module):
     def maximize_evidence(self, moments: PyTree, params: PyTree, free: PyTree) -> PyTree:
         """Returns argmax of the evidence itself over a block of θ, from the data's moments about that point."""
         raise TypeError(
-            f"{type(self).__name__} knows no closed-form maximum of its evidence in any block of params; "
-            "FactorAnalysis and ProbabilisticPCA do. Use ClosedFormMStep or GradientMStep."
+            f"EvidenceMStep: {type(self).__name__} has no closed-form maximum of its evidence in any block of "
+            "params; FactorAnalysis and ProbabilisticPCA have one. Use ClosedFormMStep or GradientMStep."
         )
 
     def impute(self, params: PyTree, x: PyTree, q: Any) -> tuple[PyTree, PyTree]:
@@ -155,7 +155,7 @@ class AbstractModel(eqx.Module):
         found = self.invariances(somewhere_near(params, moving))
         if found is None:
             raise TypeError(
-                f"{type(self).__name__} does not say how many numbers are estimated; pass num_free_params."
+                f"{type(self).__name__} does not define how many free params it has. Pass num_free_params."
             )
         return int(moving.sum()) - found.dimension(moving)
 
@@ -184,7 +184,7 @@ class AbstractModel(eqx.Module):
     ) -> PyTree:
         """Returns params with the components in `which` restarted from a partition of the data."""
         raise TypeError(
-            f"{type(self).__name__} has no components that could start anew; a Mixture has."
+            f"ReseedStep: {type(self).__name__} has no components to restart. Use a Mixture."
         )
 
     @property
@@ -205,7 +205,7 @@ class AbstractModel(eqx.Module):
             params,
             self.shapes,
             who,
-            f"The params of this {type(self).__name__} come from its init(key, x) or from_description(...).",
+            f"Make the params with init(key, x) or from_description(...) of this {type(self).__name__}.",
         )
         check_no_nan(params, who)
 
@@ -235,7 +235,7 @@ class AbstractModel(eqx.Module):
 
         **Raises** `TypeError` if the model does not say what p(z) is.
         """
-        raise TypeError(f"{type(self).__name__} does not say what p(z) is.")
+        raise TypeError(f"{type(self).__name__} does not define p(z), the prior of its latent.")
 
     def divergence(self, q: Any, prior: Any, key: Key) -> Scalar:
         """Returns KL(q ‖ p(z)) of one datum, in nats: exact within one family, else estimated as in `elbo`."""

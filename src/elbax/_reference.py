@@ -32,8 +32,8 @@ def unmoved(natural: PyTree, who: str) -> PyTree:
     nodes = jax.tree.leaves(natural, is_leaf=is_reference)
     if any(map(is_reference, nodes)):
         raise TypeError(
-            f"The natural parameters of {who} hold a Reference, so its statistics belong to the params at which "
-            f"they were taken. To add up statistics of different steps, define {who}.rebase(natural, params)."
+            f"{who}: its natural parameters hold a Reference, so statistics computed at different params cannot "
+            f"be added. To add the statistics of different steps, define {who}.rebase(natural, params)."
         )
     return natural
 

@@ -56,13 +56,14 @@ def load(path: str | os.PathLike[str], like: PyTree) -> PyTree:
             rest = file.read(1)
         except (RuntimeError, ValueError, EOFError) as error:
             raise ValueError(
-                f"load: {path} holds other arrays than `like` ({error}). Give the state of the same update, model "
-                "and network sizes, or the pytree that was saved, such as (state.params, state.posterior)."
+                f"load: the arrays in {path} do not match those of `like` ({error}). Pass as `like` a state of "
+                "the same update, model and network sizes, or the pytree that was saved, such as (state.params, "
+                "state.posterior)."
             ) from error
     if rest:
         raise ValueError(
-            f"load: {path} holds more arrays than `like`. Give the state of the same update, or the pytree that "
-            "was saved."
+            f"load: {path} holds more arrays than `like`. Pass as `like` a state of the same update, or the "
+            "pytree that was saved."
         )
     return tree
 

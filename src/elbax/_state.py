@@ -34,7 +34,9 @@ class ELBOState(eqx.Module):
         current = {name: getattr(self, name) for name in ("params", "posterior", "memory", "key")}
         unknown = fields.keys() - current.keys()
         if unknown:
-            raise TypeError(f"ELBOState has no field {sorted(unknown)}; it has {list(current)}.")
+            raise TypeError(
+                f"ELBOState.replace: there is no field {sorted(unknown)}; the fields are {list(current)}."
+            )
         return ELBOState(**(current | fields))
 
 
@@ -87,14 +89,13 @@ def carry(tree: PyTree, name: str) -> PyTree:
         if isinstance(value, np.ndarray | np.generic):
             return jax.device_put(value)
         where = name + jax.tree_util.keystr(path)
-        wrap = (
-            "wrap the module as elbax.Network(module), which keeps all but arrays out of the leaves"
-        )
-        hint = wrap if callable(value) else f"make it an array, jnp.asarray(value), or {wrap}"
+        wrap = "wrap the module as elbax.Network(module), whose only leaves are its arrays"
+        hint = wrap if callable(value) else f"convert it with jnp.asarray(value), or {wrap}"
         if name == "posterior" and callable(value):
-            hint = f"an encoder is elbax.Amortized(network, model.latent); or {wrap}"
+            hint = f"use an encoder, elbax.Amortized(network, model.latent), or {wrap}"
         raise TypeError(
-            f"A state carries arrays only, but {where} is a {type(value).__name__} ({value!r}): {hint}."
+            f"ELBOState: {where} is a {type(value).__name__} ({value!r}), but a state holds only arrays. To fix "
+            f"this, {hint}."
         )
 
     return jax.tree_util.tree_map_with_path(leaf, tree)

@@ -74,8 +74,9 @@ class Tempered(AbstractAround):
         prior = self.prior_at(natural, x)
         if not isinstance(prior, Distribution) or prior.family != q.family:
             raise TypeError(
-                "Anneal(target='divergence') with Bayes' rule needs a prior p(z) of the latent family, by its "
-                f"natural parameters; this one is a {type(prior).__name__}. Use an encoder, or anneal the entropy."
+                "Anneal(target='divergence'): with Bayes' rule the prior p(z) must be given by natural "
+                f"parameters of the latent family, got a {type(prior).__name__}. Use an encoder, or "
+                "target='entropy'."
             )
         return q.family(_mix(1 / self.beta, q.natural, prior.natural))
 
@@ -87,7 +88,7 @@ class Tempered(AbstractAround):
 
     def maximize_evidence(self, moments: PyTree, params: PyTree, free: PyTree) -> PyTree:
         raise TypeError(
-            "Anneal: EvidenceMStep climbs the evidence, which is not what annealing ascends; use "
+            "Anneal: EvidenceMStep maximizes the evidence, but annealing changes the objective. Use "
             "ClosedFormMStep."
         )
 

@@ -52,7 +52,7 @@ class AbstractUpdate(eqx.Module):
         for flag in jax.tree.leaves(getattr(self, "free", True)):
             if not (isinstance(flag, bool) or getattr(flag, "dtype", None) == jnp.dtype(bool)):
                 raise TypeError(
-                    f"{who}: free must be True, False or an array of them for each block, got {flag!r}."
+                    f"{who}: free must be True, False or a boolean array for each block of params, got {flag!r}."
                 )
 
     @property
@@ -166,21 +166,21 @@ class AbstractUpdate(eqx.Module):
         if posterior is None:
             usual = self.usual_posterior or "elbax.Exact(model, params)"
             raise TypeError(
-                f"{name_of(self)}.init got no posterior, and none of its steps has one to start with. Pass "
-                f"posterior={usual} to init. For starts from data: initial_states(update, x, key=key, "
-                f"posterior=lambda params: {usual}) and fit_restarts."
+                f"{name_of(self)}.init: got no posterior, and no step of this update provides one. Pass "
+                f"posterior={usual} to init. To start from data, call initial_states(update, x, key=key, "
+                f"posterior=lambda params: {usual}) and then fit_restarts."
             )
         if hasattr(posterior, "dtype"):
             raise TypeError(
-                f"{name_of(self)}.init: a posterior is a function from a datum to a distribution, got "
-                f"{told(posterior)}. A key goes by its name: init(params, key=key)."
+                f"{name_of(self)}.init: posterior must be a function from a datum to a distribution, got "
+                f"{told(posterior)}. Pass a key by keyword: init(params, key=key)."
             )
         for model in models:
             check_posterior(posterior, model, f"{type(self).__name__}.init")
         if len(models) > 1:
             raise TypeError(
-                f"{name_of(self)}: its steps are of {len(models)} different models, which have no ELBO in common. "
-                "Give all of them the same model, its estimator included."
+                f"{name_of(self)}: its steps have {len(models)} different models, which have no common ELBO. "
+                "Give all steps the same model, including its estimator."
             )
         params, posterior = carry(params, "params"), carry(posterior, "posterior")
         if jax.tree.leaves(eqx.filter(self, eqx.is_array)):
@@ -230,8 +230,8 @@ def _looks_first(step: Callable) -> Callable:
     def call(self, state, *batch, **named):
         if not isinstance(state, ELBOState):
             raise TypeError(
-                f"An update takes (state, batch) with state = update.init(params, posterior, key=key); got a "
-                f"{type(state).__name__} for the state."
+                "update(state, batch): state must be the result of update.init(params, posterior, key=key), got "
+                f"a {type(state).__name__}."
             )
         try:
             return step(self, state, *batch, **named)
@@ -260,13 +260,13 @@ def _strange(update: AbstractUpdate, state: ELBOState, raised: Exception) -> str
         return None
     if jax.tree.structure(made) != jax.tree.structure(state.memory):
         return (
-            "the memory of this state is another update's. Start from update.init(state.params, state.posterior, "
-            "key=state.key)."
+            "the state has the memory of a different update. Start from update.init(state.params, "
+            "state.posterior, key=state.key)."
         )
     if shaped(made) != shaped(state.memory):
         return (
-            "the memory of this state is of params of other shapes. Several states in one are for jax.vmap; one "
-            "state is what update.init(params, posterior, key=key) makes."
+            "the memory of the state does not match the shapes of its params. For a single state, call "
+            "update.init(params, posterior, key=key). For several stacked states, use jax.vmap."
         )
     return None
 
@@ -331,8 +331,8 @@ class Chain(AbstractUpdate):
         for i, update in enumerate(updates):
             if not isinstance(update, AbstractUpdate):
                 raise TypeError(
-                    f"Chain: argument {i} must be an update, got {told(update)}. Several are several arguments: "
-                    "Chain(e_step, m_step)."
+                    f"Chain: argument {i} must be an update, got {told(update)}. Pass several updates as "
+                    "separate arguments: Chain(e_step, m_step)."
                 )
         if not updates:
             raise TypeError("Chain: expected at least one update.")

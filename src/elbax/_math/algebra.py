@@ -92,8 +92,8 @@ def num_rows(x: PyTree) -> Any:
     lengths = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(x)}
     if len(lengths) != 1 or lengths == {()}:
         raise ValueError(
-            "A batch is a pytree whose leaves share one leading axis, the data; got leaves of "
-            f"shapes {[jnp.shape(leaf) for leaf in jax.tree.leaves(x)]}."
+            f"Batch: got leaves of shapes {[jnp.shape(leaf) for leaf in jax.tree.leaves(x)]}; expected a pytree "
+            "whose leaves share one leading axis, the rows of the data."
         )
     ((length,),) = lengths
     return length

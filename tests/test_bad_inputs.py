@@ -208,7 +208,7 @@ BAD = {
     "a vector": (
         lambda: elbax.evidence(MODEL, normals(), X[:, 0]),
         ValueError,
-        r"One column is x\[:, None\]",
+        r"Pass one column as x\[:, None\]",
     ),
     "a cube": (lambda: elbax.evidence(MODEL, normals(), X[None]), ValueError, r"got \(1, 12, 2\)"),
     "columns": (
@@ -276,18 +276,18 @@ BAD = {
     "posterior table": (
         lambda: elbax.Exact(MODEL, normals())(X),
         ValueError,
-        "a posterior takes one of them",
+        "A posterior takes one row",
     ),
     # --- sequences
     "one sequence": (
         lambda: evidence("hidden", np.zeros((1, 107))),
         ValueError,
-        r"1 of 107 steps, are x\[:, :, None\]",
+        r"1 sequences of 107 steps and one column as x\[:, :, None\]",
     ),
     "one column": (
         lambda: evidence("hidden", np.zeros(107)),
         ValueError,
-        r"One sequence is x\[None, :, None\]",
+        r"Pass one sequence as x\[None, :, None\]",
     ),
     "nan in a state space": (
         lambda: evidence("states", np.full((1, 4, 1), np.nan)),
@@ -308,7 +308,7 @@ BAD = {
     "lengths that differ": (
         lambda: elbax.sequences(X, lengths=[5, 5]),
         ValueError,
-        "add up to 10, the data have 12",
+        "add up to 10, but the data have 12",
     ),
     "steps that differ": (
         lambda: elbax.sequences([X, X[:, :1]]),
@@ -347,7 +347,7 @@ BAD = {
     "a ragged list": (
         lambda: elbax.evidence(MODEL, normals(), [[1.0, 2.0], [3.0]]),
         ValueError,
-        "whose rows have one length",
+        "a table needs rows of one length",
     ),
     "a list of words": (
         lambda: elbax.evidence(MODEL, normals(), [["a", "b"]]),
@@ -362,7 +362,7 @@ BAD = {
     "objects": (
         lambda: elbax.evidence(MODEL, normals(), np.array([[1.0, object()]], object)),
         TypeError,
-        "where numbers are expected",
+        "but numbers are expected",
     ),
     "dates": (
         lambda: elbax.evidence(
@@ -384,7 +384,7 @@ BAD = {
     "missing twice": (
         lambda: elbax.incomplete(elbax.incomplete(X)),
         ValueError,
-        "grouped by what is missing already",
+        "already grouped by its missing columns",
     ),
     "nothing seen": (
         lambda: elbax.incomplete([[None, None], [1.0, 2.0]]),
@@ -394,7 +394,7 @@ BAD = {
     "ragged moments": (
         lambda: elbax.from_moments(np.zeros(2), np.eye(3), 5),
         ValueError,
-        r"wants a covariance of shape \(2, 2\)",
+        r"covariance must have shape \(2, 2\)",
     ),
     "indefinite moments": (
         lambda: elbax.from_moments(np.zeros(2), -np.eye(2), 5),
@@ -415,7 +415,7 @@ BAD = {
     "zero weights": (
         lambda: elbax.evidence(MODEL, normals(), elbax.Batch(X, weight=[0.0] * 12)),
         ValueError,
-        "nothing is left",
+        "every row has weight 0 or is masked",
     ),
     "fewer weights": (
         lambda: elbax.evidence(MODEL, normals(), elbax.Batch(X, weight=[1.0] * 3)),
@@ -482,7 +482,7 @@ BAD = {
     "nan params": (
         lambda: elbax.evidence(MODEL, jax.tree.map(lambda leaf: leaf * np.nan, normals()), X),
         ValueError,
-        "holds NaN",
+        "contains NaN",
     ),
     "no network": (
         lambda: elbax.evidence(
@@ -561,7 +561,7 @@ BAD = {
     "more components": (
         lambda: elbax.GaussianMixture(20).init(KEY, X),
         ValueError,
-        "need at least 20 rows",
+        "need at least 20 rows of positive weight",
     ),
     "constant": (
         lambda: MODEL.init(KEY, FRAME.assign(waiting=1.0)),
@@ -584,7 +584,7 @@ BAD = {
     "no weights": (
         lambda: normal_description(weights=[0.0, 0.0]),
         ValueError,
-        "weights must leave something possible",
+        "weights must have a positive number in each row",
     ),
     "three weights": (
         lambda: normal_description(weights=np.ones(3)),

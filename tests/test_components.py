@@ -389,7 +389,7 @@ def test_normal_inverse_wishart_from_data():
         (lambda: components.FactorAnalyzer(1, "full"), ValueError, "'diagonal' or 'isotropic'"),
         (lambda: components.LinearRegression(floor=-1.0), ValueError, "floor"),
         (lambda: components.GeneralizedLinear("gamma"), ValueError, "'normal', 'poisson'"),
-        (lambda: components.Product(), ValueError, "at least one component"),
+        (lambda: components.Product(), ValueError, "got no components. Pass at least one"),
         (lambda: components.Product(size=3), TypeError, "size must be a component"),
         (
             lambda: elbax.Mixture(components.Poisson(), 2, prior=priors.Beta(1.0, 1.0)),
@@ -427,7 +427,7 @@ def spoiled(x, value, row=4, column=1):
         ),
         ("categorical", spoiled(CODES, -1), "row 4, column 1 is -1"),
         ("categorical", spoiled(CODES, 1.5), "row 4, column 1 is 1.5"),
-        ("categorical", CODES[:, :1], "num_values for 2 columns, the data 1"),
+        ("categorical", CODES[:, :1], "num_values for 2 columns, but the data have 1"),
         ("gamma", spoiled(POSITIVE, 0.0), "expected positive numbers; row 4, column 1 is 0"),
         ("gamma", spoiled(POSITIVE, -3.0), "expected positive numbers; row 4, column 1 is -3"),
         (

@@ -136,5 +136,5 @@ def test_against_a_loop_written_by_hand():
 
 
 def test_fit_in_a_trace_names_it():
-    with pytest.raises(TypeError, match=r"fit looks at values.*elbax.converge\(update"):
+    with pytest.raises(TypeError, match=r"fit: got traced arguments.*elbax.converge\(update"):
         jax.jit(lambda state: elbax.fit(EM, state, X))(STATE)

@@ -136,7 +136,7 @@ def test_moment_errors(as_users_run):
         elbax.from_moments(np.zeros(2), np.array([[1.0, 0.5], [0.1, 1.0]]), 10)
     with pytest.raises(ValueError, match="not positive semidefinite"):
         elbax.from_moments(np.zeros(2), np.array([[1.0, 2.0], [2.0, 1.0]]), 10)
-    with pytest.raises(ValueError, match=r"wants a covariance of shape \(3, 3\)"):
+    with pytest.raises(ValueError, match=r"covariance must have shape \(3, 3\)"):
         elbax.from_moments(np.zeros(3), np.eye(2), 10)
     with pytest.raises(ValueError, match="compress: row 1, column 0 is nan"):
         elbax.compress(np.array([[1.0, 2.0], [np.nan, 1.0]]))

@@ -164,7 +164,7 @@ def test_restarts():
     [
         (X.at[3, 1].set(jnp.nan), "fit: row 3, column 1 is nan"),
         (X[:0], "the batch is empty"),
-        (elbax.Batch(X, weight=jnp.zeros(len(X))), "nothing is left to fit"),
+        (elbax.Batch(X, weight=jnp.zeros(len(X))), "every row has weight 0 or is masked"),
         ({"a": X, "b": X[:3]}, "share one leading axis"),
     ],
 )

@@ -337,12 +337,12 @@ def spoiled(row, column, value):
     [
         (spoiled(4, 1, np.nan), "row 4, column 1 is nan"),
         (spoiled(0, 0, np.inf), "row 0, column 0 is inf"),
-        (ROWS[:2], "3 components need at least 3 rows, got 2"),
+        (ROWS[:2], "3 components need at least 3 rows of positive weight, got 2"),
         (np.column_stack([ROWS[:, 0], np.ones(6)]), "column 1 is constant"),
         (ROWS[:, 0], "expected data of shape .*x\\[:, None\\]"),
         (ROWS[:0], "both at least 1; got \\(0, 2\\)"),
         (elbax.Batch(ROWS, weight=-np.ones(6)), "weights must be finite and not negative"),
-        (elbax.Batch(ROWS, mask=np.zeros(6, bool)), "nothing is left to fit"),
+        (elbax.Batch(ROWS, mask=np.zeros(6, bool)), "every row has weight 0 or is masked"),
     ],
 )
 def test_data_errors(as_users_run, x, message):

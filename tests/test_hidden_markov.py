@@ -383,10 +383,10 @@ def test_counts_of_free_params():
 
 def test_what_are_no_sequences_is_refused(as_users_run):
     model = HiddenMarkovModel(POISSON, 2)
-    with pytest.raises(ValueError, match=r"one sequence of 5 steps and 1 columns is x\[None\]"):
+    with pytest.raises(ValueError, match=r"one sequence of 5 steps and 1 columns as x\[None\]"):
         model.init(jax.random.key(0), jnp.ones((5, 1)))
     long = elbax.Sequence(jnp.ones((2, 3, 1)), jnp.array([3, 4]))
-    with pytest.raises(ValueError, match="between 1 and 3; sequence 1 has 4"):
+    with pytest.raises(ValueError, match="between 1 and 3; sequence 1 has length 4"):
         model.check(long)
     with pytest.raises(TypeError, match="transition_prior must be an elbax.priors.Dirichlet"):
         HiddenMarkovModel(POISSON, 2, transition_prior=1.0)
@@ -400,7 +400,7 @@ def test_what_are_no_sequences_is_refused(as_users_run):
         ([], {}, "at least one sequence"),
         ([np.ones((2, 1)), np.ones((0, 1))], {}, "sequence 1 has no steps"),
         ([np.ones((2, 1)), np.ones((3, 2))], {}, "sequence 1 has steps of shape"),
-        (np.ones((5, 1)), dict(lengths=[2, 2]), "add up to 4, the data have 5 rows"),
+        (np.ones((5, 1)), dict(lengths=[2, 2]), "add up to 4, but the data have 5 rows"),
     ],
 )
 def test_sequences_that_cannot_be(data, arguments, message):

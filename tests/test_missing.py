@@ -256,7 +256,7 @@ def test_errors(as_users_run):
     x = setting("full")[2].copy()
     with pytest.raises(ValueError, match="already"):
         elbax.incomplete(elbax.incomplete(x))
-    with pytest.raises(ValueError, match=r"One column is x\[:, None\]"):
+    with pytest.raises(ValueError, match=r"Pass one column as x\[:, None\]"):
         elbax.incomplete(x[:, 0])
     with pytest.raises(ValueError, match="no common covariance"):
         elbax.compress(elbax.incomplete(x))

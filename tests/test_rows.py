@@ -97,5 +97,5 @@ def test_what_is_refused():
     with pytest.raises(TypeError, match="Bayes' rule is not known"):
         plain = elbax.Model(lambda p, x, z: -jnp.sum((x - z) ** 2), elbax.Gaussian(2))
         elbax.log_densities(plain, (), X)
-    with pytest.raises(ValueError, match=r"one datum has shape \(2,\), got \(1,\)"):
+    with pytest.raises(ValueError, match=r"one datum must have shape \(2,\), got \(1,\)"):
         elbax.log_densities(MODEL, PARAMS, X[:, :1])

@@ -210,7 +210,7 @@ def test_labels_of_sequences_have_their_shape():
         (np.ones((150, 3)), "responsibilities that .* add up to 1; row 0"),
         (np.ones(150), r"responsibilities of shape \(150, 3\); got float64 of shape \(150,\)"),
         (np.zeros(5, int), r"whole numbers of shape \(150,\)"),
-        ({"logits": jnp.zeros(3)}, "params must be a dictionary of"),
+        ({"logits": jnp.zeros(3)}, "params must be a dictionary with keys"),
     ],
 )
 def test_starts_that_cannot_be(init, message, as_users_run):

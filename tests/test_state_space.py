@@ -575,5 +575,5 @@ def test_arguments_are_checked(as_users_run):
     negative = described(offsets=False) | {"transition_covariance": np.diag([1.0, -0.1])}
     with pytest.raises(ValueError, match="transition_covariance must be positive semidefinite"):
         model.from_description(**negative)
-    with pytest.raises(ValueError, match=r"One sequence is x\[None, :, None\]"):
+    with pytest.raises(ValueError, match=r"Pass one sequence as x\[None, :, None\]"):
         model.init(jax.random.key(0), jnp.ones(5))

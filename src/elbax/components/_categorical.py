@@ -67,7 +67,8 @@ class Categorical(AbstractComponent):
         dim = host_known(x)[0].shape[1]
         if not isinstance(self.num_values, int) and len(self.num_values) != dim:
             raise ValueError(
-                f"{who}: Categorical has num_values for {len(self.num_values)} columns, the data {dim}."
+                f"{who}: Categorical has num_values for {len(self.num_values)} columns, but the data have {dim} "
+                "columns."
             )
         limit = np.broadcast_to(np.asarray(self.num_values), (dim,))
         check_values(

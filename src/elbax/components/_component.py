@@ -95,9 +95,8 @@ class AbstractComponent(eqx.Module):
         if is_frozen(free):
             return params
         raise TypeError(
-            f"{type(self).__name__} has no closed-form M-step. Use NewtonMStep(model) or "
-            "GradientMStep(model, optimizer) for it, beside ClosedFormMStep(model, free=...) for what "
-            "has one."
+            f"{type(self).__name__} has no closed-form M-step. Use NewtonMStep(model) or GradientMStep(model, "
+            "optimizer) for its params, and ClosedFormMStep(model, free=...) for params that have a closed form."
         )
 
     @abc.abstractmethod
@@ -161,5 +160,5 @@ class AbstractComponent(eqx.Module):
         **Raises** `TypeError` for a component that is not a regression.
         """
         raise TypeError(
-            f"{type(self).__name__} is no regression: it has no inputs to predict a target from."
+            f"{type(self).__name__} is not a regression: it has no inputs from which to predict a target."
         )

@@ -216,7 +216,8 @@ class LinearRegression(AbstractComponent):
         size = coefficients[0, 1:].shape
         if about.shape != size:
             raise ValueError(
-                f"LinearRegression: center is a number an input, of shape {size}; got {about.shape}."
+                f"LinearRegression: center must hold one number for each input, shape {size}; got shape "
+                f"{about.shape}."
             )
         params = {
             "coefficients": coefficients,
@@ -273,27 +274,31 @@ def noise_collapsed(log_noise: Array, ratio: float) -> Array:
 
 def check_varied(target: AnyArray, weight: AnyArray, who: str) -> None:
     if np.ptp(np.asarray(target)[np.asarray(weight) > 0]) == 0:
-        raise ValueError(f"{who}: the target is constant, so its variance has no estimate but 0.")
+        raise ValueError(
+            f"{who}: the target is constant, so its variance would be estimated as 0. Use a target that varies."
+        )
 
 
 def check_target(target: Any, who: str) -> None:
     """Raises `ValueError` for a datum whose target is not a single number."""
     if jnp.shape(target) != ():
         raise ValueError(
-            f"{who}: one datum is (inputs, target), its target a number; got a target of shape "
-            f"{jnp.shape(target)}. A posterior takes one datum, jax.vmap(posterior)(x) all rows of a table."
+            f"{who}: got a target of shape {jnp.shape(target)}; expected one datum (inputs, target) whose target "
+            "is a single number. A posterior takes one datum. For all rows of a table use "
+            "jax.vmap(posterior)(x)."
         )
 
 
 def check_regression(x: Any, weight: AnyArray, who: str, varied: bool) -> None:
     if not (isinstance(x, tuple) and len(x) == 2):
         raise ValueError(
-            f"{who}: a regression's data are a pair (inputs, target) of shapes (num_data, num_inputs) and "
-            f"(num_data,); got {type(x).__name__}."
+            f"{who}: the data of a regression must be a pair (inputs, target) of shapes (num_data, num_inputs) "
+            f"and (num_data,); got {type(x).__name__}."
         )
     if has_incomplete(x):
         raise ValueError(
-            f"{who}: a regression needs every input and target. Drop incomplete rows, or fill them."
+            f"{who}: got missing values, but a regression needs every input and target. Drop the incomplete "
+            "rows, or impute the missing values."
         )
     inputs, target = map(np.asanyarray, x)
     if target.ndim != 1:
@@ -315,7 +320,8 @@ def regression_table(x: Any) -> Array:
 def needed(inputs: Any) -> Any:
     if inputs is None:
         raise TypeError(
-            "A regression has no density of its inputs to draw them from: sample(..., inputs=...)."
+            "sample: a regression does not model its inputs, so it cannot draw them. Pass them: sample(..., "
+            "inputs=...)."
         )
     return inputs
 

@@ -55,8 +55,8 @@ class Multinomial(AbstractComponent):
     def check(self, x, weight, who, *, varied=False):
         if is_incomplete(x):
             raise ValueError(
-                f"{who}: a Multinomial's columns share one total, so none may be missing. Independent "
-                "counts are elbax.components.Poisson()."
+                f"{who}: got missing values, but the columns of a Multinomial share one total, so none may be "
+                "missing. For independent counts use elbax.components.Poisson()."
             )
         check_table(x, weight, who, varied=False)
         check_values(x, weight, who, lambda x: (x < 0) | (x != np.round(x)), "counts 0, 1, 2, ...")

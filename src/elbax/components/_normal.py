@@ -308,8 +308,8 @@ class Normal(AbstractComponent):
             whole = mask.reshape(1, -1) if name == "scale" and self.shared else mask
             if whole.ndim > 1 and np.any(whole != whole[:, :1]):
                 raise ValueError(
-                    f"Normal: with a {self.covariance} covariance the columns of {name!r} move together, so "
-                    "a mask may free or freeze whole components only, such as one of shape (K, 1)."
+                    f"Normal: with a {self.covariance} covariance the columns of {name!r} are updated together. "
+                    "A mask must free or freeze whole components, such as a mask of shape (K, 1)."
                 )
 
     def _scatter(self, inverse, root):

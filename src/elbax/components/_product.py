@@ -37,7 +37,7 @@ class Product(AbstractComponent):
     def __init__(self, **components: AbstractComponent):
         if not components:
             raise ValueError(
-                "Product: give it at least one component, Product(name=component, ...)."
+                "Product: got no components. Pass at least one: Product(name=component, ...)."
             )
         for name, component in components.items():
             if not isinstance(component, AbstractComponent):
@@ -55,7 +55,9 @@ class Product(AbstractComponent):
         names = sorted(self.components)
         if not isinstance(x, dict) or sorted(x) != names:
             given = sorted(x) if isinstance(x, dict) else type(x).__name__
-            raise ValueError(f"{who}: expected a dictionary of columns named {names}, got {given}.")
+            raise ValueError(
+                f"{who}: expected a dictionary with columns named {names}, got {given}."
+            )
         for name, component in self.components.items():
             component.check(x[name], weight, f"{who}, columns {name!r}", varied=varied)
 
@@ -120,7 +122,7 @@ class Product(AbstractComponent):
         names = list(self.components)
         if sorted(described) != names or not all(isinstance(d, dict) for d in described.values()):
             raise ValueError(
-                f"Product: expected a dictionary for each of {names}, as describe gives them; got "
+                f"Product: expected a dictionary for each of {names}, as describe returns them; got "
                 f"{ {name: type(one).__name__ for name, one in described.items()} }."
             )
         return {

@@ -168,7 +168,7 @@ class StudentT(AbstractComponent):
         if self.dof is None:
             if dofs is None:
                 raise ValueError(
-                    "StudentT: dofs are estimated, so they must be given to start from."
+                    "StudentT: got no dofs. With dof=None they are estimated, so pass their initial values."
                 )
             params["log_dof"] = jnp.log(jnp.asarray(dofs, float))
         return params

@@ -36,8 +36,8 @@ def with_given_unit(
     fits = deviation.shape in ((), variance.shape)
     if not (fits and np.all(np.isfinite(values) & (values > 0))):
         raise ValueError(
-            f"{who}: unit holds standard deviations of the data, positive numbers of shape "
-            f"{variance.shape}; got {unit!r}."
+            f"{who}: unit must hold standard deviations of the data, positive numbers of shape {variance.shape}; "
+            f"got {unit!r}."
         )
     return with_unit(params, floor, jnp.broadcast_to(deviation, variance.shape) ** 2)
 
@@ -50,8 +50,8 @@ def floors(params: PyTree, floor: float, who: str) -> Float[Array, "*dim"]:
     unit = params.get("unit")
     if not is_reference(unit):
         raise ValueError(
-            f"{who}: floor={floor} is relative to the data's scale, which these params do not hold: model.init "
-            'and model.from_description add it, or by hand "unit": elbax.Reference(an array of the columns\' '
-            "standard deviations). A floor of 0 needs none."
+            f"{who}: floor={floor} is relative to the data's scale, but these params do not hold that scale. "
+            'Make the params with model.init or model.from_description, or add "unit": elbax.Reference(the '
+            "columns' standard deviations). A floor of 0 needs no unit."
         )
     return floor**0.5 * jax.lax.stop_gradient(unit.value)

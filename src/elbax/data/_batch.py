@@ -111,7 +111,7 @@ def reduce_data(
     batch = as_batch(batch)
     n = num_rows(batch.x)
     if n == 0:
-        raise ValueError("The batch is empty: it has no rows to sum over.")
+        raise ValueError("Batch: got no rows; expected at least one.")
     weight, x = effective_weight(batch), jax.tree.map(jnp.asarray, batch.x)
     if batch.blocked and chunk_size is not None:
         chunk_size = max(1, chunk_size // weight.shape[1])
@@ -175,12 +175,16 @@ def effective_weight(batch: Batch, numpy: Any = jnp) -> AnyArray:
     shape = (num_rows(batch.x),)
     if batch.blocked:
         if batch.weights is None:
-            raise ValueError("A blocked batch has weights; elbax.incomplete makes such batches.")
+            raise ValueError(
+                "Batch: a blocked batch must have weights. Make it with elbax.incomplete."
+            )
         shape = batch.weights.shape
     for name, leaf in dict(weight=batch.weights, mask=batch.mask, index=batch.index).items():
         one = () if name != "index" else shape
         if leaf is not None and leaf.shape not in (one, shape):
-            raise ValueError(f"Batch: {name} has shape {leaf.shape}, the data have rows {shape}.")
+            raise ValueError(
+                f"Batch: {name} has shape {leaf.shape}; expected {shape}, one entry for each row of the data."
+            )
     scale = 1.0 if batch.scale is None else batch.scale
     weight = numpy.full(shape, scale, jnp.result_type(float))
     if batch.weights is not None:

@@ -25,11 +25,12 @@ def is_concrete(tree: PyTree) -> bool:
     return outside_of_traces(tree) and all(map(is_here, jax.tree.leaves(tree)))
 
 
-def check_known(who: str, given: PyTree, advice: str = "Call it outside.") -> None:
+def check_known(who: str, given: PyTree, advice: str = "Call it outside of them.") -> None:
     """Raises `TypeError` inside of `jit`, `vmap` and `grad`, for a function that depends on values."""
     if not outside_of_traces(given):
         raise TypeError(
-            f"{who} looks at values, which are not known inside of jit, vmap and grad. {advice}"
+            f"{who}: got traced arguments, but it needs concrete values, which are not known inside jit, vmap "
+            f"and grad. {advice}"
         )
 
 
@@ -38,8 +39,8 @@ def check_row(x: Any, dim: int, who: str) -> None:
     shape = jnp.shape(known(x)[0])
     if shape != (dim,):
         raise ValueError(
-            f"{who}: at these params one datum has shape {(dim,)}, got {shape}. Data have a leading axis, the "
-            "rows; a posterior takes one of them, jax.vmap(posterior)(x) all."
+            f"{who}: with these params one datum must have shape {(dim,)}, got {shape}. Data have a leading "
+            "axis, the rows. A posterior takes one row. For all rows use jax.vmap(posterior)(x)."
         )
 
 
@@ -50,8 +51,8 @@ def check_rows(x: PyTree, weight: AnyArray, who: str) -> None:
     if found is not None:
         row, column, value = found
         advice = (
-            "If it means missing, and the model integrates over what is missing, pass "
-            "elbax.incomplete(x). Otherwise drop such rows"
+            "If it marks a missing value and the model supports missing values, pass elbax.incomplete(x). "
+            "Otherwise drop such rows"
             if np.isnan(value)
             else "Drop such rows"
         )
@@ -85,7 +86,9 @@ def check_weights(weight: Any, who: str) -> None:
     if not np.all(np.isfinite(weights)) or np.any(weights < 0):
         raise ValueError(f"{who}: weights must be finite and not negative.")
     if not np.any(weights > 0):
-        raise ValueError(f"{who}: every row has weight 0 or is masked; nothing is left to fit.")
+        raise ValueError(
+            f"{who}: every row has weight 0 or is masked. At least one row must have a positive weight."
+        )
 
 
 def check_values(
@@ -105,14 +108,15 @@ def check_table(x: PyTree, weight: AnyArray, who: str, *, varied: bool = True) -
     """Raises `ValueError` unless `x` is a table of finite numbers, without constant columns if `varied`."""
     if isinstance(x, dict | tuple | list):
         raise ValueError(
-            f"{who}: expected one table of shape (num_data, dim), got a {type(x).__name__} of {len(x)}. Columns "
-            "of several kinds are for elbax.components.Product, pairs (inputs, target) for regressions."
+            f"{who}: expected one table of shape (num_data, dim), got a {type(x).__name__} of length {len(x)}. "
+            "For columns of several kinds use elbax.components.Product. For pairs (inputs, target) use a "
+            "regression."
         )
     values, observed = host_known(x)
     if values.ndim != 2 or 0 in values.shape:
         raise ValueError(
             f"{who}: expected data of shape (num_data, dim), both at least 1; got {values.shape}"
-            + (". One column is x[:, None]." if values.ndim == 1 else ".")
+            + (". Pass one column as x[:, None]." if values.ndim == 1 else ".")
         )
     check_rows(values, weight, who)
     counts = np.asarray(weight) > 0
@@ -126,7 +130,7 @@ def check_table(x: PyTree, weight: AnyArray, who: str, *, varied: bool = True) -
         raise ValueError(
             f"{who}: {column_name(values, column)} is constant "
             + (f"({number[0]:g} in every row)" if number.size else "(missing in every row)")
-            + ", so its variance has no estimate but 0. Drop the column."
+            + ", so its variance would be estimated as 0. Drop the column."
         )
 
 
@@ -136,8 +140,8 @@ def check_no_nan(params: PyTree, who: str) -> None:
         number = jnp.issubdtype(getattr(leaf, "dtype", bool), jnp.inexact)
         if number and is_concrete(leaf) and np.isnan(np.asarray(leaf)).any():
             raise ValueError(
-                f"{who}: params{jax.tree_util.keystr(path)} holds NaN: no density is known there. Start anew, or "
-                "from the last good state, which elbax.fit returns."
+                f"{who}: params{jax.tree_util.keystr(path)} contains NaN. Start again from other params, or from "
+                "the last good state, which elbax.fit returns."
             )
 
 
@@ -146,7 +150,8 @@ def check_enough(weight: AnyArray, who: str, num_components: int) -> None:
     used = int((np.asarray(weight) > 0).sum())
     if used < num_components:
         raise ValueError(
-            f"{who}: {num_components} components need at least {num_components} rows, got {used}."
+            f"{who}: {num_components} components need at least {num_components} rows of positive weight, got "
+            f"{used}."
         )
 
 
@@ -183,7 +188,9 @@ def check_described(who: str, **described: tuple[Any, Shape, str]) -> None:
             where = f"{name}[{', '.join(map(str, place))}]" if place else "it"
             raise ValueError(f"{who}: {name} must hold {expected}; {where} is {array[place]:g}.")
         if rule == "shares" and not np.all(array.sum(-1) > 0):
-            raise ValueError(f"{who}: {name} must leave something possible; a row of it is all 0.")
+            raise ValueError(
+                f"{who}: {name} must have a positive number in each row, got a row of zeros."
+            )
         if rule in ("symmetric", "covariances"):
             if np.any(np.abs(array - array.mT) > 1e-4 * np.abs(array).max((-2, -1), keepdims=True)):
                 raise ValueError(f"{who}: {name} must be symmetric.")
@@ -206,6 +213,6 @@ def check_each(who: str, number: int, described: PyTree) -> None:
             continue
         if np.shape(leaf)[:1] != (number,):
             raise ValueError(
-                f"{who}: {name} must have {number} entries on its first axis, one a component; got shape "
+                f"{who}: {name} must have {number} entries on its first axis, one for each component; got shape "
                 f"{np.shape(leaf)}."
             )

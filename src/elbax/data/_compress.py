@@ -42,7 +42,8 @@ def compress(x: PyTree, *, chunk_size: int | None = None) -> Batch:
     batch = as_batch(x)
     if batch.blocked:
         raise ValueError(
-            "compress: incomplete rows have no common covariance; give the batch to the update as it is."
+            "compress: got incomplete rows, which have no common covariance. Pass the batch to the update "
+            "without compressing it."
         )
     table, _ = known_numbers(batch.x)
     weight = effective_weight(batch)
@@ -132,7 +133,7 @@ def from_moments(mean: Any, covariance: Any, num_data: float | Array) -> Batch:
     dim = mean.shape[0]
     if covariance.shape != (dim, dim):
         raise ValueError(
-            f"from_moments: a mean of shape {mean.shape} wants a covariance of shape {(dim, dim)}, got "
+            f"from_moments: covariance must have shape {(dim, dim)} for a mean of shape {mean.shape}, got "
             f"{covariance.shape}."
         )
     # Take the root of the correlations, so that columns of any scale keep their digits.

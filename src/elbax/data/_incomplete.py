@@ -41,7 +41,9 @@ def incomplete(x: PyTree, *, block_size: int | None = None) -> Batch:
     """
     batch = as_batch(x)
     if batch.blocked:
-        raise ValueError("incomplete: this batch is grouped by what is missing already.")
+        raise ValueError(
+            "incomplete: got a batch that is already grouped by its missing columns. Use this batch as it is."
+        )
     leaves, structure = jax.tree.flatten(batch.x)
     leaves = [np.asarray(leaf) for leaf in leaves]
     n = num_rows(leaves)
@@ -54,8 +56,8 @@ def incomplete(x: PyTree, *, block_size: int | None = None) -> Batch:
     if not all(leaf.ndim == 2 for leaf, wrap in zip(leaves, wrapped) if wrap):
         raise ValueError(
             "incomplete: expected tables of shape (num_data, dim); got shapes "
-            f"{[leaf.shape for leaf in leaves]}. One column is x[:, None]; sequences with gaps are "
-            "elbax.sequences([...])."
+            f"{[leaf.shape for leaf in leaves]}. Pass one column as x[:, None]. Pass sequences with missing "
+            "values as elbax.sequences([...])."
         )
     weight = np.asarray(effective_weight(batch))
     check_weights(weight, "incomplete")
@@ -66,8 +68,8 @@ def incomplete(x: PyTree, *, block_size: int | None = None) -> Batch:
     empty = ~together.any(1) & (weight > 0)
     if empty.any():
         raise ValueError(
-            f"incomplete: row {int(np.flatnonzero(empty)[0])} is missing in all columns and says nothing; "
-            "drop it, or give it weight 0."
+            f"incomplete: row {int(np.flatnonzero(empty)[0])} is missing in all columns. Drop it, or give it "
+            "weight 0."
         )
     # Rows of weight 0 are left out, whatever they hold.
     real_rows = np.flatnonzero(weight > 0)

@@ -77,7 +77,7 @@ def sequences(data: Any, *, lengths: Any = None) -> Sequence:
         total = num_rows(data)
         if lengths.ndim != 1 or lengths.sum() != total:
             raise ValueError(
-                f"sequences: lengths add up to {lengths.sum()}, the data have {total} rows."
+                f"sequences: lengths add up to {lengths.sum()}, but the data have {total} rows."
             )
         ends = np.cumsum(lengths)[:-1]
         leaves, structure = jax.tree.flatten(data)
@@ -85,7 +85,8 @@ def sequences(data: Any, *, lengths: Any = None) -> Sequence:
         data = [jax.tree.unflatten(structure, part) for part in parts]
     elif hasattr(data, "columns"):
         raise TypeError(
-            "sequences: a data frame is one table; say how many rows each sequence has, lengths=[...]."
+            "sequences: got a data frame, which is a single table. Pass the number of rows of each sequence: "
+            "lengths=[...]."
         )
     data = list(data)
     if not data:
@@ -98,7 +99,8 @@ def sequences(data: Any, *, lengths: Any = None) -> Sequence:
     for i, shape in enumerate(shapes):
         if shape != shapes[0]:
             raise ValueError(
-                f"sequences: sequence {i} has steps of shape {shape}, the first one of {shapes[0]}."
+                f"sequences: sequence {i} has steps of shape {shape}, but sequence 0 has steps of shape "
+                f"{shapes[0]}."
             )
     longest = max(counts)
 
@@ -147,11 +149,11 @@ def _advice(shape: tuple[int, ...], least: int) -> str:
     if 0 in shape or len(shape) not in (1, 2) or len(shape) >= least:
         return ""
     if len(shape) == 1:
-        return f"One sequence is x[None{', :, None' * (least > 2)}]; "
+        return f"Pass one sequence as x[None{', :, None' * (least > 2)}]. "
     number, steps = shape
     return (
-        f"Sequences of one column, here {number} of {steps} steps, are x[:, :, None]; one sequence of {number} "
-        f"steps and {steps} columns is x[None]; "
+        f"Pass {number} sequences of {steps} steps and one column as x[:, :, None]. Pass one sequence of "
+        f"{number} steps and {steps} columns as x[None]. "
     )
 
 
@@ -165,9 +167,9 @@ def check_sequences(x: Any, weight: AnyArray, who: str, least: int = 2) -> None:
     for leaf in jax.tree.leaves(values):
         if leaf.ndim < least or leaf.shape[1] < 1:
             raise ValueError(
-                f"{who}: expected sequences, of shape (num_sequences, num_steps{', dim' * (least > 2)}); got "
-                f"{leaf.shape}. {_advice(leaf.shape, least)}elbax.sequences([...]) makes a batch of different "
-                "lengths."
+                f"{who}: expected sequences of shape (num_sequences, num_steps{', dim' * (least > 2)}); got "
+                f"{leaf.shape}. {_advice(leaf.shape, least)}For sequences of different lengths use "
+                "elbax.sequences([...])."
             )
     if isinstance(x, Sequence):
         steps = jax.tree.leaves(values)[0].shape[1]
@@ -175,18 +177,19 @@ def check_sequences(x: Any, weight: AnyArray, who: str, least: int = 2) -> None:
         bad = np.flatnonzero((length < 1) | (length > steps))
         if bad.size:
             raise ValueError(
-                f"{who}: a length is between 1 and {steps}; sequence {bad[0]} has {length[bad[0]]}."
+                f"{who}: lengths must be between 1 and {steps}; sequence {bad[0]} has length {length[bad[0]]}."
             )
     found = first_not_finite(*all_steps(x, weight))
     if found is not None:
         row, column, value = found
         sequence, step = divmod(row, jax.tree.leaves(values)[0].shape[1])
         advice = (
-            "If it means missing, make the batch with elbax.sequences([...]), where NaN means that"
+            "If it marks a missing value, make the batch with elbax.sequences([...]). Otherwise drop the "
+            "sequence"
             if np.isnan(value)
-            else "Drop such a sequence"
+            else "Drop the sequence"
         )
         raise ValueError(
-            f"{who}: sequence {sequence}, step {step}, {column} is {value}. {advice}, or give the sequence "
-            "weight 0 or mask False in an elbax.Batch."
+            f"{who}: sequence {sequence}, step {step}, {column} is {value}. {advice}, or give it weight 0 or "
+            "mask False in an elbax.Batch."
         )

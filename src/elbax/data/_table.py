@@ -70,7 +70,7 @@ def _as_array(leaf: Any) -> Any:
     if isinstance(leaf, np.ma.MaskedArray):
         return np.ma.filled(leaf.astype(float), np.nan) if np.ma.is_masked(leaf) else leaf.data
     if hasattr(leaf, "toarray") and hasattr(leaf, "nnz"):
-        raise TypeError("A sparse matrix is no table of ours: pass x.toarray().")
+        raise TypeError("Got a sparse matrix, but data must be dense. Pass x.toarray().")
     if hasattr(leaf, "to_numpy"):
         leaf = leaf.to_numpy()
     return _numbers(leaf) if isinstance(leaf, np.ndarray) else leaf
@@ -82,8 +82,8 @@ def _of_list(rows: list) -> np.ndarray:
         return np.array(rows)
     except ValueError:
         raise ValueError(
-            "A list of lists is a table, whose rows have one length, and these have several; sequences of "
-            "different lengths are elbax.sequences([...])."
+            "Got a list of lists of different lengths, but a table needs rows of one length. For sequences of "
+            "different lengths use elbax.sequences([...])."
         ) from None
 
 
@@ -93,7 +93,9 @@ def _of_frame(frame: Any) -> np.ndarray:
     for name, key in zip(names, frame.columns, strict=True):
         column = frame[key]
         if getattr(column, "ndim", 1) != 1:
-            raise ValueError(f"The data frame has several columns of the name {name!r}.")
+            raise ValueError(
+                f"The data frame has several columns named {name!r}. Rename or drop all but one."
+            )
         columns.append(_numbers(np.asarray(column.to_numpy()), f"Column {name!r}"))
     if not columns:
         return np.empty((len(frame), 0))
@@ -128,6 +130,6 @@ def _number(item: Any, who: str) -> bool | int | float:
 def _refuse(item: Any, who: str) -> NoReturn:
     shown = repr(item.item() if isinstance(item, np.str_ | np.bytes_) else item)
     raise TypeError(
-        f"{who} holds {shown}, where numbers are expected: drop it, or encode it as 0, 1, ... "
-        "(numpy.unique(column, return_inverse=True)[1])."
+        f"{who} holds {shown}, but numbers are expected. Drop it, or encode it as 0, 1, ... with "
+        "numpy.unique(column, return_inverse=True)[1]."
     )

@@ -294,7 +294,7 @@ def test_a_regression_draws_no_inputs(as_users_run):
     model, params, _ = model_of("regression")
     with pytest.raises(TypeError, match=r"sample\(..., inputs=...\)"):
         model.sample(params, jax.random.key(0), 3)
-    with pytest.raises(TypeError, match="give num_data, or for a regression inputs"):
+    with pytest.raises(TypeError, match="pass either num_data or, for a regression, inputs"):
         model.sample(params, jax.random.key(0))
 
 

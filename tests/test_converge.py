@@ -94,7 +94,9 @@ def test_a_fall_and_what_is_not_finite():
 
 def test_what_it_cannot_watch_or_take(as_users_run):
     blind = elbax.Chain(elbax.ExactEStep(MODEL))
-    with pytest.raises(TypeError, match="measures none. Chain it with"):
+    with pytest.raises(
+        TypeError, match="does not measure the ELBO, which a fit needs. Chain it with"
+    ):
         elbax.converge(blind, STATE.replace(memory=((),)), X)
     with pytest.raises(TypeError, match="converge: expected an update such as"):
         elbax.converge(optax.sgd(0.1), STATE, X)

@@ -280,7 +280,7 @@ def test_training_by_gradient_finds_the_labels():
     ("labels", "message"),
     [
         (np.array([[1, 2], [0, 1]]), "sequence 1 has the blank, 0"),
-        (np.array([[1.0, 2.0], [2.0, 1.0]]), "whole numbers"),
+        (np.array([[1.0, 2.0], [2.0, 1.0]]), "labels must be integers"),
         (np.array([1, 2]), "shape"),
     ],
 )
@@ -293,7 +293,7 @@ def test_arguments_are_checked(as_users_run):
     with pytest.raises(ValueError, match="stride must be at least 1"):
         ConnectionistTemporalClassification(stride=0)
     bad = elbax.Network(lambda weights, x: x[0], ())
-    with pytest.raises(ValueError, match=r"returns logits \(steps, num_labels\)"):
+    with pytest.raises(ValueError, match=r"of one datum to logits \(steps, num_labels\)"):
         elbax.evidence(MODEL, bad, (jnp.zeros((1, 5, 3)), jnp.array([[1]])))
 
 

@@ -77,7 +77,7 @@ def test_a_search_has_derivatives_forward_alone():
         params = jax.tree.map(lambda leaf: scale * leaf, state.params)
         return case.update(state.replace(params=params), x)[0].params["logits"][0]
 
-    with pytest.raises(TypeError, match="NumericalMStep: .*no derivative backward"):
+    with pytest.raises(TypeError, match="NumericalMStep: reverse-mode .* is not supported"):
         jax.make_jaxpr(jax.grad(moved))(1.0)
     assert jax.eval_shape(jax.jacfwd(moved), 1.0).shape == ()
 

@@ -349,12 +349,12 @@ def test_a_pattern_under_gradient_steps():
 
 
 def test_pattern_errors(as_users_run):
-    with pytest.raises(ValueError, match=r"truth values of shape \(dim, 2\)"):
+    with pytest.raises(ValueError, match=r"boolean array of shape \(dim, 2\)"):
         elbax.FactorAnalysis(2, pattern=np.ones((3, 1), bool))
-    with pytest.raises(ValueError, match="truth values"):
+    with pytest.raises(ValueError, match="boolean array"):
         elbax.FactorAnalysis(2, pattern=np.ones((3, 2)))
     model = elbax.FactorAnalysis(2, pattern=np.ones((3, 2), bool))
-    with pytest.raises(ValueError, match="the pattern has 3 rows, the data 4 columns"):
+    with pytest.raises(ValueError, match="the pattern has 3 rows, but the data have 4 columns"):
         model.init(jax.random.key(0), jnp.asarray(load_iris().data))
 
 

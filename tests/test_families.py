@@ -134,9 +134,9 @@ def test_read_finds_the_natural_parameters(make):
 @pytest.mark.parametrize(
     ("family", "size", "message"),
     [
-        (elbax.Categorical(3), 2, "returns 3 logits"),
-        (elbax.Gaussian(2), 3, "returns 4 numbers .* or 5"),
-        (elbax.DiagonalGaussian(2), 3, "returns 4 numbers"),
+        (elbax.Categorical(3), 2, "must return 3 logits"),
+        (elbax.Gaussian(2), 3, "must return 4 numbers .* or 5"),
+        (elbax.DiagonalGaussian(2), 3, "must return 4 numbers"),
     ],
 )
 def test_from_network_says_how_many_outputs_it_wants(family, size, message):

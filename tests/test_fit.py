@@ -91,7 +91,7 @@ def test_a_fall_that_rounding_explains_is_said_to_be_one():
     with jax.enable_x64(False):
         result = elbax.fit(*scripted(-3.0, -2.0, -2.0001, -2.0), jnp.asarray(X, jnp.float32))
         assert result.code == "decreased"
-        assert "which is rounding: float32 cannot tell more" in result.message
+        assert "which is rounding: float32 has too little precision" in result.message
         assert "wrong M-step" in elbax.fit(*scripted(-3.0, -2.0, -2.01), X).message
 
 
@@ -128,7 +128,7 @@ def test_stream():
     step = find("mixture-full-auto:exact/gradient")
     result = elbax.fit(step.update, step.state, iter(halves * 3))
     assert (result.code, result.num_steps) == ("max_steps", 6)
-    with pytest.raises(ValueError, match="gave none"):
+    with pytest.raises(ValueError, match="the iterator of batches was empty"):
         elbax.fit(step.update, step.state, iter([]))
 
 
@@ -180,7 +180,7 @@ def test_bad_arguments(as_users_run):
         elbax.fit(CASE.update, CASE.system.params, X)
     with pytest.raises(ValueError, match="max_steps must be at least 1"):
         elbax.fit(CASE.update, CASE.state, X, max_steps=0)
-    with pytest.raises(TypeError, match="ExactEStep measures none"):
+    with pytest.raises(TypeError, match="ExactEStep does not measure the ELBO"):
         elbax.fit(elbax.ExactEStep(MODEL), CASE.state, X)
     with pytest.raises(TypeError, match="argument 1 must be an update"):
         elbax.Chain(elbax.ExactEStep(MODEL), "M")
@@ -206,7 +206,7 @@ def test_the_posterior_is_of_the_same_model():
 
 def test_an_encoder_is_no_carry_of_an_exact_e_step():
     encoder = find("mixture-full-auto:joint").posterior
-    with pytest.raises(TypeError, match="would start with an Amortized"):
+    with pytest.raises(TypeError, match="ExactEStep: the posterior is an Amortized"):
         CASE.update.init(CASE.system.params, encoder, key=jax.random.key(0))
 
 

@@ -218,7 +218,7 @@ def test_what_is_no_distribution_of_a_datum_is_told(make, words):
 
 def test_what_needs_a_family_says_so(as_users_run):
     exact = elbax.Exact(MODEL, LOADINGS)
-    with pytest.raises(TypeError, match="must be of a family"):
+    with pytest.raises(TypeError, match="the family of the encoder must be a family"):
         elbax.posteriors.SemiAmortized(linear(of_numpyro), exact, optax.sgd(0.1), 2)
     with pytest.raises(TypeError, match="or a function from the network's output"):
         elbax.Amortized(elbax.Network(lambda w, x: w @ x, WEIGHTS), 3)

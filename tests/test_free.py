@@ -172,7 +172,9 @@ def test_correlated_columns_move_together(block, mask, as_users_run):
     """A mask within one component of full covariance has no closed-form best, and says so."""
     free = {"logits": True, "components": {"mean": True, "scale": True} | {block: mask}}
     step = elbax.ClosedFormMStep(MODEL, free=free)
-    with pytest.raises(ValueError, match=f"columns of '{block}' are updated together.*whole components"):
+    with pytest.raises(
+        ValueError, match=f"columns of '{block}' are updated together.*whole components"
+    ):
         step.init(PARAMS, elbax.Exact(MODEL, PARAMS), key=jax.random.key(0))
 
 

@@ -413,14 +413,14 @@ def test_what_are_no_sentences_is_refused(x, message):
 
 def test_a_sentence_of_one_word_is_refused_by_its_number():
     x = elbax.Sequence(jnp.zeros((3, 4), int), jnp.array([2, 4, 1]))
-    with pytest.raises(ValueError, match="sentence 2 has 1"):
+    with pytest.raises(ValueError, match="sentence 2 has 1 words"):
         ContextFreeGrammar(1, 1, 3).check(x)
 
 
 def test_arguments_are_checked(as_users_run):
     with pytest.raises(ValueError, match="num_nonterminals must be at least 1"):
         ParseTree(0, 1)
-    with pytest.raises(ValueError, match=r"allowed must be truth values of shape \(1, 2, 2\)"):
+    with pytest.raises(ValueError, match=r"allowed must be a boolean array of shape \(1, 2, 2\)"):
         ParseTree(1, 1, allowed=np.ones((2, 2), bool))
     with pytest.raises(ValueError, match="form must be 'auto' or 'log', got 'scaled'"):
         ParseTree(1, 1, form="scaled")
@@ -428,7 +428,7 @@ def test_arguments_are_checked(as_users_run):
         ContextFreeGrammar(1, 1, 0)
     with pytest.raises(TypeError, match="Dirichlet"):
         ContextFreeGrammar(1, 1, 2, prior=2.0)
-    with pytest.raises(TypeError, match="use mode or sample"):
+    with pytest.raises(TypeError, match="Use mode or sample"):
         ParseTree(1, 1).decode({})
 
 

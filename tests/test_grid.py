@@ -145,7 +145,7 @@ def test_what_is_no_grid_is_refused():
 def test_what_is_too_wide_is_left_to_mean_field():
     family = GridGraph(30, 30, 2)
     eta = jax.tree.map(jnp.asarray, potentials(30, 30, 2, impossible=False))
-    with pytest.raises(ValueError, match=r"2.1e\+09 entries.*use mean field"):
+    with pytest.raises(ValueError, match=r"2.1e\+09 entries.*Use mean field"):
         family.log_normalizer(eta)
     inside = factored(family)
     natural = inside.start(eta)

@@ -328,7 +328,7 @@ def test_driven_transitions():
     assert (
         float(jnp.abs(jax.tree.leaves(state.params["transition"])[0] - weights["logits"]).max()) > 0
     )
-    with pytest.raises(TypeError, match="depend on inputs have no closed M-step"):
+    with pytest.raises(TypeError, match="depend on inputs have no closed-form M-step"):
         em = chain(model)
         em(start(em, model, params), x)
     with pytest.raises(TypeError, match="depend on inputs"):
@@ -390,7 +390,7 @@ def test_what_are_no_sequences_is_refused(as_users_run):
         model.check(long)
     with pytest.raises(TypeError, match="transition_prior must be an elbax.priors.Dirichlet"):
         HiddenMarkovModel(POISSON, 2, transition_prior=1.0)
-    with pytest.raises(ValueError, match=r"allowed must be truth values of shape \(2, 2\)"):
+    with pytest.raises(ValueError, match=r"allowed must be a boolean array of shape \(2, 2\)"):
         HiddenMarkovModel(POISSON, 2, allowed=np.ones((2, 2)))
 
 

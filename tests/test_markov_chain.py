@@ -437,10 +437,10 @@ def test_memory_for_many_states(form):
         (dict(num_states=2, order="other"), "'sequential' or 'pairwise'"),
         (dict(num_states=2, segment=0), "segment must be at least 1"),
         (dict(num_states=2, allowed=np.ones((3, 3), bool)), r"shape \(2, 2\)"),
-        (dict(num_states=2, starts=np.zeros(2, bool)), "nothing possible"),
+        (dict(num_states=2, starts=np.zeros(2, bool)), "at least one True entry"),
         (
             dict(num_states=2, allowed=np.array([[True, True], [False, False]])),
-            "from which nothing",
+            "at least one possible transition from each state",
         ),
     ],
 )

@@ -57,7 +57,7 @@ def exact(system):
         ),
         (
             lambda: (elbax.ClosedFormMStep(named("experts").model), "experts"),
-            "gate has no closed-form",
+            "the gate .* has no closed-form",
         ),
         (
             lambda: (elbax.GradientEStep(MIXTURE.model, optax.adam(0.1)), "mixture-full-auto"),
@@ -112,7 +112,7 @@ def test_a_batch_beyond_the_table():
     step = elbax.MeanFieldEStep(system.model)
     posterior = elbax.posteriors.MeanField.init(system.model, system.params, system.x[:5])
     state = step.init(system.params, posterior, key=jax.random.key(0))
-    with pytest.raises(ValueError, match="24 rows, the MeanField 5.*index"):
+    with pytest.raises(ValueError, match="24 rows, but the MeanField has 5.*index"):
         step(state, system.x)
     with pytest.raises(TypeError, match=re.escape("posterior(x, index=row)")):
         posterior(system.x[0])
@@ -120,7 +120,7 @@ def test_a_batch_beyond_the_table():
 
 def test_draws_need_a_key():
     posterior = elbax.posteriors.MonteCarlo(exact(MIXTURE), 3)
-    with pytest.raises(TypeError, match="needs a key"):
+    with pytest.raises(TypeError, match="sampling needs a key"):
         posterior(MIXTURE.x[0])
     with pytest.raises(ValueError, match="num_samples must be at least 1"):
         elbax.posteriors.MonteCarlo(exact(MIXTURE), 0)

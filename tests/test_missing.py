@@ -279,7 +279,7 @@ def test_errors(as_users_run):
     step = elbax.Chain(elbax.ExactEStep(model), elbax.EvidenceMStep(model))
     params = model.init(jax.random.key(0), complete)
     state = step.init(params, elbax.Exact(model, params), key=jax.random.key(0))
-    with pytest.raises(TypeError, match="for incomplete ones use ClosedFormMStep"):
+    with pytest.raises(TypeError, match="got incomplete rows.*Use ClosedFormMStep"):
         elbax.fit(step, state, elbax.incomplete(table))
 
 

@@ -114,7 +114,7 @@ def test_verify_refutes_correlated_latents_in_a_diagonal_family():
 
 def test_verify_needs_a_claim():
     model = elbax.Model(linear_gaussian_log_joint, elbax.Gaussian(2))
-    with pytest.raises(TypeError, match="which this model does not make"):
+    with pytest.raises(TypeError, match="got a model without conjugate=True"):
         model.verify(plain_gaussian().params, plain_gaussian().x)
 
 

@@ -447,7 +447,7 @@ def test_laplace_takes_as_many_steps_as_it_is_told():
         (
             lambda: elbax.posteriors.Local(jnp.zeros((5, 3)), elbax.Categorical(2)),
             ValueError,
-            "returns 2 logits",
+            "must return 2 logits",
         ),
         (
             lambda: elbax.posteriors.Laplace(exact(MIXTURE)),

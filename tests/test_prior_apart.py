@@ -412,15 +412,15 @@ def test_draws_that_do_not_move_with_q_take_the_score():
     error = found.std(0) / len(found) ** 0.5
     assert np.all(abs(found.mean(0) - exact) < 5 * error) and np.all(error < 0.05)
     moving = elbax.Model(lambda params, x, z: -(z**2), estimator=StickingTheLanding(2))
-    with pytest.raises(TypeError, match="draws of this MixtureSameFamily do not move"):
+    with pytest.raises(TypeError, match="draws of this MixtureSameFamily are not reparameterized"):
         bound(moving, jnp.zeros(1), KEYS[0])
 
 
 def test_without_a_family_what_is_not_known_says_so():
     model = elbax.Model(joint)
-    with pytest.raises(TypeError, match="without a latent family. Give one"):
+    with pytest.raises(TypeError, match="without a latent family. Pass one"):
         elbax.evidence(model, LOADINGS, X)
-    with pytest.raises(TypeError, match=r"names no latent family.*Amortized\(network, function\)"):
+    with pytest.raises(TypeError, match=r"has no latent family.*Amortized\(network, function\)"):
         elbax.Amortized(lambda x: x, model.latent)(X[0])
 
 
@@ -434,8 +434,8 @@ def test_without_a_family_what_is_not_known_says_so():
             {"log_joint": joint, "likelihood": likelihood, "prior": natural},
             "got log_joint and likel",
         ),
-        ({"log_joint": joint, "conjugate": True}, "give the family"),
-        ({"likelihood": likelihood, "prior": lambda z: 0.0}, r"called as prior\(params, x\)"),
+        ({"log_joint": joint, "conjugate": True}, "Pass the family"),
+        ({"likelihood": likelihood, "prior": lambda z: 0.0}, r"a function prior\(params, x\)"),
     ],
 )
 def test_which_functions_go_together(given, message):
@@ -563,7 +563,5 @@ def test_the_evidence_evaluates():
 
 def test_natural_parameters_need_a_family():
     model = elbax.Model(likelihood=likelihood, prior=natural)
-    with pytest.raises(
-        TypeError, match="returned natural parameters, but the model names no latent"
-    ):
+    with pytest.raises(TypeError, match="returned natural parameters, but the model has no latent"):
         elbax.elbo(model, LOADINGS, linear(), X)

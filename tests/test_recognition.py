@@ -140,7 +140,7 @@ def test_a_joint_step_keeps_the_target_at_the_params_and_climbs(make):
 
 def test_what_it_refuses(as_users_run):
     model = elbax.Model(lambda p, x, z: -jnp.sum((x - z) ** 2), elbax.DiagonalGaussian(2))
-    with pytest.raises(TypeError, match=r"knows neither. Give Model\(likelihood"):
+    with pytest.raises(TypeError, match=r"knows neither .* Use Model\(likelihood"):
         elbax.posteriors.Recognition(lambda x: x, elbax.Exact(model, ()))
     with pytest.raises(TypeError, match=r"through must be True or False"):
         elbax.JointGradientStep(model, optax.sgd(0.1), through="yes")
@@ -150,5 +150,5 @@ def test_what_it_refuses(as_users_run):
         latent=elbax.DiagonalGaussian(2),
     )
     q = elbax.posteriors.Recognition(lambda x: jnp.zeros(4), elbax.Exact(dense, ()))
-    with pytest.raises(TypeError, match=r"LogDensity of another kind"):
+    with pytest.raises(TypeError, match=r"is a LogDensity; expected natural parameters"):
         q(jnp.zeros(2))

@@ -146,13 +146,16 @@ def several():
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda x: elbax.fit(EM, x), "needs a key, fit.update, batch, key="),
-        (lambda x: elbax.fit(EM, iter([x]), key=KEY), "no start can be made from an iterator"),
-        (lambda x: elbax.fit(EM, x, key=KEY, progress=True), "progress=True shows one fit"),
+        (lambda x: elbax.fit(EM, x), "neither a state nor a key.*fit.update, batch, key="),
+        (lambda x: elbax.fit(EM, iter([x]), key=KEY), "fit: got an iterator and no state"),
+        (
+            lambda x: elbax.fit(EM, x, key=KEY, progress=True),
+            "progress=True is available only for a fit from a state",
+        ),
         (lambda x: elbax.fit(EM, STATE), "a state and no batch"),
         (
             lambda x: elbax.fit(EM, STATE, x, key=KEY),
-            "key and restarts are for a start from the data",
+            "got key or restarts together with a state",
         ),
         (lambda x: elbax.fit(EM, STATE, x, restarts=4), "call fit_restarts"),
         (lambda x: elbax.fit(EM, PARAMS, x), "expected the state that update.init"),
@@ -165,7 +168,7 @@ def several():
             lambda x: EM.init(PARAMS, KEY, key=KEY),
             r"Pass a key by keyword: init\(params, key=key\)",
         ),
-        (lambda x: jax.jit(lambda x: elbax.fit(EM, x, key=KEY))(x), "call elbax.converge"),
+        (lambda x: jax.jit(lambda x: elbax.fit(EM, x, key=KEY))(x), "use elbax.converge"),
     ],
 )
 def test_a_fit_from_the_data_says_what_it_takes(call, words, as_users_run):

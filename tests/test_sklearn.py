@@ -348,11 +348,20 @@ def test_binarize():
         (GaussianMixture(2, reg_covar=-1.0), "reg_covar must be finite and not negative, got -1.0"),
         (PoissonMixture(2, rates_init=[[1.0, 2.0, 3.0], [1.0, -2.0, 3.0]]), r"rates\[1, 1\] is -2"),
         (PoissonMixture(2, tol=-1.0), "tol must be finite and not negative, got -1.0"),
-        (GaussianMixture(2, means_init=[[1.0]]), r"expected means .* shape \(2, 3\), got \(1, 1\)"),
-        (GaussianMixture(2, precisions_init=np.eye(3)), r"expected precisions .* \(2, 3, 3\)"),
+        (
+            GaussianMixture(2, means_init=[[1.0]]),
+            r"expected initial means .* shape \(2, 3\), got \(1, 1\)",
+        ),
+        (
+            GaussianMixture(2, precisions_init=np.eye(3)),
+            r"expected initial precisions .* \(2, 3, 3\)",
+        ),
         (GaussianMixture(50), "50 components need at least 50 rows of positive weight, got 40"),
         (PoissonMixture(n_init=0), "n_init must be at least 1, got 0"),
-        (PoissonMixture(device="cpu:9"), r"device='cpu:9' is not here: there are \['cpu:0'"),
+        (
+            PoissonMixture(device="cpu:9"),
+            r"device='cpu:9' is not available; the available devices are \['cpu:0'",
+        ),
         (CategoricalMixture(n_categories=2), "CategoricalMixture: expected values 0, 1, ... below"),
     ],
     ids=str,

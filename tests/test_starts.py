@@ -209,7 +209,7 @@ def test_labels_of_sequences_have_their_shape():
         (np.arange(150), r"labels 0, ..., 2, or -1 .* row 3 has 3"),
         (np.ones((150, 3)), "responsibilities that .* add up to 1; row 0"),
         (np.ones(150), r"responsibilities of shape \(150, 3\); got float64 of shape \(150,\)"),
-        (np.zeros(5, int), r"whole numbers of shape \(150,\)"),
+        (np.zeros(5, int), r"labels, integers of shape \(150,\)"),
         ({"logits": jnp.zeros(3)}, "params must be a dictionary with keys"),
     ],
 )
@@ -219,7 +219,7 @@ def test_starts_that_cannot_be(init, message, as_users_run):
 
 
 def test_hierarchical_says_that_it_runs_on_the_host():
-    with pytest.raises(TypeError, match="runs on the host.*start outside of jit"):
+    with pytest.raises(TypeError, match="runs on the host.*Start outside of jit"):
         jax.jit(lambda x: MODEL.init(KEYS[0], x, "hierarchical"))(X)
 
 
@@ -299,7 +299,7 @@ def test_states_of_a_model_with_a_start_of_its_own():
     _, states = bundle(elbax.FactorAnalysis(1), 3, init=["principal_components", "random"])
     assert states.params["loadings"].shape == (3, 4, 1)
     plain = elbax.Model(lambda params, x, z: params[z], elbax.Categorical(2))
-    with pytest.raises(TypeError, match="Model knows no start from data"):
+    with pytest.raises(TypeError, match="Model has no init method, so it cannot start from data"):
         elbax.initial_states(elbax.ExactEStep(plain), X, key=jax.random.key(0))
 
 

@@ -303,7 +303,7 @@ def test_what_counts_steps_goes_on_where_a_step_is_skipped():
 def test_guard_compares_one_model_where_the_update_stands():
     with pytest.raises(TypeError, match="but Chain.Unreliable. has no model"):
         elbax.wrappers.Guard(elbax.Chain(Unreliable("elbo")), falling=True)
-    with pytest.raises(TypeError, match=r"put Averaged around the Guard"):
+    with pytest.raises(TypeError, match=r"Put Averaged around the Guard"):
         elbax.wrappers.Guard(elbax.Chain(elbax.wrappers.Averaged(EM)), falling=True)
     assert elbax.wrappers.Averaged(elbax.wrappers.Guard(STRIDES, falling=True)).ascends
 
@@ -860,7 +860,7 @@ GRADIENT = elbax.GradientMStep(MODEL, optax.adam(0.1))
             TypeError,
             "update must be a Chain, .*; got ClosedFormMStep",
         ),
-        (lambda: elbax.wrappers.Accelerate(EM, to=flat), ValueError, "give both `to` and `back`"),
+        (lambda: elbax.wrappers.Accelerate(EM, to=flat), ValueError, "pass both `to` and `back`"),
         (
             lambda: elbax.wrappers.Accelerate(EM, growth=1.0),
             ValueError,
@@ -869,7 +869,7 @@ GRADIENT = elbax.GradientMStep(MODEL, optax.adam(0.1))
         (
             lambda: elbax.wrappers.Anneal(EM, 0.5),
             TypeError,
-            r"constant is optax.constant_schedule\(value\)",
+            r"For a constant use optax.constant_schedule\(value\)",
         ),
         (
             lambda: elbax.wrappers.Anneal(EM, abs, "heat"),
@@ -899,14 +899,14 @@ def test_errors_at_construction(make, error, message, as_users_run):
         (
             elbax.wrappers.Accelerate(M_STEP),
             TypeError,
-            "posterior that it does not derive from them",
+            "posterior that it does not compute from them",
         ),
         (elbax.wrappers.Accelerate(elbax.Chain(E_STEP, GRADIENT)), TypeError, "or on a memory"),
         (elbax.wrappers.Accelerate(elbax.wrappers.Every(EM, 2)), TypeError, "Averaged"),
         (
             elbax.wrappers.Accelerate(elbax.wrappers.Only(EM, posterior=False)),
             TypeError,
-            "extrapolates the params",
+            "only the params are extrapolated",
         ),
     ],
 )
@@ -917,14 +917,14 @@ def test_errors_at_init(update, error, message, as_users_run):
 
 def test_errors_at_the_first_step():
     update = elbax.wrappers.Accelerate(E_STEP)
-    with pytest.raises(TypeError, match="watches the ELBO, but ExactEStep measures none"):
+    with pytest.raises(TypeError, match="Accelerate: ExactEStep does not measure the ELBO"):
         jax.eval_shape(update, start(update), SYSTEM.x)
 
 
 def test_models_that_cannot_be_tempered():
     autoencoder = cases.find("autoencoder:joint")
     update = elbax.wrappers.Anneal(autoencoder.update, lambda step: 1.0, "divergence")
-    with pytest.raises(TypeError, match="Model does not say what p"):
+    with pytest.raises(TypeError, match="Model does not define p"):
         start(update, autoencoder.system.params, autoencoder.posterior)
     chain = elbax.Model(lambda params, x, z: params, elbax.GaussianChain(1))
     update = elbax.wrappers.Anneal(elbax.ExactEStep(chain), lambda step: 1.0)

@@ -167,8 +167,8 @@ def standard_errors(
     held = moving & _at_boundary(model, params, batch)
     if held.any():
         warnings.warn(
-            f"standard_errors: at the boundary, and held as if known: {_names(held, params)}. Their own "
-            "errors are NaN.",
+            "standard_errors: these params are at the boundary and are treated as known: "
+            f"{_names(held, params)}. Their own standard errors are NaN.",
             stacklevel=2,
         )
     kept = moving & ~held
@@ -191,8 +191,8 @@ def _errors(observed: np.ndarray, invariant: np.ndarray, slope: np.ndarray) -> n
     spectrum = _spectrum(observed, invariant)
     if len(spectrum.values) and spectrum.values[0] < -1e-3 * np.abs(spectrum.values).max():
         raise ValueError(
-            "standard_errors: the params are no maximum of the evidence (the observed information has the "
-            f"eigenvalue {spectrum.values[0]:.3g}); fit to convergence first, with a smaller tolerance."
+            "standard_errors: the params are not a maximum of the evidence (the observed information has the "
+            f"eigenvalue {spectrum.values[0]:.3g}). Fit to convergence first, with a smaller tolerance."
         )
     along = slope @ spectrum.vectors
     safe = np.where(spectrum.seen, spectrum.values, 1)

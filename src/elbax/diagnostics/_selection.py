@@ -77,9 +77,9 @@ class Selection(eqx.Module):
             slack = 1e-3 + 1e-6 * (abs(reached) + row.num_data)
             if reached < likelihoods[other] - slack:
                 found.append(
-                    f"{name} ended at the log-likelihood {reached:.3f}, lower than {other} with "
-                    f"{likelihoods[other]:.3f}, which it could equal: its best optimum was not found. Raise "
-                    "num_restarts."
+                    f"{name} ended at a log-likelihood of {reached:.3f}, lower than that of {other}, "
+                    f"{likelihoods[other]:.3f}, although it contains {other} as a special case. Its global "
+                    "maximum was not found. Raise num_restarts."
                 )
         return found
 
@@ -189,13 +189,13 @@ def select(
     ```
     """
     if by == "held_out" and held_out is None:
-        raise ValueError('select: by="held_out" needs held_out data.')
+        raise ValueError('select: got by="held_out" without held_out data. Pass held_out.')
     if by not in _CRITERIA:
         *names, last = map(repr, _CRITERIA)
         raise ValueError(f"select: by must be {', '.join(names)} or {last}; got {by!r}.")
     if not isinstance(models, Mapping) or not models:
         raise TypeError(
-            f"select: models must be a dictionary of at least one model by its name, got {models!r}."
+            f"select: models must be a dictionary from names to models with at least one entry, got {models!r}."
         )
     check_key(key, "select")
     check_known("select", (batch, held_out))
@@ -204,7 +204,9 @@ def select(
     for name, model in models.items():
         check_model(model, f"select, {name}")
         if by == "icl" and not model.latent.finite:
-            raise ValueError(f"select: {name} has no ICL: its latent is not finite. Use by='bic'.")
+            raise ValueError(
+                f"select: {name} has no ICL, because its latent is not finite. Use by='bic'."
+            )
     # Tables of similar numbers of rows share their programs.
     batch, held_out = padded(batch), None if held_out is None else padded(held_out)
     rows: dict[str, Criteria | None] = {}
@@ -254,7 +256,7 @@ def _with_bar(models: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
         from tqdm.auto import tqdm
     except ImportError as error:
         raise ImportError(
-            "select(progress=True) draws its bar with tqdm: install elbax[progress]."
+            "select(progress=True): tqdm is not installed. Install elbax[progress]."
         ) from error
     with tqdm(total=len(models), unit="model") as bar:
         for name, model in models.items():

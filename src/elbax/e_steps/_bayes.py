@@ -53,9 +53,9 @@ class AbstractBayesStep(AbstractUpdate):
             return ()
         short = self.form.replace("elbax.posteriors.", "").replace("elbax.", "")
         raise TypeError(
-            f"{type(self).__name__} moves {short} to the params of the moment, and the "
-            f"carry of a scan keeps its structure, but the state would start with {given}. Pass {self.form}, "
-            "with this step's model, to init."
+            f"{type(self).__name__}: the posterior is {given}, but this step returns {short} at the current "
+            f"params, and a scan must keep the structure of its carry. Pass {self.form}, with this step's model, "
+            "to init."
         )
 
     def _binds(self, posterior: PyTree) -> bool:

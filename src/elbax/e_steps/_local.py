@@ -52,8 +52,8 @@ class AbstractLocalStep(AbstractUpdate):
     def init_memory(self, params: PyTree, posterior: PyTree) -> PyTree:
         if not isinstance(posterior, self.kind):
             raise TypeError(
-                f"{type(self).__name__} moves a table with a q for each row of the data, but the posterior is "
-                f"{type(posterior).__name__}. Start from {self.form}."
+                f"{type(self).__name__}: got a {type(posterior).__name__} posterior; expected a table with one q "
+                f"for each row of the data. Start from {self.form}."
             )
         return ()
 

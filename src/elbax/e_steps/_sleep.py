@@ -74,9 +74,9 @@ class SleepEStep(AbstractUpdate):
         check_trainable("SleepEStep", posterior)
         if nodes_of(MonteCarlo | Importance, posterior) or tables(posterior):
             raise TypeError(
-                "SleepEStep raises log q(z | x) of dreamed x, which has to be known there: draws have no density, "
-                f"and a table none of such rows. Start from elbax.Amortized(network, model.latent); got "
-                f"{type(posterior).__name__}."
+                f"SleepEStep: got a {type(posterior).__name__} posterior; expected one that knows log q(z | x) "
+                "at simulated x. Draws have no density, and a table has no entries for simulated rows. Start "
+                "from elbax.Amortized(network, model.latent)."
             )
         return self.optimizer.init(weights_of(posterior))
 

@@ -16,7 +16,7 @@ class Enumeration(AbstractEstimator):
     def check(self, family):
         if not family.finite:
             raise TypeError(
-                f"Enumeration needs a latent of finitely many values, such as Categorical(K); got "
+                "Enumeration: the latent must have finitely many values, such as Categorical(K); got "
                 f"{type(family).__name__}. Use Reparameterized or Quadrature."
             )
 

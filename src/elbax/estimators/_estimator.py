@@ -57,9 +57,9 @@ class AbstractMovingDraws(AbstractEstimator):
     def check(self, family: AbstractFamily) -> None:
         if family.discrete:
             raise TypeError(
-                f"{type(self).__name__} moves draws with the parameters of q, which a discrete "
-                f"{type(family).__name__} latent does not allow. Use ScoreFunction, or Enumeration and "
-                "GumbelSoftmax for a Categorical."
+                f"{type(self).__name__}: got a discrete {type(family).__name__} latent, but draws can be "
+                "reparameterized only for a continuous one. Use ScoreFunction. For a Categorical latent, "
+                "Enumeration and GumbelSoftmax are available too."
             )
 
 

@@ -32,7 +32,7 @@ class GumbelSoftmax(AbstractEstimator):
     def check(self, family):
         if not isinstance(family, Categorical):
             raise TypeError(
-                f"GumbelSoftmax relaxes a Categorical latent; got {type(family).__name__}. Use ScoreFunction."
+                f"GumbelSoftmax: the latent must be Categorical, got {type(family).__name__}. Use ScoreFunction."
             )
 
     def __call__(self, log_joint, q, key):

@@ -38,16 +38,14 @@ class Quadrature(AbstractEstimator):
     def check(self, family):
         if not isinstance(family, Gaussian | DiagonalGaussian):
             raise TypeError(
-                f"Quadrature is for a Gaussian or DiagonalGaussian latent, got {type(family).__name__}. Use "
-                "Enumeration for "
-                "a finite one."
+                f"Quadrature: the latent must be Gaussian or DiagonalGaussian, got {type(family).__name__}. For "
+                "a finite latent use Enumeration."
             )
         if self.num_points**family.dim > _MOST:
             raise TypeError(
-                f"Quadrature of {self.num_points} points in each of {family.dim} dimensions needs "
-                f"{float(self.num_points) ** family.dim:.2g} points, more than {_MOST}. Take fewer, or "
-                "Reparameterized, "
-                "which samples."
+                f"Quadrature: {self.num_points} points in each of {family.dim} dimensions are "
+                f"{float(self.num_points) ** family.dim:.2g} points, more than {_MOST}. Use fewer points, or "
+                "Reparameterized, which samples."
             )
 
     def __call__(self, log_joint, q, key):

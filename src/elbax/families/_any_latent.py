@@ -36,7 +36,7 @@ class AnyLatent(AbstractFamily):
 
     def _refuse(self) -> NoReturn:
         raise TypeError(
-            "This model names no latent family, so it has no natural parameters, statistics or modes. Give the "
-            "model one, Model(log_joint, elbax.Gaussian(2)), or use an encoder whose output a function makes a "
-            "distribution: Amortized(network, function)."
+            "Model: the model has no latent family, so it has no natural parameters, statistics or modes. Pass "
+            "a family, such as Model(log_joint, elbax.Gaussian(2)), or use an encoder with a function from its "
+            "output to a distribution: Amortized(network, function)."
         )

@@ -74,8 +74,8 @@ class Categorical(AbstractFamily):
     def from_network(self, output: Float[Array, " K"]) -> Float[Array, " K"]:
         if output.shape != (self.num_values,):
             raise ValueError(
-                f"An encoder for Categorical({self.num_values}) returns {self.num_values} logits, "
-                f"shape ({self.num_values},); got shape {output.shape}."
+                f"Categorical({self.num_values}): an encoder must return {self.num_values} logits, shape "
+                f"({self.num_values},); got shape {output.shape}."
             )
         return output
 

@@ -51,7 +51,7 @@ class CTCLattice(AbstractStructured):
 
     def statistics(self, z: Int[Array, " T"]) -> PyTree:
         raise TypeError(
-            "CTCLattice: a path alone does not say how many positions there are; use score(natural, z)."
+            "CTCLattice: a path does not determine the number of positions. Use score(natural, z)."
         )
 
     def score(self, natural: PyTree, z: Int[Array, " T"]) -> Scalar:

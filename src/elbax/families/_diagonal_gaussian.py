@@ -64,8 +64,8 @@ class DiagonalGaussian(AbstractFamily):
     def from_network(self, output: Float[Array, " size"]) -> tuple[Array, Array]:
         if output.shape != (2 * self.dim,):
             raise ValueError(
-                f"An encoder for DiagonalGaussian({self.dim}) returns {2 * self.dim} numbers (mean, "
-                f"log standard deviations); got shape {output.shape}."
+                f"DiagonalGaussian({self.dim}): an encoder must return {2 * self.dim} numbers (mean, log "
+                f"standard deviations); got shape {output.shape}."
             )
         precision = jnp.exp(-2 * output[self.dim :])
         return precision * output[: self.dim], precision

@@ -29,8 +29,8 @@ def as_prior(given: Any, family: AbstractFamily) -> Any:
         return LogDensity(given)
     if isinstance(family, AnyLatent):
         raise TypeError(
-            "Model: prior returned natural parameters, but the model names no latent family. Give one, "
-            "Model(..., latent=elbax.Gaussian(2)), or return a distribution with log_prob(z) or a function of z."
+            "Model: prior returned natural parameters, but the model has no latent family. Pass one, Model(..., "
+            "latent=elbax.Gaussian(2)), or return a distribution with log_prob(z) or a function of z."
         )
     return family(jax.tree.map(jnp.asarray, given))
 

@@ -67,7 +67,8 @@ class FactorGraph(AbstractStructured):
         for scope in self.scopes:
             if len(set(scope)) != len(scope) or not all(0 <= i < len(self.sizes) for i in scope):
                 raise ValueError(
-                    f"FactorGraph: a scope names different variables 0, ..., {len(self.sizes) - 1}; got {scope}."
+                    f"FactorGraph: a scope must list distinct variables from 0, ..., {len(self.sizes) - 1}; got "
+                    f"{scope}."
                 )
 
     @property
@@ -109,15 +110,15 @@ class FactorGraph(AbstractStructured):
         given = [jnp.shape(table) for table in natural]
         if given != shapes:
             raise ValueError(
-                f"FactorGraph: natural parameters are a tuple of tables of shapes {shapes}, one for each scope; "
-                f"got {given}."
+                f"FactorGraph: natural parameters must be a tuple of tables of shapes {shapes}, one for each "
+                f"scope; got {given}."
             )
         if self.largest > self.limit:
             raise ValueError(
-                f"FactorGraph: the best elimination order found needs a table over {self.width} variables, of "
-                f"{self.largest:.2g} entries, more than limit={self.limit:.2g}. Exact inference does not fit: "
-                "use mean field (MeanFieldEStep, factored(graph)), leave out edges or variables, or raise the "
-                "limit if the memory is there."
+                f"FactorGraph: the best elimination order found needs a table over {self.width} variables, with "
+                f"{self.largest:.2g} entries, more than limit={self.limit:.2g}. Exact inference is too large. "
+                "Use mean field (MeanFieldEStep, factored(graph)), remove edges or variables, or raise the "
+                "limit if there is enough memory."
             )
 
     def statistics(self, z: Int[Array, " n"]) -> tuple[Array, ...]:
@@ -160,7 +161,7 @@ class FactorGraph(AbstractStructured):
         given = [jnp.shape(table) for table in jax.tree.leaves(output)]
         if given != shapes:
             raise ValueError(
-                f"An encoder for FactorGraph returns a tuple of tables of shapes {shapes}; got {given}."
+                f"FactorGraph: an encoder must return a tuple of tables of shapes {shapes}; got {given}."
             )
         return tuple(jax.tree.leaves(output))
 

@@ -145,18 +145,16 @@ def factored(family: AbstractFamily, blocks: Any = None) -> AbstractFactored:
     ```
     """
     raise TypeError(
-        f"{type(family).__name__} has no mean field: it does not fall into blocks that know one another by "
-        "their means. "
-        "Use ExactEStep, MonteCarloEStep or an encoder."
+        f"factored: {type(family).__name__} has no mean field, because it does not split into blocks that depend "
+        "on each other only through their means. Use ExactEStep, MonteCarloEStep or an encoder."
     )
 
 
 def no_blocks(family: AbstractFamily, blocks: Any) -> None:
     if blocks is not None:
         raise TypeError(
-            f"factored: blocks of one's own are for a FactorGraph; those of a {type(family).__name__} are its "
-            "single "
-            "variables."
+            f"factored: blocks can be chosen only for a FactorGraph. The blocks of a {type(family).__name__} are "
+            "always its single variables."
         )
 
 

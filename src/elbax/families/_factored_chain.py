@@ -56,8 +56,7 @@ def _(family, blocks=None):
     no_blocks(family, blocks)
     if family.allowed or family.starts:
         raise TypeError(
-            "MarkovChain: where transitions are impossible there is no mean field, as independent states give "
-            "every path "
-            "some probability, so that its bound is −∞. Use ExactEStep."
+            "factored: a MarkovChain with impossible transitions has no mean field. Independent states give "
+            "every path a positive probability, so the bound is −∞. Use ExactEStep."
         )
     return FactoredChain(family)

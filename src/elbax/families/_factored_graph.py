@@ -92,7 +92,7 @@ def _(family, blocks=None):
     blocks = tuple(tuple(int(i) for i in block) for block in blocks)
     if sorted(itertools.chain(*blocks)) != list(everything):
         raise ValueError(
-            f"factored: blocks are lists of variables that hold each of 0, ..., {len(family.sizes) - 1} once; got "
-            f"{blocks}."
+            f"factored: blocks must be lists of variables that contain each of 0, ..., {len(family.sizes) - 1} "
+            f"exactly once; got {blocks}."
         )
     return FactoredGraph(family, blocks)

@@ -89,8 +89,8 @@ class Gaussian(AbstractFamily):
         diagonal, full = 2 * self.dim, self.dim + self.dim * (self.dim + 1) // 2
         if output.shape not in ((diagonal,), (full,)):
             raise ValueError(
-                f"An encoder for Gaussian({self.dim}) returns {diagonal} numbers (mean, log standard "
-                f"deviations) or {full} (mean, lower triangle of the covariance's Cholesky factor with "
+                f"Gaussian({self.dim}): an encoder must return {diagonal} numbers (mean, log standard "
+                f"deviations) or {full} numbers (mean, lower triangle of the covariance's Cholesky factor with "
                 f"log diagonal); got shape {output.shape}."
             )
         mean, rest = output[: self.dim], output[self.dim :]

@@ -140,8 +140,8 @@ class GaussianChain(AbstractFamily):
 
     def read(self, function: Callable[[Any], Scalar], dtype: Any = float) -> tuple[PyTree, Scalar]:
         raise TypeError(
-            "GaussianChain cannot be read off a plain log_joint. Use LinearGaussianStateSpace, or "
-            "Amortized(network, family), which samples."
+            "GaussianChain: its natural parameters cannot be read from a plain log_joint. Use "
+            "LinearGaussianStateSpace, or an encoder, Amortized(network, family), which samples."
         )
 
     def from_network(self, output: PyTree) -> PyTree:
@@ -155,7 +155,7 @@ class GaussianChain(AbstractFamily):
             shape, dim = jnp.shape(output), self.dim
             if len(shape) != 2 or shape[1] != 2 * dim:
                 raise ValueError(
-                    f"An encoder for GaussianChain({dim}) returns means and log standard deviations, shape (T, "
+                    f"GaussianChain({dim}): an encoder must return means and log standard deviations, shape (T, "
                     f"{2 * dim}), or a dictionary of natural parameters; got shape {shape}."
                 )
             # A standard normal state, times a factor that changes its precision to the desired one.

@@ -75,9 +75,9 @@ class GridGraph(AbstractStructured):
         if self.largest > self.limit:
             raise ValueError(
                 f"GridGraph: {self.height} by {self.width} sites of {self.num_values} values need a table of "
-                f"{self.largest:.2g} entries, more than limit={self.limit:.2g}. Exact inference does not fit: "
-                "use mean field (MeanFieldEStep, factored(grid)), cut the grid into strips, or raise the limit "
-                "if the memory is there."
+                f"{self.largest:.2g} entries, more than limit={self.limit:.2g}. Exact inference is too large. "
+                "Use mean field (MeanFieldEStep, factored(grid)), cut the grid into strips, or raise the limit "
+                "if there is enough memory."
             )
         self._check(natural)
         unary, below, beside = natural["unary"], natural["below"], natural["beside"]
@@ -124,7 +124,7 @@ class GridGraph(AbstractStructured):
         given = jax.tree.map(jnp.shape, natural)
         if given != shapes:
             raise ValueError(
-                f"GridGraph: natural parameters are a dictionary of arrays of shapes {shapes}; got {given}."
+                f"GridGraph: natural parameters must be a dictionary of arrays of shapes {shapes}; got {given}."
             )
 
     def statistics(self, z: Int[Array, "height width"]) -> PyTree:

@@ -96,9 +96,14 @@ class MarkovChain(AbstractCertified):
         self.allowed = truth("MarkovChain: allowed", allowed, (num_states, num_states))
         self.starts = truth("MarkovChain: starts", starts, (num_states,))
         if not self.possible()[1].any(1).all():
-            raise ValueError("MarkovChain: allowed leaves a state from which nothing is possible.")
+            raise ValueError(
+                "MarkovChain: allowed must have at least one possible transition from each state, got a state "
+                "without any."
+            )
         if form == "scaled" and (self.allowed or self.starts):
-            raise ValueError("MarkovChain: impossible transitions need form='log'.")
+            raise ValueError(
+                "MarkovChain: got form='scaled' with impossible transitions or starts. Use form='log'."
+            )
         self.form = form
         self.order = order
         self.segment = segment
@@ -266,8 +271,9 @@ class MarkovChain(AbstractCertified):
         if unary is None or unary.ndim != 2 or unary.shape[1] != size:
             shape = None if unary is None else unary.shape
             raise ValueError(
-                f"An encoder for MarkovChain({size}) returns logits of shape (T, {size}), or a dictionary with "
-                f"those as 'unary' and 'initial', 'transition', 'length' besides; got unary of shape {shape}."
+                f"MarkovChain({size}): an encoder must return logits of shape (T, {size}), or a dictionary with "
+                "these as 'unary' and optionally 'initial', 'transition' and 'length'; got unary of shape "
+                f"{shape}."
             )
         defaults = {
             "initial": jnp.zeros(size, unary.dtype),

@@ -151,7 +151,7 @@ class ParseTree(AbstractCertified):
         return self._nodes(jax.lax.stop_gradient(natural), Sampling(key)) > 0.5
 
     def decode(self, statistics: PyTree) -> Array:
-        raise TypeError("ParseTree: counts of rules do not say where; use mode or sample.")
+        raise TypeError("ParseTree: counts of rules do not determine a tree. Use mode or sample.")
 
     def statistics(self, z: Array) -> PyTree:
         """Returns the counts of a tree's rules."""

@@ -68,7 +68,8 @@ def _depth(who: str, family: Any, kind: str, argument: PyTree) -> int:
         depth = of.batch_ndim(argument)
     if depth < 0:
         raise ValueError(
-            f"{who}: {_NAMES[kind]} of one datum have more axes than these, of shapes {_shapes(argument)}."
+            f"{who}: got {_NAMES[kind]} of shapes {_shapes(argument)}, which have fewer axes than those of one "
+            "datum."
         )
     return depth
 
@@ -89,14 +90,14 @@ def _batch(who, given, depths):
             found = {jnp.shape(leaf)[: depths[kind]] for leaf in jax.tree.leaves(argument)}
             if len(found) > 1:
                 raise ValueError(
-                    f"{who}: all {_NAMES[kind]} of a batch carry its leading axes; got shapes "
+                    f"{who}: all {_NAMES[kind]} of a batch must have the same leading axes; got shapes "
                     f"{_shapes(argument)}."
                 )
             leading[_NAMES[kind]] = found.pop()
     if len({*leading.values()}) > 1:
         raise ValueError(
-            f"{who} acts row by row, so its arguments have the same leading axes or none; got {leading}. "
-            "For several values of each row map over them: jax.vmap(q.log_prob)(z)."
+            f"{who}: the arguments must have the same leading axes or none, because the rows are matched one by "
+            f"one; got {leading}. For several values of each row use jax.vmap: jax.vmap(q.log_prob)(z)."
         )
     return next(iter(leading.values()))
 

@@ -70,5 +70,6 @@ class Sites(AbstractFamily):
 
     def read(self, function, dtype=float):
         raise TypeError(
-            "Sites cannot be read off a plain log_joint: their couplings are not known."
+            "Sites: natural parameters cannot be read from a plain log_joint, because the couplings are not "
+            "known."
         )

@@ -70,8 +70,9 @@ class AbstractStructured(AbstractFamily):
 
     def read(self, function, dtype=float):
         raise TypeError(
-            f"{type(self).__name__} cannot be read off a plain log_joint. Use the models that have it, such as "
-            "HiddenMarkovModel, or Amortized(network, family), which samples."
+            f"{type(self).__name__}: its natural parameters cannot be read from a plain log_joint. Use a model "
+            "with this latent, such as HiddenMarkovModel, or an encoder, Amortized(network, family), which "
+            "samples."
         )
 
 
@@ -100,7 +101,7 @@ def named(who: str, output: Any, names: set[str]) -> PyTree:
     """Returns an encoder's output unchanged, after checking that it is a dictionary of natural parameters."""
     if not isinstance(output, dict) or set(output) != names:
         raise ValueError(
-            f"An encoder for {who} returns a dictionary of natural parameters, {sorted(names)}; got "
+            f"{who}: an encoder must return a dictionary of natural parameters with keys {sorted(names)}; got "
             f"{type(output).__name__}."
         )
     return output
@@ -113,10 +114,10 @@ def truth(name: str, value: Any, shape: tuple[int, ...]) -> tuple | None:
     table = np.asarray(value)
     if table.shape != shape or table.dtype != bool:
         raise ValueError(
-            f"{name} must be truth values of shape {shape}, got {table.dtype} of {table.shape}."
+            f"{name} must be a boolean array of shape {shape}, got {table.dtype} of shape {table.shape}."
         )
     if not table.any():
-        raise ValueError(f"{name} leaves nothing possible.")
+        raise ValueError(f"{name} must have at least one True entry.")
     return None if table.all() else _nested(table.tolist())
 
 

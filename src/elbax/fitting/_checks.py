@@ -32,14 +32,14 @@ def check_one(who: str, state: ELBOState) -> None:
     one = 0 if jnp.issubdtype(state.key.dtype, jax.dtypes.prng_key) else 1
     if jnp.ndim(state.key) > one:
         raise TypeError(
-            f"{who}: expected one state, got {len(state.key)} with a leading axis. Call "
-            "fit_restarts(update, states, batch), or jax.vmap over elbax.converge."
+            f"{who}: expected one state, got {len(state.key)} states with a leading axis. Call "
+            "fit_restarts(update, states, batch), or map elbax.converge over the states with jax.vmap."
         )
 
 
 def check_outside(who: str, given: PyTree) -> None:
     """Raises `TypeError` inside of `jit`, `vmap` and `grad`."""
-    check_known(who, given, "There call elbax.converge(update, state, batch), which does not.")
+    check_known(who, given, "Inside of them, use elbax.converge(update, state, batch).")
 
 
 def check_limits(who: str, max_steps: int, tolerance: float) -> None:

@@ -96,8 +96,8 @@ def converge(
     check_count("converge", max_steps=max_steps)
     if isinstance(batch, Iterator):
         raise TypeError(
-            "converge: expected one batch, got an iterator. For batches one after the other call "
-            "fit(update, state, batches), or scan over the update."
+            "converge: expected one batch, got an iterator. For a sequence of batches call fit(update, state, "
+            "batches), or scan over the update."
         )
     if is_concrete(tolerance):
         check_not_negative("converge", tolerance=tolerance)

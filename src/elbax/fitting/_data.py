@@ -26,8 +26,8 @@ def fit_data(
     check_update("fit", update)
     if key is None:
         raise TypeError(
-            "fit: a start from the data needs a key, fit(update, batch, key=jax.random.key(0)). From a state of "
-            f"your own call fit(update, state, batch); got {told(batch)} and no state."
+            f"fit: got {told(batch)} and neither a state nor a key. To start from the data, call fit(update, "
+            "batch, key=jax.random.key(0)). To start from a state, call fit(update, state, batch)."
         )
     check_key(key, "fit")
     check_limits("fit", max_steps, tolerance)
@@ -35,12 +35,13 @@ def fit_data(
     check_count("fit", restarts=restarts)
     if isinstance(batch, Iterator):
         raise TypeError(
-            "fit: no start can be made from an iterator. Make a state from some of the data, and call "
-            "fit(update, state, batches)."
+            "fit: got an iterator and no state, but a start from the data needs a single batch. Make a state "
+            "from some of the data, and call fit(update, state, batches)."
         )
     if progress:
         raise TypeError(
-            "fit: progress=True shows one fit. Call fit(update, state, batch, progress=True)."
+            "fit: progress=True is available only for a fit from a state. Call fit(update, state, batch, "
+            "progress=True)."
         )
     batch = checked(update, batch)
     states = initial_states(update, batch, key=key, num_restarts=restarts)

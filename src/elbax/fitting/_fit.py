@@ -92,8 +92,9 @@ def fit(
         raise TypeError("fit: got a state and no batch. Call fit(update, state, batch).")
     if key is not None or restarts is not None:
         raise TypeError(
-            "fit: key and restarts are for a start from the data, fit(update, batch, key=key, restarts=8), but "
-            "this is a state, which has a key. For several states call fit_restarts(update, states, batch)."
+            "fit: got key or restarts together with a state, which has its own key. key and restarts are for a "
+            "start from the data, fit(update, batch, key=key, restarts=8). For several states call "
+            "fit_restarts(update, states, batch)."
         )
     check_outside("fit", state)
     check_limits("fit", max_steps, tolerance)

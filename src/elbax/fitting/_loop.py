@@ -57,8 +57,8 @@ def first_carry(update, state, batch, capacity: int) -> tuple[Callable, Carry]:
     info = step.out_struct[1]
     if info.elbo is None:
         raise TypeError(
-            f"A fit watches the ELBO, but {name_of(update)} measures none. Chain it with a step that makes "
-            "a pass over the data, such as an M-step."
+            f"{name_of(update)} does not measure the ELBO, which a fit needs. Chain it with a step that "
+            "makes a pass over the data, such as an M-step."
         )
     trace = jnp.full(capacity, -jnp.inf, info.elbo.dtype)
     nothing = jnp.zeros((), int)

@@ -23,6 +23,6 @@ def progress_bar(total: int | None) -> Any:
         from tqdm.auto import tqdm
     except ImportError as error:
         raise ImportError(
-            "fit(progress=True) draws its bar with tqdm: install elbax[progress]."
+            "fit(progress=True): tqdm is not installed. Install elbax[progress]."
         ) from error
     return tqdm(total=total, unit="step")

@@ -108,8 +108,8 @@ def _restarts(update, best, elbos: Array, steps: Array, codes: Array, rejected: 
     usable = np.isfinite(elbos) & ~np.asarray(rejected)
     if not np.any(usable):
         raise RuntimeError(
-            f"None of {len(names)} restarts can be returned: {int(np.sum(rejected))} were rejected "
-            f"(collapsed components), {names.count('nonfinite')} ended nonfinite. Ask for more restarts or fewer "
+            f"None of {len(names)} restarts ended at a usable result: {int(np.sum(rejected))} were rejected "
+            f"(collapsed components), {names.count('nonfinite')} ended nonfinite. Use more restarts or fewer "
             "components, or give the covariances a floor."
         )
     ends = np.sort(np.asarray(elbos)[usable])[::-1]

@@ -91,8 +91,9 @@ def _message(code: Code, update, info: Info, trace: np.ndarray, tolerance: float
         if tolerance >= hidden:
             return f"Converged after {steps} steps: the ELBO has no more to gain."
         return (
-            f"Converged after {steps} steps, as far as {trace.dtype} can tell: it rounds away what a step gains "
-            f"below {hidden * (1 + abs(float(trace[-1]))):.1g}, which many steps may add up. float64 sees further."
+            f"Converged after {steps} steps to the precision of {trace.dtype}: gains of a step below "
+            f"{hidden * (1 + abs(float(trace[-1]))):.1g} are lost to rounding, although many steps may add them "
+            "up. Use float64 for more precision."
         )
     if code == "max_steps":
         return f"Stopped after {steps} steps, the most allowed; the ELBO may still rise."
@@ -101,8 +102,8 @@ def _message(code: Code, update, info: Info, trace: np.ndarray, tolerance: float
         if fall <= _CANCELLED * np.finfo(trace.dtype).eps * (1 + abs(float(trace[-1]))):
             return (
                 f"Step {steps - 1} of {name_of(update)} lowered the ELBO by {fall:.3g}, which is rounding: "
-                f"{trace.dtype} cannot tell more where numbers that cancel are large (data far from 0, little "
-                "noise). The state before it is returned. float64 sees further."
+                f"{trace.dtype} has too little precision where large numbers cancel (data far from 0, little "
+                "noise). The state before it is returned. Use float64 for more precision."
             )
         return (
             f"Step {steps - 1} of {name_of(update)} lowered the ELBO by {fall:.3g} although it promises "

@@ -25,7 +25,7 @@ def fit_stream(update, state, batches, max_steps: int, progress: bool) -> Result
             if not runs(carry):
                 break
     if carry is None:
-        raise ValueError("fit: the iterator of batches gave none.")
+        raise ValueError("fit: the iterator of batches was empty; expected at least one batch.")
     end = run_compiled(update, carry, batch, *limits(0, 0.0), np.asarray(True), capacity)
     return result_of(update, *end, tolerance=0.0)
 

@@ -55,8 +55,9 @@ class EvidenceMStep(AbstractUpdate):
     def init_memory(self, params: PyTree, posterior: PyTree) -> PyTree:
         if not isinstance(posterior, Exact):
             raise TypeError(
-                "EvidenceMStep leaves the posterior out, so only an exact one keeps the ELBO from falling; got "
-                f"{type(posterior).__name__}. Use ClosedFormMStep or GradientMStep."
+                f"EvidenceMStep: got a {type(posterior).__name__} posterior; expected an Exact one. The step "
+                "does not use the posterior, so with any other one the ELBO could fall. Use ClosedFormMStep or "
+                "GradientMStep."
             )
         # A model without such a maximum for the free params raises here.
         about = self.model.moments_about(params)
@@ -93,6 +94,6 @@ class EvidenceMStep(AbstractUpdate):
 def _refuse_incomplete(batch: PyTree) -> None:
     if as_batch(batch).blocked:
         raise TypeError(
-            "EvidenceMStep needs the covariance of complete rows; for incomplete ones use "
+            "EvidenceMStep: got incomplete rows, but the step needs the covariance of complete rows. Use "
             "ClosedFormMStep."
         )

@@ -104,8 +104,8 @@ def _forward_only(point: PyTree) -> PyTree:
 
 def _refuse(cotangent, primal):
     raise TypeError(
-        "NumericalMStep: how many steps a search makes depends on the data, so there is no derivative backward "
-        "(jax.grad, jax.jacrev) through it. Forward there is: jax.jvp, jax.jacfwd."
+        "NumericalMStep: reverse-mode differentiation (jax.grad, jax.jacrev) is not supported, because the "
+        "number of steps of the search depends on the data. Use forward mode: jax.jvp, jax.jacfwd."
     )
 
 

@@ -60,7 +60,8 @@ class BayesianNetwork(AbstractExponentialFamilyModel):
         parents = tables_of_whole_numbers("BayesianNetwork: parents", parents)
         if len(parents) != len(sizes):
             raise ValueError(
-                f"BayesianNetwork: parents are given for {len(parents)} variables, sizes for {len(sizes)}."
+                f"BayesianNetwork: got parents for {len(parents)} variables, but sizes for {len(sizes)} "
+                "variables."
             )
         check_kind("BayesianNetwork", Dirichlet, prior=prior)
         _check_acyclic(parents)
@@ -82,7 +83,7 @@ class BayesianNetwork(AbstractExponentialFamilyModel):
         sizes = np.array(self.family.sizes)
         if values.ndim != 2 or values.shape[1] != len(sizes):
             raise ValueError(
-                f"{who}: expected rows of {len(sizes)} values; got shape {values.shape}."
+                f"{who}: expected rows with {len(sizes)} values; got shape {values.shape}."
             )
         check_rows(x, weight, who)
         wrong = lambda values: (values < 0) | (values >= sizes) | (values != np.round(values))
@@ -146,7 +147,8 @@ class BayesianNetwork(AbstractExponentialFamilyModel):
         tables = list(tables)
         if len(tables) != len(self.shapes):
             raise ValueError(
-                f"BayesianNetwork: tables are one a variable, {len(self.shapes)}; got {len(tables)}."
+                f"BayesianNetwork: expected one table for each of the {len(self.shapes)} variables; got "
+                f"{len(tables)} tables."
             )
         check_described(
             "BayesianNetwork",
@@ -191,7 +193,8 @@ def _check_acyclic(parents: tuple[tuple[int, ...], ...]) -> None:
         ready = {i for i in left if set(parents[i]) <= known_before}
         if not ready:
             raise ValueError(
-                f"BayesianNetwork: the parents of variables {sorted(left)} form a cycle, or are no variables."
+                f"BayesianNetwork: the parents of variables {sorted(left)} form a cycle, or are not variables of "
+                "the network."
             )
         left -= ready
         known_before |= ready

@@ -85,14 +85,14 @@ class ConnectionistTemporalClassification(AbstractExponentialFamilyModel):
         check_sequences(inputs, weight, who)
         if has_incomplete(inputs):
             raise TypeError(
-                f"{who}: the inputs of a network cannot be missing, but NaN stands among them and "
-                "elbax.sequences takes it for that; fill the gaps first."
+                f"{who}: got NaN in the inputs, which elbax.sequences marks as missing. A network cannot have "
+                "missing inputs. Impute them first."
             )
         values = _of_labels(values_of(labels))
         if not jnp.issubdtype(values.dtype, jnp.integer) or values.ndim != 2:
             raise ValueError(
-                f"{who}: labels are whole numbers of shape (num_data, most labels); got {values.dtype} of "
-                f"{values.shape}."
+                f"{who}: labels must be integers of shape (num_data, largest number of labels); got "
+                f"{values.dtype} of shape {values.shape}."
             )
         number = labels.length if isinstance(labels, Sequence) else values.shape[1]
         inside = np.arange(values.shape[1]) < np.reshape(number, (-1, 1))
@@ -101,21 +101,21 @@ class ConnectionistTemporalClassification(AbstractExponentialFamilyModel):
         if negative.any():
             row, place = np.argwhere(negative)[0]
             raise ValueError(
-                f"{who}: label {place} of sequence {row} is {values[row, place]}; labels are the network's "
-                "outputs, numbered from 0."
+                f"{who}: label {place} of sequence {row} is {values[row, place]}. Labels must be indices of the "
+                "network's outputs, which start at 0."
             )
         wrong = (np.asarray(values) == self.blank) & inside
         if wrong.any():
             raise ValueError(
-                f"{who}: sequence {int(np.argwhere(wrong)[0][0])} has the blank, {self.blank}, among its labels."
+                f"{who}: sequence {int(np.argwhere(wrong)[0][0])} has the blank, {self.blank}, among its labels. "
+                "Labels must differ from the blank."
             )
         impossible = np.flatnonzero(~np.asarray(self.feasible(batch)) & (np.asarray(weight) > 0))
         if impossible.size:
             raise ValueError(
-                f"{who}: sequence {impossible[0]} (and {impossible.size - 1} others) has fewer steps "
-                f"than its labels "
-                "need, one for each and one more between equal ones, so no alignment exists. Drop it, or use a "
-                "smaller stride; model.feasible(x) finds them."
+                f"{who}: sequence {impossible[0]} (and {impossible.size - 1} others) has fewer steps than its "
+                "labels need, so no alignment exists. They need one step for each label, and one more between "
+                "equal neighbors. Drop such sequences, or use a smaller stride. model.feasible(x) finds them."
             )
 
     @property
@@ -128,7 +128,7 @@ class ConnectionistTemporalClassification(AbstractExponentialFamilyModel):
         logits = natural(values)
         if logits.ndim != 2:
             raise ValueError(
-                "ConnectionistTemporalClassification: the network takes one datum's inputs (T, ...) and returns "
+                "ConnectionistTemporalClassification: the network must map the inputs (T, ...) of one datum to "
                 f"logits (steps, num_labels); got shape {logits.shape}."
             )
         steps, number, labels = self._lengths(inputs, labels)

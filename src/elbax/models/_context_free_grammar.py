@@ -91,8 +91,8 @@ class ContextFreeGrammar(AbstractExponentialFamilyModel):
             words = words[:, :, 0]
         if words.ndim != 2 or words.dtype.kind not in "iu":
             raise ValueError(
-                f"{who}: expected sentences of word numbers, integers of shape (num_data, most words); got "
-                f"{words.dtype} of {words.shape}."
+                f"{who}: expected sentences of word indices, integers of shape (num_data, largest number of "
+                f"words); got {words.dtype} of shape {words.shape}."
             )
         steps = words.shape[1]
         length = np.asarray(x.length) if isinstance(x, Sequence) else np.full(len(words), steps)
@@ -100,8 +100,8 @@ class ContextFreeGrammar(AbstractExponentialFamilyModel):
         if np.any(counts & ((length < 2) | (length > steps))):
             row = int(np.flatnonzero(counts & ((length < 2) | (length > steps)))[0])
             raise ValueError(
-                f"{who}: a sentence has at least 2 words, as a root has two children, and here at most {steps}; "
-                f"sentence {row} has {length[row]}. Leave such sentences out."
+                f"{who}: sentence {row} has {length[row]} words; expected at least 2 words, because a root has "
+                f"two children, and at most {steps}. Drop such sentences."
             )
         inside = (np.arange(steps) < length[:, None]) & counts[:, None]
         if np.any(inside & ((words < 0) | (words >= self.num_words))):
@@ -109,7 +109,7 @@ class ContextFreeGrammar(AbstractExponentialFamilyModel):
                 int, np.argwhere(inside & ((words < 0) | (words >= self.num_words)))[0]
             )
             raise ValueError(
-                f"{who}: words are 0, ..., {self.num_words - 1}; sentence {row}, word {place} is "
+                f"{who}: words must be 0, ..., {self.num_words - 1}; sentence {row}, word {place} is "
                 f"{words[row, place]}."
             )
 
@@ -237,7 +237,7 @@ def _words(x: PyTree) -> tuple[Array, Array, int]:
     words, length, steps = as_sequence(x)
     if words.ndim != 1 and words.shape[1:] != (1,):
         raise ValueError(
-            f"ContextFreeGrammar: one sentence has shape (T,), got {words.shape}. Data have a leading axis, the "
-            "sentences; a posterior takes one of them, jax.vmap(posterior)(x) all."
+            f"ContextFreeGrammar: one sentence must have shape (T,), got {words.shape}. Data have a leading "
+            "axis, the sentences. A posterior takes one sentence. For all sentences use jax.vmap(posterior)(x)."
         )
     return words.reshape(-1), length, steps

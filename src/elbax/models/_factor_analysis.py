@@ -81,8 +81,8 @@ class FactorAnalysis(AbstractExponentialFamilyModel):
             table = np.asarray(pattern)
             if table.ndim != 2 or table.shape[1] != num_factors or table.dtype != bool:
                 raise ValueError(
-                    f"FactorAnalysis: pattern must be a table of truth values of shape (dim, {num_factors}); "
-                    f"got {table.dtype} of shape {table.shape}."
+                    f"FactorAnalysis: pattern must be a boolean array of shape (dim, {num_factors}); got "
+                    f"{table.dtype} of shape {table.shape}."
                 )
             self.pattern = tuple(map(tuple, table.tolist()))
 
@@ -100,7 +100,7 @@ class FactorAnalysis(AbstractExponentialFamilyModel):
         dim = host_known(x)[0].shape[1]
         if self.pattern is not None and len(self.pattern) != dim:
             raise ValueError(
-                f"{who}: the pattern has {len(self.pattern)} rows, the data {dim} columns."
+                f"{who}: the pattern has {len(self.pattern)} rows, but the data have {dim} columns."
             )
 
     def init(
@@ -193,8 +193,8 @@ class FactorAnalysis(AbstractExponentialFamilyModel):
         """
         if not (free["mean"] is True and free["log_noise"] is True):
             raise TypeError(
-                f"EvidenceMStep moves the mean and the noise of {type(self).__name__} together: free must be True "
-                "for both. Use ClosedFormMStep for one of them."
+                f"EvidenceMStep: the mean and the noise of {type(self).__name__} are updated together, so free "
+                "must be True for both. To update only one of them, use ClosedFormMStep."
             )
         params = self._masked(params)
         count, shift = moments["count"], moments["first"] / moments["count"]
@@ -204,8 +204,8 @@ class FactorAnalysis(AbstractExponentialFamilyModel):
         if self.analyzer.noise == "isotropic":
             if self.pattern is not None or free["loadings"] is not True:
                 raise TypeError(
-                    "With isotropic noise the evidence has a closed-form maximum only if all loadings are "
-                    "free; use ClosedFormMStep."
+                    "EvidenceMStep: with isotropic noise the evidence has a closed-form maximum only if all "
+                    "loadings are free. Use ClosedFormMStep."
                 )
             return moved | self._principal_components(second, count, params)
         moved, second = self._with_unit_factors(moved, second, free)
@@ -299,7 +299,7 @@ class FactorAnalysis(AbstractExponentialFamilyModel):
         )
         if self.pattern is not None and is_concrete(loadings):
             if np.any(np.asarray(loadings)[~np.array(self.pattern)] != 0):
-                raise ValueError("FactorAnalysis: loadings must be 0 where the pattern says so.")
+                raise ValueError("FactorAnalysis: loadings must be 0 where the pattern is False.")
         mean, loadings = jnp.asarray(mean, float), jnp.asarray(loadings, float)
         noise = jnp.asarray(noise, float)
         if self.analyzer.noise == "isotropic":

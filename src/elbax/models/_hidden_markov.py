@@ -217,9 +217,9 @@ class HiddenMarkovModel(AbstractPartitioned):
             )
         elif not is_frozen(free["transition"]):
             raise TypeError(
-                "HiddenMarkovModel: transitions that depend on inputs have no closed M-step. Use "
-                "ClosedFormMStep(model, free={'initial': True, 'transition': False, 'components': True}) beside "
-                "GradientMStep(model, optimizer, free=...) for them."
+                "HiddenMarkovModel: transitions that depend on inputs have no closed-form M-step. Use "
+                "GradientMStep(model, optimizer, free=...) for the transitions, and ClosedFormMStep(model, "
+                "free={'initial': True, 'transition': False, 'components': True}) for the other params."
             )
         return {
             "initial": maximize_shares(
@@ -300,8 +300,7 @@ class HiddenMarkovModel(AbstractPartitioned):
             possible = starts if name == "initial" else allowed
             if is_concrete(table) and np.any(np.asarray(table)[~possible] > 0):
                 raise ValueError(
-                    f"{who}: {name} gives a probability to what {'starts' if possible is starts else 'allowed'} "
-                    "rules out; it must be 0 there."
+                    f"{who}: {name} must be 0 where {'starts' if possible is starts else 'allowed'} is False."
                 )
         check_each(who, number, described)
         return {
@@ -318,7 +317,10 @@ class HiddenMarkovModel(AbstractPartitioned):
         **Raises** `TypeError` if inputs drive the transitions.
         """
         if self.driven:
-            raise TypeError("sample: the transitions depend on inputs, which are not modeled.")
+            raise TypeError(
+                "sample: the transitions depend on inputs, which the model does not describe, so it cannot be "
+                "sampled."
+            )
         params = enter_sample(self, params, key, num_data=num_data, length=length)
         natural = self.natural(params)
         starts, allowed = self.chain.possible()

@@ -206,8 +206,9 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
         shape, dim = known(values)[0].shape, len(emission["root"])
         if shape[1:] != (dim,):
             raise ValueError(
-                f"LinearGaussianStateSpace: at these params one sequence has shape (T, {dim}), got {shape}. Data "
-                "have a leading axis, the sequences; a posterior takes one of them, jax.vmap(posterior)(x) all."
+                f"LinearGaussianStateSpace: with these params one sequence must have shape (T, {dim}), got "
+                f"{shape}. Data have a leading axis, the sequences. A posterior takes one sequence. For all "
+                "sequences use jax.vmap(posterior)(x)."
             )
         tilt = ("linear", "precision")
         if is_incomplete(values):
@@ -383,7 +384,8 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
                 params[name]["offset"] = zero if given is None else jnp.asarray(given, float)
             elif offsets[name] is not None:
                 raise ValueError(
-                    f"LinearGaussianStateSpace: {name}_offset needs LinearGaussianStateSpace(..., offsets=True)."
+                    f"LinearGaussianStateSpace: got {name}_offset, but the model has no offsets. Use "
+                    "LinearGaussianStateSpace(..., offsets=True)."
                 )
         given = {name: None for name in self._parts} if unit is None else unit
         variances = {"initial": initial_covariance, **covariances}

@@ -181,7 +181,7 @@ class Mixture(AbstractPartitioned):
     ) -> tuple[PyTree, Int[Array, " num_data"]]:
         """Returns `num_data` draws of (x, z); for regressions one (target, z) for each row of `inputs`."""
         if (num_data is None) == (inputs is None):
-            raise TypeError("sample: give num_data, or for a regression inputs.")
+            raise TypeError("sample: pass either num_data or, for a regression, inputs.")
         params = enter_sample(self, params, key, num_data=num_data)
         keys = jax.random.split(key, len(inputs) if num_data is None else num_data)
 

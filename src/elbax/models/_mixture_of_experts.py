@@ -66,8 +66,8 @@ class MixtureOfExperts(AbstractPartitioned):
         check_components("MixtureOfExperts", expert, num_experts=num_experts)
         if type(expert).predict is AbstractComponent.predict:
             raise TypeError(
-                "MixtureOfExperts: an expert is a regression, such as elbax.components.LinearRegression(); got "
-                f"{expert!r}. Without inputs it is a Mixture."
+                "MixtureOfExperts: expert must be a regression, such as elbax.components.LinearRegression(); "
+                f"got {expert!r}. For data without inputs use Mixture."
             )
         check_not_negative("MixtureOfExperts", ridge=ridge)
         self.expert = expert
@@ -141,9 +141,9 @@ class MixtureOfExperts(AbstractPartitioned):
         """
         if not is_frozen(free["gate"]):
             raise TypeError(
-                "A gate has no closed-form M-step: it depends on the inputs. Use ClosedFormMStep(model, "
-                'free={"gate": False, "experts": True}) and then NewtonMStep(model, free={"gate": True, '
-                '"experts": False}), or a GradientMStep, in one Chain.'
+                "MixtureOfExperts: the gate depends on the inputs, so it has no closed-form M-step. In one "
+                'Chain, use ClosedFormMStep(model, free={"gate": False, "experts": True}) and then '
+                'NewtonMStep(model, free={"gate": True, "experts": False}) or a GradientMStep.'
             )
         experts = self.expert.maximize(statistics["experts"], params["experts"], free["experts"])
         return params | {"experts": experts}

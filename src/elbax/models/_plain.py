@@ -129,8 +129,8 @@ class Model(AbstractModel):
                 if value is not None
             ]
             raise TypeError(
-                "Model takes log_joint, or likelihood and prior together: Model(log_joint, latent) or "
-                f"Model(likelihood=..., prior=..., latent=...); got {' and '.join(given) or 'none of them'}."
+                f"Model: got {' and '.join(given) or 'none of them'}; expected log_joint, or likelihood and "
+                "prior together. Use Model(log_joint, latent) or Model(likelihood=..., prior=..., latent=...)."
             )
         if latent is not None and not isinstance(latent, AbstractFamily):
             raise TypeError(
@@ -139,13 +139,13 @@ class Model(AbstractModel):
             )
         if latent is None and conjugate:
             raise TypeError(
-                "Model: conjugate=True claims that the log-joint lies in the span of a family; give the family, "
-                "latent=elbax.Gaussian(2)."
+                "Model: got conjugate=True and no latent family. conjugate=True means that the log-joint lies "
+                "in the span of a family. Pass the family, latent=elbax.Gaussian(2)."
             )
         if prior is not None and not takes(prior, 2):
             raise TypeError(
-                "Model: prior is called as prior(params, x) and returns the distribution of z: natural parameters "
-                "of the latent family, an object with log_prob(z), or a function of z."
+                "Model: prior must be a function prior(params, x) that returns the distribution of z: natural "
+                "parameters of the latent family, an object with log_prob(z), or a function of z."
             )
         latent = AnyLatent() if latent is None else latent
         if estimator is not None:
@@ -199,8 +199,8 @@ class Model(AbstractModel):
                     ("log_joint", "p(x, z)") if self.prior is None else ("likelihood", "p(x | z)")
                 )
                 raise ValueError(
-                    f"{name} must return one number, log {what} of one datum; got shape {jnp.shape(value)}. Sum "
-                    "over what the datum and its latent consist of."
+                    f"Model: {name} must return a single number, log {what} of one datum; got shape "
+                    f"{jnp.shape(value)}. Sum over the entries of the datum and of its latent."
                 )
             return value
 
@@ -245,9 +245,10 @@ class Model(AbstractModel):
         moved = self.estimator is not None and self.estimator.moves_draws and hasattr(q, "log_prob")
         if moved and discrete:
             raise TypeError(
-                f"{type(self.estimator).__name__} moves draws with the parameters of q, but draws of this "
-                f"{type(getattr(q, 'source', getattr(q, 'family', q))).__name__} do not move with them. Use "
-                "Model(..., estimator=elbax.estimators.ScoreFunction())."
+                f"{type(self.estimator).__name__}: draws of this "
+                f"{type(getattr(q, 'source', getattr(q, 'family', q))).__name__} are not reparameterized, but "
+                "this estimator differentiates draws with respect to the parameters of q. Use Model(..., "
+                "estimator=elbax.estimators.ScoreFunction())."
             )
         if self.exact or self.estimator is not None:
             return self.estimator
@@ -288,27 +289,27 @@ class Model(AbstractModel):
             family = type(self.latent).__name__
             if isinstance(self.latent, AnyLatent):
                 raise TypeError(
-                    "Bayes' rule is not known for a Model without a latent family. Give one, such as "
+                    "Model: Bayes' rule is not known for a Model without a latent family. Pass one, such as "
                     "Model(log_joint, elbax.Categorical(3)), or use Amortized(network, function) with "
                     "GradientEStep."
                 )
             if self.latent.finite or self.conjugate:
                 raise TypeError(
-                    f"Model(..., estimator={type(self.estimator).__name__}(...)) draws, so Bayes' rule counts "
-                    "as unknown. "
-                    "Leave the estimator out for exact expectations."
+                    f"Model(..., estimator={type(self.estimator).__name__}(...)) samples, so Bayes' rule is not "
+                    "available. For exact expectations leave out the estimator."
                 )
             if self.latent.discrete:
                 raise TypeError(
-                    f"Bayes' rule is not known for a plain log_joint over a {family} latent, whose potentials "
-                    "cannot be read off it. Use Amortized(network, model.latent) with GradientEStep, or say the "
-                    "potentials in a model of your own, an elbax.AbstractExponentialFamilyModel."
+                    f"Model: Bayes' rule is not known for a plain log_joint over a {family} latent, because its "
+                    "potentials cannot be read from log_joint. Use Amortized(network, model.latent) with "
+                    "GradientEStep, or define the potentials in a subclass of "
+                    "elbax.AbstractExponentialFamilyModel."
                 )
             raise TypeError(
-                f"Bayes' rule is not known for a plain log_joint over a {family} latent. Use "
-                "Amortized(network, model.latent) with GradientEStep; or, if the log-joint lies in "
-                f"the span of the {family} as a function of z, say Model(..., conjugate=True) and "
-                "let model.verify(params, x) try it."
+                f"Model: Bayes' rule is not known for a plain log_joint over a {family} latent. Use "
+                "Amortized(network, model.latent) with GradientEStep. If the log-joint lies in the span of the "
+                f"{family} as a function of z, use Model(..., conjugate=True) and check it with "
+                "model.verify(params, x)."
             )
         return self.latent(self._read(natural, x)[0])
 
@@ -332,7 +333,8 @@ class Model(AbstractModel):
         """
         if not self.exact:
             raise TypeError(
-                "verify tries the claim Model(..., conjugate=True), which this model does not make."
+                "Model.verify: got a model without conjugate=True, so there is no claim to check. Use "
+                "Model(..., conjugate=True)."
             )
         if self.latent.finite:
             return self
@@ -355,18 +357,17 @@ class Model(AbstractModel):
         modes, residuals = jax.vmap(residual)(x, keys)
         if not all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(modes)):
             raise ValueError(
-                f"log_joint has no normalizable {family} conditional at these params: its second "
-                "derivatives in z are not those of a density. Check signs and the prior of z, or use "
+                f"Model.verify: log_joint has no normalizable {family} conditional at these params, because its "
+                "second derivatives in z are not those of a density. Check signs and the prior of z, or use "
                 "Model(..., conjugate=False) with Amortized(network, latent), which samples."
             )
         worst = float(jnp.max(jnp.nan_to_num(residuals, nan=jnp.inf)))
         allowed = jnp.finfo(residuals.dtype).eps ** 0.5 if tolerance is None else tolerance
         if not worst <= allowed:
             raise ValueError(
-                f"log_joint does not lie in the span of the {family} family as a function of z: the "
-                f"form that its derivatives give differs from it by {worst:.2g} (relative; tolerance "
-                f"{allowed:.2g}). Use Model(..., conjugate=False) with Amortized(network, latent), "
-                "which samples."
+                f"Model.verify: log_joint does not lie in the span of the {family} family as a function of z. It "
+                f"differs from the form that its derivatives determine by {worst:.2g} (relative; tolerance "
+                f"{allowed:.2g}). Use Model(..., conjugate=False) with Amortized(network, latent), which samples."
             )
         return self
 
@@ -380,6 +381,6 @@ def _check_static(name: str, function: Any) -> None:
     arrays = [leaf for leaf in jax.tree.leaves(function) if eqx.is_array(leaf)]
     if arrays:
         raise TypeError(
-            f"Model: {name} holds {len(arrays)} arrays, which a model cannot: what is trained lives "
-            "in params. Pass the network as params, elbax.Network(network), and call it there."
+            f"Model: {name} holds {len(arrays)} arrays, but a model cannot hold arrays. Whatever is trained must "
+            "be in params. Pass the network as params, elbax.Network(network), and call it there."
         )

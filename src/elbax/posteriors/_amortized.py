@@ -96,8 +96,8 @@ class Amortized(AbstractPosterior):
         alike = own.discrete == other.discrete and sizes[0] == sizes[1]
         if not alike or (model.exact and type(own.of_potentials) is not type(other)):
             raise TypeError(
-                f"{who}: the posterior is over {own}, and the latent of the model is {other}. An encoder for it "
-                "is elbax.Amortized(network, model.latent)."
+                f"{who}: the posterior is over {own}, but the latent of the model is {other}. Use an encoder for "
+                "this latent: elbax.Amortized(network, model.latent)."
             )
 
     def output(self, x: PyTree, key: Key | None) -> Any:

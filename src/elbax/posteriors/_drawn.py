@@ -22,8 +22,8 @@ class Drawn(Particles):
     @property
     def natural(self) -> PyTree:
         raise TypeError(
-            f"A {type(self.source).__name__} has no natural parameters of an exponential family of elbax. Use an "
-            "estimator that draws (Reparameterized, StickingTheLanding, ScoreFunction), or an encoder "
+            f"{type(self.source).__name__} is not a family of elbax, so it has no natural parameters. Use an "
+            "estimator that samples (Reparameterized, StickingTheLanding, ScoreFunction), or an encoder "
             "elbax.Amortized(network, model.latent)."
         )
 
@@ -48,8 +48,8 @@ def as_distribution(q: Any, family: AbstractFamily, key: Key) -> Any:
         if isinstance(q, jax.Array):
             given = f"an array of shape {q.shape}"
         raise TypeError(
-            "A posterior maps a datum to a distribution, an object with sample(key) and log_prob(z), but it "
-            f"returned {given}. An encoder is elbax.Amortized(network, model.latent)."
+            "A posterior must return a distribution, an object with sample(key) and log_prob(z), but it "
+            f"returned {given}. For an encoder use elbax.Amortized(network, model.latent)."
         )
     # The posterior may have drawn from the key itself.
     z = q.sample(jax.random.fold_in(key, 1))
@@ -68,8 +68,8 @@ def _log_prob(source: Any, z: PyTree) -> Scalar:
     density = source.log_prob(z)
     if jnp.shape(density) != ():
         raise TypeError(
-            f"log_prob of a {type(source).__name__} returned shape {jnp.shape(density)} for the latent of one "
-            "datum, where one number is expected: the log-density of all of z. In numpyro write .to_event(1); in "
-            "distrax and distreqx use Independent."
+            f"{type(source).__name__}.log_prob returned shape {jnp.shape(density)} for the latent of one datum; "
+            "expected a single number, the log-density of all of z. In numpyro use .to_event(1). In distrax and "
+            "distreqx use Independent."
         )
     return density

@@ -78,7 +78,8 @@ class Exact(AbstractPosterior):
         self.model.check_params(self.params, f"{who}, posterior")
         if self.model.latent != model.latent:
             raise TypeError(
-                f"{who}: the posterior is over {self.model.latent}, and the latent of the model is {model.latent}."
+                f"{who}: the posterior is over {self.model.latent}, but the latent of the model is "
+                f"{model.latent}."
             )
 
     def looked_at(self, x: PyTree) -> PyTree:

@@ -46,8 +46,8 @@ class Hard(AbstractPosterior):
         q = self.posterior(x, key=key)
         if not q.family.discrete:
             raise TypeError(
-                f"Hard: a point of the continuous {type(q.family).__name__} latent has no entropy, and "
-                "so no ELBO. Use ExactEStep, or GradientMStep on the log-joint for a mode."
+                f"Hard: a point mass on a continuous {type(q.family).__name__} latent has no entropy, so there "
+                "is no ELBO. Use ExactEStep. For a mode use GradientMStep on the log-joint."
             )
         return Point(q.natural, q.family)
 

@@ -52,7 +52,7 @@ class Laplace(AbstractPosterior):
         model = self.target.model
         if not isinstance(model.latent, Gaussian):
             raise TypeError(
-                f"Laplace is for a Gaussian(dim) latent, the model has a {type(model.latent).__name__}."
+                f"Laplace: the latent must be a Gaussian(dim), but the model has a {type(model.latent).__name__}."
             )
 
     @looks_first

@@ -40,8 +40,8 @@ class MeanField(AbstractTable):
     def __check_init__(self):
         if not isinstance(self.family, AbstractFactored):
             raise TypeError(
-                "MeanField: family must be one of independent blocks, elbax.families.factored(model.latent); got "
-                f"{type(self.family).__name__}."
+                "MeanField: family must be a family of independent blocks, "
+                f"elbax.families.factored(model.latent); got {type(self.family).__name__}."
             )
 
     def at(self, entry: PyTree) -> Distribution:
@@ -77,8 +77,8 @@ class MeanField(AbstractTable):
             num_rows = int(jnp.max(number)) + 1
         else:
             raise TypeError(
-                "MeanField.init: the table has as many rows as the largest index says, so the batch's index, "
-                "weight and mask must be known; got traced ones. Call it outside of jit."
+                "MeanField.init: the batch's index, weight and mask must be known, because the largest index "
+                "determines the number of rows; got traced ones. Call it outside of jit."
             )
         return cls(_start(model, params, batch, family, num_rows), family)
 

@@ -108,7 +108,7 @@ class Importance(AbstractPosterior):
 def draw(who: str, posterior: Callable, x: PyTree, number: int, key: Key | None) -> tuple:
     """Returns q at x and `number` draws of it."""
     if key is None:
-        raise TypeError(f"{who} draws, so it needs a key: posterior(x, key=jax.random.key(0)).")
+        raise TypeError(f"{who}: sampling needs a key. Call posterior(x, key=jax.random.key(0)).")
     key_q, key_draws = jax.random.split(key)
     q = posterior(x, key=key_q)
     z = jax.vmap(q.sample)(jax.random.split(key_draws, number))

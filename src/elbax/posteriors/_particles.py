@@ -53,8 +53,9 @@ class Particles(eqx.Module):
     def _known_family(self) -> AbstractFamily:
         if self.family is None:
             raise TypeError(
-                "These are draws of a distribution of another library, whose statistics are not known outside of "
-                "a pass over data. Average what you need of `z` with exp(`log_weights`)."
+                "Particles: these draws are from a distribution of another library, so their statistics are not "
+                "known outside of a pass over data. For an expectation, average a function of `z` with weights "
+                "exp(`log_weights`)."
             )
         return self.family
 

@@ -52,8 +52,9 @@ class Recognition(AbstractPosterior):
         model = self.target.model
         if not (model.exact or model.knows_prior):
             raise TypeError(
-                f"Recognition adds potentials to those of p(z | x) or p(z), and this {type(model).__name__} knows "
-                "neither. Give Model(likelihood=..., prior=...), or use elbax.Amortized(network, model.latent)."
+                f"Recognition: this {type(model).__name__} knows neither p(z | x) nor p(z), to which Recognition "
+                "adds potentials. Use Model(likelihood=..., prior=...), or elbax.Amortized(network, "
+                "model.latent)."
             )
 
     @looks_first
@@ -63,8 +64,8 @@ class Recognition(AbstractPosterior):
         own = model.conditional(natural, x) if model.exact else model.prior_at(natural, x)
         if not isinstance(own, Distribution) or own.family != model.latent:
             raise TypeError(
-                f"Recognition adds natural parameters of the latent {type(model.latent).__name__}, but the "
-                f"model's p(z) is a {type(own).__name__} of another kind. Let prior return natural parameters."
+                f"Recognition: the model's p(z) is a {type(own).__name__}; expected natural parameters of the "
+                f"latent {type(model.latent).__name__}. Return natural parameters from prior."
             )
         more = model.latent.from_network(self.network(x, key=key))
         add = lambda own, more: own if is_label(own) else own + more.astype(own.dtype)

@@ -57,7 +57,7 @@ class SemiAmortized(AbstractPosterior):
             )
         if not isinstance(self.encoder.family, AbstractFamily):
             raise TypeError(
-                "SemiAmortized: the encoder must be of a family such as model.latent, not of a function."
+                "SemiAmortized: the family of the encoder must be a family such as model.latent, not a function."
             )
         check_target("SemiAmortized", self.target)
         check_optimizer("SemiAmortized", self.optimizer)

@@ -63,9 +63,8 @@ class AbstractTable(AbstractPosterior):
     def __call__(self, x: PyTree, *, key: Key | None = None, index: Any = None) -> Any:
         if index is None:
             raise TypeError(
-                f"{type(self).__name__} has a q for each row of the data and cannot tell from x which row "
-                "this is: "
-                "call posterior(x, index=row)."
+                f"{type(self).__name__}: got no index. The table has one q for each row of the data, and x does "
+                "not determine the row. Call posterior(x, index=row)."
             )
         return _look_up(self, jnp.asarray(index))
 
@@ -107,12 +106,12 @@ def check_places(posterior: PyTree, batch: PyTree, who: str) -> None:
             places = np.asarray(batch.index)[weight > 0] if known else np.zeros(0, int)
             if np.any((places < 0) | (places >= number)):
                 raise ValueError(
-                    f"{who}: the batch's index names rows that the {name} of {number} rows does not have."
+                    f"{who}: the index of the batch contains rows that the {name} of {number} rows does not have."
                 )
             continue
         rows = weight.size
         if rows != number and not (batch.padded and rows > number):
             raise ValueError(
-                f"{who}: the batch has {rows} rows, the {name} {number}. Make a table for all data, and say which "
-                "rows a minibatch has: Batch(x, index=...)."
+                f"{who}: the batch has {rows} rows, but the {name} has {number}. Make the table for all data, "
+                "and pass the rows of a minibatch by Batch(x, index=...)."
             )

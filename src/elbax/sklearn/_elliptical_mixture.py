@@ -57,7 +57,7 @@ class AbstractEllipticalMixture(AbstractMixture):
             expected = reduce(np.empty(shape)).shape
             if precisions.shape != expected:
                 raise ValueError(
-                    f"{type(self).__name__}: expected precisions to start from of shape {expected} for "
+                    f"{type(self).__name__}: expected initial precisions of shape {expected} for "
                     f"covariance_type={self.covariance_type!r}, got {precisions.shape}."
                 )
             matrices = expand(precisions, np.eye(shape[-1]))

@@ -118,7 +118,9 @@ class AbstractEstimator(BaseEstimator, abc.ABC):
             sample_weight = column_or_1d(sample_weight, dtype=X.dtype)
             check_consistent_length(X, sample_weight)
             if not sample_weight.any():
-                raise ValueError("sample_weight is zero in every row: nothing is left to fit.")
+                raise ValueError(
+                    "sample_weight is zero in every row. At least one row must have a positive weight."
+                )
             check_weights(sample_weight, type(self).__name__)
         with in_precision_of(X.dtype):
             return self._fit(X, sample_weight, goes_on)
@@ -150,7 +152,7 @@ class AbstractEstimator(BaseEstimator, abc.ABC):
             result = ends.best
         if not result.converged:
             warnings.warn(
-                f"{type(self).__name__}: {result.message} To go on, raise max_iter or tol.",
+                f"{type(self).__name__}: {result.message} To continue, increase max_iter or tol.",
                 ConvergenceWarning,
                 stacklevel=3,
             )
@@ -159,7 +161,7 @@ class AbstractEstimator(BaseEstimator, abc.ABC):
         if collapsed.size:
             warnings.warn(
                 f"{type(self).__name__}: components {collapsed.tolist()} have collapsed onto a few points, where "
-                "the likelihood is unbounded: fit fewer components, or from several starts (n_init), or raise "
+                "the likelihood is unbounded. Use fewer components or several starts (n_init), or increase "
                 "reg_covar.",
                 ConvergenceWarning,
                 stacklevel=3,
@@ -238,7 +240,8 @@ class AbstractEstimator(BaseEstimator, abc.ABC):
             found = jax.devices(platform)
             if not (number or "0").isdecimal() or int(number or 0) >= len(found):
                 raise ValueError(
-                    f"device={device!r} is not here: there are {[f'{d.platform}:{d.id}' for d in found]}."
+                    f"device={device!r} is not available; the available devices are "
+                    f"{[f'{d.platform}:{d.id}' for d in found]}."
                 )
             device = found[int(number or 0)]
         return jax.device_put(tree, device)

@@ -92,7 +92,7 @@ class AbstractMixture(AbstractEstimator):
             expected = described[name].shape
             if np.shape(value) != expected:
                 raise ValueError(
-                    f"{type(self).__name__}: expected {name} to start from of shape {expected}, got "
+                    f"{type(self).__name__}: expected initial {name} of shape {expected}, got "
                     f"{np.shape(value)}."
                 )
         # The data's scale, to which a floor is relative, does not depend on the start.

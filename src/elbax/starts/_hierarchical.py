@@ -28,8 +28,9 @@ def hierarchical(
     """
     if not is_concrete((table, weight)):
         raise TypeError(
-            "The hierarchical start runs on the host, so it must see the data's values: start outside of jit, or "
-            "give its labels, elbax.starts.hierarchical(key, table, weight, num_components), as init."
+            "hierarchical: this start runs on the host, so it needs concrete values; got traced ones. Start "
+            "outside of jit, or pass its labels, elbax.starts.hierarchical(key, table, weight, num_components), "
+            "as init."
         )
     mass = np.asarray(weight, float)
     x = _partly_sphered(np.asarray(table, float), mass)

@@ -175,7 +175,7 @@ def _checked(parts: Any, weight: Array, number: int, who: str) -> Array:
     whole = jnp.issubdtype(parts.dtype, jnp.integer)
     if parts.shape != ((count,) if whole else (count, number)):
         raise ValueError(
-            f"{who}: init takes labels, whole numbers of shape {(count,)}, or responsibilities of shape "
+            f"{who}: init must be labels, integers of shape {(count,)}, or responsibilities of shape "
             f"{(count, number)}; got {parts.dtype} of shape {parts.shape}."
         )
     if not is_concrete((parts, weight)):
@@ -189,7 +189,7 @@ def _checked(parts: Any, weight: Array, number: int, who: str) -> Array:
         expected = "responsibilities that are not negative and add up to 1"
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
-        raise ValueError(f"{who}: init takes {expected}; row {row} has {table[row]}.")
+        raise ValueError(f"{who}: init must hold {expected}; row {row} has {table[row]}.")
     return parts
 
 

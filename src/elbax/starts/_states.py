@@ -68,7 +68,9 @@ def initial_states(
     """
     models = models_of(update)
     if not models:
-        raise TypeError(f"initial_states: {type(update).__name__} has no model to start.")
+        raise TypeError(
+            f"initial_states: {type(update).__name__} has no model, so it has no params to start from."
+        )
     model = models[0]
     check_key(key, "initial_states")
     key_start, key_run = jax.random.split(key)
@@ -197,8 +199,9 @@ def _with_own_spread(places: np.ndarray, model, x, weight, labels, params) -> Py
 def _by_its_own_init(model, batch, keys, init) -> PyTree:
     if not callable(getattr(model, "init", None)):
         raise TypeError(
-            f"initial_states: {type(model).__name__} knows no start from data. Make params for every restart "
-            "yourself, and their states by jax.vmap over update.init(params, posterior, key=key)."
+            f"initial_states: {type(model).__name__} has no init method, so it cannot start from data. Make the "
+            "params of every restart yourself, and their states with jax.vmap over update.init(params, "
+            "posterior, key=key)."
         )
     model.check(batch, "initial_states")
     if init is None:

@@ -80,7 +80,9 @@ class Accelerate(AbstractRemembering):
 
     def __check_init__(self):
         if (self.to is None) != (self.back is None):
-            raise ValueError("Accelerate: give both `to` and `back`, each the other's inverse.")
+            raise ValueError(
+                "Accelerate: pass both `to` and `back`, which must be inverses of each other."
+            )
         check_positive("Accelerate", growth=self.growth)
         if not self.growth > 1:
             raise ValueError(f"Accelerate: growth must be above 1, got {self.growth}.")
@@ -94,10 +96,10 @@ class Accelerate(AbstractRemembering):
         inner = self.update.init_memory(params, posterior)
         if not self.update.fixed_point or jax.tree.leaves(inner):
             raise TypeError(
-                f"Accelerate extrapolates the params alone, but a step of {type(self.update).__name__} "
-                "depends on more: on a posterior that it does not derive from them, or on a memory. Put it "
-                "around a chain that begins with ExactEStep or HardEStep and whose M-steps remember "
-                "nothing, and other wrappers around it: Averaged(Accelerate(chain))."
+                f"Accelerate: only the params are extrapolated, but a step of {type(self.update).__name__} "
+                "depends on more: on a posterior that it does not compute from them, or on a memory. Pass a "
+                "chain that begins with ExactEStep or HardEStep and whose M-steps have no memory. Put other "
+                "wrappers around Accelerate: Averaged(Accelerate(chain))."
             )
         last = self._coordinates(params)
         dtype = jnp.result_type(*(leaf for leaf in jax.tree.leaves(last) if not is_label(leaf)))
@@ -144,8 +146,8 @@ class Accelerate(AbstractRemembering):
         """Returns whether the ELBO is finite and not lower, up to rounding."""
         if before is None or after is None:
             raise TypeError(
-                f"Accelerate watches the ELBO, but {type(self.update).__name__} measures none: give it a "
-                "chain that makes a pass over the data."
+                f"Accelerate: {type(self.update).__name__} does not measure the ELBO, which Accelerate compares. "
+                "Pass a chain that makes a pass over the data."
             )
         slack = 8 * jnp.finfo(before.dtype).eps * (1 + jnp.abs(before))
         return (after >= before - slack) & jnp.isfinite(after)

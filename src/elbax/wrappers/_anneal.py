@@ -72,7 +72,7 @@ class Anneal(AbstractRemembering):
     def __check_init__(self):
         if not callable(self.schedule):
             raise TypeError(
-                f"Anneal: schedule must be a function of the step, got {self.schedule!r}; a constant is "
+                f"Anneal: schedule must be a function of the step, got {self.schedule!r}. For a constant use "
                 "optax.constant_schedule(value)."
             )
         if self.target not in ("entropy", "divergence"):
@@ -89,13 +89,13 @@ class Anneal(AbstractRemembering):
             name = type(model).__name__
             if self.target == "divergence" and not model.knows_prior:
                 raise TypeError(
-                    f"Anneal(target='divergence') weighs KL(q ‖ p(z)), but {name} does not say what p(z) is: "
-                    "give Model(likelihood=..., prior=...), or anneal the entropy."
+                    f"Anneal(target='divergence'): {name} does not define p(z), but KL(q ‖ p(z)) depends on it. "
+                    "Use Model(likelihood=..., prior=...), or target='entropy'."
                 )
             if not model.latent.linear:
                 raise TypeError(
-                    f"Anneal raises densities of z to a power, but the natural parameters of "
-                    f"{type(model.latent).__name__}, the latent of {name}, do not scale so."
+                    f"Anneal: the natural parameters of {type(model.latent).__name__}, the latent of {name}, do "
+                    "not scale when its density is raised to a power, so it cannot be annealed."
                 )
         inner = self._tempered(jnp.ones(()), (self.update, posterior))
         return Schedule(_restored(inner[0].init_memory(params, inner[1])), jnp.zeros((), int))

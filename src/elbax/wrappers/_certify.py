@@ -67,8 +67,9 @@ class Certify(AbstractWrapper):
     def __check_init__(self):
         if not isinstance(self.update, Chain):
             raise TypeError(
-                "Certify: update must be a Chain, between whose parts it measures; got "
-                f"{type(self.update).__name__}. Put it innermost: Repeat(Certify(chain, model), 10)."
+                "Certify: update must be a Chain, because Certify measures the ELBO between its parts; got "
+                f"{type(self.update).__name__}. Put other wrappers around Certify: Repeat(Certify(chain, model), "
+                "10)."
             )
 
     @property

@@ -75,13 +75,13 @@ class Guard(AbstractRemembering):
         found = len(distinct_models(self.update))
         if found != 1:
             raise TypeError(
-                f"Guard(falling=True) compares the ELBO of the update's model, but {name_of(self.update)} has "
+                f"Guard(falling=True): the update must have exactly one model, but {name_of(self.update)} has "
                 f"{f'{found} models' if found else 'no model'}."
             )
         if any(isinstance(part, Averaged) for part in walk(self.update)):
             raise TypeError(
-                "Guard(falling=True) compares where the update stands, and Averaged settles at an average: put "
-                "Averaged around the Guard."
+                "Guard(falling=True): got an update with Averaged, which settles at an average, but Guard "
+                "compares the ELBO at the current state. Put Averaged around the Guard."
             )
 
     def keeps(self, promise: Promise) -> Promise:

@@ -42,8 +42,8 @@ class Repeat(AbstractWrapper):
         again = self.num_times > 1
         if again and any(isinstance(part, IncrementalMStep) for part in walk(self.update)):
             raise TypeError(
-                "Repeat gives the same batch again, which IncrementalMStep would take for the next of its cycle. "
-                "Go through the batches more often instead."
+                "Repeat: got an update with IncrementalMStep, which would treat each repetition of a batch as "
+                "the next batch of its cycle. Iterate over the batches more often instead."
             )
 
     def keeps(self, promise: Promise) -> Promise:

@@ -151,7 +151,7 @@ def test_fit_says_what_rounding_hides():
     assert narrow.converged
     assert "to the precision of float32" in narrow.message
     wide = jax.tree.map(lambda leaf: leaf.astype(float), PARAMS)
-    assert "no more to gain" in elbax.fit(EM, start(wide), X.astype(float)).message
+    assert "the ELBO no longer increases" in elbax.fit(EM, start(wide), X.astype(float)).message
 
 
 def test_fit_waits_for_an_update_that_moves_now_and_then():

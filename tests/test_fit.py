@@ -53,7 +53,7 @@ def test_converged():
 def test_max_steps_equals_the_users_own_scan():
     result = elbax.fit(CASE.update, CASE.state, X, max_steps=3, tolerance=0.0)
     assert (result.code, result.num_steps) == ("max_steps", 3)
-    assert "most allowed" in result.message
+    assert "maximum allowed" in result.message
     state, _ = jax.lax.scan(lambda s, _: CASE.update(s, X), CASE.state, length=3)
     state = CASE.update.settle(state, X)  # The line of the documentation.
     assert_close(points(result.state), points(state), 1e-9)

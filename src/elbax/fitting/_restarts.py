@@ -141,10 +141,10 @@ def _message_of_ends(number: int, usable: int, num_distinct: int, num_best: int)
     lost = f", {number - usable} of them rejected or nonfinite" if usable < number else ""
     begin = f"{number} restarts{lost}: "
     if usable == 1:
-        return f"{begin}one end to return, so nothing says that it is the best."
+        return f"{begin}only one is usable, so no other restart confirms it as the best."
     if num_distinct == 1:
         return f"{begin}all ends coincide. Starts of other kinds may find others."
-    reached = f"reached by {num_best}" if num_best > 1 else "reached by one only: try more"
+    reached = f"reached by {num_best}" if num_best > 1 else "reached only once: use more restarts"
     return f"{begin}{num_distinct} distinct ends, the best {reached}."
 
 

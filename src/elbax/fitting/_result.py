@@ -89,14 +89,14 @@ def _message(code: Code, update, info: Info, trace: np.ndarray, tolerance: float
     if code == "converged":
         hidden = resolution_of(trace.dtype)
         if tolerance >= hidden:
-            return f"Converged after {steps} steps: the ELBO has no more to gain."
+            return f"Converged after {steps} steps: the ELBO no longer increases."
         return (
             f"Converged after {steps} steps to the precision of {trace.dtype}: gains of a step below "
             f"{hidden * (1 + abs(float(trace[-1]))):.1g} are lost to rounding, although many steps may add them "
             "up. Use float64 for more precision."
         )
     if code == "max_steps":
-        return f"Stopped after {steps} steps, the most allowed; the ELBO may still rise."
+        return f"Stopped after {steps} steps, the maximum allowed; the ELBO may still rise."
     if code == "decreased":
         fall = float(trace[-2] - trace[-1])
         if fall <= _CANCELLED * np.finfo(trace.dtype).eps * (1 + abs(float(trace[-1]))):

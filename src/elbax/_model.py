@@ -14,7 +14,7 @@ from ._program import program
 from ._reference import unmoved
 from ._sharding import automatic
 from ._shortcut import Shortcut
-from ._types import Any, Array, Float, Key, PyTree, Scalar
+from ._types import Any, Array, Key, PyTree, Scalar
 from .data._batch import host_rows, rows
 from .data._check import check_no_nan, check_rows
 from .families import AbstractFamily, Distribution, exact_divergence
@@ -96,23 +96,6 @@ class AbstractModel(eqx.Module):
             f"{type(self).__name__} has no closed-form M-step. Use GradientMStep(model, optimizer)."
         )
 
-    def moments_about(self, params: PyTree) -> Float[Array, " dim"]:
-        """Returns the point about which `maximize_evidence` takes the data's moments."""
-        return jnp.zeros(1)
-
-    def residuals(
-        self, params: PyTree, deviations: Float[Array, "num_data dim"]
-    ) -> Float[Array, "num_data dim"]:
-        """Returns the residuals whose second moments `maximize_evidence` takes, linear in the deviations."""
-        return deviations
-
-    def maximize_evidence(self, moments: PyTree, params: PyTree, free: PyTree) -> PyTree:
-        """Returns argmax of the evidence itself over a block of θ, from the data's moments about that point."""
-        raise TypeError(
-            f"EvidenceMStep: {type(self).__name__} has no closed-form maximum of its evidence in any block of "
-            "params; FactorAnalysis and ProbabilisticPCA have one. Use ClosedFormMStep or GradientMStep."
-        )
-
     def impute(self, params: PyTree, x: PyTree, q: Any) -> tuple[PyTree, PyTree]:
         """Returns one datum with missing numbers replaced by their means, and the means' standard deviations.
 
@@ -178,14 +161,6 @@ class AbstractModel(eqx.Module):
     def emptied(self, params: PyTree) -> Array:
         """Returns which components have almost no data."""
         return jnp.zeros((), bool)
-
-    def restart_components(
-        self, params: PyTree, which: Array, x: PyTree, weight: Array, assignment: Array
-    ) -> PyTree:
-        """Returns params with the components in `which` restarted from a partition of the data."""
-        raise TypeError(
-            f"ReseedStep: {type(self).__name__} has no components to restart. Use a Mixture."
-        )
 
     @property
     def shapes(self) -> PyTree | None:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from ._around import AbstractAround
+from ._capability import restarter
 from ._math.algebra import is_label
 from ._model import AbstractModel
 from ._reference import Reference
@@ -86,12 +87,6 @@ class Tempered(AbstractAround):
     def maximize(self, statistics: PyTree, params: PyTree, free: PyTree) -> PyTree:
         return self.model.maximize(statistics["model"], params, free)
 
-    def maximize_evidence(self, moments: PyTree, params: PyTree, free: PyTree) -> PyTree:
-        raise TypeError(
-            "Anneal: EvidenceMStep maximizes the evidence, but annealing changes the objective. Use "
-            "ClosedFormMStep."
-        )
-
     def shortcut(self, params: PyTree, x: PyTree) -> Shortcut | None:
         found = self.model.shortcut(params, x)
         if found is None:
@@ -101,7 +96,7 @@ class Tempered(AbstractAround):
     def restart_components(
         self, params: PyTree, which: Array, x: PyTree, weight: Array, assignment: Array
     ) -> PyTree:
-        return self.model.restart_components(params, which, x, weight, assignment)
+        return restarter(self.model).restart_components(params, which, x, weight, assignment)
 
     # β is an array, possibly traced: temperatures are equal if they are the same array.
     def __eq__(self, other: Any) -> bool:

@@ -11,7 +11,8 @@ from .._arguments import check_count, check_key
 from .._door import check_model
 from .._elbo import evidence
 from .._em import em
-from .._types import Any, Callable, Key, PyTree, Scalar
+from .._model import AbstractModel
+from .._types import Callable, Key, PyTree, Scalar
 from .._update import AbstractUpdate
 from ..data._batch import read
 from ..data._check import check_known
@@ -48,7 +49,7 @@ class Selection(eqx.Module):
     rows: dict[str, Criteria | None]
     fits: dict[str, Restarts | None]
     held_out: dict[str, Scalar]
-    models: dict[str, Any]
+    models: dict[str, AbstractModel]
 
     @property
     def params(self) -> PyTree:
@@ -140,7 +141,7 @@ _LEFT = ("  model", "component", "structure", "response", "result")
 
 
 def select(
-    models: Mapping[str, Any],
+    models: Mapping[str, AbstractModel],
     batch: PyTree,
     *,
     key: Key,
@@ -148,7 +149,7 @@ def select(
     num_restarts: int = 8,
     init: Init | list[Init] | None = None,
     held_out: PyTree | None = None,
-    update: Callable[[Any], AbstractUpdate] | None = None,
+    update: Callable[[AbstractModel], AbstractUpdate] | None = None,
     free: PyTree = True,
     num_data: float | None = None,
     max_steps: int = 1000,
@@ -251,7 +252,7 @@ def select(
     return found
 
 
-def _with_bar(models: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+def _with_bar(models: Mapping[str, AbstractModel]) -> Iterable[tuple[str, AbstractModel]]:
     try:
         from tqdm.auto import tqdm
     except ImportError as error:

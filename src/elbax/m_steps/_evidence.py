@@ -3,6 +3,7 @@
 import equinox as eqx
 import jax.numpy as jnp
 
+from .._capability import evidence_maximizer
 from .._free import choose, spread
 from .._math.algebra import matmul
 from .._model import AbstractModel
@@ -23,7 +24,7 @@ class EvidenceMStep(AbstractUpdate):
 
     **Arguments:**
 
-    - `model`: a model with `maximize_evidence(moments, params, free)`.
+    - `model`: a model with `maximize_evidence(moments, params, free)`: `FactorAnalysis`, `ProbabilisticPCA`.
     - `chunk_size`: about how many rows to process at a time. The step needs the data's covariance, dim² numbers
         per row, unless the batch is `elbax.compress(x)`.
     - `free`: which params this step updates; see `ClosedFormMStep`.
@@ -60,24 +61,26 @@ class EvidenceMStep(AbstractUpdate):
                 "GradientMStep."
             )
         # A model without such a maximum for the free params raises here.
-        about = self.model.moments_about(params)
+        model = evidence_maximizer(self.model)
+        about = model.moments_about(params)
 
         def maximize(params, about):
-            residual = self.model.residuals(params, about[None])[0]
+            residual = model.residuals(params, about[None])[0]
             second = jnp.outer(residual, residual)
             moments = {"first": about, "second": second, "count": about[0]}
-            return self.model.maximize_evidence(moments, params, spread(self.free, params))
+            return model.maximize_evidence(moments, params, spread(self.free, params))
 
         eqx.filter_eval_shape(maximize, params, about)
         return ()
 
     def __call__(self, state: ELBOState, batch: PyTree) -> tuple[ELBOState, Info]:
         _refuse_incomplete(batch)
-        about = self.model.moments_about(state.params)
+        model = evidence_maximizer(self.model)
+        about = model.moments_about(state.params)
 
         def moments(x, weight, places):
             weight, deviations = weight.astype(about.dtype), x.astype(about.dtype) - about
-            residuals = self.model.residuals(state.params, deviations)
+            residuals = model.residuals(state.params, deviations)
             return {
                 "first": matmul(weight, deviations),
                 "second": matmul((weight[:, None] * residuals).T, residuals),
@@ -86,7 +89,7 @@ class EvidenceMStep(AbstractUpdate):
         found, count = reduce_data(moments, batch, state.key, self.chunk_size)
         found["count"] = jnp.asarray(count, about.dtype)
         free = spread(self.free, state.params)
-        moved = self.model.maximize_evidence(found, state.params, free)
+        moved = model.maximize_evidence(found, state.params, free)
         params = where_seen(batch, choose(free, moved, state.params), state.params)
         return state.replace(params=params), Info()
 

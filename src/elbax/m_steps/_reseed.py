@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from .._arguments import check_not_negative
+from .._capability import restarter
 from .._model import AbstractModel
 from .._state import ELBOState, Info
 from .._types import PyTree
@@ -53,8 +54,7 @@ class ReseedStep(AbstractUpdate):
         return False
 
     def init_memory(self, params: PyTree, posterior: PyTree) -> PyTree:
-        if type(self.model).restart_components is AbstractModel.restart_components:
-            self.model.restart_components(params, jnp.zeros(0), (), jnp.zeros(0), jnp.zeros(0))
+        restarter(self.model)
         return ()
 
     def __call__(self, state: ELBOState, batch: PyTree) -> tuple[ELBOState, Info]:
@@ -87,7 +87,7 @@ class ReseedStep(AbstractUpdate):
             taker = jnp.argsort(~gone, stable=True)[jnp.minimum(lot, num_components - 1)]
             taken = (lot < jnp.sum(gone)) & (weight > 0)
             assignment = jnp.where(taken, taker, assignment)
-            return model.restart_components(params, gone, x, weight, assignment)
+            return restarter(model).restart_components(params, gone, x, weight, assignment)
 
         moved = jax.lax.cond(jnp.any(gone), reseed, lambda: params)
         return state.replace(params=moved), Info()

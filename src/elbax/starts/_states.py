@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._arguments import check_count, check_key
+from .._capability import StartsFromData
 from .._model import AbstractModel, models_of
 from .._program import compiled
 from .._sharding import automatic
@@ -197,7 +198,7 @@ def _with_own_spread(places: np.ndarray, model, x, weight, labels, params) -> Py
 
 
 def _by_its_own_init(model, batch, keys, init) -> PyTree:
-    if not callable(getattr(model, "init", None)):
+    if not isinstance(model, StartsFromData):
         raise TypeError(
             f"initial_states: {type(model).__name__} has no init method, so it cannot start from data. Make the "
             "params of every restart yourself, and their states with jax.vmap over update.init(params, "

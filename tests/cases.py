@@ -49,8 +49,8 @@ class System:
     @property
     def other(self):
         """A second batch of the same kind: rows drawn with replacement."""
-        rows = jax.random.randint(jax.random.key(21), (self.num_data,), 0, self.num_data)
-        return jax.tree.map(lambda leaf: leaf[rows], self.x)
+        rows = np.random.default_rng(21).integers(0, self.num_data, self.num_data)
+        return jax.tree.map(lambda leaf: np.asarray(leaf)[rows], self.x)
 
 
 @dataclasses.dataclass(frozen=True)

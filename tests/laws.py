@@ -43,6 +43,20 @@ def assert_close(a, b, tolerance=1e-10):
         np.testing.assert_allclose(left, right, rtol=tolerance, atol=tolerance)
 
 
+# In NumPy, as each operation of JAX outside of a program compiles one of its own for each shape.
+def shifted(tree, amount):
+    """Returns a tree of numbers that are larger by some amount."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf) + np.asarray(amount, leaf.dtype), tree)
+
+
+def nudge(tree, scale, seed=0):
+    """Returns a tree of numbers that are moved at random."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(
+        lambda leaf: np.asarray(leaf + scale * rng.normal(size=leaf.shape), leaf.dtype), tree
+    )
+
+
 @contextlib.contextmanager
 def count_compilations():
     """Yields a list that grows by one with each compilation."""
@@ -89,18 +103,23 @@ def points(state):
 def scan(case):
     """`lax.scan(update, state, batches)` under `vmap` over states and over a traced rate equals single steps."""
     both = case.system.x, case.system.other
-    batches = jax.tree.map(lambda *leaves: jnp.stack(leaves), *both)
-    other = case.state.replace(
-        params=jax.tree.map(lambda leaf: leaf + 0.1, case.state.params), key=jax.random.key(8)
-    )
-    states = jax.tree.map(lambda a, b: jnp.stack([a, b]), other, case.state)
-    run = lambda rate, state: jax.lax.scan(case.make(rate), state, batches)
-    ends, infos = jax.jit(jax.vmap(run))(jnp.array([0.05, 0.05]), states)
-    for i, state in enumerate([other, case.state]):
+    other = case.state.replace(params=shifted(case.state.params, 0.1), key=jax.random.key(8))
+    states = other, case.state
+
+    @jax.jit
+    def run(rates, states, batches):
+        stacked = lambda trees: jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+        batches = stacked(batches)
+        one = lambda rate, state: jax.lax.scan(case.make(rate), state, batches)
+        return jax.vmap(one)(rates, stacked(states))
+
+    ends, infos = run(np.array([0.05, 0.05]), states, both)
+    bounds = np.asarray(infos.elbo)
+    for i, state in enumerate(states):
         for j, batch in enumerate(both):
             state, info = case.step(state, batch)
-            assert_close(infos.elbo[i, j], info.elbo)
-        assert_close(points(jax.tree.map(lambda leaf, i=i: leaf[i], ends)), points(state), 1e-8)
+            assert_close(bounds[i, j], info.elbo)
+        assert_close([leaf[i] for leaf in leaves(points(ends))], points(state), 1e-8)
 
 
 def structure(case):
@@ -178,16 +197,17 @@ def weights(case):
 
     The order of rows does not matter. A row's draws depend on its index. If all rows are padding, nothing moves.
     """
-    x = case.system.x
+    x = jax.tree.map(np.asarray, case.system.x)
     n, more = case.system.num_data, 5
-    index = jnp.concatenate([jnp.arange(n), jnp.arange(more)])
-    twice = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf[:more]]), x)
-    ones = jnp.ones(n + more)
-    doubled = ones.at[:more].set(2.0)
-    padded = jax.tree.map(lambda leaf: leaf.at[n:].set(nonsense(leaf.dtype)), twice)
-    real = jnp.arange(n + more) < n
-    always = jnp.ones(n + more, bool)
-    order = jax.random.permutation(jax.random.key(2), n + more)
+    rows = np.arange(n + more)
+    index = rows % n
+    twice = jax.tree.map(lambda leaf: leaf[index], x)
+    ones = np.ones(n + more)
+    doubled = np.where(rows < more, 2.0, 1.0)
+    real = rows < n
+    padded = jax.tree.map(lambda leaf: filled(leaf, ~real), twice)
+    always = np.ones(n + more, bool)
+    order = np.random.default_rng(2).permutation(n + more)
 
     def run(x, weight, mask, index):
         batch = elbax.Batch(x, weight=weight, mask=mask, index=index)
@@ -195,27 +215,26 @@ def weights(case):
         return info.elbo, points(end)
 
     duplicated = run(twice, ones, always, index)
-    nowhere = index.at[n:].set(10**6)
+    nowhere = np.where(real, index, 10**6)
     assert_close(run(padded, doubled, real, nowhere), duplicated, 1e-8)
-    assert_close(run(padded, jnp.where(real, doubled, 0), always, nowhere), duplicated, 1e-8)
+    assert_close(run(padded, np.where(real, doubled, 0), always, nowhere), duplicated, 1e-8)
     shuffled = jax.tree.map(lambda leaf: leaf[order], (padded, doubled, real, nowhere))
     assert_close(run(*shuffled), duplicated, 1e-8)
-    plain, seen = case.step(case.state, x)
+    plain, seen = case.step(case.state, case.system.x)
     assert_close(run(padded, ones, real, nowhere), (seen.elbo, points(plain)), 1e-8)
 
-    nothing = jax.tree.map(lambda leaf: jnp.full_like(leaf, nonsense(leaf.dtype)), twice)
-    before, _ = case.step(case.state, x)
+    nothing = jax.tree.map(lambda leaf: filled(leaf, always), twice)
+    before, _ = case.step(case.state, case.system.x)
     after, seen = case.step(before, elbax.Batch(nothing, ones, ~always, index))
     assert np.isfinite(seen.elbo)
     assert_equal(after.params, before.params)
     assert_equal(weights_of(after.posterior), weights_of(before.posterior))
 
 
-def nonsense(dtype):
-    """Returns a value that padding may contain."""
-    if jnp.issubdtype(dtype, jnp.bool_):
-        return False
-    return jnp.nan if jnp.issubdtype(dtype, jnp.floating) else -999
+def filled(leaf, where):
+    """Returns an array with what padding may contain in some of its rows."""
+    kind = {"b": False, "f": np.nan}.get(leaf.dtype.kind, -999)
+    return np.where(where.reshape(-1, *[1] * (leaf.ndim - 1)), np.asarray(kind, leaf.dtype), leaf)
 
 
 def dtype(case):
@@ -347,15 +366,9 @@ def stationarity(system):
         for leaf in jax.tree.leaves(slope):
             np.testing.assert_allclose(leaf, 0, atol=1e-8 * system.num_data)
         # The value does not depend on a shift of the logits; in all other directions the point is a maximum.
+        coordinates, rest = split_coordinates(best)
         for seed in range(3):
-            coordinates, rest = split_coordinates(best)
-            nudged = jax.tree.map(
-                lambda leaf, seed=seed: (
-                    leaf + 1e-3 * jax.random.normal(jax.random.key(seed), leaf.shape)
-                ),
-                coordinates,
-            )
-            nudged = eqx.combine(nudged, rest)
+            nudged = eqx.combine(nudge(coordinates, 1e-3, seed), rest)
             assert objective(nudged)[0] < highest
 
 
@@ -380,22 +393,19 @@ def rebasing(system):
 def tightness(system):
     """With the exact posterior the ELBO is the evidence plus the global term; otherwise it is lower."""
     model, params, x = system.model, system.params, system.x
-    shifted = jax.tree.map(
-        lambda leaf: leaf + 0.1 * jax.random.normal(jax.random.key(leaf.size), leaf.shape), params
-    )
 
     @jax.jit
-    def bounds(params, shifted):
+    def bounds(params, nudged):
         log_evidence = elbax.evidence(model, params, x)
         global_term = jnp.asarray(model.log_prior(params)) / system.num_data
         bound = elbax.elbo(model, params, elbax.Exact(model, params), x)
         return (
             log_evidence + global_term,
             bound,
-            elbax.elbo(model, params, elbax.Exact(model, shifted), x),
+            elbax.elbo(model, params, elbax.Exact(model, nudged), x),
         )
 
-    highest, bound, looser = bounds(params, shifted)
+    highest, bound, looser = bounds(params, nudge(params, 0.1))
     np.testing.assert_allclose(bound, highest, rtol=1e-12)
     assert looser < bound
 
@@ -596,7 +606,7 @@ OF_STATES = [donation, copying]
 def follows(case):
     """Bound to other params and back it is what it was; so is every `Exact` of the model inside of it."""
     posterior, model, params = case.state.posterior, case.system.model, case.system.params
-    other = jax.tree.map(lambda leaf: leaf + 0.1, params)
+    other = shifted(params, 0.1)
     away = bind(posterior, model, other)
     assert jax.tree.structure(away) == jax.tree.structure(posterior)
     assert_equal(bind(away, model, params), posterior)

@@ -196,6 +196,13 @@ E_STEPS: dict[str, Callable[[Setting], tuple]] = {
     ),
 }
 
+
+@functools.cache
+def start_of(name: str, e: str) -> tuple:
+    """Returns (E-step, its first posterior), which the cells of a row share: some train an encoder for it."""
+    return E_STEPS[e](setting(name))
+
+
 # Each M-step, with its number of steps.
 M_STEPS: dict[str, Callable[[Setting], tuple]] = {
     "closed form": lambda s: (elbax.ClosedFormMStep(s.model), 600),
@@ -224,7 +231,7 @@ CELLS = [(name, e, m) for name, (rows, columns) in PAIRS.items() for e in rows f
 def run(name: str, e: str, m: str):
     """Returns (setting, update, last state, trace of the bound) of one cell."""
     s = setting(name)
-    e_step, posterior = E_STEPS[e](s)
+    e_step, posterior = start_of(name, e)
     m_step, length = M_STEPS[m](s)
     update = elbax.Chain(e_step, m_step)
     state = update.init(s.params, posterior, key=jax.random.key(3))

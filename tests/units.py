@@ -50,14 +50,15 @@ class There:
 
 def change_of_units(system):
     """Maps x to a x + b in every column, with a from 1e-6 to 1e6 and b up to about 20 deviations."""
-    scaling, x, model = SCALINGS[system.name], system.x, system.model
+    scaling, model = SCALINGS[system.name], system.model
+    x = jax.tree.map(np.asarray, system.x)
     if isinstance(x, tuple):
         return regression(system)
     inner = x["size"] if isinstance(x, dict) else x
     values = inner.values if isinstance(inner, elbax.Sequence) else inner
     dim = values.shape[-1]
-    a = jnp.full(dim, 1e5) if scaling == "alike" else 10.0 ** jnp.linspace(-6, 6, dim)
-    b = 0 * a if scaling == "positive" else a * jnp.linspace(-20, 20, dim)
+    a = np.full(dim, 1e5) if scaling == "alike" else 10.0 ** np.linspace(-6, 6, dim)
+    b = 0 * a if scaling == "positive" else a * np.linspace(-20, 20, dim)
     if isinstance(x, dict):
         there = x | {"size": a * x["size"] + b}
     elif isinstance(x, elbax.Sequence):
@@ -67,6 +68,7 @@ def change_of_units(system):
 
     def means(name, value):
         """Returns an entry of a model's description in the other units."""
+        value = np.asarray(value)
         squared = lambda: value * a[:, None] * a
         rules = {
             "means": lambda: a * value + b,
@@ -107,19 +109,20 @@ def in_columns(unit, a):
 
 def regression(system):
     """Maps inputs and target to other units, each with its own."""
-    inputs, target = system.x
+    inputs, target = map(np.asarray, system.x)
     a, b = 1e-6, 2e-5
     c, d = 1e6, -3e7
     model = system.model
 
     def slopes(coefficients):
         first = coefficients[:, :1] - b / a * coefficients[:, 1:]
-        return jnp.concatenate([first, coefficients[:, 1:] / a], 1)
+        return np.concatenate([first, coefficients[:, 1:] / a], 1)
 
     def params(params):
-        described = model.describe(params)
+        described = {name: np.asarray(value) for name, value in model.describe(params).items()}
         coefficients = c * slopes(described["coefficients"])
-        described["coefficients"] = coefficients.at[:, 0].add(d)
+        coefficients[:, 0] += d
+        described["coefficients"] = coefficients
         described["deviations"] = c * described["deviations"]
         if "gate" in described:
             described["gate"] = slopes(described["gate"])
@@ -132,6 +135,7 @@ def regression(system):
 
 def in_unit(fresh, params, change):
     """Returns `fresh` with the constants of `params`, such as the unit, in other units."""
-    constants = jax.tree.map(lambda leaf: np.asarray(change(leaf)), split_coordinates(params)[1])
+    constants = split_coordinates(params)[1]
+    constants = jax.tree.map(lambda leaf: np.asarray(change(np.asarray(leaf))), constants)
     constants = jax.tree.map(jnp.asarray, constants)
     return eqx.combine(split_coordinates(fresh)[0], constants)

@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import inspect
 import os
 import pathlib
 
@@ -23,8 +24,6 @@ import jax
 import jaxtyping
 import pytest
 
-import elbax._pass
-
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -35,13 +34,31 @@ jax.config.update("jax_traceback_in_locations_limit", 0)
 gc.set_threshold(50_000, 20, 20)
 
 
+jaxtyped = jaxtyping.jaxtyped
+
+
+def checked(*, typechecker):
+    """Leaves functions without annotations as they are: tracing makes thousands of them, with nothing to check."""
+    check = jaxtyped(typechecker=typechecker)
+
+    def decorate(item):
+        return item if inspect.isfunction(item) and not item.__annotations__ else check(item)
+
+    return decorate
+
+
+# What jaxtyping's plugin decorates all of elbax with. Nothing imports elbax before the tests that are collected,
+# since the process that only hands them to the workers needs none of it.
+jaxtyping.jaxtyped = checked
+
+
 @pytest.fixture
 def both_forms(monkeypatch):
     """Lets passes over few data use a faster form too, which they normally do not.
 
     A program that was compiled before is not changed.
     """
-    monkeypatch.setattr(elbax._pass, "_SMALL", 0)
+    monkeypatch.setattr("elbax._pass._SMALL", 0)
 
 
 @pytest.fixture
@@ -52,7 +69,8 @@ def as_users_run():
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
-LIMIT = 2 * 10**9
+# A sixth of the machine's memory for each worker, of which the tests start two.
+LIMIT = max(2 * 10**9, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 6)
 PROCESS = pathlib.Path("/proc/self")
 
 

@@ -156,7 +156,7 @@ def test_value_and_gradient_are_optaxs():
         return optax.ctc_loss(logits, outside.astype(float), labels, unlabeled.astype(float)).sum()
 
     with jax.numpy_dtype_promotion("standard"):
-        expected, slope = jax.value_and_grad(theirs)(jnp.asarray(logits))
+        expected, slope = jax.jit(jax.value_and_grad(theirs))(logits)
     value, found = loss(*map(jnp.asarray, (logits, labels, number, frames)))
     np.testing.assert_allclose(value, expected, rtol=1e-6)
     np.testing.assert_allclose(found, slope, atol=1e-6)

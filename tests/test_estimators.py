@@ -74,7 +74,7 @@ def assert_unbiased(found, expected):
 )
 def test_unbiased_for_the_bound(estimator):
     value, slope = many(estimator, POINT, jax.random.key(0), 20_000)
-    assert_unbiased((value, slope), jax.value_and_grad(bound)(POINT))
+    assert_unbiased((value, slope), jax.jit(jax.value_and_grad(bound))(POINT))
 
 
 def two_draws(point):
@@ -96,7 +96,7 @@ def two_draws(point):
 )
 def test_unbiased_for_the_bound_of_two_draws(estimator):
     value, slope = many(estimator, POINT, jax.random.key(0), 20_000)
-    assert_unbiased((value, slope), jax.value_and_grad(two_draws)(POINT))
+    assert_unbiased((value, slope), jax.jit(jax.value_and_grad(two_draws))(POINT))
 
 
 def test_more_draws_are_a_tighter_bound():
@@ -125,7 +125,7 @@ def test_quadrature_is_exact_for_polynomials(family):
         q = family(family.from_network(output))
         return estimators.Quadrature(5)(quartic, q, jax.random.key(0))
 
-    found, expected = jax.value_and_grad(ours)(output), jax.value_and_grad(by_hand)(output)
+    found, expected = (jax.jit(jax.value_and_grad(f))(output) for f in (ours, by_hand))
     for a, b in zip(found, expected):
         np.testing.assert_allclose(a, b, rtol=1e-12)
 
@@ -175,7 +175,7 @@ def choices(estimator, number=20_000):
 
 
 def test_scores_of_choices_are_unbiased():
-    expected = jax.value_and_grad(exact_choice)(LOGITS)
+    expected = jax.jit(jax.value_and_grad(exact_choice))(LOGITS)
     assert_unbiased(choices(estimators.ScoreFunction(3)), expected)
 
 
@@ -187,7 +187,7 @@ def test_relaxed_choices_come_near_as_they_cool():
         return estimator(payoff, CHOICE(logits), key)
 
     keys = jax.random.split(jax.random.key(2), 40_000)
-    expected = jax.grad(exact_choice)(LOGITS)
+    expected = jax.jit(jax.grad(exact_choice))(LOGITS)
 
     def bias(temperature):
         one = jax.grad(lambda e, key: curved(estimators.GumbelSoftmax(1, temperature), e, key))

@@ -212,7 +212,7 @@ def test_newton_ascends_for_a_mixture():
     described = model.describe(state.params)
     theirs = oracles.with_weights(described, oracles.poisson_regression(described, x))
     np.testing.assert_allclose(elbo[-1], oracles.log_sum(theirs).mean(), rtol=1e-9)
-    slope = jax.grad(lambda p: elbax.evidence(model, p, x))(state.params)
+    slope = jax.jit(jax.grad(lambda p: elbax.evidence(model, p, x)))(state.params)
     for leaf in jax.tree.leaves(slope):
         np.testing.assert_allclose(leaf, 0, atol=1e-6)
 
@@ -269,7 +269,7 @@ def test_experts_evidence_and_predictions():
     ours = elbax.evidence(model, params, x)
     np.testing.assert_allclose(ours, oracles.log_sum(theirs).mean(), rtol=1e-12)
     mean = (scipy.special.softmax(gate, -1) * oracles.predictors(DESCRIBED, x[0])).sum(-1)
-    predicted = jax.vmap(lambda u: model.predict(params, u))(x[0])
+    predicted = jax.jit(jax.vmap(lambda u: model.predict(params, u)))(x[0])
     np.testing.assert_allclose(predicted, mean, rtol=1e-12, atol=1e-13)
     q = elbax.Exact(model, params)(jax.tree.map(lambda leaf: leaf[7], x))
     np.testing.assert_allclose(q.mean(), scipy.special.softmax(theirs[7]), rtol=1e-10)
@@ -322,7 +322,7 @@ def test_experts_end_where_the_evidence_is_flat():
     gate = oracles.predictors({"coefficients": described["gate"]}, x[0])
     theirs = experts_log_joint(gate, oracles.normal_regression(described, x))
     np.testing.assert_allclose(elbo[-1], oracles.log_sum(theirs).mean(), rtol=1e-10)
-    slope = jax.grad(lambda p: elbax.evidence(model, p, x))(state.params)
+    slope = jax.jit(jax.grad(lambda p: elbax.evidence(model, p, x)))(state.params)
     for leaf in jax.tree.leaves(slope):
         np.testing.assert_allclose(leaf, 0, atol=1e-7)
     # One line left of 0, the other right of it.

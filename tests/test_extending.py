@@ -41,7 +41,7 @@ def test_the_update(page):
     assert info.elbo[-1] > info.elbo[0] + 1e-3
     state = update.init(model.init(KEY, counts), key=KEY)
     bound = lambda params: elbax.elbo(model, params, state.posterior, counts)
-    slope = jax.grad(bound)(state.params)
+    slope = jax.jit(jax.grad(bound))(state.params)
     moved, info = update(state, counts)
     for new, old, up in zip(
         *map(jax.tree.leaves, (moved.params, state.params, slope)), strict=True
@@ -116,7 +116,7 @@ def test_the_family(page):
     np.testing.assert_allclose(q.mean(), other.mean()[:, 1], rtol=1e-9, atol=1e-15)
     np.testing.assert_allclose(q.entropy(), other.entropy(), rtol=1e-6, atol=1e-12)
     np.testing.assert_array_equal(q.mode(), other.mode())
-    ones = jax.vmap(q.sample)(jax.random.split(KEY, 2000)).mean(0)
+    ones = jax.jit(jax.vmap(q.sample))(jax.random.split(KEY, 2000)).mean(0)
     np.testing.assert_allclose(ones, q.mean(), atol=0.06)
 
 
@@ -147,7 +147,7 @@ def test_the_component(page):
     assert np.all(infos.broken == -1)
     # The slope of the expected log-joint vanishes where the closed form ends.
     end = elbax.fit(elbax.em(model), drawn, key=KEY, restarts=1, tolerance=1e-13).params
-    slope = jax.grad(lambda params: elbax.evidence(model, params, drawn))(end)
+    slope = jax.jit(jax.grad(lambda params: elbax.evidence(model, params, drawn)))(end)
     assert all(np.all(np.abs(leaf) < 1e-4) for leaf in jax.tree.leaves(slope))
 
 

@@ -280,7 +280,7 @@ def test_an_m_step_is_at_the_optimum_of_the_expected_log_joint(noise, pattern):
         total = -0.5 * jnp.sum(square / variance + jnp.log(variance))
         return total - 0.5 * 0.05 * jnp.sum(jnp.var(x, 0) / variance)
 
-    for leaf in jax.tree.leaves(jax.grad(objective)(best)):
+    for leaf in jax.tree.leaves(jax.jit(jax.grad(objective))(best)):
         np.testing.assert_allclose(leaf, 0, atol=1e-9)
     if pattern is not None:
         np.testing.assert_array_equal(np.asarray(best["loadings"])[~pattern], 0.0)
@@ -396,7 +396,7 @@ def test_a_floor_keeps_noise_from_vanishing(ecme):
             evidence = lambda p, model=model: (
                 elbax.evidence(model, p, batch) + model.log_prior(p) / 100
             )
-            for leaf in jax.tree.leaves(jax.grad(evidence)(params)):
+            for leaf in jax.tree.leaves(jax.jit(jax.grad(evidence))(params)):
                 np.testing.assert_allclose(leaf, 0, atol=1e-6)
     assert ends[0.0][0][0] < 1e-2 * ends[0.1][0].max()
     assert ends[0.1][0].min() >= 0.1 / 100 * (1 - 1e-9)

@@ -34,11 +34,11 @@ def test_gaussians(make, dim):
     np.testing.assert_allclose(q.log_prob(z), peer.logpdf(np.asarray(z)), rtol=1e-12)
     np.testing.assert_allclose(q.entropy(), peer.entropy(), rtol=1e-12)
     np.testing.assert_allclose(q.mode(), mean, rtol=1e-12)
-    by_autodiff = jax.grad(q.family.log_normalizer)(q.natural)
+    by_autodiff = jax.jit(jax.grad(q.family.log_normalizer))(q.natural)
     for ours, theirs in zip(q.mean(), by_autodiff, strict=True):
         theirs = 0.5 * (theirs + theirs.T) if theirs.ndim == 2 else theirs
         np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-12)
-    draws = jax.vmap(q.sample)(jax.random.split(jax.random.key(2), 4000))
+    draws = jax.jit(jax.vmap(q.sample))(jax.random.split(jax.random.key(2), 4000))
     error = jnp.sqrt(jnp.diagonal(covariance) / 4000)
     assert bool(jnp.all(jnp.abs(draws.mean(0) - mean) < 5 * error))
 
@@ -76,7 +76,7 @@ def test_gaussian_from_network(size):
     assert_close(q.entropy(), plain.entropy())
     assert_close(q.log_prob(z), plain.log_prob(z))
     assert_close(q.bound(potentials), plain.bound(potentials))
-    draws = jax.vmap(q.sample)(jax.random.split(key, 4000))
+    draws = jax.jit(jax.vmap(q.sample))(jax.random.split(key, 4000))
     np.testing.assert_allclose(jnp.cov(draws.T), jnp.linalg.inv(expected), rtol=0.1, atol=0.1)
 
 
@@ -115,7 +115,7 @@ def test_categorical_draws_come_as_often_as_they_should(dtype):
     """Values without a share, first, last and between, never come."""
     share = jnp.array([0.0, 0.1, 0.0, 0.6, 0.05, 0.25, 0.0], dtype)
     q = elbax.Categorical(7)(jnp.log(share) + 3)
-    draws = jax.vmap(q.sample)(jax.random.split(jax.random.key(0), 20000))
+    draws = jax.jit(jax.vmap(q.sample))(jax.random.split(jax.random.key(0), 20000))
     count = np.bincount(np.asarray(draws), minlength=8)
     assert count[[0, 2, 6, 7]].sum() == 0
     expected = 20000 * np.array([0.1, 0.6, 0.05, 0.25])

@@ -98,7 +98,7 @@ def test_bound_and_slope_are_those_of_the_same_family_of_ours(make, model):
         kl = 0.5 * (mean**2 + scale**2 - 1 - 2 * jnp.log(scale)).sum(1)
         return (likelihood - kl).mean()
 
-    ours = jax.value_and_grad(bound)(WEIGHTS)
+    ours = jax.jit(jax.value_and_grad(bound))(WEIGHTS)
     assert closed.latent == reference(X[0]).family
     for mine, other, slack in zip(
         jax.tree.leaves(ours), jax.tree.leaves(theirs), jax.tree.leaves(error), strict=True
@@ -200,7 +200,7 @@ def test_discrete_ones_have_their_score():
         weights, keys
     )
     error = slopes.std(0) / len(keys) ** 0.5
-    assert np.all(np.abs(slopes.mean(0) - jax.grad(enumerated)(weights)) < 5 * error)
+    assert np.all(np.abs(slopes.mean(0) - jax.jit(jax.grad(enumerated))(weights)) < 5 * error)
 
 
 @pytest.mark.parametrize(

@@ -155,8 +155,15 @@ def test_one_categorical_is_exact_where_a_value_is_impossible():
     np.testing.assert_allclose(info.elbo, elbax.evidence(model, params, x), rtol=1e-12)
 
 
-def everywhere(whole, family, natural, z):
-    return jax.vmap(lambda z: (family.log_prob(natural, z), whole.statistics(z)))(jnp.asarray(z))
+@eqx.filter_jit
+def after_one_round(whole, family, potentials, z):
+    """(log-density, statistics and score at every z; entropy, means, bound, mode and a sample of q)."""
+    natural = family.ascend(family.start(potentials), potentials)
+    everywhere = jax.vmap(
+        lambda z: (family.log_prob(natural, z), whole.statistics(z), whole.score(potentials, z))
+    )
+    said = family.entropy(natural), family.mean(natural), family.bound(natural, potentials)
+    return *everywhere(z), *said, family.mode(natural), family.sample(natural, jax.random.key(0))
 
 
 @pytest.mark.parametrize(
@@ -165,7 +172,6 @@ def everywhere(whole, family, natural, z):
 def test_what_q_says_of_itself(name):
     """Density, entropy, means and bound by enumeration; samples where there is mass."""
     whole, potentials, family = made(name)
-    natural = family.ascend(family.start(potentials), potentials)
     if isinstance(whole, FactorGraph):
         z = np.array(list(itertools.product(*map(range, whole.sizes))))
     elif isinstance(whole, GridGraph):
@@ -174,22 +180,18 @@ def test_what_q_says_of_itself(name):
         length = int(potentials["length"])
         z = np.array(list(itertools.product(range(2), repeat=length)))
         z = np.pad(z, ((0, 0), (0, 4 - length)), constant_values=-1)
-    log_q, counts = everywhere(whole, family, natural, z)
+    log_q, counts, score, entropy, means, bound, mode, drawn = after_one_round(
+        whole, family, potentials, z
+    )
     q = np.exp(log_q)
     np.testing.assert_allclose(q.sum(), 1, rtol=1e-12)
-    entropy = -np.sum(scipy.special.xlogy(q, q))
-    np.testing.assert_allclose(family.entropy(natural), entropy, rtol=1e-10)
-    means = family.mean(natural)
+    by_hand = -np.sum(scipy.special.xlogy(q, q))
+    np.testing.assert_allclose(entropy, by_hand, rtol=1e-10)
     for ours, theirs in zip(jax.tree.leaves(means), jax.tree.leaves(counts)):
         if jnp.issubdtype(theirs.dtype, jnp.inexact):
             np.testing.assert_allclose(ours, np.tensordot(q, theirs, 1), atol=1e-12)
-    score = jax.vmap(lambda z: whole.score(potentials, z))(jnp.asarray(z))
-    np.testing.assert_allclose(
-        family.bound(natural, potentials), q @ np.asarray(score) + entropy, rtol=1e-10
-    )
-    best = z[np.argmax(log_q)]
-    np.testing.assert_array_equal(family.mode(natural), best)
-    drawn = family.sample(natural, jax.random.key(0))
+    np.testing.assert_allclose(bound, q @ np.asarray(score) + by_hand, rtol=1e-10)
+    np.testing.assert_array_equal(mode, z[np.argmax(log_q)])
     assert (np.asarray(drawn) == z).reshape(len(z), -1).all(1).any()
 
 

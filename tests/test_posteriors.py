@@ -67,7 +67,9 @@ def test_importance_weighted_bound_by_hand():
         log_weights = jax.vmap(lambda z: model.log_joint(params, x, z) - r.log_prob(z))(z)
         return jax.nn.logsumexp(log_weights) - jnp.log(5.0)
 
-    found, expected = (eqx.filter_value_and_grad(f)(proposal) for f in (ours, by_hand))
+    found, expected = (
+        eqx.filter_jit(eqx.filter_value_and_grad(f))(proposal) for f in (ours, by_hand)
+    )
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10)
 
@@ -155,7 +157,7 @@ def test_steps_through_steps():
         posterior = elbax.posteriors.SemiAmortized(start, exact(system), optax.sgd(0.4), 3)
         return elbax.elbo(system.model, system.params, posterior, system.x)
 
-    slope = jax.grad(bound)(flat)
+    slope = jax.jit(jax.grad(bound))(flat)
     for i in (0, 7, len(flat) - 1):
         step = jnp.zeros_like(flat).at[i].set(1e-5)
         found = (bound(flat + step) - bound(flat - step)) / 2e-5
@@ -244,8 +246,8 @@ def test_laplace_stands_on_the_mode():
     q = elbax.posteriors.Laplace(elbax.Exact(model, params))(x)
     log_joint = lambda z: logistic(params, x, z)
     mode = q.mode()
-    np.testing.assert_allclose(jax.grad(log_joint)(mode), 0, atol=1e-9)
-    np.testing.assert_allclose(q.natural[1], -jax.hessian(log_joint)(mode), rtol=1e-8)
+    np.testing.assert_allclose(jax.jit(jax.grad(log_joint))(mode), 0, atol=1e-9)
+    np.testing.assert_allclose(q.natural[1], -jax.jit(jax.hessian(log_joint))(mode), rtol=1e-8)
 
 
 def metropolis(key, z, log_density):
@@ -308,7 +310,7 @@ def test_draws_of_structures_have_derivatives(system):
     keys = jax.random.split(jax.random.key(0), 16)
     drawn = jax.lax.map(lambda key: flat(jax.grad(bound)(trained, key)), keys)
     error = jnp.std(drawn, 0) / 4
-    gap = jnp.abs(jnp.mean(drawn, 0) - flat(jax.grad(exact)(trained)))
+    gap = jnp.abs(jnp.mean(drawn, 0) - flat(jax.jit(jax.grad(exact))(trained)))
     assert jnp.all(gap <= 5 * error + 1e-9), (gap, error)
 
 

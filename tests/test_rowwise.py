@@ -186,7 +186,7 @@ def test_points_and_draws_are_batches_too(name):
     key = jax.random.key(7)
     keys = jax.random.split(key, ROWS)
     point = Point(natural, family)
-    draws = jax.vmap(family(natural).sample)(jax.random.split(jax.random.key(2), 5))
+    draws = jax.jit(jax.vmap(family(natural).sample))(jax.random.split(jax.random.key(2), 5))
     log_weights = jax.nn.log_softmax(normal(3, 5))
     particles = Particles(draws.swapaxes(0, 1), log_weights, normal(4, 5), family)
     for q in (point, particles):
@@ -245,8 +245,8 @@ def test_rows_are_drawn_independently():
 def test_derivatives_go_through():
     natural = jax.random.normal(jax.random.key(0), (3, 4))
     family = elbax.Categorical(4)
-    slope = jax.grad(lambda natural: jnp.sum(family(natural).entropy()))(natural)
-    by_row = jax.vmap(jax.grad(lambda natural: family(natural).entropy()))(natural)
+    slope = jax.jit(jax.grad(lambda natural: jnp.sum(family(natural).entropy())))(natural)
+    by_row = jax.jit(jax.vmap(jax.grad(lambda natural: family(natural).entropy())))(natural)
     np.testing.assert_allclose(slope, by_row, rtol=1e-12)
 
 

@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 # pip 25.1 is the first that knows dependency groups.
 INSTALL = $(BIN)/python -m pip install --quiet -c constraints.txt
 
+# Tests and notebooks start many processes, each of which would compile all of elbax for itself.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test quick lint types notebooks benchmark clean
 
 demo: $(VENV)/demo.done

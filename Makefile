@@ -25,6 +25,11 @@ lint: $(VENV)/lint.done
 types: $(VENV)/lint.done $(VENV)/test.done
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+# Half of their time would be compilation: the options of tests/conftest.py.
+notebooks: export JAX_DISABLE_MOST_OPTIMIZATIONS = 1
+notebooks: export JAX_TRACEBACK_IN_LOCATIONS_LIMIT = 0
+notebooks: export XLA_FLAGS = --xla_cpu_use_fusion_emitters=false --xla_llvm_force_inline_before_split=false \
+	--xla_cpu_parallel_codegen_split_count=1
 notebooks: $(VENV)/notebooks.done
 	ls notebooks/*.ipynb | xargs -P 2 -n 1 $(BIN)/jupyter nbconvert --to notebook --execute --output-dir $(VENV)/notebooks
 

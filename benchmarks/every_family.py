@@ -77,7 +77,9 @@ def factors(rng: np.random.Generator, rows: int, dim: int = 8, number: int = 2) 
 
 def with_gaps(rng: np.random.Generator, rows: int) -> elbax.Batch:
     x = clusters(rng, rows)
-    return elbax.incomplete(np.where(rng.random(x.shape) < 0.1, np.nan, x))
+    missing = rng.random(x.shape) < 0.1
+    missing[:, 0] = False  # A row without any number is refused.
+    return elbax.incomplete(np.where(missing, np.nan, x))
 
 
 def chain(order: str, component: Any = None) -> Callable:

@@ -129,6 +129,31 @@ def test_one_number_of_a_sequence(name):
     np.testing.assert_allclose(deviations[0, 2, 1], deviation, rtol=1e-6)
     np.testing.assert_allclose(found[1, :4], x[1, :4])
     assert not deviations[1, :4].any()
+    assert np.isnan(found[1, 4:]).all() and np.isnan(deviations[1, 4:]).all()
+
+
+@pytest.mark.parametrize("noise", ["diagonal", "full"])
+def test_outputs_without_noise(noise):
+    """A column that is the state itself, and one that is a multiple of it, with noise."""
+    model = elbax.LinearGaussianStateSpace(1, emission_noise=noise)
+    params = model.from_description(
+        initial_mean=[0.0],
+        initial_covariance=[[1.0]],
+        transition=[[0.9]],
+        transition_covariance=[[0.1]],
+        emission=[[1.0], [1.0], [2.0]],
+        emission_covariance=np.diag([0.0, 0.1, 0.1]),
+    )
+    x = np.array([[0.1, 0.2, 0.3], [0.4, np.nan, np.nan], [np.nan, 0.2, 0.2]])
+    found, deviations = elbax.imputed(model, params, elbax.sequences([x]))
+    # The state of the second step is known.
+    np.testing.assert_allclose(found[0, 1], [0.4, 0.4, 0.8], rtol=1e-6)
+    np.testing.assert_allclose(deviations[0, 1], [0, 0.1**0.5, 0.1**0.5], rtol=1e-6)
+    # That of the third has one before it, 0.36 with variance 0.1, and two numbers that tell it.
+    precision = 1 / 0.1 + 1 / 0.1 + 4 / 0.1
+    mean = (0.36 / 0.1 + 0.2 / 0.1 + 2 * 0.2 / 0.1) / precision
+    np.testing.assert_allclose(found[0, 2, 0], mean, rtol=1e-6)
+    np.testing.assert_allclose(deviations[0, 2, 0], precision**-0.5, rtol=1e-6)
 
 
 def test_an_unknown_row_is_the_whole_distribution():
@@ -168,6 +193,24 @@ def test_nearly_singular_covariances_lose_no_digits():
     found, deviations = elbax.imputed(model, narrow, row)
     np.testing.assert_allclose(deviations[0, 2], 1e-4, rtol=1e-4)
     np.testing.assert_allclose(found[0, 2], 0.3 - (-0.7 - 0.15), rtol=1e-5)
+
+
+def test_what_is_complete_is_unchanged():
+    """Whole numbers too, and columns that could not be imputed beside others that are."""
+    model = elbax.Mixture(components.Poisson(), 2)
+    counts = np.array([[2**24 + 1, 3], [2, 5]])
+    params = model.init(jax.random.key(0), jnp.asarray(counts), "random_parts")
+    found, deviations = elbax.imputed(model, params, counts)
+    np.testing.assert_array_equal(found, counts)
+    assert not deviations.any()
+    product = components.Product(words=components.Multinomial(), size=components.Normal("diagonal"))
+    model = elbax.Mixture(product, 2)
+    x = {"words": jnp.asarray(COUNTS), "size": jnp.asarray(TABLE)}
+    params = model.init(jax.random.key(0), x, "random_parts")
+    holes = x | {"size": x["size"].at[0, 0].set(jnp.nan)}
+    found, deviations = elbax.imputed(model, params, holes)
+    np.testing.assert_array_equal(found["words"], COUNTS)
+    assert np.isfinite(found["size"]).all() and deviations["size"][0, 0] > 0
 
 
 def test_what_cannot_be_imputed(as_users_run):

@@ -190,6 +190,38 @@ def test_incremental_em(name):
     np.testing.assert_allclose(jnp.diff(sweeps.elbo), 0, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "make", [lambda m: elbax.OnlineMStep(m, lambda t: (t + 2.0) ** -0.6), None]
+)
+@pytest.mark.parametrize("offset", [2e3, 3e4])
+def test_a_start_far_from_the_data(make, offset):
+    """In float32 what is kept about the first params holds nothing of the data's spread, and is outweighed."""
+    model = elbax.Mixture(elbax.components.Normal("full"), 1)
+    m_step = elbax.IncrementalMStep(model, 4) if make is None else make(model)
+    start = {"means": np.zeros((1, 2)), "covariances": np.eye(2)[None], "unit": np.ones(2)}
+    params = model.from_description(weights=[1.0], **start)
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
+    noise = np.random.default_rng(0).normal(size=(400, 50, 2))
+    batches = noise[:4] if make is None else noise
+    batches = jnp.asarray(offset + np.tile(batches, (100 if make is None else 1, 1, 1)), "float32")
+    update = em(model, m_step)
+    state, _ = stream(update, begin(update, model, params), batches)
+    described = model.describe(state.params)
+    np.testing.assert_allclose(described["means"][0] - offset, 0, atol=0.3)
+    np.testing.assert_allclose(described["covariances"][0], np.eye(2), atol=0.35)
+
+
+def test_a_model_of_ones_own_that_defines_no_change_of_coordinates(as_users_run):
+    class Own(elbax.components.Poisson):
+        def rebase(self, natural, params):
+            return elbax.components.AbstractComponent.rebase(self, natural, params)
+
+    model = elbax.Mixture(Own(), 2)
+    params = model.init(jax.random.key(0), jnp.arange(20)[:, None])
+    with pytest.raises(TypeError, match=r"Own.*define Own\.rebase"):
+        em(model, elbax.OnlineMStep(model, 0.5)).init(params, key=jax.random.key(1))
+
+
 @pytest.mark.parametrize("target", ["entropy", "divergence"])
 def test_at_rate_one_online_is_the_closed_form(target):
     """Inside of `Anneal` too, with another β in every step."""

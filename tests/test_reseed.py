@@ -225,3 +225,11 @@ def test_errors(as_users_run):
     ):
         step = elbax.ReseedStep(model)
         step.init(params, elbax.Exact(model, params), key=jax.random.key(0))
+
+
+def test_a_model_without_components_inside_of_anneal(as_users_run):
+    model = elbax.FactorAnalysis(1)
+    params = model.init(jax.random.key(0), elbax.datasets.old_faithful())
+    update = elbax.Chain(elbax.ExactEStep(model), elbax.ReseedStep(model))
+    with pytest.raises(TypeError, match="ReseedStep: FactorAnalysis has no components"):
+        elbax.wrappers.Anneal(update, lambda step: 1.0).init(params, key=jax.random.key(1))

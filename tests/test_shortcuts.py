@@ -96,7 +96,7 @@ def test_where_it_may_be_taken_it_is_the_same(name):
     assert 5 < sum(seen) < 55
 
 
-@pytest.mark.parametrize("name", set(COMPONENTS) - {"normal"})
+@pytest.mark.parametrize("name", ["poisson", "multinomial", "gamma"])
 def test_what_padding_holds_does_not_decide(name):
     """Rows that count for nothing may hold anything, and the form stays the same."""
     component, draw = COMPONENTS[name]
@@ -133,3 +133,20 @@ def test_rows_that_fit_in_the_cache(update, monkeypatch):
     for ours, theirs in zip(*map(jax.tree.leaves, (few, whole)), strict=True):
         if jnp.issubdtype(theirs.dtype, jnp.inexact):
             np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
+def test_a_network_sees_all_rows(monkeypatch):
+    """Unless the user says otherwise: what it returns may depend on the rows beside."""
+    monkeypatch.setattr(elbax._shortcut, "_CACHE", 3e4)
+    x = jax.random.normal(jax.random.key(0), (401, 12)) + jnp.linspace(0, 3, 401)[:, None]
+    model = elbax.GaussianMixture(2)
+    params = model.init(jax.random.key(1), x)
+
+    def network(weights, x):
+        return weights @ (x - jax.lax.pmean(x, "rows"))
+
+    weights = jnp.linspace(-0.5, 0.5, 24).reshape(2, 12)
+    encoder = elbax.Amortized(elbax.Network(network, weights), model.latent)
+    bound = lambda chunk_size: elbax.elbo(model, params, encoder, x, chunk_size=chunk_size)
+    assert bound(None) == bound(401)
+    assert bound(None) != bound(50)

@@ -1,4 +1,4 @@
-"""What some models can do in addition, for which steps ask by type."""
+"""Protocols of what some models can do in addition; steps look for them in a model."""
 
 from typing import Protocol, runtime_checkable
 
@@ -46,21 +46,3 @@ class RestartsComponents(Protocol):
     ) -> PyTree:
         """Returns params with the components in `which` restarted, the others unchanged."""
         ...
-
-
-def evidence_maximizer(model: PyTree) -> MaximizesEvidence:
-    if isinstance(model, MaximizesEvidence):
-        return model
-    raise TypeError(
-        f"EvidenceMStep: {type(model).__name__} has no closed-form maximum of its evidence in any block of "
-        "params. FactorAnalysis and ProbabilisticPCA have one, but not inside of Anneal, which changes the "
-        "objective. Use ClosedFormMStep or GradientMStep."
-    )
-
-
-def restarter(model: PyTree) -> RestartsComponents:
-    if isinstance(model, RestartsComponents):
-        return model
-    raise TypeError(
-        f"ReseedStep: {type(model).__name__} has no components to restart. Use a Mixture."
-    )

@@ -11,7 +11,7 @@ from ._arguments import check_tree
 from ._invariance import free_entries, Invariances, somewhere_near
 from ._math.algebra import nodes_of
 from ._program import program
-from ._reference import unmoved
+from ._reference import without_reference
 from ._sharding import automatic
 from ._shortcut import Shortcut
 from ._types import Any, Array, Key, PyTree, Scalar
@@ -73,15 +73,16 @@ class AbstractModel(eqx.Module):
         return natural
 
     def rebase(self, natural: PyTree, params: PyTree) -> PyTree:
-        """Returns the coordinates η about `params` of the log-joint that `natural` describes about other params.
+        """Returns the coordinates about `params` of the same log-joint.
 
-        The change of coordinates is affine. Its transpose takes expected statistics about `params` to those about
-        the others, so that statistics of different steps can be added, as in online EM. Coordinates that are about
-        no point (that hold no `Reference`) are returned unchanged.
+        `natural` are coordinates η (not prepared) about some other params. The change is affine. Its transpose
+        takes expected statistics about `params` to those about the others, so that statistics of different steps
+        can be added, as in online EM. Coordinates that are about no point (that hold no `Reference`) are
+        returned unchanged.
 
         **Raises** `TypeError` if the coordinates are about a point and the model defines no change of it.
         """
-        return unmoved(natural, type(self).__name__)
+        return without_reference(natural, type(self).__name__)
 
     def maximize(self, statistics: PyTree, params: PyTree, free: PyTree) -> PyTree:
         """Returns argmax over θ of ⟨η(θ), statistics⟩ + log_prior(θ): the closed-form M-step.
@@ -97,13 +98,16 @@ class AbstractModel(eqx.Module):
         )
 
     def impute(self, params: PyTree, x: PyTree, q: Any) -> tuple[PyTree, PyTree]:
-        """Returns one datum with missing numbers replaced by their means, and the means' standard deviations.
+        """Returns one datum with missing numbers replaced by their means, and their standard deviations.
 
         `q` is its posterior. See `elbax.imputed`.
 
-        **Raises** `TypeError` for a model whose data cannot be incomplete.
+        **Raises** `TypeError` for a model that does not impute.
         """
-        raise TypeError(f"{type(self).__name__} does not impute missing numbers.")
+        raise TypeError(
+            f"imputed: {type(self).__name__} does not impute missing numbers. Mixtures, hidden Markov models, "
+            "factor analysis and state spaces do."
+        )
 
     def describe(self, params: PyTree) -> Any:
         """Returns the params in readable form; by default unchanged."""

@@ -106,8 +106,9 @@ class Pass:
     ) -> tuple[Any, Scalar | float]:
         """Returns (run(form, chunk size), the term to add to its sum of bounds).
 
-        The form is the model's shortcut, if it is allowed, which also chooses a chunk size if the user does not.
-        This is decided once per pass. The shortcut is not used on data of a few thousand numbers.
+        The form is the model's shortcut, if it is allowed. It also chooses a chunk size if the user does not,
+        except under a posterior with weights. This is decided once per pass. The shortcut is not used on data of
+        a few thousand numbers.
         """
         check_places(self.posterior, self.batch, "A pass over data")
         batch = as_batch(self.batch)
@@ -122,7 +123,10 @@ class Pass:
                 also = self.model.shortcut(node.params, x)
                 allowed = allowed if also is None else allowed & also.allowed
         allowed = in_every_lane(allowed)
-        chunk_size = found.chunk_size if self.chunk_size is None else self.chunk_size
+        chunk_size = self.chunk_size
+        # A network may depend on the rows that it sees at a time (batch normalization).
+        if chunk_size is None and not jax.tree.leaves(weights_of(self.posterior)):
+            chunk_size = found.chunk_size
         result = jax.lax.cond(
             allowed,
             lambda: run(found.form, chunk_size),

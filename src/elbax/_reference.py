@@ -24,8 +24,8 @@ def is_reference(node: Any) -> bool:
     return isinstance(node, Reference)
 
 
-def unmoved(natural: PyTree, who: str) -> PyTree:
-    """Returns natural parameters that are about no point, and so the same about any.
+def without_reference(natural: PyTree, who: str) -> PyTree:
+    """Returns natural parameters unchanged if they are about no point, and so the same about any.
 
     **Raises** `TypeError` if they hold a `Reference`.
     """

@@ -92,14 +92,16 @@ def labels(
 def imputed(
     model: AbstractModel, params: PyTree, x: PyTree, *, chunk_size: int | None = None
 ) -> tuple[PyTree, PyTree]:
-    r"""Returns the rows with missing numbers replaced by $E[x_m \mid x_o]$, and the standard deviations of these.
+    r"""Returns rows with missing numbers replaced by $E[x_m \mid x_o]$, and their standard deviations given $x_o$.
 
-    The latents are integrated out, not fixed at their most probable value. Observed numbers are unchanged and have
-    deviation 0. A missing code of `Categorical` is the most probable one, and its deviation the probability that
-    it is another. Arguments and errors as for `log_densities`, and `TypeError` for a model whose data cannot be
-    incomplete (a regression).
+    The latents are integrated out, not fixed at their most probable value. Observed numbers are unchanged and
+    have deviation 0. A missing code of `Categorical` is the most probable one, and its deviation is the
+    probability that it is another. Arguments and errors as for `log_densities`, and `TypeError` for a model that
+    does not impute: regressions, and Bayesian networks, whose `labels` are the most probable values.
 
-    **Returns** (values, deviations), each with the structure of the rows, in their order.
+    **Returns** (values, deviations), each an array of the shape of the rows (or a dictionary of arrays), in their
+    order. Of sequences these have shape `(num_data, T, dim)`, with NaN in the padding; where inputs drive a hidden
+    Markov model, they are those of its values.
 
     ```python
     >>> import elbax, jax

@@ -24,7 +24,8 @@ class Shortcut(NamedTuple):
         on latents; `None` if there is none. A pass adds it outside of the choice between the forms, so that a
         compiled loop over sweeps of the same data computes it once. Outside of the support log h(x) = −∞ and the
         bound is −∞, whatever the value of `form`.
-    - `chunk_size`: how many rows at a time are fastest, for a pass whose user does not say; `None` for all.
+    - `chunk_size`: how many rows at a time are fastest, for a pass whose user does not say; `None` for all. It is
+        left out by a model of sequences, of which a datum has many rows.
     """
 
     allowed: Bool[Array, ""]
@@ -41,4 +42,10 @@ def rows_in_cache(bytes_per_row: int) -> int | None:
     """Returns how many rows' features stay in the cache of a CPU; `None` on an accelerator, which has none."""
     if jax.default_backend() != "cpu":
         return None
-    return max(1, int(_CACHE * (os.cpu_count() or 1) / bytes_per_row))
+    return max(1, int(_CACHE * _num_threads() / bytes_per_row))
+
+
+def _num_threads() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

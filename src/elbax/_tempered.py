@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 
 from ._around import AbstractAround
-from ._capability import restarter
 from ._math.algebra import is_label
 from ._model import AbstractModel
 from ._reference import Reference
@@ -92,11 +91,6 @@ class Tempered(AbstractAround):
         if found is None:
             return None
         return found.around(lambda form: Tempered(form, self.beta, self.target))
-
-    def restart_components(
-        self, params: PyTree, which: Array, x: PyTree, weight: Array, assignment: Array
-    ) -> PyTree:
-        return restarter(self.model).restart_components(params, which, x, weight, assignment)
 
     # β is an array, possibly traced: temperatures are equal if they are the same array.
     def __eq__(self, other: Any) -> bool:

@@ -132,7 +132,7 @@ class Categorical(AbstractComponent):
         values, observed = known(x)
         probabilities = jnp.tensordot(weights, self.describe(params)["probabilities"], 1)
         codes = jnp.argmax(probabilities, -1)
-        doubt = 1 - jnp.max(probabilities, -1)
+        doubt = jnp.maximum(1 - jnp.max(probabilities, -1), 0)
         return jnp.where(observed, values.astype(int), codes), jnp.where(observed, 0, doubt)
 
     def log_prior(self, params):

@@ -9,7 +9,7 @@ import numpy as np
 
 from .._free import is_frozen
 from .._invariance import Invariances, nothing
-from .._reference import is_reference, unmoved
+from .._reference import is_reference, without_reference
 from .._shortcut import Shortcut
 from .._types import Any, AnyArray, Array, Bool, Float, Int, Key, PyTree, Scalar
 from ..data._check import check_table
@@ -78,7 +78,7 @@ class AbstractComponent(eqx.Module):
 
     def rebase(self, natural: PyTree, params: PyTree) -> PyTree:
         """Returns the same coordinates about `params`, as for a model."""
-        return unmoved(natural, type(self).__name__)
+        return without_reference(natural, type(self).__name__)
 
     @abc.abstractmethod
     def log_densities(self, natural: PyTree, x: PyTree) -> Float[Array, " K"]:
@@ -142,7 +142,7 @@ class AbstractComponent(eqx.Module):
 
         **Raises** `TypeError` for a component that has no density of all its columns.
         """
-        raise TypeError(f"{type(self).__name__} does not impute missing numbers.")
+        raise TypeError(f"imputed: {type(self).__name__} does not impute missing numbers.")
 
     def impute(
         self, params: PyTree, x: PyTree, weights: Float[Array, " K"]
@@ -151,6 +151,8 @@ class AbstractComponent(eqx.Module):
 
         `weights` are the probabilities of the components, given the row.
         """
+        if eqx.is_array(x):
+            return x, jnp.zeros(x.shape, weights.dtype)
         mean, variance = moments_of_mixture(weights, *self.moments(params, x))
         return filled(*known(x), mean, variance)
 

@@ -80,7 +80,7 @@ class AbstractCovariance(eqx.Module):
 
     @abc.abstractmethod
     def average(self, factors: Array) -> Array:
-        """Returns C of the average of K covariances, in which their columns are about uncorrelated.
+        """Returns a root of the average of K covariances; in units of it columns are nearly uncorrelated.
 
         Scalings, whose columns are uncorrelated in any units, return 1.
         """
@@ -190,11 +190,16 @@ class Full(AbstractCovariance):
     def rescale(self, raw, moment, dim, rounding=0.0):
         own = 4 * dim * jnp.finfo(moment.dtype).eps * jnp.max(jnp.diagonal(moment))
         least = jax.lax.stop_gradient(jnp.maximum(own, rounding))
-        # A pivot is below rounding, or NaN.
-        pivots = jnp.diagonal(cholesky(jax.lax.stop_gradient(moment)))
-        lost = ~(jnp.min(pivots) ** 2 >= least)
-        ridge = jnp.where(lost, 2 * least, 0) * jnp.eye(dim, dtype=moment.dtype)
-        return self.pack(matmul(self.factor(raw, dim), cholesky(moment + ridge)))
+        eye = jnp.eye(dim, dtype=moment.dtype)
+        ridge = 2 * least * eye
+        # Where a pivot is below rounding, or NaN, M gets a ridge. If that is not enough either, as for
+        # statistics of params so far away that little is left of M but rounding, the covariance is kept.
+        tried = jax.lax.stop_gradient(jnp.stack([moment, moment + ridge]))
+        pivots = jnp.diagonal(cholesky(tried), axis1=1, axis2=2)
+        sure = jnp.min(pivots[0]) ** 2 >= least
+        known = sure | jnp.all(jnp.isfinite(pivots[1])) | ~jnp.all(jnp.isfinite(moment))
+        moment = jnp.where(known, moment + jnp.where(sure, 0, ridge), eye)
+        return self.pack(matmul(self.factor(raw, dim), cholesky(moment)))
 
     def matrix(self, factor, dim):
         return matmul(factor, factor.T)

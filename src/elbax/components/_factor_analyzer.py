@@ -20,7 +20,7 @@ from ..data._incomplete_rows import known, known_numbers
 from ._component import AbstractComponent
 from ._imputation import regression_on_observed
 from ._parts import part_means, pooled_covariance
-from ._residual import least_share, with_residual
+from ._residual import insert_residual, least_share
 from ._unit import floors, positive_variance, with_given_unit, with_unit
 
 
@@ -132,7 +132,7 @@ class FactorAnalyzer(AbstractComponent):
         turn = params["loadings"] / deviation[:, None] - about["weights"]
         shift = jnp.concatenate([move[:, None], turn], 1)
         ratio = new.value["deviation"] / deviation
-        return natural | {"about": new} | with_residual(natural, ratio, shift)
+        return natural | {"about": new} | insert_residual(natural, ratio, shift)
 
     def one_potentials(self, natural: PyTree, x: Any) -> tuple[tuple[Array, Array], Scalar]:
         """Returns (h, J) of the factors and the constant, for one row; missing columns are left out."""
@@ -318,7 +318,7 @@ class FactorAnalyzer(AbstractComponent):
         values, observed = known(x)
         mean = params["mean"]
         root = jnp.concatenate([params["loadings"], jnp.diag(self.one_deviation(params))], 1)
-        onto, variances = regression_on_observed(root, observed)
+        onto, variances, _ = regression_on_observed(root, observed)
         offset = jnp.where(observed, values.astype(mean.dtype) - mean, 0)
         return mean + matmul(onto, offset), variances
 

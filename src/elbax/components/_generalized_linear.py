@@ -116,7 +116,7 @@ class GeneralizedLinear(AbstractComponent):
         return params
 
     def rebase(self, natural: PyTree, params: PyTree) -> PyTree:
-        # Without a closed form nothing is computed from its statistics.
+        """Returns them unchanged: without a closed form nothing is computed from its statistics."""
         return natural
 
     def log_densities(self, natural: PyTree, x: Any) -> Float[Array, " K"]:

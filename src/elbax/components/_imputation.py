@@ -10,12 +10,13 @@ from .._types import Array, Bool, Float
 
 def regression_on_observed(
     root: Float[Array, "D W"], observed: Bool[Array, " D"]
-) -> tuple[Float[Array, "D D"], Float[Array, " D"]]:
-    """Returns (B, v): x given its observed columns has mean μ + B (x − μ) and variances v, if x ~ N(μ, R Rᵀ).
+) -> tuple[Float[Array, "D D"], Float[Array, " D"], Float[Array, "D D"]]:
+    """Returns (B, v, X) of x ~ N(μ, R Rᵀ), with R Rᵀ not singular.
 
-    Columns of B that are not observed are 0, as is v where they are. With the observed rows first, R turned by an
-    orthogonal matrix is lower triangular, L: then B = L_mo L_oo⁻¹, and v are the sums of squares of the rows of
-    L_mm, in which nothing cancels.
+    Given its observed columns, with offsets x − μ (0 where missing), x has the mean μ + B (x − μ) and the
+    variances v, and |X (x − μ)|² is the squared Mahalanobis distance of the observed columns. With the observed
+    rows first, R turned by an orthogonal matrix is lower triangular, L. Then X = L_oo⁻¹, B = L_mo L_oo⁻¹, and v
+    are the sums of squares of the rows of L_mm, in which nothing cancels.
     """
     dim = len(root)
     order = jnp.argsort(~observed)
@@ -27,7 +28,7 @@ def regression_on_observed(
     place = jnp.argsort(order)
     onto = matmul(triangle, solve)[place][:, place]
     variances = jnp.sum(jnp.where(missing, triangle, 0) ** 2, -1)[place]
-    return onto, variances
+    return onto, variances, solve[:, place]
 
 
 def moments_of_mixture(

@@ -17,7 +17,7 @@ from ..data._incomplete_rows import has_incomplete, known_numbers
 from ._component import AbstractComponent
 from ._linear import design
 from ._moved import unless
-from ._residual import least_share, with_residual
+from ._residual import insert_residual, least_share
 from ._unit import floors, positive_variance, with_given_unit, with_unit
 
 
@@ -115,7 +115,7 @@ class LinearRegression(AbstractComponent):
         deviation = about["deviation"]
         ratio = new.value["deviation"] / deviation
         shift = (new.value["coefficients"] - about["coefficients"]) / deviation[:, None]
-        return natural | {"about": new} | with_residual(natural, ratio, shift)
+        return natural | {"about": new} | insert_residual(natural, ratio, shift)
 
     def log_densities(self, natural: PyTree, x: Any) -> Float[Array, " K"]:
         inputs, target = x

@@ -184,9 +184,9 @@ class Normal(AbstractComponent):
         old, new = natural["about"].value, self.natural(params)["about"]
         structure = self.structure
 
-        def one(count, linear, precision, inverse, factor, shift):
+        def one(count, linear, precision, inverse, factor, move):
             # A structure's factors apply to one another as to vectors.
-            turn, shift = structure.apply(inverse, factor), structure.apply(inverse, shift)
+            turn, shift = structure.apply(inverse, factor), structure.apply(inverse, move)
             push = jax.grad(structure.quadratic, 1)(precision, shift)  # 2 J b
             count = count + vdot(linear, shift) - 0.5 * structure.quadratic(precision, shift)
             linear = structure.apply_transposed(turn, linear - 0.5 * push)
@@ -427,12 +427,9 @@ class Normal(AbstractComponent):
 
         def one(mean, root):
             root = self.structure.dense(root, dim)
-            onto, variances = regression_on_observed(root, observed)
+            onto, variances, whitening = regression_on_observed(root, observed)
             offset = jnp.where(observed, values.astype(mean.dtype) - mean, 0)
-            # Of the observed columns, in the order in which they stand.
-            both = observed[:, None] & observed
-            square = jnp.where(both, matmul(root, root.T), jnp.eye(dim, dtype=mean.dtype))
-            whitened = matmul(invert_triangle(cholesky(square)), offset)
+            whitened = matmul(whitening, offset)
             return mean + matmul(onto, offset), variances, vdot(whitened, whitened)
 
         return jax.vmap(one, in_axes=(0, self._axis))(params["mean"], roots)

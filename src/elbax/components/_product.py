@@ -112,6 +112,7 @@ class Product(AbstractComponent):
             allowed=jnp.all(jnp.stack([each.allowed for each in taken.values()])),
             form=Product(**(self.components | {name: each.form for name, each in taken.items()})),
             base=(lambda x: sum(base(x[name]) for name, base in bases.items())) if bases else None,
+            chunk_size=min((e.chunk_size for e in taken.values() if e.chunk_size), default=None),
         )
 
     def describe(self, params):

@@ -73,7 +73,7 @@ def expand(structure: AbstractCovariance, axis: int | None, natural: PyTree) -> 
 
 
 def average_unit(structure: AbstractCovariance, axis: int | None, factors: Array) -> Array:
-    """Returns a root of the average covariance; `axis` is None if `factors` is that of all components."""
+    """Returns `structure.average`; `axis` is None if `factors` is the one of all components."""
     return structure.average(factors[None] if axis is None else factors)
 
 

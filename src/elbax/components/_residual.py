@@ -12,7 +12,7 @@ from .._types import Array, PyTree
 _SMALLEST = {4: 3.5e-4, 8: 3e-7}
 
 
-def with_residual(natural: PyTree, ratio: Array, shift: Array) -> dict[str, Array]:
+def insert_residual(natural: PyTree, ratio: Array, shift: Array) -> dict[str, Array]:
     """Returns the coordinates of −½ τ e² + e c·ũ − ½ ũᵀGũ in terms of e', where e = ratio e' + shift·ũ.
 
     τ (`precision`) and the ratio have some batch axes; c (`cross`) and the shift have one more, G (`gram`) two.

@@ -181,7 +181,10 @@ class StudentT(AbstractComponent):
         return mean + (self.normal.sample(params, component, key_x) - mean) / jnp.sqrt(u)
 
     def moments(self, params, x):
-        """The deviations are infinite where ν and the number of observed columns add up to 2 at most."""
+        """Deviations are infinite where ν and the number of observed columns add up to at most 2.
+
+        Where they add up to at most 1 there is no mean either, and the location is returned.
+        """
         means, variances, distance = self.normal.given_observed(params, x)
         dof = 2 * self._half_dof(params)
         left = dof + jnp.sum(known(x)[1]).astype(dof.dtype) - 2

@@ -46,6 +46,17 @@ def as_sequence(x: Any) -> tuple[PyTree, Array, int]:
     return values, x.length if isinstance(x, Sequence) else jnp.asarray(steps), steps
 
 
+def without_steps_after(length: Array, found: PyTree) -> PyTree:
+    """Returns results of each step of one sequence with NaN in the padding, −1 if they are whole numbers."""
+
+    def one(leaf):
+        nothing = jnp.nan if jnp.issubdtype(leaf.dtype, jnp.inexact) else -1
+        inside = jnp.arange(len(leaf)) < length
+        return jnp.where(inside.reshape((-1,) + (1,) * (leaf.ndim - 1)), leaf, nothing)
+
+    return jax.tree.map(one, found)
+
+
 def sequences(data: Any, *, lengths: Any = None) -> Sequence:
     """Returns a batch of sequences of different lengths and with gaps, where NaN means missing at random.
 

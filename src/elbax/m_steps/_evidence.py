@@ -3,7 +3,7 @@
 import equinox as eqx
 import jax.numpy as jnp
 
-from .._capability import evidence_maximizer
+from .._capability import MaximizesEvidence
 from .._free import choose, spread
 from .._math.algebra import matmul
 from .._model import AbstractModel
@@ -61,7 +61,7 @@ class EvidenceMStep(AbstractUpdate):
                 "GradientMStep."
             )
         # A model without such a maximum for the free params raises here.
-        model = evidence_maximizer(self.model)
+        model = _maximizer(self.model)
         about = model.moments_about(params)
 
         def maximize(params, about):
@@ -75,7 +75,7 @@ class EvidenceMStep(AbstractUpdate):
 
     def __call__(self, state: ELBOState, batch: PyTree) -> tuple[ELBOState, Info]:
         _refuse_incomplete(batch)
-        model = evidence_maximizer(self.model)
+        model = _maximizer(self.model)
         about = model.moments_about(state.params)
 
         def moments(x, weight, places):
@@ -100,3 +100,13 @@ def _refuse_incomplete(batch: PyTree) -> None:
             "EvidenceMStep: got incomplete rows, but the step needs the covariance of complete rows. Use "
             "ClosedFormMStep."
         )
+
+
+def _maximizer(model: AbstractModel) -> MaximizesEvidence:
+    if isinstance(model, MaximizesEvidence):
+        return model
+    raise TypeError(
+        f"EvidenceMStep: {type(model).__name__} has no closed-form maximum of its evidence in any block of "
+        "params. FactorAnalysis and ProbabilisticPCA have one, but not inside of Anneal, which changes the "
+        "objective. Use ClosedFormMStep or GradientMStep."
+    )

@@ -22,7 +22,7 @@ class IncrementalMStep(AbstractStatisticsStep):
     **Arguments:**
 
     - `model`: as for `OnlineMStep`.
-    - `num_batches`: the number of batches in a cycle; so many statistics are stored.
+    - `num_batches`: the number of batches in a cycle; so many statistics are stored, and moved in every step.
     - `chunk_size`: about how many rows to process at a time.
     - `free`: which params this step updates; see `ClosedFormMStep`.
 

@@ -20,9 +20,10 @@ class OnlineMStep(AbstractStatisticsStep):
     1)^{-\alpha}$ with $\frac12 < \alpha \le 1$ converge. With α = 0.6 and `Averaged` around the chain, the
     averaged estimate is as good as maximum likelihood on all the data seen.
 
-    Latents that a component eliminates (a Student t's scale, an analyzer's factors, missing columns) have their
-    statistics taken at the params of the moment too. Pass minibatches of B from N rows as `Batch(x, weight=N /
-    B)` if a prior is to count once for all N.
+    Start near the data (`model.init(key, x)`): in float32, statistics about params thousands of standard
+    deviations away hold little of the data's own spread. Latents that a component eliminates (a Student t's
+    scale, an analyzer's factors, missing columns) have their statistics taken at the params of the moment too.
+    Pass minibatches of B from N rows as `Batch(x, weight=N / B)` if a prior is to count once for all N.
 
     **Arguments:**
 
@@ -32,7 +33,8 @@ class OnlineMStep(AbstractStatisticsStep):
     - `chunk_size`: about how many rows to process at a time.
     - `free`: which params this step updates; see `ClosedFormMStep`.
 
-    **Raises** `TypeError` at `init` for a model without a closed form for what is free.
+    **Raises** `TypeError` at `init` for a model without a closed form for what is free, or one whose natural
+    parameters are about a point without a `rebase`.
 
     ```python
     >>> import elbax, jax

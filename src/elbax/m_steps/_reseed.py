@@ -5,9 +5,10 @@ import jax
 import jax.numpy as jnp
 
 from .._arguments import check_not_negative
-from .._capability import restarter
+from .._capability import RestartsComponents
 from .._model import AbstractModel
 from .._state import ELBOState, Info
+from .._tempered import Tempered
 from .._types import PyTree
 from .._update import AbstractUpdate
 from ..data._batch import as_batch, over_rows, rows
@@ -54,7 +55,7 @@ class ReseedStep(AbstractUpdate):
         return False
 
     def init_memory(self, params: PyTree, posterior: PyTree) -> PyTree:
-        restarter(self.model)
+        _restarter(self.model)
         return ()
 
     def __call__(self, state: ELBOState, batch: PyTree) -> tuple[ELBOState, Info]:
@@ -87,7 +88,16 @@ class ReseedStep(AbstractUpdate):
             taker = jnp.argsort(~gone, stable=True)[jnp.minimum(lot, num_components - 1)]
             taken = (lot < jnp.sum(gone)) & (weight > 0)
             assignment = jnp.where(taken, taker, assignment)
-            return restarter(model).restart_components(params, gone, x, weight, assignment)
+            return _restarter(model).restart_components(params, gone, x, weight, assignment)
 
         moved = jax.lax.cond(jnp.any(gone), reseed, lambda: params)
         return state.replace(params=moved), Info()
+
+
+def _restarter(model: AbstractModel) -> RestartsComponents:
+    inner = model.model if isinstance(model, Tempered) else model
+    if isinstance(inner, RestartsComponents):
+        return inner
+    raise TypeError(
+        f"ReseedStep: {type(inner).__name__} has no components to restart. Use a Mixture."
+    )

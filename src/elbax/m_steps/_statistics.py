@@ -58,6 +58,8 @@ class AbstractStatisticsStep(AbstractUpdate):
 
     def init_memory(self, params: PyTree, posterior: PyTree) -> Remembered:
         zeros = statistics_of(self.model, params, self.free)
+        # A model that defines no change of coordinates, but needs one, raises here.
+        eqx.filter_eval_shape(lambda at: self.model.rebase(self.model.natural(at), at), params)
         return Remembered(self.start(zeros), params, jnp.zeros((), int))
 
     def __call__(self, state: ELBOState, batch: PyTree) -> tuple[ELBOState, Info]:
@@ -84,8 +86,8 @@ def change_of_statistics(
 ) -> Callable[[PyTree], PyTree]:
     """Returns the map from expected statistics about the params `old` to those about `new`.
 
-    The log-joint is linear in either coordinates, ⟨η', t'⟩ = ⟨Aη', t⟩, so that t' = Aᵀt, where A are the model's
-    changes of coordinates (`rebase`).
+    The log-joint is linear in either coordinates, ⟨η', t'⟩ = ⟨Aη', t⟩ with A the change of coordinates from new to
+    old (`rebase`). So t' = Aᵀt: statistics move the other way than coordinates.
     """
     coordinates, rest = split_coordinates(model.natural(new))
 

@@ -17,7 +17,14 @@ from .._types import Any, AnyArray, Array, Bool, Float, Int, Key, PyTree, Scalar
 from ..components import AbstractComponent
 from ..data._batch import host_rows, rows
 from ..data._check import check_described, check_each, check_enough, is_concrete
-from ..data._sequence import all_steps, as_sequence, check_sequences, num_observed, values_of
+from ..data._sequence import (
+    all_steps,
+    as_sequence,
+    check_sequences,
+    num_observed,
+    values_of,
+    without_steps_after,
+)
 from ..families import MarkovChain
 from ..families._recursion import runs_pairwise
 from ..families._undefined import draw_label, where_defined
@@ -267,9 +274,10 @@ class HiddenMarkovModel(AbstractPartitioned):
         return Shortcut(allowed, form, base)
 
     def impute(self, params: PyTree, x: PyTree, q: Any) -> tuple[PyTree, PyTree]:
-        values = self._values(values_of(x))
+        values, length, _ = as_sequence(x)
         impute = lambda row, weights: self.component.impute(params["components"], row, weights)
-        return jax.vmap(impute)(values, q.mean()["unary"])
+        found = jax.vmap(impute)(self._values(values), q.mean()["unary"])
+        return without_steps_after(length, found)
 
     def describe(self, params: PyTree) -> dict[str, Any]:
         """Returns initial probabilities (K,), the transition matrix (K, K), and the components' description."""

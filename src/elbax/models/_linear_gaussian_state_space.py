@@ -19,13 +19,19 @@ from .._program import compiled
 from .._reference import Reference
 from .._types import Any, Array, Key, PyTree, Scalar
 from ..components._covariance import Diagonal, Full, Spherical
-from ..components._imputation import filled, regression_on_observed
+from ..components._imputation import filled
 from ..components._parts import pooled_covariance
 from ..components._unit import positive_variance, with_given_unit
 from ..data._batch import host_rows, rows
 from ..data._check import check_described, check_table, is_concrete
 from ..data._incomplete_rows import is_incomplete, known, known_numbers
-from ..data._sequence import all_steps, as_sequence, check_sequences, num_observed, values_of
+from ..data._sequence import (
+    all_steps,
+    as_sequence,
+    check_sequences,
+    num_observed,
+    without_steps_after,
+)
 from ..families import GaussianChain
 from ..starts import start_of
 from ._linear_gaussian import LinearGaussian
@@ -279,6 +285,7 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
 
     def impute(self, params: PyTree, x: PyTree, q: Any) -> tuple[PyTree, PyTree]:
         """Regresses the missing numbers of a step on its state and on the noise of the observed ones."""
+        values, length, _ = as_sequence(x)
         emission = self._parts["emission"]
         dim = self._shapes(params)["emission"][0]
         matrix, root = params["emission"]["matrix"], emission.root(params["emission"], dim)
@@ -286,14 +293,19 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
         mean, covariance, _ = q.family.moments(q.natural)
 
         def one(row, seen, mean, covariance):
-            onto, variances = regression_on_observed(root, seen)
+            # Some directions may have no noise: the least noise that explains the observed numbers.
+            solve = jnp.linalg.pinv(jnp.where(seen[:, None], root, 0))
+            onto = matmul(root, solve)
+            unknown = root - matmul(onto, jnp.where(seen[:, None], root, 0))
             center = matmul(matrix, mean) + offset
             residual = jnp.where(seen, row.astype(root.dtype) - center, 0)
-            slope = matrix - matmul(onto, matrix)
+            slope = matrix - matmul(onto, jnp.where(seen[:, None], matrix, 0))
             spread = jnp.sum(slope * matmul(slope, covariance), -1)
-            return filled(row, seen, center + matmul(onto, residual), variances + spread)
+            variance = jnp.sum(unknown**2, -1) + spread
+            return filled(row, seen, center + matmul(onto, residual), variance)
 
-        return jax.vmap(one)(*known(values_of(x)), mean, covariance)
+        found = jax.vmap(one)(*known(values), mean, covariance)
+        return without_steps_after(length, found)
 
     def describe(self, params: PyTree) -> dict[str, Array]:
         """Returns m, V, A, Q, C, R (and b, d) under the names that `from_description` takes."""

@@ -41,6 +41,7 @@ def test_converged():
     result = elbax.fit(CASE.update, CASE.state, X)
     assert result.code == "converged"
     assert result.converged
+    assert result.model == MODEL
     assert result.message.startswith("Converged after")
     assert str(result) == f"{result.message} ELBO {float(result.elbo):.6f} nats per datum."
     assert len(result.trace) == result.num_steps

@@ -286,7 +286,7 @@ def test_frozen_transitions_stay():
 def test_driven_transitions():
     """Logits by inputs: the evidence from all paths at the inputs' own tables, and a gradient fit ascends."""
     rng = np.random.default_rng(1)
-    model = HiddenMarkovModel(NORMAL, K, driven=True)
+    model = HiddenMarkovModel(NORMAL, K, transition="input-driven")
     values, inputs = rng.normal(size=(3, 4, 2)), rng.normal(size=(3, 4, 1))
     x = (jnp.asarray(inputs), jnp.asarray(values))
     described = parameters()

@@ -558,7 +558,7 @@ def counted():
     yield "chain", model, tokens
     model = elbax.HiddenMarkovModel(component.Normal("spherical"), 3, allowed=allowed)
     yield "left to right", model, steps
-    model = elbax.HiddenMarkovModel(component.Normal("diagonal"), 2, driven=True)
+    model = elbax.HiddenMarkovModel(component.Normal("diagonal"), 2, transition="input-driven")
     yield "driven", model, (steps[..., :1], steps[..., 1:])
     for noise in ("full", "diagonal", "isotropic"):
         model = elbax.LinearGaussianStateSpace(2, transition_noise=noise, offsets=True)

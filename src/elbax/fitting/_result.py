@@ -3,6 +3,7 @@
 import equinox as eqx
 import numpy as np
 
+from .._model import AbstractModel, models_of
 from .._state import ELBOState, Info
 from .._types import Array, Float, PyTree, Scalar
 from .._update import name_of
@@ -25,6 +26,9 @@ class Result(eqx.Module):
     - `evidence`: log p(x) at the params, in nats per datum, where the posterior is learned and the model knows
         Bayes' rule. What the ELBO without its global term lacks of it is KL(q ‖ p(z | x)), which a better encoder
         would close. `None` elsewhere: under `Exact` the two are equal.
+    - `model`: the update's model, as for `elbax.labels(result.model, result.params, rows)`; `None` for an update
+    of
+        one's own without a model.
     """
 
     state: ELBOState
@@ -34,6 +38,7 @@ class Result(eqx.Module):
     code: Code
     message: str
     evidence: Scalar | None = None
+    model: AbstractModel | None = None
 
     @property
     def params(self) -> PyTree:
@@ -81,7 +86,8 @@ def result_of(
     skipped = int(getattr(state.memory, "skipped", 0))
     if skipped:
         message += f" {name_of(update)} skipped {skipped} of them."
-    return Result(state, elbo, trace, num_steps, name, message)
+    model = next(iter(models_of(update)), None)
+    return Result(state, elbo, trace, num_steps, name, message, model=model)
 
 
 def _message(code: Code, update, info: Info, trace: np.ndarray, tolerance: float) -> str:

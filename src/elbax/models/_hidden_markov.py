@@ -7,10 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._arguments import check_flag, check_function, check_kind
+from .._arguments import check_choice, check_kind
 from .._door import enter_sample
-from .._free import is_frozen
-from .._invariance import beside_by_name, Invariances, nothing, shifts
+from .._invariance import beside_by_name, Invariances, shifts
 from .._math.algebra import log
 from .._shortcut import Shortcut
 from .._types import Any, AnyArray, Array, Bool, Float, Int, Key, PyTree, Scalar
@@ -28,11 +27,14 @@ from ..data._sequence import (
 from ..families import MarkovChain
 from ..families._recursion import runs_pairwise
 from ..families._undefined import draw_label, where_defined
-from ..posteriors import Network
 from ..priors import Dirichlet
 from ..priors._shares import log_prior_of_shares, log_shares_of, maximize_shares, vanished
 from ..starts import AbstractPartitioned
 from ._mixture import check_components
+from ._transitions import AbstractTransitions, TRANSITIONS
+
+
+Transition = Literal["homogeneous", "input-driven"]
 
 
 class HiddenMarkovModel(AbstractPartitioned):
@@ -55,9 +57,9 @@ class HiddenMarkovModel(AbstractPartitioned):
     - `starts`: (K,) booleans: which states may be first.
     - `prior`: a `Dirichlet` prior on the first state's probabilities.
     - `transition_prior`: a `Dirichlet` prior on every row of the transition matrix, over the allowed transitions.
-    - `driven`: if True, a datum is `(inputs, values)` and `params["transition"]` is a function (an
-        `elbax.Network`) from a step's inputs to the logits (K, K) of the transition into it. It is fitted by
-        `GradientMStep`.
+    - `transition`: `"homogeneous"`, the same probabilities in all steps; or `"input-driven"`: a datum is `(inputs,
+        values)`, and `params["transition"]` is a function (an `elbax.Network`) from a step's inputs to the logits
+        (K, K) of the transition into it. It is fitted by `GradientMStep`.
     - `form`, `order`, `segment`: options of the computation, as for `MarkovChain`.
 
     ```python
@@ -80,7 +82,7 @@ class HiddenMarkovModel(AbstractPartitioned):
     prior: Dirichlet | None
     transition_prior: Dirichlet | None
     chain: MarkovChain
-    driven: bool = eqx.field(static=True)
+    transition: Transition = eqx.field(static=True)
 
     def __init__(
         self,
@@ -91,7 +93,7 @@ class HiddenMarkovModel(AbstractPartitioned):
         starts: Any = None,
         prior: Dirichlet | None = None,
         transition_prior: Dirichlet | None = None,
-        driven: bool = False,
+        transition: Transition = "homogeneous",
         form: Literal["auto", "log", "scaled"] = "auto",
         order: Literal["auto", "sequential", "pairwise"] = "auto",
         segment: int | None = None,
@@ -99,12 +101,12 @@ class HiddenMarkovModel(AbstractPartitioned):
         check_components("HiddenMarkovModel", component, num_states=num_states)
         who = "HiddenMarkovModel"
         check_kind(who, Dirichlet, prior=prior, transition_prior=transition_prior)
-        check_flag(who, driven=driven)
+        check_choice(who, TRANSITIONS, transition=transition)
         self.component = component
         self.num_states = num_states
         self.prior = prior
         self.transition_prior = transition_prior
-        self.driven = driven
+        self.transition = transition
         self.chain = MarkovChain(
             num_states,
             allowed=allowed,
@@ -115,6 +117,10 @@ class HiddenMarkovModel(AbstractPartitioned):
         )
 
     @property
+    def _transitions(self) -> AbstractTransitions:
+        return TRANSITIONS[self.transition]
+
+    @property
     def latent(self) -> MarkovChain:
         return self.chain
 
@@ -122,7 +128,7 @@ class HiddenMarkovModel(AbstractPartitioned):
         x, weight = host_rows(batch)
         self._check_sequences(x, weight, who)
         steps, weight = all_steps(x, weight)
-        self.component.check(self._values(steps), weight, who)
+        self.component.check(self._transitions.values_of(steps), weight, who)
 
     def _check_sequences(self, x: PyTree, weight: AnyArray, who: str) -> None:
         # A step of a single array is a row; with several arrays, some may hold a number per step.
@@ -139,26 +145,23 @@ class HiddenMarkovModel(AbstractPartitioned):
             found = host_rows(batch)
             self._check_sequences(*found, who)
             steps, weight = all_steps(*found)
-            self.component.check(self._values(steps), weight, who, varied=True)
+            self.component.check(self._transitions.values_of(steps), weight, who, varied=True)
             check_enough(weight, who, self.num_states)
         return all_steps(*rows(batch))
 
-    def _values(self, steps: PyTree) -> PyTree:
-        return steps[1] if self.driven else steps
-
     def start_table(self, x: PyTree) -> Float[Array, "num_rows features"]:
-        return self.component.table(self._values(x))
+        return self.component.table(self._transitions.values_of(x))
 
     def from_parts(self, x: PyTree, weight: Array, assignment: Array) -> PyTree:
         """Returns emissions of the parts, and transitions that keep the state half of the time."""
         number, dtype = self.num_states, weight.dtype
-        transition = jnp.log(0.5 * jnp.eye(number, dtype=dtype) + 0.5 / number)
-        if self.driven:
-            transition = _linear_logits(transition, x[0].shape[-1])
+        logits = jnp.log(0.5 * jnp.eye(number, dtype=dtype) + 0.5 / number)
         return {
             "initial": jnp.full(number, -jnp.log(number), dtype),
-            "transition": transition,
-            "components": self.component.init(self._values(x), weight, assignment, number),
+            "transition": self._transitions.start(logits, x),
+            "components": self.component.init(
+                self._transitions.values_of(x), weight, assignment, number
+            ),
         }
 
     @property
@@ -169,16 +172,15 @@ class HiddenMarkovModel(AbstractPartitioned):
     def shapes(self) -> PyTree:
         return {
             "initial": (self.num_states,),
-            "transition": callable if self.driven else (self.num_states, self.num_states),
+            "transition": self._transitions.shape(self.num_states),
             "components": self.component.shapes(self.num_states),
         }
 
     def natural(self, params: PyTree) -> PyTree:
         starts, allowed = self.chain.possible()
-        transition = params["transition"]
         return {
             "initial": log_shares_of(params["initial"], starts),
-            "transition": transition if self.driven else log_shares_of(transition, allowed),
+            "transition": self._transitions.natural(params["transition"], allowed),
             "components": self.component.natural(params["components"]),
         }
 
@@ -190,17 +192,14 @@ class HiddenMarkovModel(AbstractPartitioned):
         return natural | {"components": self.component.prepare(natural["components"])}
 
     def potentials(self, natural: PyTree, x: PyTree) -> tuple[PyTree, Scalar]:
-        values, length, _ = as_sequence(x)
-        transition = natural["transition"]
-        if self.driven:
-            inputs, values = values
-            logits = jax.vmap(transition)(inputs[1:])
-            transition = log_shares_of(logits, self.chain.possible()[1])
+        steps, length, _ = as_sequence(x)
+        transitions, (_, allowed) = self._transitions, self.chain.possible()
+        transition = transitions.along(natural["transition"], steps, allowed)
 
         def emit(values):
             return self.component.log_densities(natural["components"], values)
 
-        unary = jax.vmap(emit)(values)
+        unary = jax.vmap(emit)(transitions.values_of(steps))
         potentials = {
             "initial": natural["initial"],
             "transition": transition,
@@ -213,21 +212,13 @@ class HiddenMarkovModel(AbstractPartitioned):
         """Returns initial and transition probabilities proportional to the expected counts, and the components'
         closed form. A state without data keeps its row."""
         starts, allowed = self.chain.possible()
-        transition = params["transition"]
-        if not self.driven:
-            transition = maximize_shares(
-                statistics["transition"],
-                transition,
-                free["transition"],
-                allowed,
-                self.transition_prior,
-            )
-        elif not is_frozen(free["transition"]):
-            raise TypeError(
-                "HiddenMarkovModel: transitions that depend on inputs have no closed-form M-step. Use "
-                "GradientMStep(model, optimizer, free=...) for the transitions, and ClosedFormMStep(model, "
-                "free={'initial': True, 'transition': False, 'components': True}) for the other params."
-            )
+        transition = self._transitions.maximize(
+            statistics["transition"],
+            params["transition"],
+            free["transition"],
+            allowed,
+            self.transition_prior,
+        )
         return {
             "initial": maximize_shares(
                 statistics["initial"], params["initial"], free["initial"], starts, self.prior
@@ -242,16 +233,19 @@ class HiddenMarkovModel(AbstractPartitioned):
         total = self.component.log_prior(params["components"])
         starts, allowed = self.chain.possible()
         total += log_prior_of_shares(params["initial"], starts, self.prior)
-        if not self.driven:
-            total += log_prior_of_shares(params["transition"], allowed, self.transition_prior)
-        return total
+        return total + self._transitions.log_prior(
+            params["transition"], allowed, self.transition_prior
+        )
 
     def shortcut(self, params: PyTree, x: PyTree) -> Shortcut | None:
-        found = self.component.shortcut(params["components"], self._values(values_of(x)))
+        found = self.component.shortcut(
+            params["components"], self._transitions.values_of(values_of(x))
+        )
         # A sequential chain checks this itself.
         chain = self.chain
-        scalable = chain.form == "auto" and runs_pairwise(chain.order) and not self.driven
+        scalable = chain.form == "auto" and runs_pairwise(chain.order)
         scalable = scalable and chain.allowed is None and chain.starts is None
+        scalable = scalable and self._transitions.constant
         if found is None and not scalable:
             return None
         found = Shortcut(jnp.array(True), self.component) if found is None else found
@@ -268,7 +262,7 @@ class HiddenMarkovModel(AbstractPartitioned):
 
         def base(x):
             values, length, _ = as_sequence(x)
-            each = jax.vmap(of_step)(self._values(values))
+            each = jax.vmap(of_step)(self._transitions.values_of(values))
             return jnp.sum(jnp.where(jnp.arange(len(each)) < length, each, 0))
 
         return Shortcut(allowed, form, base)
@@ -276,20 +270,18 @@ class HiddenMarkovModel(AbstractPartitioned):
     def impute(self, params: PyTree, x: PyTree, q: Any) -> tuple[PyTree, PyTree]:
         values, length, _ = as_sequence(x)
         impute = lambda row, weights: self.component.impute(params["components"], row, weights)
-        found = jax.vmap(impute)(self._values(values), q.mean()["unary"])
+        found = jax.vmap(impute)(self._transitions.values_of(values), q.mean()["unary"])
         return without_steps_after(length, found)
 
     def describe(self, params: PyTree) -> dict[str, Any]:
         """Returns initial probabilities (K,), the transition matrix (K, K), and the components' description."""
         starts, allowed = self.chain.possible()
         found = {"initial": jnp.where(starts, jnp.exp(log_shares_of(params["initial"], starts)), 0)}
-        if not self.driven:
-            table = log_shares_of(params["transition"], allowed)
-            found["transition"] = jnp.where(allowed, jnp.exp(table), 0)
+        found |= self._transitions.describe(params["transition"], allowed)
         return found | self.component.describe(params["components"])
 
     def from_description(self, *, initial: Any, transition: Any, **described: Any) -> PyTree:
-        """Returns params from a description; if inputs drive the transitions, `transition` is their function.
+        """Returns params from a description; `transition` is a matrix, or a function if it is input-driven.
 
         Probabilities need not sum to 1: rows are normalized.
 
@@ -299,10 +291,7 @@ class HiddenMarkovModel(AbstractPartitioned):
         who, number = "HiddenMarkovModel", self.num_states
         starts, allowed = self.chain.possible()
         given: dict[str, Any] = {"initial": (initial, (number,), "shares")}
-        if self.driven:
-            check_function(who, "elbax.Network(network)", transition=transition)
-        else:
-            given["transition"] = (transition, (number, number), "shares")
+        given |= self._transitions.described(transition, number)
         check_described(who, **given)
         for name, (table, _, _) in given.items():
             possible = starts if name == "initial" else allowed
@@ -313,7 +302,7 @@ class HiddenMarkovModel(AbstractPartitioned):
         check_each(who, number, described)
         return {
             "initial": log(jnp.asarray(initial, float)),
-            "transition": transition if self.driven else log(jnp.asarray(transition, float)),
+            "transition": self._transitions.from_description(transition),
             "components": self.component.from_description(**described),
         }
 
@@ -322,9 +311,9 @@ class HiddenMarkovModel(AbstractPartitioned):
     ) -> tuple[PyTree, Int[Array, "num_data length"]]:
         """Returns `num_data` sequences (x, z) of `length` steps.
 
-        **Raises** `TypeError` if inputs drive the transitions.
+        **Raises** `TypeError` if the transitions are input-driven.
         """
-        if self.driven:
+        if not self._transitions.constant:
             raise TypeError(
                 "sample: the transitions depend on inputs, which the model does not describe, so it cannot be "
                 "sampled."
@@ -354,38 +343,32 @@ class HiddenMarkovModel(AbstractPartitioned):
     def invariances(self, params: PyTree) -> Invariances:
         """Returns the shifts of all logits of a row, unused logits, and the components' invariances."""
         starts, allowed = self.chain.possible()
-        transition = params["transition"]
         return beside_by_name(
             {
                 "initial": shifts(params["initial"].shape, starts),
-                "transition": _shifts_of_network(transition, allowed)
-                if self.driven
-                else shifts(transition.shape, allowed),
+                "transition": self._transitions.invariances(params["transition"], allowed),
                 "components": self.component.invariances(params["components"]),
             }
         )
 
     def at_boundary(self, params: PyTree, least: float) -> PyTree:
         starts, allowed = self.chain.possible()
-        transition = params["transition"]
-        if self.driven:
-            ends = jax.tree.map(lambda leaf: np.zeros(np.shape(leaf), bool), transition)
-        else:
-            ends = vanished(transition, least, allowed)
         return {
             "initial": vanished(params["initial"], least, starts),
-            "transition": ends,
+            "transition": self._transitions.at_boundary(params["transition"], least, allowed),
             "components": self.component.at_boundary(params["components"], least),
         }
 
     def num_observations(self, batch: PyTree) -> float:
         x, weight = rows(batch)
         steps, weight = all_steps(x, weight)
-        return num_observed(steps[1] if self.driven else steps, weight)
+        return num_observed(self._transitions.values_of(steps), weight)
 
     def nests(self, other: Any) -> bool:
         alike = isinstance(other, HiddenMarkovModel) and self.component == other.component
-        alike = alike and self.driven == other.driven and self.num_states >= other.num_states
+        alike = (
+            alike and self.transition == other.transition and self.num_states >= other.num_states
+        )
         free = self.chain.allowed is None and self.chain.starts is None
         return alike and free and self.prior is None and self.transition_prior is None
 
@@ -396,26 +379,3 @@ class HiddenMarkovModel(AbstractPartitioned):
     def collapsed(self, params: PyTree) -> Bool[Array, "..."]:
         """Returns which states have shrunk onto a few points, where the likelihood is unbounded."""
         return self.component.collapsed(params["components"])
-
-
-def _linear_logits(logits: Array, width: int) -> PyTree:
-    """Returns the same logits for all inputs, as a linear function of them."""
-    weights = {"logits": logits, "slopes": jnp.zeros((*logits.shape, width), logits.dtype)}
-    return Network(_apply, weights)
-
-
-def _shifts_of_network(transition: Any, possible: np.ndarray) -> Invariances:
-    """Returns the invariances of logits linear in the inputs; none for a network, where they are unknown."""
-    weights = getattr(transition, "weights", None)
-    if not (isinstance(weights, dict) and set(weights) == {"logits", "slopes"}):
-        return nothing(transition)
-    return beside_by_name(
-        {
-            "logits": shifts(weights["logits"].shape, possible),
-            "slopes": shifts(weights["slopes"].shape, possible[..., None], axis=-2),
-        }
-    )
-
-
-def _apply(weights, inputs):
-    return weights["logits"] + weights["slopes"] @ inputs.astype(weights["slopes"].dtype)

@@ -26,9 +26,8 @@ class Result(eqx.Module):
     - `evidence`: log p(x) at the params, in nats per datum, where the posterior is learned and the model knows
         Bayes' rule. What the ELBO without its global term lacks of it is KL(q ‖ p(z | x)), which a better encoder
         would close. `None` elsewhere: under `Exact` the two are equal.
-    - `model`: the update's model, as for `elbax.labels(result.model, result.params, rows)`; `None` for an update
-    of
-        one's own without a model.
+    - `model`: the update's model, as in `elbax.labels(result.model, result.params, rows)`; `None` for an update
+        of one's own without a model.
     """
 
     state: ELBOState

@@ -15,8 +15,8 @@ from .._math.linear_algebra import cholesky, eigh, invert_triangle
 from .._model import AbstractExponentialFamilyModel, AbstractModel
 from .._program import compiled
 from .._types import Any, Array, Float, Key, PyTree, Scalar
-from ..components import FactorAnalyzer
-from ..components._factor_analyzer import Noise, rotations
+from ..components._analyzer import Analyzer, Noise
+from ..components._factor_analyzer import rotations
 from ..components._imputation import filled
 from ..components._parts import pooled_covariance
 from ..components._residual import least_share, rounding_of_residuals
@@ -64,7 +64,7 @@ class FactorAnalysis(AbstractExponentialFamilyModel):
     ```
     """
 
-    analyzer: FactorAnalyzer
+    analyzer: Analyzer
     pattern: tuple | None = eqx.field(static=True)
 
     def __init__(
@@ -75,7 +75,7 @@ class FactorAnalysis(AbstractExponentialFamilyModel):
         pattern: Any = None,
         floor: float = 1e-6,
     ):
-        self.analyzer = FactorAnalyzer(num_factors, noise, floor)
+        self.analyzer = Analyzer(num_factors, noise, floor)
         self.pattern = None
         if pattern is not None:
             table = np.asarray(pattern)
@@ -135,20 +135,20 @@ class FactorAnalysis(AbstractExponentialFamilyModel):
 
     @property
     def shapes(self) -> PyTree:
-        return self.analyzer.one_shapes("dim" if self.pattern is None else len(self.pattern))
+        return self.analyzer.shapes("dim" if self.pattern is None else len(self.pattern))
 
     def natural(self, params: PyTree) -> PyTree:
-        return self.analyzer.one_natural(self._masked(params))
+        return self.analyzer.natural(self._masked(params))
 
     def rebase(self, natural: PyTree, params: PyTree) -> PyTree:
-        return self.analyzer.one_rebase(natural, self._masked(params))
+        return self.analyzer.rebase(natural, self._masked(params))
 
     def potentials(self, natural: PyTree, x: PyTree) -> tuple[tuple[Array, Array], Scalar]:
-        return self.analyzer.one_potentials(natural, x)
+        return self.analyzer.potentials(natural, x)
 
     def elbo(self, natural: PyTree, x: PyTree, q: Any, key: Key) -> Scalar:
         if getattr(q, "tight", False):
-            return self.analyzer.one_log_density(natural, x)
+            return self.analyzer.log_density(natural, x)
         return super().elbo(natural, x, q, key)
 
     def maximize(self, statistics: PyTree, params: PyTree, free: PyTree) -> PyTree:
@@ -158,7 +158,7 @@ class FactorAnalysis(AbstractExponentialFamilyModel):
             free = free | {"loadings": loadings}
         params = self._masked(params)
         penalty = self.analyzer.penalty(params)
-        return params | self.analyzer.one_maximize(statistics, params, free, penalty)
+        return params | self.analyzer.maximize(statistics, params, free, penalty)
 
     def moments_about(self, params: PyTree) -> Float[Array, " dim"]:
         return params["mean"]
@@ -169,15 +169,15 @@ class FactorAnalysis(AbstractExponentialFamilyModel):
             return deviations
         params = self._masked(params)
         slope, root = self._projection(params)
-        z = deviations / self.analyzer.one_deviation(params)
+        z = deviations / self.analyzer.deviation(params)
         coordinates = matmul(z, slope)
         left = z - matmul(coordinates, slope.T)
         return jnp.concatenate([left, matmul(coordinates, root.T)], -1)
 
     def _projection(self, params: PyTree) -> tuple[Array, Array]:
         """Returns (S, T) with σ Σ⁻¹ σ = I − S Sᵀ and SᵀS + TᵀT = I; T Tᵀ is the covariance of a row's factors."""
-        natural = self.analyzer.one_natural(params)
-        _, root, _ = self.analyzer.one_posterior((natural, params["mean"]))
+        natural = self.analyzer.natural(params)
+        _, root, _ = self.analyzer.posterior((natural, params["mean"]))
         return matmul(natural["about"].value["weights"], root), root
 
     def maximize_evidence(self, moments: PyTree, params: PyTree, free: PyTree) -> PyTree:
@@ -210,7 +210,7 @@ class FactorAnalysis(AbstractExponentialFamilyModel):
             return moved | self._principal_components(second, count, params)
         moved, second = self._with_unit_factors(moved, second, free)
         slope, root = self._projection(moved)
-        deviation = self.analyzer.one_deviation(params)
+        deviation = self.analyzer.deviation(params)
         signal = 1 + jnp.sum((moved["loadings"] / deviation[:, None]) ** 2, -1)
         offset = (params["mean"] / deviation) ** 2
         penalty = self.analyzer.penalty(params) / deviation**2
@@ -260,7 +260,7 @@ class FactorAnalysis(AbstractExponentialFamilyModel):
         return {"loadings": loadings, "log_noise": 0.5 * jnp.log(noise)}
 
     def log_prior(self, params: PyTree) -> Scalar | float:
-        return self.analyzer.one_log_prior(params, self.analyzer.penalty(params))
+        return self.analyzer.log_prior(params, self.analyzer.penalty(params))
 
     @property
     def knows_prior(self) -> bool:
@@ -273,11 +273,11 @@ class FactorAnalysis(AbstractExponentialFamilyModel):
 
     def impute(self, params: PyTree, x: PyTree, q: Any) -> tuple[PyTree, PyTree]:
         # The factors are integrated out: given them, no number would depend on the observed ones.
-        return filled(*known(x), *self.analyzer.one_moments(self._masked(params), x))
+        return filled(*known(x), *self.analyzer.moments(self._masked(params), x))
 
     def describe(self, params: PyTree) -> dict[str, Array]:
         """Returns mean, loadings `(dim, num_factors)`, noise variances and uniquenesses Ψ / var(x), `(dim,)`."""
-        return self.analyzer.one_describe(self._masked(params))
+        return self.analyzer.describe(self._masked(params))
 
     def from_description(
         self, *, mean: Any, loadings: Any, noise: Any, uniquenesses: Any = None, unit: Any = None
@@ -305,7 +305,7 @@ class FactorAnalysis(AbstractExponentialFamilyModel):
         if self.analyzer.noise == "isotropic":
             noise = jnp.mean(noise)
         params = {"mean": mean, "loadings": loadings, "log_noise": 0.5 * jnp.log(noise)}
-        variance = self.analyzer.one_deviation(params) ** 2 + jnp.sum(loadings**2, -1)
+        variance = self.analyzer.deviation(params) ** 2 + jnp.sum(loadings**2, -1)
         return with_given_unit(params, self.analyzer.floor, unit, variance, "FactorAnalysis")
 
     def covariance(self, params: PyTree) -> Float[Array, "dim dim"]:
@@ -325,7 +325,7 @@ class FactorAnalysis(AbstractExponentialFamilyModel):
         z = jax.random.normal(key_z, (num_data, self.num_factors), dtype)
         noise = jax.random.normal(key_x, (num_data, params["mean"].size), dtype)
         x = params["mean"] + matmul(z, params["loadings"].T)
-        return x + self.analyzer.one_deviation(params) * noise, z
+        return x + self.analyzer.deviation(params) * noise, z
 
     def invariances(self, params: PyTree) -> Invariances:
         """Returns the rotations of the factors that keep the pattern's zeros, and the unused loadings."""
@@ -385,9 +385,9 @@ def _start(model: FactorAnalysis, key: Key, x: PyTree, weight: Array, drawn: boo
     covariance, variance = pooled_covariance(seen * (x - mean), seen, weight)
     analyzer = model.analyzer
     if drawn:
-        params = analyzer.one_random_start(key, mean, variance)
+        params = analyzer.random_start(key, mean, variance)
     else:
-        params = analyzer.one_start(key, mean, covariance, variance)
+        params = analyzer.start(key, mean, covariance, variance)
     return with_unit(model._masked(params), analyzer.floor, variance)
 
 

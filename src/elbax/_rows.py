@@ -64,7 +64,7 @@ def probabilities(
     ```
     """
     _check_discrete("probabilities", model, "mean")
-    return _answers("probabilities", model, params, x, chunk_size, _mean)[1]
+    return _answers("probabilities", model, params, x, chunk_size, mean_of)[1]
 
 
 def labels(
@@ -86,7 +86,7 @@ def labels(
     ```
     """
     _check_discrete("labels", model, "mode")
-    return _answers("labels", model, params, x, chunk_size, _mode)[1]
+    return _answers("labels", model, params, x, chunk_size, mode_of)[1]
 
 
 def imputed(
@@ -164,11 +164,11 @@ def in_order(values: Any, index: np.ndarray, num_rows: int) -> np.ndarray:
     return ordered
 
 
-def _mean(model: AbstractModel, params: PyTree, x: PyTree, q: Any) -> PyTree:
+def mean_of(model: AbstractModel, params: PyTree, x: PyTree, q: Any) -> PyTree:
     return q.mean()
 
 
-def _mode(model: AbstractModel, params: PyTree, x: PyTree, q: Any) -> PyTree:
+def mode_of(model: AbstractModel, params: PyTree, x: PyTree, q: Any) -> PyTree:
     return q.mode()
 
 

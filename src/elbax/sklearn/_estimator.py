@@ -25,7 +25,6 @@ from ..data._incomplete import incomplete
 from ..data._incomplete_rows import IncompleteRows
 from ..data._padding import padded
 from ..data._table import named
-from ..families import Distribution
 from ..fitting import fit, fit_restarts, Result
 from ..starts import first_state, initial_params
 from ._distinct_rows import distinct_rows
@@ -81,7 +80,7 @@ class AbstractEstimator(BaseEstimator, abc.ABC):
 
     @staticmethod
     @abc.abstractmethod
-    def _summary(posterior: Distribution) -> PyTree:
+    def _summary(model: AbstractModel, params: PyTree, x: PyTree, q: Any) -> PyTree:
         """Returns the reported value of one row's latent."""
 
     def _make_update(self, model: AbstractModel, batch: Batch) -> AbstractUpdate:

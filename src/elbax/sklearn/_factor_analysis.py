@@ -9,13 +9,13 @@ from sklearn.utils.validation import check_is_fitted
 
 from .. import models
 from .._model import AbstractModel
-from .._types import Any, PyTree
+from .._rows import mode_of
+from .._types import Any
 from .._update import AbstractUpdate, Chain
 from ..components._factor_analyzer import Noise
 from ..data._batch import Batch
 from ..data._compress import compress
 from ..e_steps import ExactEStep
-from ..families import Distribution
 from ..m_steps import ClosedFormMStep, EvidenceMStep
 from ._estimator import AbstractEstimator, in_precision_of
 
@@ -81,9 +81,7 @@ class FactorAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Abstract
             "loglike": [weight * bound for bound in self.lower_bounds_],
         }
 
-    @staticmethod
-    def _summary(posterior: Distribution) -> PyTree:
-        return posterior.mode()
+    _summary = staticmethod(mode_of)
 
     @property
     def _n_features_out(self) -> int:

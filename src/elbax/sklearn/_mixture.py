@@ -10,10 +10,10 @@ from sklearn.utils.validation import check_is_fitted, check_non_negative
 
 from .._program import compiled
 from .._reference import split_coordinates
+from .._rows import mean_of
 from .._types import Any, Key, PyTree
 from ..components import AbstractComponent
 from ..data._batch import Batch
-from ..families import Distribution
 from ..models import Mixture
 from ..starts import initial_params
 from ._estimator import AbstractEstimator, in_precision_of
@@ -103,9 +103,7 @@ class AbstractMixture(AbstractEstimator):
         described = self.model_.describe(self._put(self.params_))
         return {name: np.asarray(value) for name, value in described.items()}
 
-    @staticmethod
-    def _summary(posterior: Distribution) -> PyTree:
-        return posterior.mean()
+    _summary = staticmethod(mean_of)
 
     def predict_proba(self, X):
         """Returns p(component | x) of each row, shape `(n_samples, n_components)`."""

@@ -26,7 +26,7 @@ def serve() -> None:
     import jax.numpy as jnp
     import numpy as np
     from every_family import mixture, Size, SYSTEMS
-    from measuring import sweeps
+    from measuring import seconds, sweeps
 
     import elbax
 
@@ -55,8 +55,6 @@ def serve() -> None:
     print(json.dumps(list(runs)), flush=True)
     few, many = COUNTS
     for name in map(str.strip, sys.stdin):
-        from measuring import seconds
-
         slope = (seconds(runs[name], many) - seconds(runs[name], few)) / (many - few)
         print(slope, flush=True)
 

@@ -69,7 +69,7 @@ def as_users_run():
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
-# A sixth of the machine's memory for each worker, of which the tests start two.
+# Bytes that a worker may hold.
 LIMIT = 2.4e9
 PROCESS = pathlib.Path("/proc/self")
 

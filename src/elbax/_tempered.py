@@ -41,12 +41,15 @@ class Tempered(AbstractAround):
         return False
 
     def natural(self, params: PyTree) -> PyTree:
-        kept = params if self.target == "divergence" else None
-        return {"model": self.model.natural(params), "params": Reference(kept)}
+        return {"model": self.model.natural(params), "params": self._kept(params)}
 
     def rebase(self, natural: PyTree, params: PyTree) -> PyTree:
-        kept = params if self.target == "divergence" else None
-        return {"model": self.model.rebase(natural["model"], params), "params": Reference(kept)}
+        moved = self.model.rebase(natural["model"], params)
+        return {"model": moved, "params": self._kept(params)}
+
+    def _kept(self, params: PyTree) -> Reference:
+        """Returns the params for `prior_at`, where the bound needs p(z)."""
+        return Reference(params if self.target == "divergence" else None)
 
     @property
     def divergence_weight(self) -> Array | None:

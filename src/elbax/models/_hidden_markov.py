@@ -184,13 +184,6 @@ class HiddenMarkovModel(AbstractPartitioned):
             "components": self.component.natural(params["components"]),
         }
 
-    def rebase(self, natural: PyTree, params: PyTree) -> PyTree:
-        components = self.component.rebase(natural["components"], params["components"])
-        return natural | {"components": components}
-
-    def prepare(self, natural: PyTree) -> PyTree:
-        return natural | {"components": self.component.prepare(natural["components"])}
-
     def potentials(self, natural: PyTree, x: PyTree) -> tuple[PyTree, Scalar]:
         steps, length, _ = as_sequence(x)
         transitions, (_, allowed) = self._transitions, self.chain.possible()

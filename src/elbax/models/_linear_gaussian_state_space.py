@@ -294,9 +294,9 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
 
         def one(row, seen, mean, covariance):
             # Some directions may have no noise: the least noise that explains the observed numbers.
-            solve = jnp.linalg.pinv(jnp.where(seen[:, None], root, 0))
-            onto = matmul(root, solve)
-            unknown = root - matmul(onto, jnp.where(seen[:, None], root, 0))
+            known_root = jnp.where(seen[:, None], root, 0)
+            onto = matmul(root, jnp.linalg.pinv(known_root))
+            unknown = root - matmul(onto, known_root)
             center = matmul(matrix, mean) + offset
             residual = jnp.where(seen, row.astype(root.dtype) - center, 0)
             slope = matrix - matmul(onto, jnp.where(seen[:, None], matrix, 0))

@@ -102,13 +102,6 @@ class Mixture(AbstractPartitioned):
             "components": self.component.natural(params["components"]),
         }
 
-    def rebase(self, natural: PyTree, params: PyTree) -> PyTree:
-        components = self.component.rebase(natural["components"], params["components"])
-        return natural | {"components": components}
-
-    def prepare(self, natural: PyTree) -> PyTree:
-        return natural | {"components": self.component.prepare(natural["components"])}
-
     def potentials(self, natural: PyTree, x: PyTree) -> tuple[Float[Array, " K"], Scalar]:
         densities = self.component.log_densities(natural["components"], x)
         return natural["logits"] + densities, jnp.zeros((), densities.dtype)

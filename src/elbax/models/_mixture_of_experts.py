@@ -112,12 +112,6 @@ class MixtureOfExperts(AbstractPartitioned):
     def natural(self, params: PyTree) -> PyTree:
         return params | {"experts": self.expert.natural(params["experts"])}
 
-    def rebase(self, natural: PyTree, params: PyTree) -> PyTree:
-        return natural | {"experts": self.expert.rebase(natural["experts"], params["experts"])}
-
-    def prepare(self, natural: PyTree) -> PyTree:
-        return natural | {"experts": self.expert.prepare(natural["experts"])}
-
     def gate(self, params: PyTree, inputs: Array) -> Float[Array, " K"]:
         """Returns log g(u)."""
         return jax.nn.log_softmax(params["gate"](inputs))

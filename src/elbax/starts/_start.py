@@ -77,6 +77,17 @@ class AbstractPartitioned(AbstractExponentialFamilyModel):
     def parted(self) -> dict[str, Any]:
         """The blocks of params with one entry per part, and their components, by name."""
 
+    def rebase(self, natural: PyTree, params: PyTree) -> PyTree:
+        return natural | {
+            name: component.rebase(natural[name], params[name])
+            for name, component in self.parted.items()
+        }
+
+    def prepare(self, natural: PyTree) -> PyTree:
+        return natural | {
+            name: component.prepare(natural[name]) for name, component in self.parted.items()
+        }
+
     def exchange_parts(self, which: Bool[Array, " K"], fresh: PyTree, params: PyTree) -> PyTree:
         """Returns `fresh` in the own params of the components in `which`, and `params` in all others."""
         return params | {

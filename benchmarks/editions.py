@@ -17,10 +17,10 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "editions.md"
-COUNTS = (2, 6)
+FEW, SECONDS = 2, 0.15
 
 
-def serve() -> None:
+def serve(only: str) -> None:
     """Compiles every sweep, prints their names, then answers every line of input with seconds a sweep."""
     import jax
     import jax.numpy as jnp
@@ -43,27 +43,37 @@ def serve() -> None:
 
     systems = [*SYSTEMS, wide(8, 0.0), wide(16, 0.0), wide(32, 0.5), wide(32, 0.9), wide(64, 0.5)]
     runs = {}
-    for system in systems:
+    for system in filter(lambda system: only in system.name, systems):
         model, x = system.make(Size(20_000, 16, 128), np.random.default_rng(0))
         x = jax.tree.map(
             lambda leaf: jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf, x
         )
         state = system.state(model, system.params(model, x))
-        runs[system.name] = sweeps(system.update(model), state, x)
-        for count in COUNTS:
-            runs[system.name](count)
+        run = sweeps(system.update(model), state, x)
+        run(FEW)
+        # As many sweeps as take about as long for every system: a slope over a millisecond is noise.
+        count = FEW + int(np.clip(SECONDS * FEW / seconds(run, FEW), 4, 100))
+        run(count)
+        runs[system.name] = run, count
     print(json.dumps(list(runs)), flush=True)
-    few, many = COUNTS
     for name in map(str.strip, sys.stdin):
-        slope = (seconds(runs[name], many) - seconds(runs[name], few)) / (many - few)
-        print(slope, flush=True)
+        run, count = runs[name]
+        print((seconds(run, count) - seconds(run, FEW)) / (count - FEW), flush=True)
 
 
-def worker(checkout: Path) -> subprocess.Popen:
-    command = [sys.executable, __file__, "--serve"]
+def worker(checkout: Path, only: str) -> subprocess.Popen:
+    command = [sys.executable, __file__, "--serve", "--only", only]
     environment = os.environ | {"PYTHONPATH": str(checkout / "src")}
     pipe = subprocess.PIPE
     return subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment, text=True)
+
+
+def names_of(process: subprocess.Popen) -> list[str]:
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if not line:
+        raise SystemExit(f"{' '.join(map(str, process.args))} ended early; its error is above.")
+    return json.loads(line)
 
 
 def ask(process: subprocess.Popen, name: str) -> float:
@@ -73,12 +83,12 @@ def ask(process: subprocess.Popen, name: str) -> float:
     return float(process.stdout.readline())
 
 
-def report(checkout: Path, rounds: int) -> Iterator[str]:
+def report(checkout: Path, rounds: int, only: str) -> Iterator[str]:
     import numpy as np
     from measuring import heading, markdown, ratio, spread
 
-    both = {"before": worker(checkout), "after": worker(HERE.parent)}
-    names = [json.loads(process.stdout.readline()) for process in both.values()]  # type: ignore
+    both = {"before": worker(checkout, only), "after": worker(HERE.parent, only)}
+    names = [names_of(process) for process in both.values()]
     rows = []
     for name in names[1]:
         if name not in names[0]:
@@ -111,16 +121,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("checkout", nargs="?", type=Path)
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument(
+        "--only", default="", help="systems whose names hold these words; printed, not written"
+    )
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.serve:
-        serve()
+        serve(given.only)
         return
     if given.checkout is None:
         parser.error("give another checkout")
     from measuring import write
 
-    write(RESULTS, report(given.checkout.resolve(), given.rounds))
+    lines = report(given.checkout.resolve(), given.rounds, given.only)
+    print(*lines, sep="\n") if given.only else write(RESULTS, lines)
 
 
 if __name__ == "__main__":

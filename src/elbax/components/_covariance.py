@@ -19,6 +19,10 @@ from .._math.linear_algebra import cholesky, invert_triangle
 from .._types import Array, Float, Scalar
 
 
+# From so many columns on, the products of pairs are most of a pass over normals.
+MANY_COLUMNS = 12
+
+
 class AbstractCovariance(eqx.Module):
     """Stores, applies and estimates one covariance. `C` and `J` are arrays of the structure's own shape."""
 
@@ -79,10 +83,11 @@ class AbstractCovariance(eqx.Module):
         """Returns Wᵀ J W."""
 
     @abc.abstractmethod
-    def average(self, factors: Array) -> Array:
-        """Returns a root of the average of K covariances; in units of it columns are nearly uncorrelated.
+    def average(self, factors: Array) -> Array | None:
+        """Returns a root of the average of K covariances, in units of which columns are nearly uncorrelated.
 
-        Scalings, whose columns are uncorrelated in any units, return 1.
+        Returns `None` where these units do not pay: for scalings, whose columns are uncorrelated in any units,
+        and for few columns.
         """
 
     @abc.abstractmethod
@@ -177,6 +182,9 @@ class Full(AbstractCovariance):
         return matmul(inverse.T, matmul(form, inverse))
 
     def average(self, factors):
+        # A product per row would take as long as that of the squares: a quarter of a sweep at 4 columns.
+        if factors.shape[-1] < MANY_COLUMNS:
+            return None
         covariance = jnp.mean(matmul(factors, factors.mT), 0)
         deviation = jnp.sqrt(jnp.diagonal(covariance))
         correlation = covariance / jnp.outer(deviation, deviation)
@@ -231,7 +239,7 @@ class AbstractScaling(AbstractCovariance):
         return form * inverse**2
 
     def average(self, factors):
-        return jnp.ones_like(factors[0])
+        return None
 
 
 class Diagonal(AbstractScaling):

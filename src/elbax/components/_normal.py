@@ -21,19 +21,25 @@ from ..data._check import check_described, check_row, is_concrete
 from ..data._incomplete_rows import is_incomplete, known, known_numbers
 from ..priors import NormalInverseWishart
 from ._component import AbstractComponent
-from ._covariance import AbstractCovariance, Diagonal, Full, Spherical
+from ._covariance import AbstractCovariance, Diagonal, Full, MANY_COLUMNS, Spherical
 from ._imputation import regression_on_observed
 from ._moved import unless
 from ._parts import part_means, pooled_covariance
-from ._quadratic import average_unit, differences, expand, expanded, marginal, marginal_by_precision
+from ._quadratic import (
+    average_unit,
+    differences,
+    expand,
+    expanded,
+    in_unit,
+    marginal,
+    marginal_by_precision,
+)
 from ._support import LARGEST_EXPANDED
 from ._unit import floors, positive_variance, with_given_unit, with_unit
 
 
 Covariance = Literal["full", "tied", "diagonal", "diag", "spherical"]
 Form = Literal["auto", "difference", "expanded"]
-
-_MANY_COLUMNS = 12
 
 _STRUCTURES = {
     "full": (Full(), False),
@@ -351,16 +357,16 @@ class Normal(AbstractComponent):
         factor, inverse = self._factors(params)
         # Incomplete rows are not brought to units in which columns are uncorrelated.
         incomplete = is_incomplete(x)
-        unit = average_unit(structure, axis, factor)
-        unit = structure.identity(unit) if incomplete else unit
-        to_unit = structure.inverse(unit)
+        unit = None if incomplete else average_unit(structure, axis, factor)
+        to_unit = None if unit is None else structure.inverse(unit)
 
         def size(mean, factor, inverse):
             """Returns ‖|WU| (|U⁻¹(μ − c)| + sd)‖²: the sum of the expanded terms of a typical point."""
-            within = structure.matrix(structure.apply(to_unit, factor), dim)
+            within = structure.matrix(in_unit(structure, to_unit, factor), dim)
             deviation = jnp.sqrt(jnp.diagonal(within))
-            typical = jnp.abs(structure.apply(to_unit, mean)) + deviation
-            return jnp.sum(structure.apply(jnp.abs(structure.apply(inverse, unit)), typical) ** 2)
+            typical = jnp.abs(in_unit(structure, to_unit, mean)) + deviation
+            inverse = inverse if unit is None else structure.apply(inverse, unit)
+            return jnp.sum(structure.apply(jnp.abs(inverse), typical) ** 2)
 
         sizes = jax.vmap(size, in_axes=(0, axis, axis))(mean - mean.mean(0), factor, inverse)
         allowed = jnp.max(sizes) <= LARGEST_EXPANDED
@@ -371,7 +377,7 @@ class Normal(AbstractComponent):
         """Returns the number of rows whose products of columns stay in the cache, with their slopes."""
         dim = params["mean"].shape[-1]
         # Few products, and those of single columns, are computed in the loop that uses them.
-        if dim < _MANY_COLUMNS or is_incomplete(x) or not isinstance(self.structure, Full):
+        if dim < MANY_COLUMNS or is_incomplete(x) or not isinstance(self.structure, Full):
             return None
         return rows_in_cache(2 * params["mean"].dtype.itemsize * dim * (dim // 2 + 2))
 

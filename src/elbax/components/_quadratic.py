@@ -48,18 +48,19 @@ def differences(
 def expand(structure: AbstractCovariance, axis: int | None, natural: PyTree) -> PyTree:
     """Returns the coefficients of 1, v and its products, v = U⁻¹(x − c), for one c and U: computed once per pass.
 
-    U is a root of the average covariance, so that the columns of v are about uncorrelated and less cancels. With m
-    = U⁻¹(μ − c), V = WU and A = VᵀJV: log p = [count − h·Vm − ½ mᵀAm] + (Vᵀh + Am)·v − ½ vᵀAv.
+    U is `average_unit`, so that the columns of v are about uncorrelated and less cancels. With m = U⁻¹(μ − c),
+    V = WU and A = VᵀJV: log p = [count − h·Vm − ½ mᵀAm] + (Vᵀh + Am)·v − ½ vᵀAv.
     """
     about = natural["about"].value
     # The density does not depend on the center and the unit, so no derivative is taken.
     center = jax.lax.stop_gradient(about["center"])
     unit = jax.lax.stop_gradient(average_unit(structure, axis, about["factor"]))
-    to_unit = structure.inverse(unit)
+    to_unit = None if unit is None else structure.inverse(unit)
 
     def one(count, linear, precision, mean, inverse):
-        from_center = structure.apply(to_unit, mean - center)
-        inverse = structure.apply(inverse, unit)  # Factors apply to each other as to vectors.
+        from_center = in_unit(structure, to_unit, mean - center)
+        # Factors apply to each other as to vectors.
+        inverse = inverse if unit is None else structure.apply(inverse, unit)
         form = structure.congruence(inverse, precision)
         pull = structure.apply_transposed(inverse, linear)
         push = 0.5 * jax.grad(structure.quadratic, 1)(form, from_center)  # A m
@@ -72,9 +73,14 @@ def expand(structure: AbstractCovariance, axis: int | None, natural: PyTree) -> 
     return {"constant": constant, "coefficients": coefficients, "about": about}
 
 
-def average_unit(structure: AbstractCovariance, axis: int | None, factors: Array) -> Array:
+def average_unit(structure: AbstractCovariance, axis: int | None, factors: Array) -> Array | None:
     """Returns `structure.average`; `axis` is None if `factors` is the one of all components."""
     return structure.average(factors[None] if axis is None else factors)
+
+
+def in_unit(structure: AbstractCovariance, to_unit: Array | None, offset: Array) -> Array:
+    """Returns U⁻¹ applied to an offset, or to a factor."""
+    return offset if to_unit is None else structure.apply(to_unit, offset)
 
 
 def expanded(
@@ -82,7 +88,7 @@ def expanded(
 ) -> Float[Array, " K"]:
     """Evaluates the coefficients of `expand`: a matrix product over many rows; cancels far from the center."""
     about = jax.lax.stop_gradient(coefficients["about"].value)
-    offset = structure.apply(about["to_unit"], x - about["center"])
+    offset = in_unit(structure, about["to_unit"], x - about["center"])
     squares = jnp.atleast_1d(structure.monomials(offset))
     features = jnp.concatenate([offset, squares])
     return coefficients["constant"] + matmul(features, coefficients["coefficients"].T)

@@ -130,6 +130,8 @@ def reduce_data(
     if chunk_size is None or chunk_size >= n:
         return run(x, weight, rows), total_weight
     take, num_chunks = _chunks(n, chunk_size)
+    # Traced once, for its shapes and for the loop.
+    run = jax.jit(run, inline=True)
 
     def step(total, j):
         chunk, valid = take((x, weight, rows), j)

@@ -358,7 +358,9 @@ def test_the_state_of_em_in_an_encoders_step_is_refused():
     em = elbax.em(model)
     state = em.init(model.init(jax.random.key(0), x), key=jax.random.key(1))
     step = elbax.GradientEStep(model, optax.adam(0.1))
-    with pytest.raises(TypeError, match="got an Exact posterior.*Then make a new state: update.init"):
+    with pytest.raises(
+        TypeError, match="got an Exact posterior.*Then make a new state: update.init"
+    ):
         step(state, x)
 
 

@@ -319,3 +319,20 @@ print((time.process_time() - middle) / (middle - start))
     written = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(tmp_path)}
     child(code, **written)  # The sources are compiled.
     assert min(child(code, **written) for _ in range(4)) < 0.4
+
+
+def test_a_pass_by_chunks_traces_its_function_once():
+    """For the shapes of its sums and for the loop over the chunks together."""
+    x, traces = jnp.arange(20.0).reshape(10, 2), []
+
+    @jax.jit
+    def total(x, scale):
+        def function(x, weight, places):
+            traces.append(x.shape)
+            return {"sum": scale * weight @ x, "keys": jax.random.normal(places.key[0])}
+
+        return elbax.passes.reduce_data(function, x, jax.random.key(0), chunk_size=4)
+
+    found, count = total(x, 3.0)
+    assert len(traces) == 1 and count == 10
+    np.testing.assert_allclose(found["sum"], 3 * x.sum(0), rtol=1e-12)

@@ -255,7 +255,9 @@ def _strange(update: AbstractUpdate, state: ELBOState, raised: Exception) -> str
         spoke = isinstance(raised, TypeError | ValueError)
         if spoke or jax.tree.leaves(models_of((update, state.posterior))):
             return None
-        return f"{error} Then make a new state: update.init(state.params, posterior, key=state.key)."
+        return (
+            f"{error} Then make a new state: update.init(state.params, posterior, key=state.key)."
+        )
     except Exception:  # A user's class may raise anything; the step's own error says more.
         return None
     if jax.tree.structure(made) != jax.tree.structure(state.memory):

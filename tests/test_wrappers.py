@@ -960,3 +960,23 @@ def test_accelerated_steps_have_a_slope():
     slope, step = jax.jit(jax.grad(end))(0.1), 1e-6
     expected = (end(0.1 + step) - end(0.1 - step)) / (2 * step)
     np.testing.assert_allclose(slope, expected, rtol=1e-5)
+
+
+def test_a_memory_without_that_of_the_wrapped_update_is_refused():
+    class Forgetful(elbax.wrappers.AbstractRemembering):
+        update: elbax.AbstractUpdate
+
+        def init_memory(self, params, posterior):
+            return {"update": self.update.init_memory(params, posterior)}
+
+        def __call__(self, state, batch):
+            return self.update(self.inside(state), batch)
+
+    model = elbax.GaussianMixture(2)
+    x = elbax.datasets.old_faithful()
+    update = Forgetful(elbax.em(model))
+    state = update.init(model.init(jax.random.key(0), x), key=jax.random.key(1))
+    with pytest.raises(
+        TypeError, match="Forgetful: its memory must be an equinox.Module.*got dict"
+    ):
+        update(state, x)

@@ -94,7 +94,10 @@ def _message(code: Code, update, info: Info, trace: np.ndarray, tolerance: float
     if code == "converged":
         hidden = resolution_of(trace.dtype)
         if tolerance >= hidden:
-            return f"Converged after {steps} steps: the ELBO no longer increases."
+            return (
+                f"Converged after {steps} steps: the ELBO no longer increases by more than the tolerance, "
+                f"{tolerance:.1g}."
+            )
         return (
             f"Converged after {steps} steps to the precision of {trace.dtype}: gains of a step below "
             f"{hidden * (1 + abs(float(trace[-1]))):.1g} are lost to rounding, although many steps may add them "

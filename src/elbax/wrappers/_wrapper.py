@@ -55,13 +55,23 @@ class AbstractWrapper(AbstractUpdate):
 
 
 class AbstractRemembering(AbstractWrapper):
-    """A wrapper with a memory of its own: a module with a field `update`, which holds the inner update's memory.
+    """A wrapper that remembers something between steps.
 
-    `init_memory` makes it, and `self.inside(state)` is the state as the inner update takes it.
+    Its memory is an `equinox.Module` (not a dict) with a field `update`, which holds the memory of the wrapped
+    update, beside fields of its own. `init_memory` makes it, and `self.inside(state)` is the state as the wrapped
+    update takes it. `elbax.wrappers.Averaged` is one; `docs/extending.md` writes one.
+
+    **Raises** `TypeError` for a memory of another kind.
     """
 
     def unmade(self, before: PyTree, after: PyTree) -> PyTree:
         return dataclasses.replace(before, update=self.update.unmade(before.update, after.update))
 
     def inside(self, state: ELBOState) -> ELBOState:
-        return state.replace(memory=state.memory.update)
+        memory = state.memory
+        if not dataclasses.is_dataclass(memory) or not hasattr(memory, "update"):
+            raise TypeError(
+                f"{type(self).__name__}: its memory must be an equinox.Module with a field `update`, the memory "
+                f"of the wrapped update; got {type(memory).__name__}. Return one from init_memory."
+            )
+        return state.replace(memory=memory.update)

@@ -69,9 +69,9 @@ class AbstractRemembering(AbstractWrapper):
 
     def inside(self, state: ELBOState) -> ELBOState:
         memory = state.memory
-        if not dataclasses.is_dataclass(memory) or not hasattr(memory, "update"):
+        if not isinstance(memory, eqx.Module) or not hasattr(memory, "update"):
             raise TypeError(
                 f"{type(self).__name__}: its memory must be an equinox.Module with a field `update`, the memory "
                 f"of the wrapped update; got {type(memory).__name__}. Return one from init_memory."
             )
-        return state.replace(memory=memory.update)
+        return state.replace(memory=memory.update)  # type: ignore

@@ -527,6 +527,7 @@ def build():
         (gaussian_mixture("tied", "difference"), 3, ["exact/closed"]),
         (gaussian_mixture("diagonal"), 3, ["exact/closed"]),
         (gaussian_mixture("spherical"), 3, ["exact/closed"]),
+        (gaussian_mixture("tied_diagonal"), 3, ["exact/closed"]),
         (plain_categorical(), 3, ["exact/gradient", "joint"]),
         (plain_gaussian(), 4, ["exact/gradient", "joint", "warm-up"]),
         (autoencoder(), 4, ["encoder/gradient", "joint", "importance/gradient"]),

@@ -29,7 +29,7 @@ def start(model, x, seed=0):
     return em, em.init(params, key=jax.random.key(1))
 
 
-@pytest.mark.parametrize("covariance", COVARIANCES)
+@pytest.mark.parametrize("covariance", [*COVARIANCES, "tied_diagonal", "tied_spherical"])
 @pytest.mark.parametrize("form", ["difference", "expanded"])
 def test_evidence_is_scipys(covariance, form):
     system = gaussian_mixture(covariance, form)
@@ -307,11 +307,47 @@ def test_samples_have_the_described_moments(covariance):
 
 @pytest.mark.parametrize(
     ("covariance", "count"),
-    [("full", 2 + 6 + 9), ("tied", 2 + 6 + 3), ("diagonal", 14), ("spherical", 11)],
+    [
+        ("full", 2 + 6 + 9),
+        ("tied", 2 + 6 + 3),
+        ("diagonal", 2 + 6 + 6),
+        ("spherical", 2 + 6 + 3),
+        ("tied_diagonal", 2 + 6 + 2),
+        ("tied_spherical", 2 + 6 + 1),
+    ],
 )
 def test_number_of_free_params(covariance, count):
     system = gaussian_mixture(covariance)
     assert system.model.num_free_params(system.params) == count
+
+
+@pytest.mark.parametrize(
+    ("covariance", "average"),
+    [
+        ("tied_diagonal", lambda squares: np.diag(squares)),
+        ("tied_spherical", lambda squares: squares.mean() * np.eye(len(squares))),
+    ],
+)
+def test_one_variance_of_all_components(covariance, average):
+    """Sweeps equal those of EM with one covariance, written in NumPy: mclust's EEI and EII."""
+    x = np.asarray(elbax.datasets.old_faithful())
+    model = elbax.GaussianMixture(3, covariance, floor=0.0)
+    em, state = start(model, x)
+    described = model.describe(state.params)
+    for _ in range(5):
+        log_joint = gaussian_mixture_log_joint(described, x)
+        shares = np.exp(log_joint - log_sum(log_joint)[:, None])
+        means = shares.T @ x / shares.sum(0)[:, None]
+        squares = np.einsum("nk,nkd->d", shares, (x[:, None] - means) ** 2) / len(x)
+        covariances = np.broadcast_to(average(squares), (3, 2, 2))
+        described = {
+            "weights": shares.mean(0),
+            "means": means,
+            "covariances": covariances,
+        }
+    end, _ = jax.lax.scan(lambda state, _: em(state, x), state, length=5)
+    for name, value in model.describe(end.params).items():
+        np.testing.assert_allclose(value, described[name], rtol=1e-9, atol=1e-12)
 
 
 def test_weighted_start():

@@ -22,6 +22,7 @@ SCALINGS = {
             "mixture-tied-auto",
             "mixture-tied-difference",
             "mixture-diagonal-auto",
+            "mixture-tied_diagonal-auto",
             "mixture-student",
             "mixture-factors",
             "mixture-product",

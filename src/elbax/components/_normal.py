@@ -38,7 +38,9 @@ from ._support import LARGEST_EXPANDED
 from ._unit import floors, positive_variance, with_given_unit, with_unit
 
 
-Covariance = Literal["full", "tied", "diagonal", "diag", "spherical"]
+Covariance = Literal[
+    "full", "tied", "diagonal", "diag", "spherical", "tied_diagonal", "tied_spherical"
+]
 Form = Literal["auto", "difference", "expanded"]
 
 _STRUCTURES = {
@@ -46,6 +48,8 @@ _STRUCTURES = {
     "tied": (Full(), True),
     "diagonal": (Diagonal(), False),
     "spherical": (Spherical(), False),
+    "tied_diagonal": (Diagonal(), True),
+    "tied_spherical": (Spherical(), True),
 }
 
 
@@ -53,14 +57,15 @@ class Normal(AbstractComponent):
     r"""Multivariate normals: $p(x \mid k) = N(x; \mu_k, \Sigma_k)$.
 
     x has shape `(dim,)` or is `IncompleteRows`. Params: `{"mean": (K, dim), "scale": array}`, where the scale
-    has shape `(K, dim (dim + 1) / 2)` (full), `(dim (dim + 1) / 2,)` (tied), `(K, dim)` (diagonal) or `(K,)`
-    (spherical). With a floor they also hold `"unit"`, a `Reference` to the standard deviations of the data's
+    has shape `(K, dim (dim + 1) / 2)` (full), `(K, dim)` (diagonal) or `(K,)` (spherical), without the axis K
+    if tied. With a floor they also hold `"unit"`, a `Reference` to the standard deviations of the data's
     columns, which no update changes. A component without data keeps its mean and covariance, or takes those of its
     prior.
 
     **Arguments:**
 
-    - `covariance`: `"full"`, `"tied"` (one full covariance for all components), `"diagonal"` or `"spherical"`.
+    - `covariance`: `"full"`, `"diagonal"` or `"spherical"`, or one such covariance for all components: `"tied"`,
+        `"tied_diagonal"` or `"tied_spherical"`. mclust calls them VVV, VVI, VII, EEE, EEI and EII.
     - `floor`: the weight of the penalty $-\tfrac12 \mathrm{floor} \cdot \mathrm{tr}\, \Sigma_k^{-1} D$, where D
         are the variances of the data's columns (an inverse-Wishart prior up to its count). It adds `floor` · D to
         each component's scatter matrix, so that no variance falls below floor / N of its column's. It is relative
@@ -133,7 +138,7 @@ class Normal(AbstractComponent):
 
     def check(self, x, weight, who, *, varied=False):
         # A single deviation for all columns is positive even if one column is constant.
-        super().check(x, weight, who, varied=varied and self.covariance != "spherical")
+        super().check(x, weight, who, varied=varied and not isinstance(self.structure, Spherical))
 
     def init(self, x, weight, assignment, num_components):
         """Returns the means of the parts, and their pooled covariance for every component.

@@ -14,7 +14,8 @@ class GaussianMixture(Mixture):
     **Arguments:**
 
     - `num_components`: K.
-    - `covariance`: `"full"`, `"tied"`, `"diagonal"` or `"spherical"`.
+    - `covariance`: `"full"`, `"diagonal"` or `"spherical"`, or one for all components: `"tied"` (full),
+        `"tied_diagonal"` or `"tied_spherical"`. See `elbax.components.Normal`.
     - `floor`: pseudo-scatter that keeps covariances from collapsing, relative to the variances of the data's
         columns; 0 turns it off. See `elbax.components.Normal`.
     - `prior`: a `NormalInverseWishart` prior on every mean and covariance.

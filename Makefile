@@ -8,7 +8,7 @@ INSTALL = $(BIN)/python -m pip install --quiet -c constraints.txt
 # Tests and notebooks start many processes, each of which would compile all of elbax for itself.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test quick lint types notebooks benchmark clean
+.PHONY: demo test quick lint types notebooks docs benchmark clean
 
 demo: $(VENV)/demo.done
 	$(BIN)/python -m elbax
@@ -33,6 +33,14 @@ notebooks: export XLA_FLAGS = --xla_cpu_use_fusion_emitters=false --xla_llvm_for
 notebooks: $(VENV)/notebooks.done
 	ls notebooks/*.ipynb | xargs -P 2 -n 1 $(BIN)/jupyter nbconvert --to notebook --execute --output-dir $(VENV)/notebooks
 
+# From docs/, docstrings, notebooks as they are committed, and the results of the benchmarks.
+docs: $(VENV)/docs.done
+	rm -rf build/pages build/docs && mkdir -p build && cp -r docs build/pages
+	cp -r benchmarks/results build/pages/benchmarks
+	cp CHANGELOG.md build/pages/changelog.md && cp CONTRIBUTING.md build/pages/contributing.md
+	$(BIN)/jupyter nbconvert --to markdown --output-dir build/pages/notebooks notebooks/*.ipynb
+	$(BIN)/zensical build --strict
+
 benchmark: $(VENV)/test.done
 	$(BIN)/python -m pytest benchmarks --benchmark-only --override-ini="filterwarnings=default"
 
@@ -56,5 +64,9 @@ $(VENV)/notebooks.done: $(VENV)/test.done
 	$(INSTALL) --group notebooks
 	touch $@
 
+$(VENV)/docs.done: $(BIN)/python pyproject.toml constraints.txt
+	$(INSTALL) --group docs
+	touch $@
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) build

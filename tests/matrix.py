@@ -1,6 +1,6 @@
-"""The table of the README: pairs of E-steps and M-steps on three models, judged by their gain in evidence.
+"""The table of docs/choose.md: pairs of E-steps and M-steps on three models, judged by their gain in evidence.
 
-`python tests/matrix.py` runs every cell (about ten minutes) and writes the marks into the README.
+`python tests/matrix.py` runs every cell (about ten minutes) and writes the marks into that page.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ import optax
 import elbax
 
 
-README = pathlib.Path(__file__).parent.parent / "README.md"
+PAGE = pathlib.Path(__file__).parent.parent / "docs" / "choose.md"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -269,7 +269,7 @@ def judge(name: str, e: str, m: str) -> float:
 
 
 def rendered(marks: dict) -> str:
-    """Returns the README's table."""
+    """Returns the table."""
     lines = ["| E-step ↓ / M-step → | " + " | ".join(M_STEPS) + " |"]
     lines.append("|---" * (len(M_STEPS) + 1) + "|")
     letter = {"mixture": "G", "factors": "F", "chain": "H"}
@@ -296,10 +296,10 @@ def main() -> None:
         except AssertionError as error:
             marks[cell] = False
             print(f"{' × '.join(cell):50}  {error}", flush=True)
-    text = README.read_text()
+    text = PAGE.read_text()
     before, rest = text.split(BEGIN)
     _, after = rest.split(END)
-    README.write_text(f"{before}{BEGIN}\n{rendered(marks)}\n{END}{after}")
+    PAGE.write_text(f"{before}{BEGIN}\n{rendered(marks)}\n{END}{after}")
     if not all(marks.values()):
         sys.exit("Some cells fell short.")
 

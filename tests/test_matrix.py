@@ -1,4 +1,4 @@
-"""Every cell of the README's table runs in one scan and reaches what it promises; others say what is missing."""
+"""Every cell of the table in docs/choose.md runs in one scan and reaches what it promises, or says what is missing."""
 
 import re
 
@@ -28,7 +28,7 @@ def test_cell(cell):
 
 def test_the_readme_has_these_cells():
     """The marks are those of `python tests/matrix.py`, which writes one only where `judge` passes."""
-    text = matrix.README.read_text()
+    text = matrix.PAGE.read_text()
     table = text.split(matrix.BEGIN)[1].split(matrix.END)[0].strip()
     assert table == matrix.rendered(dict.fromkeys(matrix.CELLS, True))
 

@@ -3,10 +3,8 @@
 import ast
 import doctest
 import importlib
-import os
 import pathlib
 import pkgutil
-import re
 import subprocess
 import sys
 
@@ -90,27 +88,3 @@ def test_public_words_are_documented_with_an_example():
         assert word.__doc__, f"{name} has no docstring"
         if isinstance(word, type) and name not in plain and not name.startswith("Abstract"):
             assert ">>>" in word.__doc__ or name == "Exact", f"{name} has no example"
-
-
-def readme_code():
-    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-
-
-@pytest.mark.slow
-def test_readme_runs(tmp_path):
-    """As a user runs it: in a fresh interpreter, warnings and all, one block after the other."""
-    code = "\n".join(readme_code())
-    # Most of it is compilation.
-    env = os.environ | {
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "JAX_TRACEBACK_IN_LOCATIONS_LIMIT": "0",
-    }
-    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=tmp_path, env=env)
-
-
-def test_readme_fits_by_its_thirtieth_line():
-    lines = (ROOT / "README.md").read_text().splitlines()[:30]
-    assert len(readme_code()[0].strip().splitlines()) <= 15
-    assert sum(line.startswith("```") for line in lines) >= 2
-    assert any("make demo" in line for line in lines)
-    assert any("make test" in line for line in lines)

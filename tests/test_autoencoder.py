@@ -16,7 +16,7 @@ norm = jax.scipy.stats.norm
 
 
 def digits_autoencoder(x, num_steps, batch_size=100):
-    """The README's fifteen lines."""
+    """A variational autoencoder on digits, as in the guide to minibatches."""
     keys = jax.random.split(jax.random.key(0), 4)
     decoder = elbax.Network(eqx.nn.MLP(8, 64, 128, 1, key=keys[0]))
 

@@ -1,4 +1,4 @@
-"""Every cell of the table in docs/choose.md runs in one scan and reaches what it promises, or says what is missing."""
+"""Every cell of the table in docs/choose.md runs in one scan and reaches its promise, or says what is missing."""
 
 import re
 

@@ -161,3 +161,15 @@ def test_the_component_along_a_chain(page):
     sequences = drawn.reshape(20, 50, 1)
     mixture = elbax.evidence(page["geometric"], page["truth"], drawn)
     np.testing.assert_allclose(elbax.evidence(chain, params, sequences), 50 * mixture, rtol=1e-10)
+
+
+def test_layers_of_flax_with_running_statistics(page):
+    """Evaluated without a key, the encoder comes close to Bayes' rule, by statistics that are the data's."""
+    x, model, state = page["x"], page["mixture"], page["trained"]
+    statistics = state.posterior.network.weights["batch_stats"]["BatchNorm_0"]
+    np.testing.assert_allclose(statistics["mean"], x.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(statistics["var"], x.var(0), rtol=1e-5)
+    evidence = elbax.evidence(model, state.params, x)
+    untrained = elbax.elbo(model, state.params, page["encoder"], x)
+    bound = elbax.elbo(model, state.params, state.posterior, x)
+    assert untrained < evidence - 0.5 and evidence - 0.02 < bound < evidence

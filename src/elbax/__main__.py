@@ -178,7 +178,7 @@ def draw(rows, x, names: list[str], model) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    from elbax.plot import plot_ellipses
+    from elbax.plot import ellipses
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     for (name, params, trace, *_), style in zip(rows, ("-", "--", "-.", ":"), strict=True):
@@ -187,7 +187,7 @@ def draw(rows, x, names: list[str], model) -> None:
         described = model.describe(params)
         if x.shape[1] > 1:
             look = {"color": line.get_color(), "linestyle": style, "lw": 2}
-            plot_ellipses(right, described["means"], described["covariances"], **look)
+            ellipses(described["means"], described["covariances"], ax=right, **look)
         else:
             grid = np.linspace(x.min(), x.max(), 200)
             density = jax.vmap(lambda v, p=params: elbax.evidence(model, p, v[None, None]))(

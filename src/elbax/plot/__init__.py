@@ -1,3 +1,12 @@
-"""Figures, which need matplotlib (`elbax[plot]`)."""
+"""Pictures of data, fits and latents; needs matplotlib, `elbax[plot]`. Each function returns its axes."""
 
-from ._ellipses import plot_ellipses as plot_ellipses
+try:
+    import matplotlib  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        'elbax.plot needs matplotlib, which is not installed. Run pip install "elbax[plot]".'
+    ) from error
+
+from ._classification import classification as classification
+from ._ellipses import ellipses as ellipses
+from ._style import STYLE as STYLE, style as style

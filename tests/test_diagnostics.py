@@ -268,9 +268,9 @@ def ended(log_likelihood, elbo, num_distinct, num_free_params=5, num_data=100.0)
     result = elbax.Result((), elbo[0], np.zeros(1), 1, "converged", "Converged after 1 steps.")
     rejected = np.array([False] * (len(elbo) - 1) + [True])
     codes = ("converged",) * len(elbo)
-    counts = np.ones(len(elbo), int)
+    counts, traces = np.ones(len(elbo), int), np.array(elbo)[:, None]
     restarts = elbax.Restarts(
-        result, np.array(elbo), counts, codes, rejected, num_distinct, 1, "So it was."
+        result, np.array(elbo), counts, codes, rejected, num_distinct, 1, "So it was.", traces
     )
     numbers = (log_likelihood, num_free_params, num_data, 1.0, 2.0, 3.0, None)
     return elbax.diagnostics.Criteria(*numbers), restarts

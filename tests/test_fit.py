@@ -155,6 +155,9 @@ def test_restarts():
     single = [elbax.fit(em, start(key), x) for key in keys]
     assert_close(restarts.elbo, jnp.stack([result.elbo for result in single]), 1e-9)
     assert restarts.num_steps.tolist() == [result.num_steps for result in single]
+    for trace, result in zip(restarts.traces, single, strict=True):
+        assert_close(trace[: result.num_steps], result.trace, 1e-9)
+        assert np.isnan(trace[result.num_steps :]).all()
     assert float(restarts.best.elbo) == pytest.approx(max(float(r.elbo) for r in single), rel=1e-9)
     with pytest.raises(RuntimeError, match="3 were rejected"):
         elbax.fit_restarts(em, jax.vmap(start)(keys), x, reject=lambda params: jnp.array(True))

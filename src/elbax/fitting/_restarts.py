@@ -30,6 +30,7 @@ class Restarts(eqx.Module):
     - `num_distinct`: the number of distinct ELBOs among the usable fits.
     - `num_best`: the number of fits that reached the best one.
     - `message`: a summary in words.
+    - `traces`: the trace of each fit, shape `(num_restarts, longest)`, as a NumPy array; NaN after its last step.
 
     After short runs these describe only the starts that were continued.
     """
@@ -42,6 +43,7 @@ class Restarts(eqx.Module):
     num_distinct: int
     num_best: int
     message: str
+    traces: Float[np.ndarray, "num_restarts longest"]
 
     def __str__(self) -> str:
         return f"{self.message} ELBO {float(self.best.elbo):.6f} nats per datum."
@@ -103,7 +105,7 @@ def best_of(update, states, batch, max_steps, tolerance, reject=None, short_runs
     return _restarts(update, *ends, tolerance=tolerance)
 
 
-def _restarts(update, best, elbos: Array, steps: Array, codes: Array, rejected: Array, tolerance):
+def _restarts(update, best, elbos, traces, steps, codes, rejected, tolerance) -> Restarts:
     names = tuple(CODES[code] for code in np.asarray(codes).tolist())
     usable = np.isfinite(elbos) & ~np.asarray(rejected)
     if not np.any(usable):
@@ -124,7 +126,13 @@ def _restarts(update, best, elbos: Array, steps: Array, codes: Array, rejected: 
         num_distinct,
         num_best,
         message,
+        _until_the_end(np.asarray(traces), np.asarray(steps)),
     )
+
+
+def _until_the_end(traces: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    places = np.arange(steps.max())
+    return np.where(places < steps[:, None], traces[:, : len(places)], np.nan)
 
 
 def _count_ends(ends: np.ndarray, tolerance: float) -> tuple[int, int]:
@@ -151,7 +159,7 @@ def _message_of_ends(number: int, usable: int, num_distinct: int, num_best: int)
 @compiled
 @automatic
 def _run_lanes(update, reject, states, batch, until, tolerance, capacity: int):
-    """Returns (the best lane's `run`; every lane's ELBO, number of steps, code and rejection)."""
+    """Returns (the best lane's `run`; every lane's ELBO, trace, number of steps, code and rejection)."""
 
     def one(state):
         end = run(update, state, batch, until, tolerance, True, capacity)
@@ -165,7 +173,7 @@ def _run_lanes(update, reject, states, batch, until, tolerance, capacity: int):
     usable = jnp.isfinite(elbos) & ~rejected
     winner = jnp.argmax(jnp.where(usable, elbos, -jnp.inf))
     best = jax.tree.map(lambda leaf: leaf[winner], (carry, finals, elbos, codes))
-    return best, elbos, carry.step, codes, rejected
+    return best, elbos, carry.trace, carry.step, codes, rejected
 
 
 @compiled

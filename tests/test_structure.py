@@ -55,8 +55,9 @@ def test_imports_point_one_way(path):
 
 def test_import_touches_no_device():
     code = (
-        "import elbax, jax._src.xla_bridge as bridge; "
-        "assert not bridge._backends, 'a backend was initialized at import'"
+        "import sys, elbax, jax._src.xla_bridge as bridge; "
+        "assert not bridge._backends, 'a backend was initialized at import'; "
+        "assert 'matplotlib' not in sys.modules, 'elbax.plot is optional'"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

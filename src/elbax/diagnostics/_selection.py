@@ -90,9 +90,9 @@ class Selection(eqx.Module):
         numbers = {row.num_data for row in kept}
         lines = [table(rows, left=_LEFT)]
         if len(numbers) == 1:
-            lines.append(f"n = {numbers.pop():g}; → is the best by {_LABELS[self.by]}.")
+            lines.append(f"n = {numbers.pop():g}; → is the best by {LABELS[self.by]}.")
         else:
-            lines.append(f"→ is the best by {_LABELS[self.by]}.")
+            lines.append(f"→ is the best by {LABELS[self.by]}.")
         return "\n".join(lines + self.lower_than_smaller)
 
     def __repr__(self) -> str:
@@ -130,7 +130,7 @@ class Selection(eqx.Module):
         }
 
 
-_LABELS = {
+LABELS = {
     "bic": "BIC",
     "aic": "AIC",
     "aicc": "AICc",

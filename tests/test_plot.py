@@ -85,17 +85,17 @@ def test_rows_have_the_colors_of_their_components():
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("a", "b")
 
 
-def test_all_pairs_of_columns_form_a_grid():
+def test_all_pairs_of_columns_form_a_grid(as_users_run):
     grid = plot.classification(mixture, two_parts, rows, names=list("abc"))
     assert grid.shape == (2, 2) and not grid[0, 1].axison
     np.testing.assert_array_equal(grid[1, 1].collections[0].get_offsets(), rows[::2][:, [1, 2]])
     assert grid[1, 0].get_xlabel() == "a" and grid[1, 0].get_ylabel() == "c"
     assert texts(grid[0, 1].get_legend()) == ["0", "1"]
     with pytest.raises(
-        ValueError, match=r"ax must be an array of axes of shape \(2, 2\), got shape \(\)"
+        ValueError, match=r"ax must be an array of axes of shape \(2, 2\), such as .*got shape \(\)"
     ):
         plot.classification(mixture, two_parts, rows, ax=grid[0, 0])
-    with pytest.raises(ValueError, match="ax must be one matplotlib axes, got shape"):
+    with pytest.raises(TypeError, match="ax must be matplotlib axes, got a ndarray"):
         plot.classification(mixture, two_parts, rows, columns=(0, 1), ax=grid)
 
 
@@ -169,15 +169,16 @@ def selected():
 def test_a_criterion_has_a_line_for_each_kind_of_model(as_users_run):
     table = selected()
     ax = plot.selection(table)
-    full, tied, best = ax.lines
+    full, tied = ax.lines
     np.testing.assert_array_equal(full.get_xydata(), [[1, 30], [2, 20]])
     np.testing.assert_array_equal(tied.get_xydata(), [[2, 25]])
-    np.testing.assert_array_equal(best.get_xydata(), [[2, 20]])
+    np.testing.assert_array_equal(ax.collections[0].get_offsets(), [[2, 20]])
     assert texts(ax.get_legend()) == ["full", "tied", "best: full 2"]
     assert ax.get_ylabel() == "BIC (the lowest is best)" and ax.get_xlabel() == "K"
-    highest = plot.selection(table, "held_out").lines[-1]
-    np.testing.assert_array_equal(highest.get_xydata(), [[2, -2]])
-    assert plot.selection(table, "aic").lines[-1].get_ydata()[0] == 10
+    (highest,) = plot.selection(table, "held_out").collections
+    np.testing.assert_array_equal(highest.get_offsets(), [[2, -2]])
+    (lowest,) = plot.selection(table, "aic").collections
+    np.testing.assert_array_equal(lowest.get_offsets(), [[1, 10]])
     with pytest.raises(ValueError, match="has no ICL"):
         plot.selection(table, "icl")
     with pytest.raises(ValueError, match="criterion must be"):
@@ -239,3 +240,170 @@ def test_a_column_has_a_histogram_and_the_densities_of_components():
     assert texts(ax.get_legend()) == ["p(x)", "component 0", "component 1"]
     with pytest.raises(ValueError, match="no means and covariances to choose a window"):
         plot.density(model, params)
+
+
+chain = elbax.HiddenMarkovModel(elbax.components.Poisson(), 2)
+two_rates = chain.from_description(
+    initial=[0.5, 0.5], transition=[[0.9, 0.1], [0.1, 0.9]], rates=[[1.0], [9.0]]
+)
+
+
+def test_the_path_of_a_hidden_markov_model_has_spans_and_its_states_shares():
+    x = jnp.array([[0], [1], [9], [8], [1]])
+    times = [2000, 2001, 2002, 2003, 2004]
+    names = ["calm", "wild"]
+    top, bottom = plot.hidden_markov(chain, two_rates, x, times=times, names=names)
+    spans = [(span.get_x(), span.get_width()) for span in top.patches]
+    assert spans == [(2000, 1.5), (2001.5, 2), (2003.5, 0.5)]
+    colors = [matplotlib.colors.to_hex(span.get_facecolor()) for span in top.patches]
+    assert colors[0] == colors[2] != colors[1]
+    np.testing.assert_array_equal(top.lines[0].get_ydata(), [0, 1, 9, 8, 1])
+    shares = elbax.probabilities(chain, two_rates, x[None])["unary"][0]
+    first = bottom.collections[0].get_paths()[0].vertices
+    assert set(map(tuple, first.tolist())) >= set(zip(times, shares[:, 0].tolist()))
+    assert texts(bottom.get_legend()) == names
+
+
+def test_the_padding_of_a_sequence_is_not_drawn():
+    padded = elbax.sequences([[[0], [9], [1], [1], [1]], [[1], [1]]])
+    short = jax.tree.map(lambda leaf: leaf[1], padded)
+    top, _ = plot.hidden_markov(chain, two_rates, short)
+    assert top.lines[0].get_xydata().tolist() == [[0, 1], [1, 1]]
+    with pytest.raises(ValueError, match="Take one of a batch"):
+        plot.hidden_markov(chain, two_rates, padded)
+    with pytest.raises(ValueError, match="column must be one of 0, ..., 0; got 1"):
+        plot.hidden_markov(chain, two_rates, short, column=1)
+    with pytest.raises(ValueError, match="times must have shape"):
+        plot.hidden_markov(chain, two_rates, short, times=[1, 2, 3])
+    with pytest.raises(TypeError, match="a model with discrete states"):
+        plot.hidden_markov(mixture, two_parts, rows)
+
+
+def test_a_smoothed_signal_has_the_band_of_its_deviation(as_users_run):
+    model = elbax.LinearGaussianStateSpace(1, offsets=True)
+    params = model.from_description(
+        initial_mean=[0.0],
+        initial_covariance=[[4.0]],
+        transition=[[0.0]],
+        transition_covariance=[[4.0]],
+        emission=[[1.0], [2.0]],
+        emission_covariance=np.diag([4.0, 1e8]),
+        emission_offset=[1.0, 5.0],
+    )
+    x = np.array([[3.0, 5.0], [np.nan, 6.0]])
+    ax = plot.state_space(model, params, x, column=1, deviations=1.0)
+    smoothed, observed = ax.lines
+    # z given 3 - 1 = 2 has the mean 1 and the variance 2; without an observation 0 and 4.
+    np.testing.assert_allclose(smoothed.get_ydata(), [5 + 2 * 1, 5], atol=1e-4)
+    np.testing.assert_array_equal(observed.get_ydata(), [5, 6])
+    band = ax.collections[0].get_paths()[0].vertices
+    assert band[:, 1].max() == pytest.approx(7 + 2 * np.sqrt(2), abs=1e-4)
+    assert texts(ax.get_legend()) == ["± 1 sd", "smoothed mean", "observed"]
+    with pytest.raises(TypeError, match="expected an elbax.LinearGaussianStateSpace"):
+        plot.state_space(chain, two_rates, x)
+
+
+def test_loadings_are_written_and_drawn_as_arrows():
+    values = np.array([[0.9, 0.0], [-0.4, 0.3]])
+    ax = plot.loadings(values, names=["a", "b"])
+    np.testing.assert_array_equal(ax.images[0].get_array(), values)
+    assert ax.images[0].get_clim() == (-0.9, 0.9)
+    assert [text.get_text() for text in ax.texts] == ["0.90", "0.00", "-0.40", "0.30"]
+    scores = np.array([[3.0, 0.0], [0.0, -1.0], [1.0, 1.0]])
+    ax = plot.biplot(scores, values, labels=["x", "y", "x"], names=["a", "b"])
+    ends = [tuple(text.get_position()) for text in ax.texts if text.get_text()]
+    np.testing.assert_allclose(ends, values * 3 / 0.9)
+    np.testing.assert_array_equal(ax.collections[0].get_offsets(), scores[[0, 2]])
+    assert texts(ax.get_legend()) == ["x", "y"]
+    with pytest.raises(ValueError, match="at least two factors"):
+        plot.biplot(scores[:, :1], values[:, :1])
+    with pytest.raises(ValueError, match="loadings must have shape"):
+        plot.biplot(scores, values[:, :1])
+
+
+def test_latents_are_where_the_posterior_puts_them():
+    model = elbax.FactorAnalysis(2)
+    params = model.from_description(mean=np.zeros(2), loadings=np.eye(2), noise=np.ones(2))
+    x = jnp.array([[2.0, 0.0], [0.0, 4.0]])
+    ax = plot.latent(elbax.Exact(model, params), x, labels=[3, -1], columns=(1, 0))
+    unlabelled, third = ax.collections
+    np.testing.assert_allclose(third.get_offsets(), [[0, 1]], atol=1e-12)
+    np.testing.assert_allclose(unlabelled.get_offsets(), [[2, 0]], atol=1e-12)
+    assert texts(ax.get_legend()) == ["none", "3"]
+    with pytest.raises(TypeError, match="posterior must be a function of a row"):
+        plot.latent(params, x)
+    with pytest.raises(TypeError, match="vectors of at least two numbers"):
+        plot.latent(elbax.Exact(mixture, two_parts), rows)
+
+
+def test_decodings_lie_at_their_latents():
+    ax = plot.decodings(lambda z: jnp.repeat(z, 2), (2, 2), number=3, reach=1.0)
+    (picture,) = ax.images
+    whole = np.asarray(picture.get_array())
+    assert whole.shape == (9, 9) and picture.get_extent() == [-1.5, 1.5, -1.5, 1.5]
+    # The first picture is of the upper left: z = (-1, 1).
+    assert whole[:2, :2].tolist() == [[-1, -1], [1, 1]] and whole[6:8, 6:8].tolist() == [
+        [1, 1],
+        [-1, -1],
+    ]
+    with pytest.raises(ValueError, match="pictures of 4 numbers"):
+        plot.decodings(lambda z: jnp.repeat(z, 2), (2, 3))
+
+
+def test_rows_of_images_lie_below_each_other():
+    x = np.arange(8.0).reshape(2, 4)
+    ax = plot.images({"data": x, "decoded": x + 10}, (2, 2))
+    whole = np.asarray(ax.images[0].get_array().filled(np.nan))
+    assert whole.shape == (6, 6)
+    assert whole[:2, 3:5].tolist() == [[4, 5], [6, 7]] and whole[3:5, :2].tolist()[0] == [10, 11]
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["data", "decoded"]
+    with pytest.raises(ValueError, match="expected 2 pictures of 2 x 2 numbers in each row; 'b'"):
+        plot.images({"a": x, "b": x[:1]}, (2, 2))
+
+
+def test_estimates_have_their_intervals():
+    values = {"rate": np.array([1.0, 3.0]), "share": 0.5}
+    errors = {"rate": np.array([0.1, np.nan]), "share": 0.2}
+    ax = plot.estimates(values, errors, deviations=2.0)
+    names = [text.get_text() for text in ax.get_yticklabels()]
+    assert names == ["rate[0]", "rate[1]", "share"]
+    np.testing.assert_array_equal(ax.lines[0].get_xdata(), [1, 3, 0.5])
+    first, _, last = ax.collections[0].get_segments()
+    np.testing.assert_allclose(first, [[0.8, 0], [1.2, 0]])
+    np.testing.assert_allclose(last, [[0.1, 2], [0.9, 2]])
+    with pytest.raises(ValueError, match="values and errors must have one structure"):
+        plot.estimates(values, {"rate": errors["rate"]})
+    with pytest.raises(ValueError, match="expected 3 names, got 1"):
+        plot.estimates(values, errors, names=["rate"])
+
+
+def test_data_lie_beside_draws():
+    x, draws = np.array([[0, 0], [1, 2]]), np.array([[1, 2], [1, 1], [3, 0]])
+    ax = plot.predictive(x, draws, names=["a", "b"])
+    below, above = ax.collections
+    np.testing.assert_array_equal(below.get_offsets(), draws)
+    np.testing.assert_array_equal(above.get_offsets(), x)
+    ax = plot.predictive(x, draws, columns=[0])
+    bars, outline = ax.containers[0], ax.patches[-1]
+    assert [bar.get_height() for bar in bars] == [0.5, 0.5, 0, 0]
+    assert outline.get_xy()[:, 1].max() == pytest.approx(2 / 3)
+    assert texts(ax.get_legend()) == ["data", "draws"]
+    with pytest.raises(ValueError, match="x has 2 columns, but the draws have 1"):
+        plot.predictive(x, draws[:, :1])
+
+
+def test_a_tree_hangs_on_its_root():
+    z = np.zeros((4, 4, 2), bool)
+    z[[0, 1, 2], 0, 1] = True  # three words and padding
+    z[1, 1, 0] = z[0, 2, 0] = True
+    ax = plot.tree(z, ["a", "b", "c"], "SW")
+    places = {(text.get_text(), *text.get_position()) for text in ax.texts}
+    words = {("a", 0, 0), ("b", 1, 0), ("c", 2, 0), ("W", 0, 1), ("W", 1, 1), ("W", 2, 1)}
+    assert places == words | {("S", 1.5, 2), ("S", 0.75, 3)}
+    lines = {tuple(map(tuple, line.get_xydata().tolist())) for line in ax.lines}
+    assert ((0.75, 3.0), (1.5, 2.0)) in lines and ((0.75, 3.0), (0.0, 1.0)) in lines
+    assert len(lines) == 4 + 3
+    with pytest.raises(ValueError, match="3 words and 4 nodes, but a binary tree has 5"):
+        plot.tree(z & (np.arange(4)[:, None] < 2))
+    with pytest.raises(ValueError, match="booleans of shape"):
+        plot.tree(z[0])

@@ -4,23 +4,33 @@ from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 
 from .._arguments import whole_numbers
 from .._types import Any
 from ..data._table import as_arrays
 
 
-def axes_of(who: str, ax: Any, rows: int = 1, columns: int = 1, **figure: Any) -> Any:
-    """Returns the given axes, or those of a new figure; raises `ValueError` for another number of axes."""
+def axes_of(who: str, ax: Axes | None, **figure: Any) -> Axes:
+    """Returns the given axes, or those of a new figure; raises `TypeError` for anything else."""
+    if ax is None:
+        return plt.subplots(**figure)[1]
+    if not isinstance(ax, Axes):
+        raise TypeError(f"{who}: ax must be matplotlib axes, got a {type(ax).__name__}.")
+    return ax
+
+
+def grid_of(who: str, ax: Any, rows: int, columns: int = 1, **figure: Any) -> np.ndarray:
+    """Returns the given array of axes, or those of a new figure; raises `ValueError` for another shape."""
     if ax is None:
         return plt.subplots(rows, columns, **figure)[1]
-    expected = tuple(size for size in (rows, columns) if size > 1)
-    if np.shape(ax) != expected:
-        wanted = f"an array of axes of shape {expected}" if expected else "one matplotlib axes"
+    shape = (rows, columns) if columns > 1 else (rows,)
+    if np.shape(ax) != shape:
         raise ValueError(
-            f"{who}: ax must be {wanted}, got shape {np.shape(ax)}. Use plt.subplots({rows}, {columns})[1]."
+            f"{who}: ax must be an array of axes of shape {shape}, such as plt.subplots({rows}, {columns})[1]; "
+            f"got shape {np.shape(ax)}."
         )
-    return np.asarray(ax) if expected else ax
+    return np.asarray(ax)
 
 
 def table_of(who: str, x: Any, names: Sequence[str] | None = None) -> tuple[Any, list[str]]:

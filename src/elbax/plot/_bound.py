@@ -36,9 +36,9 @@ def bound(evidence: Any, elbo: Any, *, steps: Any = None, ax: Axes | None = None
     shape = ("num_steps",)
     check_shapes("bound", evidence=(evidence, shape), elbo=(elbo, shape), steps=(steps, shape))
     ax = axes_of("bound", ax)
-    gap = {"color": "C1", "alpha": 0.25, "linewidth": 0, "label": "KL(q ‖ p(z | x))"}
     ax.plot(steps, evidence, color="C0", linewidth=2, label="evidence")
-    ax.fill_between(steps, elbo, evidence, **gap)
+    gap = ax.fill_between(steps, elbo, evidence, color="C1", alpha=0.25, linewidth=0)
+    gap.set_label("KL(q ‖ p(z | x))")
     ax.plot(steps, elbo, color="C1", linewidth=1.2, label="ELBO")
     ax.set(xlabel="step", ylabel="nats per datum")
     ax.legend(loc="lower right")

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from .._model import AbstractModel
 from .._rows import probabilities
 from .._types import PyTree
-from ._axes import axes_of, chosen_of, table_of
+from ._axes import axes_of, chosen_of, grid_of, table_of
 from ._ellipses import ellipses
 from ._points import draw_points
 
@@ -72,28 +72,30 @@ def classification(
     described = model.describe(params)
     parts = [described.get(name) for name in ("means", "covariances")]
 
-    def draw(ax: Axes, pair: tuple[int, int]) -> None:
-        draw_points(ax, table[:, pair], labels, sizes=sizes)
+    def draw(ax: Axes, first: int, second: int) -> None:
+        draw_points(ax, table[:, [first, second]], labels, sizes=sizes)
         if all(part is not None for part in parts):
-            ellipses(*parts, columns=pair, deviations=deviations, ax=ax)
+            ellipses(*parts, columns=(first, second), deviations=deviations, ax=ax)
 
     number = len(chosen) - 1
     if number == 1:
+        first, second = chosen
         ax = axes_of(who, ax)
-        draw(ax, chosen)
-        ax.set(xlabel=names[chosen[0]], ylabel=names[chosen[1]])
+        draw(ax, first, second)
+        ax.set(xlabel=names[first], ylabel=names[second])
         ax.legend(title="component")
         return ax
-    shape = {"sharex": "col", "sharey": "row", "figsize": (2.4 * number, 2.1 * number)}
-    grid = axes_of(who, ax, number, number, **shape)
+    size = (2.4 * number, 2.1 * number)
+    grid = grid_of(who, ax, number, number, sharex="col", sharey="row", figsize=size)
     for i, j in np.ndindex(number, number):
+        cell: Any = grid[i, j]
         if j > i:
-            grid[i, j].set_axis_off()
+            cell.set_axis_off()
             continue
-        draw(grid[i, j], (chosen[j], chosen[i + 1]))
+        draw(cell, chosen[j], chosen[i + 1])
         if i == number - 1:
-            grid[i, j].set_xlabel(names[chosen[j]])
+            cell.set_xlabel(names[chosen[j]])
         if j == 0:
-            grid[i, j].set_ylabel(names[chosen[i + 1]])
+            cell.set_ylabel(names[chosen[i + 1]])
     grid[0, 1].legend(*grid[0, 0].get_legend_handles_labels(), title="component", loc="center")
     return grid

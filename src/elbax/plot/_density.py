@@ -86,12 +86,13 @@ def density(
     ax.set_xlabel(names[chosen[0]])
     if len(chosen) == 2:
         if table is not None:
-            ax.scatter(*table[:, chosen].T, s=8, color="0.6", linewidth=0, zorder=0)
+            first, second = table[:, chosen].T
+            ax.scatter(first, second, s=8, color="0.6", linewidth=0, zorder=0)
         ax.set_ylabel(names[chosen[1]])
-        _contours(ax, *lines, found)
+        _contours(ax, lines, found)
         return ax
     if table is not None:
-        edges = np.append(lines[0], lines[0][-1] + 1) - 0.5 if whole else 30
+        edges: Any = np.append(lines[0], lines[0][-1] + 1) - 0.5 if whole else 30
         column = table[:, chosen[0]]
         column = column[~np.isnan(column)]
         ax.hist(column, edges, density=True, color="0.85", zorder=0)
@@ -130,11 +131,13 @@ def _around_means(model: AbstractModel, params: PyTree) -> tuple[np.ndarray, np.
     return (means - reach).min(0), (means + reach).max(0)
 
 
-def _contours(ax: Axes, x: np.ndarray, y: np.ndarray, found: np.ndarray) -> None:
+def _contours(ax: Axes, lines: list[np.ndarray], found: np.ndarray) -> None:
     """Draws the borders of the regions of highest density, with their probabilities within the window."""
     sorted_values = np.sort(found.ravel())[::-1]
     content = np.cumsum(np.exp(sorted_values - sorted_values[0]))
     places = np.searchsorted(content, np.array(_CONTENTS) * content[-1])
     levels = dict(zip(sorted_values[places].tolist(), _CONTENTS))
-    drawn = ax.contour(x, y, found, levels=list(levels), colors="C0", linewidths=1, linestyles="-")
+    drawn = ax.contour(
+        *lines, found, levels=list(levels), colors="C0", linewidths=1, linestyles="-"
+    )
     ax.clabel(drawn, fmt={level: f"{share:.0%}" for level, share in levels.items()}, fontsize=7)

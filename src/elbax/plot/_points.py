@@ -24,7 +24,7 @@ def draw_points(
     kinds, places = np.unique(np.asarray(labels), return_inverse=True)
     numbers = kinds if kinds.dtype.kind in "iu" else np.arange(len(kinds))
     sizes = np.broadcast_to(sizes, places.shape)
-    for place, (kind, number) in enumerate(zip(kinds, numbers, strict=True)):
+    for place, (kind, number) in enumerate(zip(kinds, numbers.tolist(), strict=True)):
         own = places == place
         name = str(kind) if names is None else names[number]
         name, color = (name, f"C{number}") if number >= 0 else ("none", "0.7")

@@ -61,8 +61,9 @@ def selection(
         sizes = np.array([summaries[name][0] for name in names])
         ax.plot(sizes, [values[name] for name in names], "o-", markersize=4, label=kind)
     best = (max if by == "held_out" else min)(values, key=values.__getitem__)
-    ring = {"markerfacecolor": "none", "color": "black", "linestyle": "none"}
-    ax.plot(summaries[best][0], values[best], "o", markersize=11, label=f"best: {best}", **ring)
+    ax.scatter(
+        summaries[best][0], values[best], 120, "none", edgecolor="black", label=f"best: {best}"
+    )
     size = next(iter(selection.models[best].summary()))
     which = "highest" if by == "held_out" else "lowest"
     ax.set(xlabel=size, ylabel=f"{LABELS[by]} (the {which} is best)")

@@ -86,7 +86,7 @@ def _values(update, state, batch, num_steps: int):
 
     def measure(state):
         terms = elbo_terms(model, state.params, state.posterior, batch)
-        return jnp.stack([terms.evidence, terms.elbo - terms.global_term])
+        return jnp.array([terms.evidence, terms.elbo - terms.global_term])
 
     def step(state, _):
         walked = update.walk(state, batch) if isinstance(update, Chain) else [update(state, batch)]

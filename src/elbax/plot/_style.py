@@ -1,6 +1,7 @@
 """The look of all pictures."""
 
 from contextlib import AbstractContextManager
+from typing import Any
 
 import matplotlib
 from cycler import cycler
@@ -10,7 +11,7 @@ from cycler import cycler
 # then three more that differ from them in lightness.
 _COLORS = "#0072B2 #D55E00 #009E73 #CC79A7 #E69F00 #56B4E9 #F0E442 #999999 #882255 #000000".split()
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "figure.figsize": (6.0, 3.6),
     "figure.dpi": 110,
     "savefig.dpi": "figure",

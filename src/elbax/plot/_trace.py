@@ -46,8 +46,8 @@ def trace(result: Result | Restarts, *, ax: Axes | None = None) -> Axes:
     if isinstance(result, Result):
         _draw(ax, result.trace, result.elbo, color="C0", label="ELBO")
         if result.evidence is not None:
-            look = {"color": "0.4", "linestyle": ":", "linewidth": 1}
-            ax.axhline(float(result.evidence), label="evidence at the end", **look)
+            level = ax.axhline(float(result.evidence), color="0.4", linestyle=":", linewidth=1)
+            level.set_label("evidence at the end")
             ax.legend()
         ax.set_title(result.code)
         return ax

@@ -178,9 +178,10 @@ def draw(rows, x, names: list[str], model) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    from elbax.plot import ellipses
+    from elbax.plot import ellipses, STYLE
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    plt.rcParams.update(STYLE)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2))
     for (name, params, trace, *_), style in zip(rows, ("-", "--", "-.", ":"), strict=True):
         sweeps = np.arange(1, len(trace) + 1)
         (line,) = left.plot(sweeps, trace, style, label=name.split("  ")[0], lw=2)
@@ -204,15 +205,13 @@ def draw(rows, x, names: list[str], model) -> None:
         ylim=(low - margin, high + margin),
     )
     left.set_title("One scan, four updates")
-    left.legend(frameon=False, loc="lower right")
+    left.legend(loc="lower right")
     if x.shape[1] > 1:
         right.scatter(x[:, 0], x[:, 1], s=8, color="0.6", zorder=0)
         right.set(xlabel=names[0], ylabel=names[1], title="The components at 2 standard deviations")
     else:
         right.hist(np.asarray(x[:, 0]), bins=30, density=True, color="0.85", zorder=0)
         right.set(xlabel=names[0], ylabel="density", title="The fitted densities")
-    for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(FIGURE, dpi=120)
 
 

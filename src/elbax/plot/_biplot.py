@@ -58,7 +58,7 @@ def biplot(
         ax.annotate("", end, (0, 0), arrowprops=arrow)
         side = "left" if end[0] > 0 else "right", "bottom" if end[1] > 0 else "top"
         ax.text(end[0], end[1], name, fontsize=8, ha=side[0], va=side[1])
-    ax.update_datalim(1.2 * scale * loadings[:, :2])
+    ax.update_datalim(1.3 * scale * loadings[:, :2])
     ax.autoscale_view()
     ax.set(xlabel="factor 0", ylabel="factor 1")
     if labels is not None:

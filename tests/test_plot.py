@@ -311,8 +311,10 @@ def test_loadings_are_written_and_drawn_as_arrows():
     assert [text.get_text() for text in ax.texts] == ["0.90", "0.00", "-0.40", "0.30"]
     scores = np.array([[3.0, 0.0], [0.0, -1.0], [1.0, 1.0]])
     ax = plot.biplot(scores, values, labels=["x", "y", "x"], names=["a", "b"])
-    ends = [tuple(text.get_position()) for text in ax.texts if text.get_text()]
+    ends = [text.get_position() for text in ax.texts]
     np.testing.assert_allclose(ends, values * 3 / 0.9)
+    arrows = ax.collections[-1]
+    np.testing.assert_allclose(np.stack([arrows.U, arrows.V], 1), ends)
     np.testing.assert_array_equal(ax.collections[0].get_offsets(), scores[[0, 2]])
     assert texts(ax.get_legend()) == ["x", "y"]
     with pytest.raises(ValueError, match="at least two factors"):

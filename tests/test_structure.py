@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import jax
+import matplotlib.pyplot as plt
 import pytest
 
 import elbax
@@ -76,6 +77,7 @@ def test_docstrings_run(module):
         failed, _ = doctest.testmod(module)
     finally:
         jax.config.update("jax_enable_x64", True)
+        plt.close("all")
     assert not failed
 
 

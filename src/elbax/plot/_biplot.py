@@ -53,12 +53,13 @@ def biplot(
     draw_points(ax, scores[:, :2], labels)
     lengths = np.hypot(*loadings[:, :2].T)
     scale = np.hypot(*scores[:, :2].T).max() / lengths.max(initial=1e-12)
-    for name, end in zip(names, scale * loadings[:, :2], strict=True):
-        arrow = {"arrowstyle": "->", "color": "black", "shrinkA": 0, "shrinkB": 0}
-        ax.annotate("", end, (0, 0), arrowprops=arrow)
+    ends = scale * loadings[:, :2]
+    zeros = np.zeros(len(ends))
+    ax.quiver(zeros, zeros, *ends.T, angles="xy", scale_units="xy", scale=1, width=0.003)
+    for name, end in zip(names, ends, strict=True):
         side = "left" if end[0] > 0 else "right", "bottom" if end[1] > 0 else "top"
         ax.text(end[0], end[1], name, fontsize=8, ha=side[0], va=side[1])
-    ax.update_datalim(1.3 * scale * loadings[:, :2])
+    ax.update_datalim(1.3 * ends)
     ax.autoscale_view()
     ax.set(xlabel="factor 0", ylabel="factor 1")
     if labels is not None:

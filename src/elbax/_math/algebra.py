@@ -89,11 +89,17 @@ def zeros_like(a: PyTree) -> PyTree:
 
 def num_rows(x: PyTree) -> Any:
     """Returns the length of the leading axis that all leaves share; a symbol, in an export for any length."""
-    lengths = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(x)}
+    leaves = jax.tree.leaves(x)
+    lengths = {jnp.shape(leaf)[:1] for leaf in leaves}
+    if not leaves:
+        raise ValueError(
+            f"Batch: got {x!r}; expected data, a pytree of arrays with one leading axis. For a scan over the same "
+            "data, close over them: jax.lax.scan(lambda state, _: update(state, x), state, None, length=3)."
+        )
     if len(lengths) != 1 or lengths == {()}:
         raise ValueError(
-            f"Batch: got leaves of shapes {[jnp.shape(leaf) for leaf in jax.tree.leaves(x)]}; expected a pytree "
-            "whose leaves share one leading axis, the rows of the data."
+            f"Batch: got leaves of shapes {list(map(jnp.shape, leaves))}; expected a pytree whose leaves share "
+            "one leading axis, the rows of the data."
         )
     ((length,),) = lengths
     return length

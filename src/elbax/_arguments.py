@@ -234,6 +234,12 @@ def told(given: Any) -> str:
     return repr(given) if shape is None else f"an array of shape {shape}"
 
 
+def kind_of(given: Any) -> str:
+    """Returns the class of an argument for an error, such as "a Local" or "an Exact"."""
+    name = type(given).__name__
+    return f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
+
+
 def takes_key(function: Callable) -> bool:
     """Returns whether a function has an argument `key`, for which a pass over data provides a random key."""
     try:

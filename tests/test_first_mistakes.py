@@ -325,7 +325,7 @@ def test_dreams_need_a_density(as_users_run, posterior):
     sleep = elbax.SleepEStep(MODEL, optax.sgd(0.1), lambda params, key: (jnp.zeros(2), 0))
     with pytest.raises(
         TypeError,
-        match="SleepEStep: got a (Importance|Local) posterior; expected one that knows log q",
+        match="SleepEStep: got (an Importance|a Local) posterior; expected one that knows log q",
     ):
         posterior = posterior(elbax.Amortized(network, MODEL.latent))
         sleep.init(PARAMS, posterior, key=jax.random.key(0))
@@ -384,3 +384,133 @@ def test_a_bare_network_is_no_posterior():
         step.init(params, network, key=jax.random.key(1))
     with pytest.raises(TypeError, match=r"returned an array of shape \(2,\). For an encoder use"):
         elbax.elbo(model, params, elbax.Network(network), x)
+
+
+def gradient_steps():
+    adam, encoders = optax.adam(0.1), elbax.GradientEStep(MODEL, optax.adam(0.1))
+    sleep = elbax.SleepEStep(MODEL, adam, lambda params, key: (jnp.zeros(2), 0))
+    variational = elbax.Chain(encoders, elbax.ClosedFormMStep(MODEL))
+    return {
+        "gradient E": encoders,
+        "gradient M": elbax.GradientMStep(MODEL, adam),
+        "joint": elbax.JointGradientStep(MODEL, adam),
+        "local": elbax.LocalGradientEStep(MODEL, adam),
+        "sleep": sleep,
+        "variational": variational,
+        "wrapped": elbax.wrappers.Guard(elbax.wrappers.Every(variational, 2)),
+        "annealed": elbax.wrappers.Anneal(variational, lambda step: 0.5),
+    }
+
+
+def other_steps():
+    return {
+        "em": EM,
+        "online": elbax.Chain(elbax.ExactEStep(MODEL), elbax.OnlineMStep(MODEL, 0.1)),
+        "incremental": elbax.IncrementalMStep(MODEL, 2),
+        "mean field": elbax.Chain(elbax.MeanFieldEStep(MODEL), elbax.ClosedFormMStep(MODEL)),
+        "averaged": elbax.wrappers.Averaged(EM),
+        "accelerated": elbax.wrappers.Accelerate(EM),
+        "certified": elbax.wrappers.Certify(EM, MODEL),
+    }
+
+
+@pytest.mark.parametrize("name", [*gradient_steps(), *other_steps()])
+def test_the_state_of_any_other_update(as_users_run, name):
+    """It does no harm, or is refused in words of ours, said once, with what to do; never in those of optax."""
+    update = (gradient_steps() | other_steps())[name]
+    network = elbax.Network(lambda w, x: w @ x, jnp.zeros((2, 2)))
+    encoder = elbax.Amortized(network, MODEL.latent)
+    table = elbax.posteriors.Local(jnp.zeros((40, 2)), MODEL.latent)
+    adam = elbax.GradientMStep(MODEL, optax.adam(0.1))
+    for other, posterior in (
+        (EM, None),
+        (adam, elbax.Exact(MODEL, PARAMS)),
+        (adam, encoder),
+        (elbax.GradientEStep(MODEL, optax.sgd(0.1)), encoder),
+        (elbax.LocalGradientEStep(MODEL, optax.adam(0.1)), table),
+        (elbax.wrappers.Averaged(EM), None),
+    ):
+        state = other.init(PARAMS, posterior, key=jax.random.key(0))
+        try:
+            moved, _ = jax.eval_shape(lambda state: update(state, X), state)
+        except TypeError as error:
+            words = str(error)
+            assert re.search(r"update\.init\(|, to init", words), words
+            assert not re.search(r"\b(\w+): \1:", words), words
+        else:
+            assert jax.tree.structure(moved) == jax.tree.structure(state)
+
+
+class Around(elbax.AbstractUpdate):
+    """A user's wrapper that makes no memory for the update inside."""
+
+    update: elbax.AbstractUpdate
+    ascends = False
+
+    def __call__(self, state, batch):
+        return self.update(state, batch)
+
+
+@pytest.mark.parametrize("around", [lambda own: own, lambda own: elbax.Chain(own, own)])
+@pytest.mark.parametrize(
+    "inside", [EM, elbax.GradientMStep(MODEL, optax.adam(0.1)), elbax.wrappers.Guard(EM)]
+)
+def test_an_update_around_another_without_its_memory(as_users_run, inside, around):
+    update = around(Around(inside))
+    with pytest.raises(
+        TypeError, match="^Around.*: it calls an update.*AbstractWrapper, or .*init_memory"
+    ):
+        update(start(update=update), X)
+
+
+class Remembered(eqx.Module):
+    update: tuple
+    count: jax.Array
+
+
+class Forgets(elbax.wrappers.AbstractRemembering):
+    """A user's wrapper that leaves the inner update's memory in place of its own."""
+
+    update: elbax.AbstractUpdate
+
+    def init_memory(self, params, posterior):
+        return Remembered(self.update.init_memory(params, posterior), jnp.zeros((), int))
+
+    def __call__(self, state, batch):
+        return self.update(self.inside(state), batch)
+
+
+@pytest.mark.parametrize("around", [lambda own: own, elbax.Chain, elbax.wrappers.Guard])
+def test_a_memory_that_is_not_put_back(as_users_run, around):
+    update = around(Forgets(EM))
+    state = start(update=update)
+    for run in (
+        lambda: update(state, X),
+        lambda: jax.lax.scan(lambda s, _: update(s, X), state, length=2),
+        lambda: elbax.fit(update, state, X),
+    ):
+        with pytest.raises(
+            TypeError,
+            match=r"^Forgets.*: .* returned a tuple .*expected a Remembered.*replace\(memory=",
+        ):
+            run()
+
+
+def test_a_step_returns_a_pair(as_users_run):
+    class Alone(elbax.AbstractUpdate):
+        ascends = False
+
+        def __call__(self, state, batch):
+            return state
+
+    with pytest.raises(
+        TypeError, match=r"^Alone: its step must return \(state, info\), got an ELBO"
+    ):
+        Alone()(start(update=Alone()), X)
+
+
+def test_a_scan_without_data(as_users_run):
+    with pytest.raises(
+        ValueError, match=r"got None.*close over .*jax.lax.scan\(lambda state, _: update"
+    ):
+        jax.lax.scan(EM, start(), None, length=3)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ._arguments import check_optimizer
+from ._arguments import check_optimizer, kind_of
 from ._free import choose, moving, spread
 from ._math.algebra import add, nodes_of, zeros_like
 from ._model import AbstractModel
@@ -138,9 +138,7 @@ def check_trainable(name: str, posterior: PyTree) -> None:
             f"{name}: got an Exact posterior, which has no weights to train: it is Bayes' rule at a snapshot of "
             "the params. Start from elbax.Amortized(network, model.latent), or use ExactEStep(model)."
         )
-    raise TypeError(
-        f"{name}: got a {type(posterior).__name__} posterior, which has no weights to train."
-    )
+    raise TypeError(f"{name}: got {kind_of(posterior)} posterior, which has no weights to train.")
 
 
 def _log_prior_and_gradient(model, params):

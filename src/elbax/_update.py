@@ -10,7 +10,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ._arguments import check_count, check_key, told
+from ._arguments import check_count, check_key, kind_of, told
 from ._door import check_model
 from ._math.algebra import nodes_of
 from ._model import AbstractModel, models_of
@@ -114,10 +114,38 @@ class AbstractUpdate(eqx.Module):
             cls.keeps = AbstractUpdate.keeps
         for name in ("__call__", "settle"):
             if name in vars(cls):
-                setattr(cls, name, _looks_first(program(automatic(vars(cls)[name]))))
+                step = vars(cls)[name]
+                step = _carries(step) if name == "__call__" else step
+                setattr(cls, name, _looks_first(program(automatic(step))))
 
     def init_memory(self, params: PyTree, posterior: PyTree) -> PyTree:
-        """Returns the initial memory; raises `TypeError` for a posterior that the update cannot move."""
+        """Returns the initial memory, which the first step finds in `state.memory`; by default none, `()`.
+
+        Every step must return a memory of the same structure. An update that calls another one overrides this,
+        because the other's memory is a part of its own. `elbax.wrappers.AbstractWrapper` does so.
+
+        **Raises** `TypeError` for a posterior that the update cannot move.
+
+        ```python
+        >>> import elbax, jax, jax.numpy as jnp
+        >>> class Counted(elbax.AbstractUpdate):
+        ...     update: elbax.AbstractUpdate
+        ...     ascends = False
+        ...     def init_memory(self, params, posterior):
+        ...         return self.update.init_memory(params, posterior), jnp.zeros((), int)
+        ...     def __call__(self, state, batch):
+        ...         inner, count = state.memory
+        ...         moved, info = self.update(state.replace(memory=inner), batch)
+        ...         return moved.replace(memory=(moved.memory, count + 1)), info
+        >>> x, model = elbax.datasets.old_faithful(), elbax.GaussianMixture(2)
+        >>> counted = Counted(elbax.em(model))
+        >>> state = counted.init(model.init(jax.random.key(0), x), key=jax.random.key(1))
+        >>> state, info = jax.lax.scan(lambda s, _: counted(s, x), state, length=5)
+        >>> print(state.memory[1])
+        5
+
+        ```
+        """
         return ()
 
     def unmade(self, before: PyTree, after: PyTree) -> PyTree:
@@ -231,7 +259,7 @@ def _looks_first(step: Callable) -> Callable:
         if not isinstance(state, ELBOState):
             raise TypeError(
                 "update(state, batch): state must be the result of update.init(params, posterior, key=key), got "
-                f"a {type(state).__name__}."
+                f"{kind_of(state)}."
             )
         try:
             return step(self, state, *batch, **named)
@@ -240,35 +268,72 @@ def _looks_first(step: Callable) -> Callable:
             told = _strange(self, state, error)
             if told is None:
                 raise
-            raise TypeError(f"{name_of(self)}: {told}") from error
+            raise TypeError(told) from error
 
     return call
 
 
+def _carries(step: Callable) -> Callable:
+    """Decorates a step so that it raises a clear error if it returns what a scan could not carry.
+
+    Structures are compared, which are known when the step is traced: a compiled step does not pay for it.
+    """
+
+    @functools.wraps(step)
+    def call(self, state, *batch, **named):
+        found = step(self, state, *batch, **named)
+        if not (isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], ELBOState)):
+            raise TypeError(
+                f"{name_of(self)}: its step must return (state, info), got {kind_of(found)}."
+            )
+        given, left = state.memory, found[0].memory
+        if jax.tree.structure(left) != jax.tree.structure(given):
+            raise TypeError(
+                f"{name_of(self)}: its step returned {_counted(left)} as the memory; expected {_counted(given)}, "
+                "as init_memory makes it. If the step calls another update, put back a memory of its own: "
+                "moved.replace(memory=...)."
+            )
+        return found
+
+    return call
+
+
+def _counted(tree: PyTree) -> str:
+    return f"{kind_of(tree)} ({len(jax.tree.leaves(tree))} arrays)"
+
+
+_FOREIGN = "the state has the memory of a different update."
+
+
 def _strange(update: AbstractUpdate, state: ELBOState, raised: Exception) -> str | None:
-    """Returns how the state's memory differs from the update's, in words; `None` if it does not, or is unknown."""
+    """Returns an error on a state of another update, in words; `None` for its own, or if it is not known."""
     try:
-        made = eqx.filter_eval_shape(update.init_memory, state.params, state.posterior)
+        # The update is not an argument, so that its masks have values here.
+        made = eqx.filter_eval_shape(
+            lambda *start: update.init_memory(*start), state.params, state.posterior
+        )
     except TypeError as error:
-        # What the step itself said in words is nearer. Models that hold arrays (a temperature) are not themselves
-        # any more inside of this trace.
-        spoke = isinstance(raised, TypeError | ValueError)
-        if spoke or jax.tree.leaves(models_of((update, state.posterior))):
+        # Models that hold arrays (a temperature) are not themselves any more inside of this trace.
+        if str(error) in str(raised) or jax.tree.leaves(models_of((update, state.posterior))):
             return None
         return (
             f"{error} Then make a new state: update.init(state.params, posterior, key=state.key)."
         )
     except Exception:  # A user's class may raise anything; the step's own error says more.
         return None
+    who = name_of(update)
     if jax.tree.structure(made) != jax.tree.structure(state.memory):
-        return (
-            "the state has the memory of a different update. Start from update.init(state.params, "
-            "state.posterior, key=state.key)."
-        )
+        return f"{who}: {_FOREIGN} Start from update.init(state.params, state.posterior, key=state.key)."
     if shaped(made) != shaped(state.memory):
         return (
-            "the memory of the state does not match the shapes of its params. For a single state, call "
+            f"{who}: the memory of the state does not match the shapes of its params. For a single state, call "
             "update.init(params, posterior, key=key). For several stacked states, use jax.vmap."
+        )
+    if _FOREIGN in str(raised):
+        return (
+            f"{who}: it calls an update inside of it with another memory than that one's own. Derive from "
+            "elbax.wrappers.AbstractWrapper, or make that memory in init_memory, by "
+            "self.update.init_memory(params, posterior)."
         )
     return None
 

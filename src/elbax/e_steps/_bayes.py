@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+from .._arguments import kind_of
 from .._math.algebra import nodes_of
 from .._model import AbstractModel
 from .._state import ELBOState, Info
@@ -42,15 +43,12 @@ class AbstractBayesStep(AbstractUpdate):
         return True
 
     def init_memory(self, params: PyTree, posterior: PyTree) -> PyTree:
-        given = type(posterior).__name__
-        article = "an" if given[0] in "AEIOU" else "a"
-        moved = bind(posterior, self.model, params)
-        if not isinstance(posterior, self.kind):
-            given = f"{article} {given}"
-        elif not self._binds(posterior) or shaped(moved) != shaped(posterior):
-            given = f"{article} {given} of another model or other params"
-        else:
-            return ()
+        given = kind_of(posterior)
+        if isinstance(posterior, self.kind):
+            moved = bind(posterior, self.model, params)
+            if self._binds(posterior) and shaped(moved) == shaped(posterior):
+                return ()
+            given += " of another model or other params"
         short = self.form.replace("elbax.posteriors.", "").replace("elbax.", "")
         raise TypeError(
             f"{type(self).__name__}: the posterior is {given}, but this step returns {short} at the current "

@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._arguments import kind_of
 from .._model import AbstractModel
 from .._pass import Pass, per_datum, weighted_sum, with_base
 from .._state import ELBOState, Info
@@ -52,7 +53,7 @@ class AbstractLocalStep(AbstractUpdate):
     def init_memory(self, params: PyTree, posterior: PyTree) -> PyTree:
         if not isinstance(posterior, self.kind):
             raise TypeError(
-                f"{type(self).__name__}: got a {type(posterior).__name__} posterior; expected a table with one q "
+                f"{type(self).__name__}: got {kind_of(posterior)} posterior; expected a table with one q "
                 f"for each row of the data. Start from {self.form}."
             )
         return ()

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from .._arguments import check_count, check_function, check_optimizer
+from .._arguments import check_count, check_function, check_optimizer, kind_of
 from .._gradient import check_trainable
 from .._math.algebra import nodes_of
 from .._model import AbstractModel
@@ -74,7 +74,7 @@ class SleepEStep(AbstractUpdate):
         check_trainable("SleepEStep", posterior)
         if nodes_of(MonteCarlo | Importance, posterior) or tables(posterior):
             raise TypeError(
-                f"SleepEStep: got a {type(posterior).__name__} posterior; expected one that knows log q(z | x) "
+                f"SleepEStep: got {kind_of(posterior)} posterior; expected one that knows log q(z | x) "
                 "at simulated x. Draws have no density, and a table has no entries for simulated rows. Start "
                 "from elbax.Amortized(network, model.latent)."
             )

@@ -3,6 +3,7 @@
 import equinox as eqx
 import jax.numpy as jnp
 
+from .._arguments import kind_of
 from .._capability import MaximizesEvidence
 from .._free import choose, spread
 from .._math.algebra import matmul
@@ -56,7 +57,7 @@ class EvidenceMStep(AbstractUpdate):
     def init_memory(self, params: PyTree, posterior: PyTree) -> PyTree:
         if not isinstance(posterior, Exact):
             raise TypeError(
-                f"EvidenceMStep: got a {type(posterior).__name__} posterior; expected an Exact one. The step "
+                f"EvidenceMStep: got {kind_of(posterior)} posterior; expected an Exact one. The step "
                 "does not use the posterior, so with any other one the ELBO could fall. Use ClosedFormMStep or "
                 "GradientMStep."
             )

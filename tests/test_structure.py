@@ -3,10 +3,12 @@
 import ast
 import doctest
 import importlib
+import inspect
 import pathlib
 import pkgutil
 import subprocess
 import sys
+import types
 
 import jax
 import matplotlib.pyplot as plt
@@ -64,6 +66,7 @@ def test_import_touches_no_device():
 
 
 def modules():
+    yield elbax
     for module in pkgutil.walk_packages(elbax.__path__, "elbax."):
         if not module.name.endswith("__main__"):
             yield importlib.import_module(module.name)
@@ -91,3 +94,22 @@ def test_public_words_are_documented_with_an_example():
         assert word.__doc__, f"{name} has no docstring"
         if isinstance(word, type) and name not in plain and not name.startswith("Abstract"):
             assert ">>>" in word.__doc__ or name == "Exact", f"{name} has no example"
+
+
+def public_classes():
+    packages = elbax, elbax.wrappers, elbax.posteriors, elbax.components, elbax.families
+    words = {
+        word for package in packages for _, word in inspect.getmembers(package, inspect.isclass)
+    }
+    return sorted(words, key=lambda word: word.__name__)
+
+
+@pytest.mark.parametrize("word", public_classes(), ids=lambda word: word.__name__)
+def test_help_says_what_each_method_is(word):
+    """In its own words or in those of a base class."""
+    members = {name: getattr(word, name) for name in dir(word) if not name.startswith("_")}
+    said = (property, types.FunctionType, types.MethodType)
+    bare = [
+        name for name, one in members.items() if isinstance(one, said) and not inspect.getdoc(one)
+    ]
+    assert not bare

@@ -1,4 +1,37 @@
-"""EM, variational autoencoders and everything between, as updates of (q, θ) on the ELBO."""
+"""EM, variational autoencoders and everything between, as updates of (q, θ) on the ELBO.
+
+```python
+>>> import elbax, jax
+>>> x, model = elbax.datasets.old_faithful(), elbax.GaussianMixture(2)
+>>> em = elbax.em(model)
+>>> result = elbax.fit(em, x, key=jax.random.key(0))  # 8 starts, the best end
+>>> print(model.describe(result.params)["means"][:, 0].sort().round(1))
+[2.  4.3]
+>>> state = em.init(result.params, key=jax.random.key(1))
+>>> state, info = jax.lax.scan(lambda s, _: em(s, x), state, length=3)  # or step by step
+
+```
+
+The names of a first day:
+
+| name | what it is |
+|---|---|
+| `Model(log_joint, latent)` | a model from any pure function of one datum and one latent |
+| `GaussianMixture(K)`, `Mixture(component, K)`, `HiddenMarkovModel`, … | models with closed-form M-steps |
+| `em(model)`, `Chain(ExactEStep(model), ClosedFormMStep(model))` | EM in short, and as a chain of steps |
+| `GradientEStep`, `GradientMStep`, `JointGradientStep` | steps by any optax optimizer, as of a VAE |
+| `update.init(params, posterior, key=key)` | the first state |
+| `state, info = update(state, batch)` | one step, the body of a `jax.lax.scan` |
+| `Batch(x, weight=..., mask=...)`, `incomplete(x)` | data with weights, padding, missing numbers |
+| `Exact(model, params)`, `Amortized(network, model.latent)` | posteriors: Bayes' rule, an encoder |
+| `fit`, `fit_restarts`, `converge` | steps until the ELBO stops increasing |
+| `elbo`, `elbo_terms`, `evidence` | the bound, its terms, and log p(x), in nats per datum |
+| `labels`, `probabilities`, `log_densities`, `imputed` | answers about rows |
+| `wrappers.Guard`, `Accelerate`, `Anneal`, … | updates made from an update |
+| `diagnostics.select`, `standard_errors`, … | how many components, how certain the params |
+
+`help` of each has an example.
+"""
 
 from . import (
     components as components,

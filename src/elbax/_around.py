@@ -19,6 +19,7 @@ class AbstractAround(AbstractModel):
 
     @property
     def latent(self) -> AbstractFamily:
+        """The latent of the model inside."""
         return self.model.latent
 
     @property

@@ -104,6 +104,7 @@ class Normal(AbstractComponent):
 
     @property
     def structure(self) -> AbstractCovariance:
+        """How covariances of this kind are parameterized."""
         return _STRUCTURES[self.covariance][0]
 
     @property

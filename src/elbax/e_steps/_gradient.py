@@ -18,10 +18,16 @@ class GradientEStep(AbstractGradientStep):
 
     ```python
     >>> import elbax, equinox as eqx, jax, optax
-    >>> model = elbax.GaussianMixture(2)
-    >>> e_step = elbax.GradientEStep(model, optax.adam(1e-2))
-    >>> network = eqx.nn.MLP(1, 2, 8, 1, key=jax.random.key(0))
-    >>> encoder = elbax.Amortized(network, model.latent)
+    >>> x, model = elbax.datasets.old_faithful(), elbax.GaussianMixture(2)
+    >>> params = elbax.fit(elbax.em(model), x, key=jax.random.key(0)).params
+    >>> network = eqx.nn.MLP(2, 2, 8, 1, key=jax.random.key(1))
+    >>> encoder = elbax.Amortized(network, model.latent, standardize=x)
+    >>> e_step = elbax.GradientEStep(model, optax.adam(3e-2))
+    >>> state = e_step.init(params, encoder, key=jax.random.key(2))
+    >>> state, info = jax.lax.scan(lambda s, _: e_step(s, x), state, length=200)
+    >>> gap = elbax.evidence(model, params, x) - elbax.elbo(model, params, state.posterior, x)
+    >>> bool(0 < gap < 0.01)
+    True
 
     ```
     """

@@ -41,14 +41,17 @@ class Result(eqx.Module):
 
     @property
     def params(self) -> PyTree:
+        """The params of the state."""
         return self.state.params
 
     @property
     def posterior(self) -> PyTree:
+        """The posterior of the state, at its params."""
         return self.state.posterior
 
     @property
     def converged(self) -> bool:
+        """Whether the code is `"converged"`."""
         return self.code == "converged"
 
     def __str__(self) -> str:

@@ -75,6 +75,7 @@ class BayesianNetwork(AbstractExponentialFamilyModel):
 
     @property
     def latent(self) -> FactorGraph:
+        """The family of all variables of a row, with a factor for each table and for each variable."""
         return self.family
 
     def check(self, batch: PyTree, who: str = "fit") -> None:

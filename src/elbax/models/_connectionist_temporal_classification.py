@@ -60,6 +60,7 @@ class ConnectionistTemporalClassification(AbstractExponentialFamilyModel):
 
     @property
     def latent(self) -> CTCLattice:
+        """The family of alignments of labels to frames."""
         return CTCLattice()
 
     def _lengths(self, inputs, labels):

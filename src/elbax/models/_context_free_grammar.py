@@ -74,6 +74,7 @@ class ContextFreeGrammar(AbstractExponentialFamilyModel):
 
     @property
     def latent(self) -> ParseTree:
+        """The family of parse trees of a sentence."""
         return self.family
 
     def _possible(self) -> dict[str, np.ndarray]:

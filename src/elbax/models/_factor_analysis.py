@@ -88,10 +88,12 @@ class FactorAnalysis(AbstractExponentialFamilyModel):
 
     @property
     def latent(self) -> Gaussian:
+        """The family of factors, `Gaussian(num_factors)`."""
         return Gaussian(self.analyzer.num_factors)
 
     @property
     def num_factors(self) -> int:
+        """The number of factors of a row."""
         return self.analyzer.num_factors
 
     def check(self, batch: PyTree, who: str = "fit") -> None:
@@ -161,6 +163,7 @@ class FactorAnalysis(AbstractExponentialFamilyModel):
         return params | self.analyzer.maximize(statistics, params, free, penalty)
 
     def moments_about(self, params: PyTree) -> Float[Array, " dim"]:
+        """Returns the mean, about which `maximize_evidence` takes the data's moments."""
         return params["mean"]
 
     def residuals(self, params: PyTree, deviations: Array) -> Array:

@@ -122,6 +122,7 @@ class HiddenMarkovModel(AbstractPartitioned):
 
     @property
     def latent(self) -> MarkovChain:
+        """The family of paths of hidden states, a `MarkovChain(num_states)`."""
         return self.chain
 
     def check(self, batch: PyTree, who: str = "fit") -> None:

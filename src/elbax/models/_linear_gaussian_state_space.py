@@ -123,6 +123,7 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
 
     @property
     def latent(self) -> GaussianChain:
+        """The family of paths of hidden states, a `GaussianChain(dim)`."""
         return self.chain
 
     @property

@@ -64,6 +64,7 @@ class Mixture(AbstractPartitioned):
 
     @property
     def latent(self) -> Categorical:
+        """The family of the component of a row, `Categorical(num_components)`."""
         return Categorical(self.num_components)
 
     def check(self, batch: PyTree, who: str = "fit") -> None:
@@ -97,12 +98,14 @@ class Mixture(AbstractPartitioned):
         }
 
     def natural(self, params: PyTree) -> PyTree:
+        r"""Returns $\log \pi_k$ and the components' coordinates, in which their log-densities are linear."""
         return {
             "logits": jax.nn.log_softmax(params["logits"]),
             "components": self.component.natural(params["components"]),
         }
 
     def potentials(self, natural: PyTree, x: PyTree) -> tuple[Float[Array, " K"], Scalar]:
+        r"""Returns ($\log \pi_k + \log p(x \mid \theta_k)$ for each k, 0): responsibilities are its softmax."""
         densities = self.component.log_densities(natural["components"], x)
         return natural["logits"] + densities, jnp.zeros((), densities.dtype)
 

@@ -76,6 +76,7 @@ class MixtureOfExperts(AbstractPartitioned):
 
     @property
     def latent(self) -> Categorical:
+        """The family of the expert of a row, `Categorical(num_experts)`."""
         return Categorical(self.num_experts)
 
     def check(self, batch: PyTree, who: str = "fit") -> None:

@@ -48,6 +48,7 @@ class AbstractTable(AbstractPosterior):
 
     @property
     def num_rows(self) -> int:
+        """The number of rows of the data for which it has an entry."""
         return len(jax.tree.leaves(self.table)[0])
 
     def entry(self, row: Array) -> PyTree:

@@ -17,46 +17,60 @@ from test_factor_models import ABILITY
 import elbax
 
 
-def numerical_errors(log_likelihood, vector, function):
-    """√diag(∂f H⁻¹ ∂fᵀ) by differences, in params without a redundant one."""
+def numerical_errors(log_likelihood, vector, *functions):
+    """√diag(∂f H⁻¹ ∂fᵀ) of each function by differences, in params without a redundant one."""
     vector = np.asarray(vector, float)
-    slope = np.atleast_2d(approx_fprime(vector, function, centered=True))
-    return np.sqrt(np.diag(slope @ np.linalg.inv(-approx_hess(vector, log_likelihood)) @ slope.T))
+    covariance = np.linalg.inv(-approx_hess(vector, log_likelihood))
+    slopes = [np.atleast_2d(approx_fprime(vector, f, centered=True)) for f in functions]
+    return [np.sqrt(np.diag(slope @ covariance @ slope.T)) for slope in slopes]
 
 
 @eqx.filter_jit
-def slope_of_evidence(model, params, batch):
-    def objective(params):
+def slope_and_curvature(model, params, batch):
+    """Of the evidence of all data and the prior, in one program."""
+    start, unflatten = ravel_pytree(params)
+
+    def objective(vector):
+        params = unflatten(vector)
         total = jnp.sum(elbax.data._batch.effective_weight(elbax.data._batch.as_batch(batch)))
         return total * elbax.evidence(model, params, batch) + model.log_prior(params)
 
-    return ravel_pytree(jax.grad(objective)(params))[0]
+    def slope(vector):
+        found = jax.grad(objective)(vector)
+        return found, found
+
+    curvature, found = jax.jacfwd(slope, has_aux=True)(start)
+    return found, curvature
 
 
 def sharpened(model, params, batch, free=True, steps=8):
     """Newton's steps to the maximum, in what is free."""
     moving = elbax._invariance.free_entries(free, params)
     for _ in range(steps):
-        found = elbax.diagnostics.observed_information(model, params, batch, free=free)
-        slope = np.asarray(slope_of_evidence(model, params, batch))[moving]
-        rest = np.linalg.qr(found.invariant.T, mode="complete")[0][:, len(found.invariant) :]
-        inside = np.linalg.solve(rest.T @ found.observed @ rest, rest.T @ slope)
-        vector, unflatten = ravel_pytree(params)
+        slope, curvature = map(np.asarray, slope_and_curvature(model, params, batch))
+        invariant = model.invariances(params).dense()
+        invariant = elbax._invariance.directions_within(invariant, moving)[:, moving]
+        rest = np.linalg.qr(invariant.T, mode="complete")[0][:, len(invariant) :]
+        inside = rest.T @ curvature[np.ix_(moving, moving)] @ rest
         change = np.zeros(len(moving))
-        change[moving] = rest @ inside
+        change[moving] = -rest @ np.linalg.solve(inside, rest.T @ slope[moving])
+        vector, unflatten = ravel_pytree(params)
         params = unflatten(vector + change)
         if np.abs(change).max() < 1e-11:
             break
     return params
 
 
+@eqx.filter_jit
+def run(update, state, batch, length):
+    return jax.lax.scan(lambda state, _: update(state, batch), state, length=length)[0]
+
+
 def fitted(model, batch, *, steps=300, update=None, params=None):
-    step = elbax.em(model)
-    step = step if update is None else update
+    update = elbax.em(model) if update is None else update
     params = model.init(jax.random.key(0), batch) if params is None else params
-    state = step.init(params, elbax.Exact(model, params), key=jax.random.key(1))
-    run = jax.jit(lambda state: jax.lax.scan(lambda s, _: step(s, batch), state, length=steps)[0])
-    return run(state).params
+    state = update.init(params, elbax.Exact(model, params), key=jax.random.key(1))
+    return run(update, state, batch, steps).params
 
 
 # --- factor analysis ------------------------------------------------------------------------------
@@ -239,10 +253,10 @@ def test_two_factors_of_ability_beside_a_numerical_hessian():
         loadings, noise = parts(vector)
         return noise / (noise + (loadings**2).sum(1))
 
-    expected = numerical_errors(log_likelihood, vector, uniquenesses)
-    np.testing.assert_allclose(errors["uniquenesses"], expected, rtol=1e-3)
-    expected = numerical_errors(log_likelihood, vector, lambda vector: parts(vector)[1])
-    np.testing.assert_allclose(errors["noise"], expected, rtol=1e-3)
+    noise = lambda vector: parts(vector)[1]
+    unique, noise = numerical_errors(log_likelihood, vector, uniquenesses, noise)
+    np.testing.assert_allclose(errors["uniquenesses"], unique, rtol=1e-3)
+    np.testing.assert_allclose(errors["noise"], noise, rtol=1e-3)
 
 
 @pytest.mark.slow
@@ -265,12 +279,12 @@ def test_principal_components_have_the_textbooks_errors():
 
 
 def poisson_chain(initial, transition, rates, x):
-    alpha, total = initial * scipy.stats.poisson.pmf(x[0], rates), 0.0
-    for value in [*x[1:], None]:
+    first, *rest = scipy.stats.poisson.pmf(x[:, None], rates)
+    alpha = initial * first
+    total = np.log(alpha.sum())
+    for density in rest:
+        alpha = (alpha / alpha.sum()) @ transition * density
         total += np.log(alpha.sum())
-        alpha = alpha / alpha.sum()
-        if value is not None:
-            alpha = (alpha @ transition) * scipy.stats.poisson.pmf(value, rates)
     return total
 
 
@@ -316,11 +330,12 @@ def test_a_hidden_markov_model_of_one_sequence_holds_what_is_at_the_boundary():
     logits = np.log(rows[:2, :2] / rows[:2, 2:])
     last = scipy.special.logit(rows[2, 1])
     vector = np.concatenate([logits.ravel(), [last], np.log(said["rates"][:, 0])])
-    expected = numerical_errors(log_likelihood, vector, lambda v: parts(v)[0].ravel()).reshape(3, 3)
+    functions = lambda v: parts(v)[0].ravel(), lambda v: parts(v)[1]
+    transition, rates = numerical_errors(log_likelihood, vector, *functions)
     kept = ~np.isnan(errors["transition"])
-    np.testing.assert_allclose(errors["transition"][kept], expected[kept], rtol=2e-3)
-    expected = numerical_errors(log_likelihood, vector, lambda v: parts(v)[1])
-    np.testing.assert_allclose(errors["rates"][:, 0], expected, rtol=2e-3)
+    expected = transition.reshape(3, 3)[kept]
+    np.testing.assert_allclose(errors["transition"][kept], expected, rtol=2e-3)
+    np.testing.assert_allclose(errors["rates"][:, 0], rates, rtol=2e-3)
 
 
 def test_what_of_a_sequence_is_observed_counts():
@@ -376,7 +391,7 @@ def test_the_local_level_of_the_nile():
     assert found.num_free_params == 2 and found.num_data == 100
     assert found.log_likelihood == pytest.approx(log_likelihood(np.log(vector)), abs=1e-6)
     errors = elbax.diagnostics.standard_errors(model, params, x, free=LOCAL_LEVEL)
-    expected = numerical_errors(log_likelihood, np.log(vector), np.exp)
+    (expected,) = numerical_errors(log_likelihood, np.log(vector), np.exp)
     assert errors["emission_covariance"][0, 0] == pytest.approx(expected[0], rel=1e-3)
     assert errors["transition_covariance"][0, 0] == pytest.approx(expected[1], rel=1e-3)
     assert errors["transition"][0, 0] == errors["initial_mean"][0] == 0
@@ -405,12 +420,13 @@ def test_student_t_beside_a_numerical_hessian():
         density = scipy.stats.multivariate_t(vector[:2], scale(vector), df=np.exp(vector[5]))
         return density.logpdf(x).sum()
 
-    for name, function in (
-        ("means", lambda v: v[:2]),
-        ("scales", lambda v: scale(v).ravel()),
-        ("dofs", lambda v: np.exp(v[5:])),
-    ):
-        expected = numerical_errors(log_likelihood, vector, function)
+    functions = {
+        "means": lambda v: v[:2],
+        "scales": lambda v: scale(v).ravel(),
+        "dofs": lambda v: np.exp(v[5:]),
+    }
+    found = numerical_errors(log_likelihood, vector, *functions.values())
+    for name, expected in zip(functions, found):
         np.testing.assert_allclose(np.ravel(errors[name]), expected, rtol=2e-3)
 
 
@@ -461,7 +477,7 @@ def test_one_regression_has_the_textbooks_errors_and_two_those_of_a_numerical_he
         gate = np.stack([-np.logaddexp(0, -log_odds), -np.logaddexp(0, log_odds)])
         return np.logaddexp(*(gate + densities)).sum()
 
-    expected = numerical_errors(log_likelihood, vector, lambda v: v)
+    (expected,) = numerical_errors(log_likelihood, vector, lambda v: v)
     np.testing.assert_allclose(errors["gate"][0], expected[:2], rtol=2e-3)
     np.testing.assert_allclose(errors["coefficients"].ravel(), expected[2:6], rtol=2e-3)
     assert (errors["gate"][1] == 0).all()
@@ -502,7 +518,12 @@ def test_a_plain_model_may_say_its_invariances():
     newton = elbax.Chain(elbax.ExactEStep(silent), elbax.NewtonMStep(silent))
     params = fitted(silent, x, update=newton, params=params, steps=30)
     assert model.num_free_params(params) == 3
-    assert model.num_free_params(params, {"logits": False, "means": True}) == 2
+    means = {"logits": False, "means": True}
+    assert model.num_free_params(params, means) == 2
+    information = elbax.diagnostics.observed_information
+    found, whole = (information(model, params, x, free=free) for free in (means, True))
+    np.testing.assert_allclose(found.observed, whole.observed[2:, 2:], rtol=1e-10)
+    np.testing.assert_allclose(found.complete, whole.complete[2:, 2:], rtol=1e-10, atol=1e-12)
     assert model.num_free_params(params, {"logits": jnp.array([True, False]), "means": False}) == 1
     errors = elbax.diagnostics.standard_errors(model, params, x)
     assert np.isfinite(errors["logits"]).all()

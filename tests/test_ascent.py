@@ -17,9 +17,20 @@ ascent = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(ascent)
 
 
+# Of which another of the kind is tried in float64 too, where they ascend by the law of all updates on a table of
+# their own (`test_laws.py`); what is hard about these tables is hard in float32.
+IN_FLOAT32 = {"normal, tied", "normal, diagonal", "normal, spherical", "Bernoulli", "multinomial"}
+IN_FLOAT32 |= {"probabilistic PCA"}
+TRIED = [
+    pytest.param(family, dtype, id=f"{family.name}-{np.dtype(dtype).name}")
+    for family in ascent.FAMILIES
+    for dtype in (np.float32, np.float64)
+    if dtype == np.float32 or family.name not in IN_FLOAT32
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
-@pytest.mark.parametrize("family", ascent.FAMILIES, ids=lambda family: family.name)
+@pytest.mark.parametrize("family, dtype", TRIED)
 def test_no_sweep_falls(family, dtype):
     for shape in family.shapes[:1]:
         with jax.numpy_dtype_promotion("standard"), jax.enable_x64(dtype == np.float64):

@@ -25,12 +25,12 @@ def gaussian():
 
 
 def chain(varying=False):
-    transition = normal(1, 2, 2, 2) if varying else normal(1, 2, 2)
+    transition = normal(1, 3, 2, 2) if varying else normal(1, 2, 2)
     return elbax.MarkovChain(2), {
         "initial": normal(0, 2),
         "transition": transition,
-        "unary": normal(2, 3, 2),
-        "length": np.array([3, 1, 2]),
+        "unary": normal(2, 4, 2),
+        "length": np.array([4, 2, 3]),
     }
 
 
@@ -40,8 +40,8 @@ def gaussian_chain():
     return elbax.GaussianChain(2), {
         "initial": {"mean": normal(0, 2), "root": 2 * eye},
         "transition": transition,
-        "unary": {"rows": normal(3, 1, 2), "target": normal(4, 3, 1)},
-        "length": np.array([3, 1, 2]),
+        "unary": {"rows": normal(3, 1, 2), "target": normal(4, 4, 1)},
+        "length": np.array([4, 2, 3]),
     }
 
 
@@ -58,8 +58,8 @@ def trees():
     return elbax.families.ParseTree(1, 2), {
         "root": normal(0, 1),
         "binary": normal(1, 1, 3, 3),
-        "unary": normal(2, 3, 2),
-        "length": np.array([3, 1, 2]),
+        "unary": normal(2, 4, 2),
+        "length": np.array([4, 2, 3]),
     }
 
 

@@ -212,7 +212,7 @@ def values_outside():
 
 def first(name):
     family, natural, *_ = FAMILIES[name]()
-    return family, jax.tree.map(lambda leaf: leaf[0], natural)
+    return family, jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[0]), natural)
 
 
 @pytest.mark.parametrize("name", named(values_outside()))

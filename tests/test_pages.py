@@ -73,7 +73,7 @@ def test_outputs_are_compared(said, printed, equal):
 
 
 PACKAGES = ["components", "diagnostics", "estimators", "families", "passes", "posteriors", "priors"]
-PACKAGES += ["sklearn", "starts", "wrappers", "datasets"]
+PACKAGES += ["plot", "sklearn", "starts", "wrappers", "datasets"]
 
 
 def test_every_public_name_is_in_the_reference():

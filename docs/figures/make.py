@@ -41,6 +41,12 @@ def ellipses():
     ax.set(xlabel=NAMES[0], ylabel=NAMES[1])
 
 
+def old_faithful():
+    """The picture of the page Getting started."""
+    model = elbax.GaussianMixture(2)
+    plot.classification(model, fitted(model, GEYSER).params, GEYSER, names=NAMES)
+
+
 def classification():
     iris = load_iris(as_frame=True).data
     model = elbax.GaussianMixture(3)
@@ -236,6 +242,7 @@ def tree():
 
 
 PICTURES = (
+    old_faithful,
     *(ellipses, classification, selection, trace, density, bound, staircase, hidden_markov),
     *(state_space, loadings, biplot, latent, decodings, images, estimates, predictive, tree),
 )

@@ -150,7 +150,10 @@ def test_fit_says_what_rounding_hides():
     narrow = elbax.fit(EM, start(small), X.astype(jnp.float32))
     assert narrow.converged
     assert "to the precision of float32" in narrow.message
+    assert 'use float64: jax.config.update("jax_enable_x64", True)' in narrow.message
     wide = jax.tree.map(lambda leaf: leaf.astype(float), PARAMS)
+    precise = elbax.fit(EM, start(wide), X.astype(float), tolerance=0.0).message
+    assert "to the precision of float64" in precise and "use float64" not in precise
     assert "the ELBO no longer increases" in elbax.fit(EM, start(wide), X.astype(float)).message
 
 

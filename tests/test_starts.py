@@ -348,6 +348,6 @@ def test_what_the_ends_say():
 
     assert _count_ends(np.array([-1.0, -1.0 - 1e-9, -2.0, -2.0, -3.0]), 1e-7) == (3, 2)
     assert _count_ends(np.array([-1.0]), 1e-7) == (1, 1)
-    assert "all ends coincide" in _message_of_ends(8, 8, 1, 8)
+    assert "all ends have the same ELBO" in _message_of_ends(8, 8, 1, 8)
     assert "only once: use more restarts" in _message_of_ends(8, 8, 3, 1)
     assert "2 of them rejected" in _message_of_ends(8, 6, 3, 2)

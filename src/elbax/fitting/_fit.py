@@ -40,7 +40,8 @@ def fit(
     A full batch is used at every step, in one `lax.while_loop` on the device. The fit has converged when the last
     gain, and all future gains by Aitken's extrapolation of their geometric series, are below `tolerance` ·
     (1 + |ELBO|). This must hold `update.patience` times in a row: ten times for an update that does not promise to
-    ascend. Gains below rounding end the fit too, and the message then says so.
+    ascend. Gains below rounding end the fit too, and the message then says so. For float64, call
+    `jax.config.update("jax_enable_x64", True)` before any array is made.
 
     An iterator of batches is run to its end or to `max_steps`. There is then no test of convergence or descent,
     because successive ELBOs are of different data.
@@ -49,10 +50,11 @@ def fit(
 
     - `update`: any update.
     - `state`: `update.init(params, posterior, key=key)`; omit it to start from the data.
-    - `batch`: data with a leading axis, a `Batch`, or (with a state) an iterator of either.
+    - `batch`: data with a leading axis, a `Batch` (rows with weights are `Batch(x, weight=weight)`), or (with a
+        state) an iterator of either.
     - `key`: the random key of starts from the data; given if and only if there is no state.
     - `restarts`: the number of starts from the data; 8 by default.
-    - `max_steps`: the largest number of steps.
+    - `max_steps`: the largest number of steps. Slow EM needs fewer inside of `elbax.wrappers.Accelerate`.
     - `tolerance`: the relative gain below which the fit ends.
     - `progress`: whether to show a progress bar (needs `elbax[progress]`), for a single fit only.
 
@@ -80,6 +82,16 @@ def fit(
     >>> result = elbax.fit(em, state, x)
     >>> print(result.code, f"{float(result.elbo):.3f}")
     converged -4.155
+
+    ```
+
+    With a weight for each row, here days on which 0, 1, 2, … deaths were reported:
+
+    ```python
+    >>> days = jax.numpy.array([162, 267, 271, 185, 111, 61, 27, 8, 3, 1])
+    >>> deaths = elbax.Batch(jax.numpy.arange(10)[:, None], weight=days)
+    >>> poisson = elbax.Mixture(elbax.components.Poisson(), 2)
+    >>> result = elbax.fit(elbax.em(poisson), deaths, key=jax.random.key(0), restarts=2)
 
     ```
     """

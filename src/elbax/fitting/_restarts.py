@@ -27,7 +27,8 @@ class Restarts(eqx.Module):
     - `elbo`, `num_steps`: for each fit, shape `(num_restarts,)`; the ELBO, in nats per datum, is NaN if nonfinite.
     - `codes`: the code of each fit.
     - `rejected`: which fits were rejected (collapsed components), however high their ELBO.
-    - `num_distinct`: the number of distinct ELBOs among the usable fits.
+    - `num_distinct`: the number of distinct ELBOs among the usable fits. Params of one ELBO may differ: in the
+        order of components, by an invariance of the model, or along a flat ridge.
     - `num_best`: the number of fits that reached the best one.
     - `message`: a summary in words.
     - `traces`: the trace of each fit, shape `(num_restarts, longest)`, as a NumPy array; NaN after its last step.
@@ -151,7 +152,7 @@ def _message_of_ends(number: int, usable: int, num_distinct: int, num_best: int)
     if usable == 1:
         return f"{begin}only one is usable, so no other restart confirms it as the best."
     if num_distinct == 1:
-        return f"{begin}all ends coincide. Starts of other kinds may find others."
+        return f"{begin}all ends have the same ELBO. Starts of other kinds may find others."
     reached = f"reached by {num_best}" if num_best > 1 else "reached only once: use more restarts"
     return f"{begin}{num_distinct} distinct ends, the best {reached}."
 

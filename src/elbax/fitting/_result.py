@@ -104,7 +104,7 @@ def _message(code: Code, update, info: Info, trace: np.ndarray, tolerance: float
         return (
             f"Converged after {steps} steps to the precision of {trace.dtype}: gains of a step below "
             f"{hidden * (1 + abs(float(trace[-1]))):.1g} are lost to rounding, although many steps may add them "
-            "up. Use float64 for more precision."
+            f"up.{_advice(trace.dtype)}"
         )
     if code == "max_steps":
         return f"Stopped after {steps} steps, the maximum allowed; the ELBO may still rise."
@@ -114,7 +114,7 @@ def _message(code: Code, update, info: Info, trace: np.ndarray, tolerance: float
             return (
                 f"Step {steps - 1} of {name_of(update)} lowered the ELBO by {fall:.3g}, which is rounding: "
                 f"{trace.dtype} has too little precision where large numbers cancel (data far from 0, little "
-                "noise). The state before it is returned. Use float64 for more precision."
+                f"noise). The state before it is returned.{_advice(trace.dtype)}"
             )
         return (
             f"Step {steps - 1} of {name_of(update)} lowered the ELBO by {fall:.3g} although it promises "
@@ -127,6 +127,13 @@ def _message(code: Code, update, info: Info, trace: np.ndarray, tolerance: float
         "collapsed component, a singular covariance, a step size too large, or data outside the "
         "model's support. The last good state is returned."
     )
+
+
+def _advice(dtype: np.dtype) -> str:
+    """Returns how to compute more precisely, if there is a way."""
+    if dtype == np.float64:
+        return ""
+    return ' For more, use float64: jax.config.update("jax_enable_x64", True) before any array is made.'
 
 
 def _nonfinite_part(update, info: Info):

@@ -570,7 +570,8 @@ BAD = {
     ),
     "incomplete moments": (
         lambda: elbax.EvidenceMStep(given("factors")[0])(
-            elbax.ELBOState(given("factors")[1], None, (), KEY), elbax.incomplete(NAN)
+            elbax.ELBOState(given("factors")[1], elbax.Exact(*given("factors")), (), KEY),
+            elbax.incomplete(NAN),
         ),
         TypeError,
         "got incomplete rows.*Use ClosedFormMStep",

@@ -176,11 +176,18 @@ def draw(rows, x, names: list[str], model) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
+
+    from elbax.plot import style
+
+    with style():
+        _draw(rows, x, names, model)
+
+
+def _draw(rows, x, names: list[str], model) -> None:
     import matplotlib.pyplot as plt
 
-    from elbax.plot import ellipses, STYLE
+    from elbax.plot import ellipses
 
-    plt.rcParams.update(STYLE)
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2))
     for (name, params, trace, *_), style in zip(rows, ("-", "--", "-.", ":"), strict=True):
         sweeps = np.arange(1, len(trace) + 1)

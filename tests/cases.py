@@ -20,6 +20,12 @@ def step(update, state, batch):
     return update(state, batch)
 
 
+@eqx.filter_jit
+def sweeps(update, state, batch, length):
+    """Makes so many steps on one batch: a program for all data of the same shapes, as (last state, infos)."""
+    return jax.lax.scan(lambda state, _: update(state, batch), state, length=length)
+
+
 @dataclasses.dataclass(frozen=True)
 class System:
     """A model with its params and data, which are created on first use.

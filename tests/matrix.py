@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from cases import sweeps
 
 import elbax
 
@@ -53,7 +54,7 @@ class Setting:
         """The evidence at which EM ends: after 400 sweeps on any of these data."""
         em = elbax.em(self.model)
         state = em.init(self.params, key=jax.random.key(0))
-        return self.evidence(scan(em, state, self.x, 600)[0].params)
+        return self.evidence(sweeps(em, state, self.x, 600)[0].params)
 
     def evidence(self, params) -> float:
         return float(elbax.evidence(self.model, params, self.x))
@@ -61,12 +62,6 @@ class Setting:
     def share(self, params) -> float:
         """Returns the share of EM's gain in evidence."""
         return (self.evidence(params) - self.start) / (self.best - self.start)
-
-
-@eqx.filter_jit
-def scan(update, state, x, length):
-    """Runs updates on the full batch."""
-    return jax.lax.scan(lambda state, _: update(state, x), state, length=length)
 
 
 @eqx.filter_jit
@@ -166,7 +161,7 @@ def trained(s, make=None):
     posterior = encoder if make is None else make(encoder)
     step = elbax.GradientEStep(s.model, optax.adam(0.02))
     state = step.init(s.params, posterior, key=jax.random.key(2))
-    return scan(step, state, s.x, 500)[0].posterior
+    return sweeps(step, state, s.x, 500)[0].posterior
 
 
 def semi(s):
@@ -246,7 +241,7 @@ def run(name: str, e: str, m: str):
         rows = order[:, : per_epoch * s.batch_size].reshape(-1, s.batch_size)[:length]
         state, info = stream(update, state, s.x, rows)
     else:
-        state, info = scan(update, state, s.x, length)
+        state, info = sweeps(update, state, s.x, length)
     return s, update, state, np.asarray(info.elbo)
 
 

@@ -3,7 +3,6 @@
 import functools
 import itertools
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +10,7 @@ import oracles
 import pytest
 import scipy.optimize
 import scipy.stats
+from cases import sweeps
 from sklearn import decomposition
 from sklearn.datasets import load_digits, load_iris
 
@@ -39,16 +39,9 @@ def steps_of(model, ecme=False):
 
 def run(update, model, params, batch, length):
     """(params after so many steps, the ELBO before each)."""
-    params, elbo = sweeps(update, model, params, batch, length)
-    return params, None if elbo is None else np.asarray(elbo)
-
-
-@eqx.filter_jit
-def sweeps(update, model, params, batch, length):
-    """One program for all params and data of the same shapes."""
     state = update.init(params, elbax.Exact(model, params), key=jax.random.key(0))
-    state, info = jax.lax.scan(lambda s, _: update(s, batch), state, length=length)
-    return state.params, info.elbo
+    state, info = sweeps(update, state, batch, length)
+    return state.params, None if info.elbo is None else np.asarray(info.elbo)
 
 
 def log_likelihood(covariance, sample):

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import gaussian_mixture
+from cases import gaussian_mixture, sweeps
 from hypothesis import given, settings, strategies as st
 from laws import equations
 from oracles import gaussian_mixture_log_joint, log_sum
@@ -26,12 +26,6 @@ def start(model, x, seed=0):
     params = model.init(jax.random.key(seed), x)
     em = elbax.em(model)
     return em, em.init(params, key=jax.random.key(1))
-
-
-@eqx.filter_jit
-def sweeps(em, state, x, length):
-    """One program for all data of the same shape."""
-    return jax.lax.scan(lambda state, _: em(state, x), state, length=length)
 
 
 def cast(tree, dtype):

@@ -11,6 +11,7 @@ import optax
 import pytest
 import scipy.special
 import scipy.stats
+from cases import sweeps
 
 import elbax
 from elbax import HiddenMarkovModel
@@ -33,11 +34,6 @@ def start(update, model, params, hard=False):
     return update.init(
         params, elbax.posteriors.Hard(exact) if hard else exact, key=jax.random.key(1)
     )
-
-
-@eqx.filter_jit
-def sweeps(update, state, x, length):
-    return jax.lax.scan(lambda state, _: update(state, x), state, length=length)
 
 
 # Zucchini, MacDonald and Langrock (2016), tables 3.1 and 3.2: negative log-likelihoods with a free first state.

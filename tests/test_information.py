@@ -10,6 +10,7 @@ import pytest
 import scipy.special
 import scipy.stats
 import statsmodels.api as sm
+from cases import sweeps
 from jax.flatten_util import ravel_pytree
 from statsmodels.tools.numdiff import approx_fprime, approx_hess
 from test_factor_models import ABILITY
@@ -61,16 +62,11 @@ def sharpened(model, params, batch, free=True, steps=8):
     return params
 
 
-@eqx.filter_jit
-def run(update, state, batch, length):
-    return jax.lax.scan(lambda state, _: update(state, batch), state, length=length)[0]
-
-
 def fitted(model, batch, *, steps=300, update=None, params=None):
     update = elbax.em(model) if update is None else update
     params = model.init(jax.random.key(0), batch) if params is None else params
     state = update.init(params, elbax.Exact(model, params), key=jax.random.key(1))
-    return run(update, state, batch, steps).params
+    return sweeps(update, state, batch, steps)[0].params
 
 
 # --- factor analysis ------------------------------------------------------------------------------

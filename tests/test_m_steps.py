@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 import scipy.stats
-from cases import find, SYSTEMS
+from cases import find, sweeps, SYSTEMS
 
 import elbax
 
@@ -22,11 +22,6 @@ def em(model, m_step):
 
 def begin(update, model, params, seed=0):
     return update.init(params, exact(model, params), key=jax.random.key(seed))
-
-
-@eqx.filter_jit
-def run(update, state, x, length):
-    return jax.lax.scan(lambda state, _: update(state, x), state, length=length)
 
 
 @eqx.filter_jit
@@ -188,8 +183,8 @@ def test_incremental_em(name):
     model, x = without_a_label()[name]
     params = model.init(jax.random.key(0), x)
     whole = em(model, elbax.ClosedFormMStep(model))
-    sweeps = lambda params: path(whole, begin(whole, model, params), x, 11)[1]
-    bounds, swept = sweeps(params)
+    of_em = lambda params: path(whole, begin(whole, model, params), x, 11)[1]
+    bounds, swept = of_em(params)
     update = em(model, elbax.IncrementalMStep(model, num_batches=4))
     ten_rounds = jax.tree.map(lambda leaf: np.concatenate([leaf] * 10), strided(x, 4))
     state, (_, moved) = path(update, begin(update, model, params), ten_rounds)
@@ -198,7 +193,7 @@ def test_incremental_em(name):
     assert elbax.evidence(model, state.params, x) > bounds[-1]
     for _ in range(39):
         state, _ = path(update, state, ten_rounds)
-    bounds, _ = sweeps(state.params)
+    bounds, _ = of_em(state.params)
     np.testing.assert_allclose(np.diff(bounds), 0, atol=1e-6)
 
 
@@ -243,7 +238,7 @@ def test_at_rate_one_online_is_the_closed_form(target):
     def end(m_step):
         schedule = optax.linear_schedule(0.1, 1.0, 4)
         update = elbax.wrappers.Anneal(em(model, m_step), schedule, target)
-        return run(update, begin(update, model, params), x, 5)[0].params
+        return sweeps(update, begin(update, model, params), x, 5)[0].params
 
     ends = end(elbax.ClosedFormMStep(model)), end(elbax.OnlineMStep(model, 1.0))
     for ours, theirs in zip(*map(jax.tree.leaves, ends), strict=True):
@@ -264,9 +259,9 @@ def test_numerical_steps_reach_newtons_point(optimizer):
     }[optimizer]
     most = {"lbfgs": 200, "backtracking": 4000}[optimizer]
     step = elbax.NumericalMStep(model, max_steps=most, tolerance=1e-9, optimizer=choice)
-    ours, _ = run(step, begin(step, model, params), x, 1)
+    ours, _ = sweeps(step, begin(step, model, params), x, 1)
     newton = elbax.NewtonMStep(model)
-    theirs, _ = run(newton, begin(newton, model, params), x, 30)
+    theirs, _ = sweeps(newton, begin(newton, model, params), x, 30)
     values = [
         float(elbax.elbo(model, state.params, exact(model, params), x)) for state in (ours, theirs)
     ]
@@ -281,7 +276,7 @@ def test_one_numerical_step_ascends_from_anywhere():
     params = jax.tree.map(lambda leaf: 3 * leaf, system.params)
     update = em(model, elbax.NumericalMStep(model, max_steps=1))
     assert update.ascends
-    _, info = run(update, begin(update, model, params), x, 40)
+    _, info = sweeps(update, begin(update, model, params), x, 40)
     assert bool(jnp.all(jnp.diff(info.elbo) >= 0)) and info.elbo[-1] > info.elbo[0] + 0.5
 
 
@@ -294,13 +289,13 @@ def test_what_is_free_moves_alone():
         elbax.NumericalMStep(model, free=free),
         elbax.OnlineMStep(model, 1.0, free=free),
     ):
-        state, _ = run(step, begin(step, model, params), x, 1)
+        state, _ = sweeps(step, begin(step, model, params), x, 1)
         for new, old in zip(
             *map(jax.tree.leaves, (state.params["components"], params["components"]))
         ):
             np.testing.assert_array_equal(new, old)
         closed = elbax.ClosedFormMStep(model, free=free)
-        theirs, _ = run(closed, begin(closed, model, params), x, 1)
+        theirs, _ = sweeps(closed, begin(closed, model, params), x, 1)
         shares = [jax.nn.softmax(s.params["logits"]) for s in (state, theirs)]
         np.testing.assert_allclose(*shares, atol=1e-7)
 

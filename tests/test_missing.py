@@ -2,7 +2,6 @@
 
 import functools
 
-import equinox as eqx
 import jax
 import jax.flatten_util
 import jax.numpy as jnp
@@ -11,6 +10,7 @@ import oracles
 import pytest
 import scipy.optimize
 import scipy.stats
+from cases import step, sweeps
 from test_components import FULL, LOADINGS, MEANS, NOISE, TABLE, WEIGHTS
 
 import elbax
@@ -124,16 +124,11 @@ def test_evidence_of_factor_analysis(noise):
     np.testing.assert_allclose(ours, oracles.log_sum(log_joint).mean(), rtol=1e-12)
 
 
-@eqx.filter_jit
-def run(em, params, batch, length):
-    state = em.init(params, key=jax.random.key(0))
-    state, info = jax.lax.scan(lambda s, _: em(s, batch), state, length=length)
-    return state.params, info.elbo
-
-
-def sweeps(model, params, batch, length):
-    params, elbo = run(elbax.em(model), params, batch, length)
-    return params, np.asarray(elbo)
+def run(model, params, batch, length):
+    """(params after so many sweeps of EM, the ELBO before each)."""
+    em = elbax.em(model)
+    state, info = sweeps(em, em.init(params, key=jax.random.key(0)), batch, length)
+    return state.params, np.asarray(info.elbo)
 
 
 QUICK = ["student"]
@@ -147,7 +142,7 @@ def test_em_ascends(name):
     model, _, x, _ = setting(name)
     batch = elbax.incomplete(np.concatenate([x, holes(np.nan_to_num(x, nan=1.0), seed=1)]))
     params = model.init(jax.random.key(0), batch)
-    params, elbo = sweeps(model, params, batch, 30)
+    params, elbo = run(model, params, batch, 30)
     assert np.all(np.diff(elbo) > -1e-10 * (1 + np.abs(elbo[1:])))
     assert elbo[-1] > elbo[0] + 1e-3
     assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(params))
@@ -156,7 +151,7 @@ def test_em_ascends(name):
 @pytest.mark.slow
 def test_em_ascends_for_products_and_factor_analysis():
     for model, params, x, _ in (product(), factor_analysis()):
-        _, elbo = sweeps(model, params, elbax.incomplete(x), 20)
+        _, elbo = run(model, params, elbax.incomplete(x), 20)
         assert np.all(np.diff(elbo) > -1e-10 * (1 + np.abs(elbo[1:])))
         assert elbo[-1] > elbo[0] + 1e-3
 
@@ -187,12 +182,8 @@ def test_blocks_and_chunks_change_nothing(name, sizes):
 
 def one_sweep(model, params, batch, chunk_size=None):
     m_step = elbax.ClosedFormMStep(model, chunk_size=chunk_size)
-    return step(elbax.Chain(elbax.ExactEStep(model), m_step), params, batch)
-
-
-@eqx.filter_jit
-def step(em, params, batch):
-    state, info = em(em.init(params, key=jax.random.key(0)), batch)
+    em = elbax.Chain(elbax.ExactEStep(model), m_step)
+    state, info = step(em, em.init(params, key=jax.random.key(0)), batch)
     return state.params, info.elbo
 
 
@@ -371,7 +362,7 @@ def test_em_is_the_textbooks(dof):
         described = {"means": MEANS[:1], "scales": FULL[:1]}
     model = elbax.Mixture(component, 1)
     params = model.from_description(weights=[1.0], **described)
-    params, _ = sweeps(model, params, elbax.incomplete(x), 5)
+    params, _ = run(model, params, elbax.incomplete(x), 5)
     mean, covariance = MEANS[0], FULL[0]
     for _ in range(5):
         mean, covariance = textbook(mean, covariance, x, dof)
@@ -392,7 +383,7 @@ def test_em_with_factors_finds_the_optimum_of_what_is_seen():
     batch = elbax.incomplete(x)
     model = elbax.FactorAnalysis(1, floor=0.0)
     params = model.init(jax.random.key(0), batch)
-    params, _ = sweeps(model, params, batch, 1500)
+    params, _ = run(model, params, batch, 1500)
 
     patterns = np.unique(~np.isnan(x), axis=0)
     parts = [(seen, x[(~np.isnan(x) == seen).all(1)][:, seen]) for seen in patterns]

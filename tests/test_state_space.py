@@ -10,6 +10,7 @@ import pytest
 import scipy.linalg
 import scipy.optimize
 import scipy.stats
+from cases import sweeps
 from statsmodels.tsa.statespace.mlemodel import MLEModel
 
 import elbax
@@ -233,11 +234,6 @@ def textbook(said, data, structure):
 def em_of(model, params, **arguments):
     em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model, **arguments))
     return em, em.init(params, key=jax.random.key(0))
-
-
-@eqx.filter_jit
-def sweeps(em, state, x, length):
-    return jax.lax.scan(lambda state, _: em(state, x), state, length=length)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._arguments import check_count, check_key
+from ._arguments import check_count, check_key, kind_of
 from ._model import AbstractModel
 from ._types import Any, Key, PyTree
 from .data._batch import read
@@ -31,8 +31,8 @@ def enter(
     check_model(model, who)
     if posterior is not None and not callable(posterior):
         raise TypeError(
-            f"{who}: posterior must be a function of a datum, such as elbax.Exact(model, params); got a "
-            f"{type(posterior).__name__}."
+            f"{who}: posterior must be a function of a datum, such as elbax.Exact(model, params); got "
+            f"{kind_of(posterior)}."
         )
     if key is not None:
         check_key(key, who)
@@ -58,7 +58,7 @@ def enter_sample(model: AbstractModel, params: PyTree, key: Key, **numbers: Any)
 def check_model(model: Any, who: str) -> None:
     if not isinstance(model, AbstractModel):
         raise TypeError(
-            f"{who}: model must be a model such as elbax.GaussianMixture(2), got a {type(model).__name__}."
+            f"{who}: model must be a model such as elbax.GaussianMixture(2), got {kind_of(model)}."
         )
 
 

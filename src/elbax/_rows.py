@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ._arguments import kind_of
 from ._door import enter
 from ._model import AbstractModel
 from ._program import compiled
@@ -121,7 +122,7 @@ def _check_discrete(who: str, model: AbstractModel, answer: str) -> None:
     unnamed = isinstance(model, AbstractModel) and isinstance(model.latent, AnyLatent)
     if isinstance(model, AbstractModel) and not (model.latent.discrete or unnamed):
         raise TypeError(
-            f"{who}: the latent of {type(model).__name__}, a {type(model.latent).__name__}, is continuous. Use "
+            f"{who}: the latent of {type(model).__name__}, {kind_of(model.latent)}, is continuous. Use "
             f"jax.vmap(elbax.Exact(model, params))(x).{answer}()."
         )
 

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from ._arguments import kind_of
 from ._program import outside
 from ._types import Any, Key, PyTree, Scalar
 
@@ -94,7 +95,7 @@ def carry(tree: PyTree, name: str) -> PyTree:
         if name == "posterior" and callable(value):
             hint = f"use an encoder, elbax.Amortized(network, model.latent), or {wrap}"
         raise TypeError(
-            f"ELBOState: {where} is a {type(value).__name__} ({value!r}), but a state holds only arrays. To fix "
+            f"ELBOState: {where} is {kind_of(value)} ({value!r}), but a state holds only arrays. To fix "
             f"this, {hint}."
         )
 

@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from ._arguments import kind_of
 from ._around import AbstractAround
 from ._math.algebra import is_label
 from ._model import AbstractModel
@@ -78,7 +79,7 @@ class Tempered(AbstractAround):
         if not isinstance(prior, Distribution) or prior.family != q.family:
             raise TypeError(
                 "Anneal(target='divergence'): with Bayes' rule the prior p(z) must be given by natural "
-                f"parameters of the latent family, got a {type(prior).__name__}. Use an encoder, or "
+                f"parameters of the latent family, got {kind_of(prior)}. Use an encoder, or "
                 "target='entropy'."
             )
         return q.family(_mix(1 / self.beta, q.natural, prior.natural))

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._arguments import check_shape, Shape
+from .._arguments import check_shape, kind_of, Shape
 from .._program import is_concrete as outside_of_traces
 from .._types import Any, AnyArray, Callable, PyTree
 from ._incomplete_rows import host_known, known
@@ -108,7 +108,7 @@ def check_table(x: PyTree, weight: AnyArray, who: str, *, varied: bool = True) -
     """Raises `ValueError` unless `x` is a table of finite numbers, without constant columns if `varied`."""
     if isinstance(x, dict | tuple | list):
         raise ValueError(
-            f"{who}: expected one table of shape (num_data, dim), got a {type(x).__name__} of length {len(x)}. "
+            f"{who}: expected one table of shape (num_data, dim), got {kind_of(x)} of length {len(x)}. "
             "For columns of several kinds use elbax.components.Product. For pairs (inputs, target) use a "
             "regression."
         )

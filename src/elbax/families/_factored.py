@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._arguments import kind_of
 from .._math.algebra import is_label
 from .._types import Any, Callable, Key, PyTree, Scalar
 from ._categorical import Categorical
@@ -153,7 +154,7 @@ def factored(family: AbstractFamily, blocks: Any = None) -> AbstractFactored:
 def no_blocks(family: AbstractFamily, blocks: Any) -> None:
     if blocks is not None:
         raise TypeError(
-            f"factored: blocks can be chosen only for a FactorGraph. The blocks of a {type(family).__name__} are "
+            f"factored: blocks can be chosen only for a FactorGraph. The blocks of {kind_of(family)} are "
             "always its single variables."
         )
 

@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-from .._arguments import whole_numbers
+from .._arguments import kind_of, whole_numbers
 from .._types import Any
 from ..data._table import as_arrays
 
@@ -16,7 +16,7 @@ def axes_of(who: str, ax: Axes | None, **figure: Any) -> Axes:
     if ax is None:
         return plt.subplots(**figure)[1]
     if not isinstance(ax, Axes):
-        raise TypeError(f"{who}: ax must be matplotlib axes, got a {type(ax).__name__}.")
+        raise TypeError(f"{who}: ax must be matplotlib axes, got {kind_of(ax)}.")
     return ax
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from .._arguments import kind_of
 from .._model import AbstractModel
 from .._rows import probabilities
 from .._types import PyTree
@@ -64,7 +65,7 @@ def classification(
     shares = probabilities(model, params, x)
     if getattr(shares, "ndim", 0) != 2:
         raise TypeError(
-            f"{who}: expected a mixture, whose rows have one label each; got a {type(model).__name__}."
+            f"{who}: expected a mixture, whose rows have one label each; got {kind_of(model)}."
         )
     shares = np.asarray(shares)
     labels = np.where(np.isnan(shares).any(1), -1, shares.argmax(1))

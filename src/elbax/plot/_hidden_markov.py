@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from .._arguments import kind_of
 from .._model import AbstractModel
 from .._rows import labels, probabilities
 from .._types import Any, PyTree
@@ -55,8 +56,8 @@ def hidden_markov(
     who = "hidden_markov"
     if not isinstance(getattr(model, "latent", None), MarkovChain):
         raise TypeError(
-            f"{who}: expected a model with discrete states, such as elbax.HiddenMarkovModel; got a "
-            f"{type(model).__name__}. For a LinearGaussianStateSpace use elbax.plot.state_space."
+            f"{who}: expected a model with discrete states, such as elbax.HiddenMarkovModel; got "
+            f"{kind_of(model)}. For a LinearGaussianStateSpace use elbax.plot.state_space."
         )
     batch, series, times = series_of(who, sequence, column, times)
     path = np.asarray(labels(model, params, batch))[0, : len(times)]

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from matplotlib.axes import Axes
 
+from .._arguments import kind_of
 from .._program import compiled
 from .._types import Any, PyTree
 from ..data._table import as_arrays
@@ -50,8 +51,8 @@ def latent(
     who = "latent"
     if not callable(posterior):
         raise TypeError(
-            f"{who}: posterior must be a function of a row, such as state.posterior; got a "
-            f"{type(posterior).__name__}."
+            f"{who}: posterior must be a function of a row, such as state.posterior; got "
+            f"{kind_of(posterior)}."
         )
     points = np.asarray(_modes(eqx.nn.inference_mode(posterior), as_arrays(x)))
     if points.ndim != 2 or points.shape[1] < 2 or points.dtype.kind != "f":

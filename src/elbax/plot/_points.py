@@ -1,7 +1,5 @@
 """Points in the colours of their labels."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from .._types import Any
@@ -11,7 +9,6 @@ def draw_points(
     ax: Any,
     points: np.ndarray,
     labels: Any = None,
-    names: Sequence[str] | None = None,
     sizes: Any = 14.0,
 ) -> None:
     """Scatters points (number, 2), those of label k in the colour `"Ck"`, those of label −1 in grey.
@@ -26,6 +23,5 @@ def draw_points(
     sizes = np.broadcast_to(sizes, places.shape)
     for place, (kind, number) in enumerate(zip(kinds, numbers.tolist(), strict=True)):
         own = places == place
-        name = str(kind) if names is None else names[number]
-        name, color = (name, f"C{number}") if number >= 0 else ("none", "0.7")
+        name, color = (str(kind), f"C{number}") if number >= 0 else ("none", "0.7")
         ax.scatter(*points[own].T, s=sizes[own], color=color, alpha=0.65, linewidth=0, label=name)

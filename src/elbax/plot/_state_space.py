@@ -4,7 +4,7 @@ import jax
 import numpy as np
 from matplotlib.axes import Axes
 
-from .._arguments import check_positive
+from .._arguments import check_positive, kind_of
 from .._program import compiled
 from .._types import Any, PyTree
 from ..models import LinearGaussianStateSpace
@@ -54,7 +54,7 @@ def state_space(
     who = "state_space"
     if not isinstance(model, LinearGaussianStateSpace):
         raise TypeError(
-            f"{who}: expected an elbax.LinearGaussianStateSpace, got a {type(model).__name__}. For a "
+            f"{who}: expected an elbax.LinearGaussianStateSpace, got {kind_of(model)}. For a "
             "HiddenMarkovModel use elbax.plot.hidden_markov."
         )
     check_positive(who, deviations=deviations)

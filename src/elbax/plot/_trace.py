@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from .._arguments import kind_of
 from .._types import Any
 from ..fitting import Restarts, Result
 from ._axes import axes_of
@@ -38,8 +39,8 @@ def trace(result: Result | Restarts, *, ax: Axes | None = None) -> Axes:
     """
     if not isinstance(result, Result | Restarts):
         raise TypeError(
-            "trace: expected the result of elbax.fit or elbax.fit_restarts, got a "
-            f"{type(result).__name__}. A trace of your own is drawn by elbax.plot.bound."
+            "trace: expected the result of elbax.fit or elbax.fit_restarts, got "
+            f"{kind_of(result)}. A trace of your own is drawn by elbax.plot.bound."
         )
     ax = axes_of("trace", ax)
     ax.set(xlabel="step", ylabel="ELBO (nats per datum)")

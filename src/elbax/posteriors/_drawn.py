@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from .._arguments import kind_of
 from .._types import Any, Key, PyTree, Scalar
 from ..families import AbstractFamily, AnyLatent
 from ._particles import moves, Particles
@@ -44,7 +45,7 @@ def as_distribution(q: Any, family: AbstractFamily, key: Key) -> Any:
     if _can(q, "bound", "entropy", "expect"):
         return q
     if not _can(q, "sample", "log_prob"):
-        given = f"a {type(q).__name__}"
+        given = kind_of(q)
         if isinstance(q, jax.Array):
             given = f"an array of shape {q.shape}"
         raise TypeError(

@@ -4,7 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._arguments import check_count
+from .._arguments import check_count, kind_of
 from .._math.algebra import matmul
 from .._math.linear_algebra import eigh
 from .._program import program
@@ -52,7 +52,7 @@ class Laplace(AbstractPosterior):
         model = self.target.model
         if not isinstance(model.latent, Gaussian):
             raise TypeError(
-                f"Laplace: the latent must be a Gaussian(dim), but the model has a {type(model.latent).__name__}."
+                f"Laplace: the latent must be a Gaussian(dim), but the model has {kind_of(model.latent)}."
             )
 
     @looks_first

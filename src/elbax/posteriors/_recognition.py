@@ -2,6 +2,7 @@
 
 import jax
 
+from .._arguments import kind_of
 from .._math.algebra import is_label
 from .._network import Network
 from .._program import program
@@ -64,7 +65,7 @@ class Recognition(AbstractPosterior):
         own = model.conditional(natural, x) if model.exact else model.prior_at(natural, x)
         if not isinstance(own, Distribution) or own.family != model.latent:
             raise TypeError(
-                f"Recognition: the model's p(z) is a {type(own).__name__}; expected natural parameters of the "
+                f"Recognition: the model's p(z) is {kind_of(own)}; expected natural parameters of the "
                 f"latent {type(model.latent).__name__}. Return natural parameters from prior."
             )
         more = model.latent.from_network(self.network(x, key=key))

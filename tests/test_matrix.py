@@ -26,7 +26,7 @@ def test_cell(cell):
     matrix.judge(*cell)
 
 
-def test_the_readme_has_these_cells():
+def test_the_page_has_these_cells():
     """The marks are those of `python tests/matrix.py`, which writes one only where `judge` passes."""
     text = matrix.PAGE.read_text()
     table = text.split(matrix.BEGIN)[1].split(matrix.END)[0].strip()

@@ -10,6 +10,7 @@ import datetime
 import functools
 import os
 import platform
+import re
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -95,11 +96,16 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def accelerator() -> str:
+    """The default device, where it is not the CPU."""
+    return "" if jax.default_backend() == "cpu" else jax.devices()[0].device_kind
+
+
 def setting(peers: dict[str, ModuleType]) -> str:
     """When and where something was measured, by what versions."""
     versions = {"jax": jax, "elbax": elbax, **peers}
     return (
-        f"{datetime.date.today()}, {processor()}, {THREADS} threads; Python "
+        f"{datetime.date.today()}, {accelerator() or processor()}, {THREADS} threads; Python "
         f"{platform.python_version()}, "
         + ", ".join(f"{name} {module.__version__}" for name, module in versions.items())
     )
@@ -114,10 +120,12 @@ def heading(title: str, command: str, peers: dict[str, ModuleType], note: str) -
 
 
 def write(file: Path, report: Iterable[str]) -> None:
-    """Prints the parts of a report as they come, and keeps them in a file."""
+    """Prints the parts of a report as they come, and keeps them in a file; an accelerator's has its name."""
     parts = []
     for part in report:
         print(part, end="\n\n", flush=True)
         parts.append(part)
     file.parent.mkdir(exist_ok=True)
+    if where := re.sub("[^a-z0-9]+", "-", accelerator().lower()):
+        file = file.with_stem(f"{file.stem}-{where}")
     file.write_text("\n\n".join(parts) + "\n")

@@ -270,9 +270,10 @@ def grammars(length: int) -> Row:
         from torch_struct import SentCFG
 
         torch.set_num_threads(2)
-        rules = torch.tensor(np.broadcast_to(binary, (count, 8, size, size)).copy())
-        terms = torch.tensor(unary)
-        roots = torch.tensor(np.broadcast_to(root, (count, 8)).copy())
+        device = "cpu" if jax.default_backend() == "cpu" else "cuda"
+        rules = np.broadcast_to(binary, (count, 8, size, size)).copy()
+        rules, terms = torch.tensor(rules, device=device), torch.tensor(unary, device=device)
+        roots = torch.tensor(np.broadcast_to(root, (count, 8)).copy(), device=device)
 
         def run(n):
             for _ in range(n):

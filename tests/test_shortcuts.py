@@ -135,6 +135,22 @@ def test_rows_that_fit_in_the_cache(update, monkeypatch):
             np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_a_sweep_holds_a_few_rows(backend, monkeypatch):
+    """Neither form takes all rows at a time; a program reserves memory for both."""
+    monkeypatch.setattr(elbax._shortcut, "_CACHE", 3e5)
+    monkeypatch.setattr(elbax._shortcut, "_MEMORY", 3e5)
+    count, number, dim = 5000, 20, 12
+    model = elbax.GaussianMixture(number)
+    x = jax.random.normal(jax.random.key(0), (count, dim))
+    params = model.init(jax.random.key(1), x[:200])
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    em = elbax.em(model)
+    program = jax.jit(lambda state, x: em(state, x)[0])
+    needed = program.lower(em.init(params, key=jax.random.key(2)), x).compile()
+    assert needed.memory_analysis().temp_size_in_bytes < x.itemsize * count * number * dim / 5
+
+
 def test_a_network_sees_all_rows(monkeypatch):
     """Unless the user says otherwise: what it returns may depend on the rows beside."""
     monkeypatch.setattr(elbax._shortcut, "_CACHE", 3e4)

@@ -130,7 +130,7 @@ class Pass:
         result = jax.lax.cond(
             allowed,
             lambda: run(found.form, chunk_size),
-            lambda: run(self.model, self.chunk_size),
+            lambda: run(self.model, chunk_size),
         )
         each = found.base
         if each is None:

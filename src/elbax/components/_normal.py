@@ -15,7 +15,7 @@ from .._math.algebra import matmul, vdot, without_data
 from .._math.linear_algebra import cholesky, eigh, invert_triangle
 from .._program import program
 from .._reference import Reference
-from .._shortcut import rows_in_cache, Shortcut
+from .._shortcut import rows_at_once, Shortcut
 from .._types import Array, Float, PyTree
 from ..data._check import check_described, check_row, is_concrete
 from ..data._incomplete_rows import is_incomplete, known, known_numbers
@@ -380,12 +380,13 @@ class Normal(AbstractComponent):
         return Shortcut(allowed, form, chunk_size=self._chunk_size(params, x))
 
     def _chunk_size(self, params: PyTree, x: PyTree) -> int | None:
-        """Returns the number of rows whose products of columns stay in the cache, with their slopes."""
-        dim = params["mean"].shape[-1]
+        """Returns the number of rows whose features, or differences to all means, are held at a time."""
+        number, dim = params["mean"].shape
+        size = params["mean"].dtype.itemsize
         # Few products, and those of single columns, are computed in the loop that uses them.
-        if dim < MANY_COLUMNS or is_incomplete(x) or not isinstance(self.structure, Full):
-            return None
-        return rows_in_cache(2 * params["mean"].dtype.itemsize * dim * (dim // 2 + 2))
+        held = dim >= MANY_COLUMNS and isinstance(self.structure, Full) and not is_incomplete(x)
+        features = 2 * size * dim * (dim // 2 + 2) if held else 0
+        return rows_at_once(features, size * number * dim)
 
     def describe(self, params):
         dim = params["mean"].shape[-1]

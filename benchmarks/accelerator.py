@@ -215,6 +215,8 @@ def restarts(size: Size) -> list[Row]:
 def orders(size: Size) -> list[Row]:
     """A sweep of a hidden Markov model and of a state space in either order."""
     kinds = {"hidden Markov": chain_of_states, "state space": state_space}
+    if size == SMALL:
+        del kinds["state space"]  # Compiling it takes longest.
     rows = []
     for count, length in SMALL_SEQUENCES if size == SMALL else SEQUENCES:
         for name, kind in kinds.items():

@@ -115,7 +115,7 @@ def test_the_readme_is_short():
 
 
 def test_every_page_is_in_the_navigation():
-    listed = set(re.findall(r'"([\w/]+\.md)"', (ROOT / "zensical.toml").read_text()))
+    listed = set(re.findall(r'"([\w/-]+\.md)"', (ROOT / "zensical.toml").read_text()))
     pages = {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")}
     made = {f"notebooks/{path.stem}.md" for path in (ROOT / "notebooks").glob("*.ipynb")}
     made |= {f"benchmarks/{path.name}" for path in (ROOT / "benchmarks/results").glob("*.md")}

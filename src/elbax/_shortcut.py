@@ -12,9 +12,9 @@ from ._types import Any, Array, Bool, Callable
 # at 16 to 128 columns: 2 to 4 times as fast as all rows at once, and flat within a factor of two.
 _CACHE = 5e6
 
-# What a pass holds at a time on an accelerator, in each of a few arrays. A million rows of 32 columns for 64 components
-# took 33 GB at once and 10 million did not compile for 141 GB; in chunks of 100 000 rows they took 8 % longer than at
-# once (H200).
+# What a pass holds at a time on an accelerator, in each of a few arrays. A million rows of 32 columns for 64
+# components took 33 GB at once, and 10 million did not compile for 141 GB. In chunks of 100 000 rows a million took
+# 8 % longer than at once (H200).
 _MEMORY = 2e9
 
 
@@ -44,10 +44,10 @@ class Shortcut(NamedTuple):
 
 
 def rows_at_once(faster: int, otherwise: int) -> int | None:
-    """Returns how many rows a pass takes at a time, given the bytes per row of the faster form and of the other one.
+    """Returns how many rows a pass takes at a time, given the bytes per row of the faster form and of the other.
 
-    On a CPU the features of the faster form stay in the cache (`faster` of 0: all rows). An accelerator has no such
-    cache, but a program reserves memory for both forms, whichever of them runs.
+    On a CPU the features of the faster form stay in the cache (`faster` of 0: all rows). An accelerator has no
+    such cache, but a program reserves memory for both forms, whichever of them runs.
     """
     if jax.default_backend() != "cpu":
         return max(1, int(_MEMORY / max(faster, otherwise)))

@@ -3,6 +3,8 @@
 import csv
 import pathlib
 import sys
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,6 +23,10 @@ RANDOM = np.random.default_rng(0)
 # Two groups, apart in the second and third column.
 GROUP = np.arange(60) % 2
 TABLE = RANDOM.normal(size=(60, 3)) + np.outer(GROUP, [0, 8, 8])
+
+
+def named(values: np.ndarray) -> tables.Table:
+    return tables.Table(pathlib.Path("data.csv"), list("abcdef"[: values.shape[1]]), values)
 
 
 @pytest.fixture(autouse=True)
@@ -141,10 +147,22 @@ def test_one_column_and_one_component(capsys):
     assert pathlib.Path("data-components.png").exists()
 
 
+def test_means_have_the_digits_of_their_deviations():
+    assert clusters._about(630.412, 123.4) == "630 ± 123"
+    assert clusters._about(0.24612, 0.10433) == "0.25 ± 0.10"
+
+
+def test_a_collapse_names_its_cause():
+    values = np.column_stack([TABLE[:, 0], np.where(GROUP == 1, 3.0, TABLE[:, 1])])
+    values[0, 0] = np.nan
+    said = clusters._collapsed(named(values))
+    assert "on equal values (b is 3 in 30 of 60 rows); use fewer" in said
+
+
 @pytest.mark.slow
 def test_the_choice_is_that_of_separate_fits():
     """Components without weight stay without: one program fits every size."""
-    selection = clusters.choose(TABLE, range(1, 4), ["diagonal"])
+    selection = clusters.choose(named(TABLE), range(1, 4), ["diagonal"])
     assert selection.best == "2 diagonal"
     for size in (1, 2):
         peer = mixture.GaussianMixture(
@@ -157,9 +175,8 @@ def test_the_choice_is_that_of_separate_fits():
 
 @pytest.mark.parametrize("structure", clusters.STRUCTURES)
 def test_the_number_of_params(structure):
-    peer = mixture.GaussianMixture(
-        4, covariance_type={"diagonal": "diag"}.get(structure, structure)
-    )
+    peer: Any = mixture.GaussianMixture(4)
+    peer.covariance_type = structure.replace("diagonal", "diag")
     peer.means_ = np.zeros((4, 3))
     model = elbax.GaussianMixture(4, structure)
     assert clusters.num_free_params(model, 3) == peer._n_parameters()
@@ -188,11 +205,14 @@ def test_the_columns_that_are_drawn():
 
 def test_what_is_noted():
     values = np.column_stack([TABLE[:, 0], np.where(GROUP == 1, 2.0, TABLE[:, 1])])
-    table = tables.Table(pathlib.Path("data.csv"), ["a", "code"], values)
+    table = named(values)
     model = elbax.GaussianMixture(2, "diagonal")
     params = model.from_description(
         weights=[0.5, 0.5], means=[[0, 0], [0, 2]], covariances=[np.eye(2), np.diag([1, 1e-6])]
     )
-    said = " ".join(clusters.notes(table, model, params, GROUP))
-    assert "code is 2 in all 30 rows of component 1" in said
+    best = SimpleNamespace(state=SimpleNamespace(params=params))
+    restarts = SimpleNamespace(best=best, rejected=np.array([True, False]))
+    said = " ".join(clusters.notes(table, model, restarts, GROUP))
+    assert "1 of 2 fits were rejected" in said and "b is 2 in 30 of 60 rows" in said
+    assert "b is 2 in all 30 rows of component 1" in said
     assert "component 1 (30 rows) is 30 times as narrow" in said

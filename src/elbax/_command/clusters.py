@@ -34,21 +34,24 @@ def run(table: Table, num_components: int | None, covariance: Covariance | None)
             "components"
         )
     sizes = [num_components] if num_components else range(1, min(LARGEST, count // 2) + 1)
-    structures = STRUCTURES if covariance is None else (covariance,)
+    # In one column a covariance is a number.
+    different = STRUCTURES if len(table.names) > 1 else STRUCTURES[:2]
+    structures = different if covariance is None else (covariance,)
     with jax.enable_x64(True):
         return _run(table, sizes, structures)
 
 
 def _run(table: Table, sizes: Sequence[int], structures: Sequence[Covariance]) -> int:
     values, names = table.values, table.names
-    print(f"{table.path.name}: {len(values)} rows, {len(names)} columns" + _missing(values) + ".")
+    columns = "column" if len(names) == 1 else "columns"
+    print(f"{table.path.name}: {len(values)} rows, {len(names)} {columns}" + _missing(values) + ".")
     selection = None
     model: Any = elbax.GaussianMixture(sizes[0], structures[0])
     if len(sizes) * len(structures) > 1:
-        selection = choose(values, sizes, structures)
+        selection = choose(table, sizes, structures)
         model = selection.models[selection.best]
         print(_choice(selection, sizes, structures))
-    restarts = fit(model, values)
+    restarts = fit(model, table)
     params = restarts.best.state.params
     described = {name: np.asarray(value) for name, value in model.describe(params).items()}
     shares = np.asarray(elbax.probabilities(model, params, _rows(values)))
@@ -59,7 +62,7 @@ def _run(table: Table, sizes: Sequence[int], structures: Sequence[Covariance]) -
     print(_ends(restarts))
     far = unlike_all(values, described)
     print(_unlike(far))
-    for note in notes(table, model, params, labels):
+    for note in notes(table, model, restarts, labels):
         print(f"Note: {note}")
     stem = table.path.stem
     file = f"{stem}-labels.csv"
@@ -82,17 +85,17 @@ def _rows(values: np.ndarray):
 
 
 def choose(
-    values: np.ndarray, sizes: Sequence[int], structures: Sequence[Covariance]
+    table: Table, sizes: Sequence[int], structures: Sequence[Covariance]
 ) -> elbax.diagnostics.Selection:
     """Returns the mixtures of all sizes and structures, the best by BIC.
 
     A mixture of K components is one of more components of which K have a weight: a component without weight gets
     no data and keeps none. So one compiled program of a structure fits every size.
     """
-    key, x, largest = jax.random.key(0), _rows(values), max(sizes)
+    key, x, largest = jax.random.key(0), _rows(table.values), max(sizes)
     rows, models = {}, {}
     with extras.bar(len(sizes) * len(structures), "model") as progress:
-        starts = {size: _starts(key, values, size) for size in sizes}
+        starts = {size: _starts(key, table.values, size) for size in sizes}
         for structure in structures:
             wide = elbax.GaussianMixture(largest, structure)
             em = elbax.em(wide)
@@ -110,9 +113,7 @@ def choose(
                 progress.update()
     usable = {name: row.bic for name, row in rows.items() if row is not None}
     if not usable:
-        raise UnusableData(
-            "every mixture that was tried ended with a component on a few rows; use fewer --components"
-        )
+        raise UnusableData(_collapsed(table))
     best = min(usable, key=usable.__getitem__)
     return elbax.diagnostics.Selection(best, "bic", rows, dict.fromkeys(rows), {}, models)
 
@@ -150,17 +151,32 @@ def num_free_params(model: Any, dim: int) -> int:
     return size - 1 + size * dim + covariances[structure]
 
 
-def fit(model: elbax.Mixture, values: np.ndarray) -> elbax.Restarts:
+def fit(model: elbax.Mixture, table: Table) -> elbax.Restarts:
     """Returns the fit of the chosen mixture from eight starts."""
-    key, x = jax.random.key(0), _rows(values)
+    key, x = jax.random.key(0), _rows(table.values)
     em = elbax.em(model)
     states = elbax.initial_states(em, x, key=key)
     try:
         return elbax.fit_restarts(em, states, x, reject=model.collapsed)
     except RuntimeError:
-        raise UnusableData(
-            "every fit ended with a component on a few rows; use fewer --components"
-        ) from None
+        raise UnusableData(_collapsed(table)) from None
+
+
+def _collapsed(table: Table) -> str:
+    return (
+        f"{table.path}: every fit ended with a component on a few rows or on equal values ({_ties(table)}); use "
+        "fewer --components, or leave columns out by --without"
+    )
+
+
+def _ties(table: Table) -> str:
+    """Names the column in which most rows are equal."""
+    found = []
+    for name, column in zip(table.names, table.values.T, strict=True):
+        values, counts = np.unique(column[~np.isnan(column)], return_counts=True)
+        found.append((counts.max(), name, values[counts.argmax()]))
+    count, name, value = max(found)
+    return f"{name} is {value:g} in {count} of {len(table.values)} rows"
 
 
 # --- In words -----------------------------------------------------------------------------------------
@@ -194,10 +210,16 @@ def _components(described: dict[str, np.ndarray], names: Sequence[str]) -> str:
         lines.append(" " * width + "".join(f"{k:>20}" for k in across))
         lines.append("weight".ljust(width) + "".join(f"{weights[k]:>20.1%}" for k in across))
         for j, name in enumerate(names):
-            cells = [f"{means[k, j]:.4g} ± {deviations[k, j]:.2g}" for k in across]
+            cells = [_about(means[k, j], deviations[k, j]) for k in across]
             lines.append(name.ljust(width) + "".join(f"{cell:>20}" for cell in cells))
         lines.append("")
     return "\n".join(lines)
+
+
+def _about(mean: float, deviation: float) -> str:
+    """Returns both to two digits of the deviation."""
+    digits = int(np.clip(1 - np.floor(np.log10(deviation)), 0, 9))
+    return f"{mean:.{digits}f} ± {deviation:.{digits}f}"
 
 
 def _certainty(shares: np.ndarray) -> str:
@@ -257,9 +279,14 @@ def _unlike(tails: np.ndarray) -> str:
     return f"Rows unlike all components: {listed}{more}."
 
 
-def notes(table: Table, model, params, labels: np.ndarray) -> list[str]:
+def notes(table: Table, model, restarts, labels: np.ndarray) -> list[str]:
     """Returns what the user should know about columns and components."""
-    found = []
+    found, lost = [], int(np.sum(restarts.rejected))
+    if lost:
+        found.append(
+            f"{lost} of {len(restarts.rejected)} fits were rejected, because a component collapsed onto a few rows "
+            f"or onto equal values: {_ties(table)}"
+        )
     for j, name in enumerate(table.names):
         column = table.values[:, j]
         if len(column) > 2 and np.all(np.diff(column) == 1):
@@ -272,7 +299,9 @@ def notes(table: Table, model, params, labels: np.ndarray) -> list[str]:
                     f"{name} is {inside[0]:g} in all {len(inside)} rows of component {k}, so its deviation there "
                     f"is the floor; a column of codes is left out by --without {name}"
                 )
-    narrow = np.asarray(model.component.collapsed(params["components"], ratio=1e-3))
+    narrow = np.asarray(
+        model.component.collapsed(restarts.best.state.params["components"], ratio=1e-3)
+    )
     counts = np.bincount(labels, minlength=len(narrow))
     for k in np.flatnonzero(narrow):
         found.append(

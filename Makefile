@@ -8,7 +8,7 @@ INSTALL = $(BIN)/python -m pip install --quiet -c constraints.txt
 # Tests and notebooks start many processes, each of which would compile all of elbax for itself.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test quick lint types notebooks docs benchmark clean
+.PHONY: demo test quick lint types notebooks docs dist installed benchmark clean
 
 demo: $(VENV)/demo.done
 	$(BIN)/python -m elbax
@@ -32,6 +32,7 @@ notebooks: export XLA_FLAGS = --xla_cpu_use_fusion_emitters=false --xla_llvm_for
 	--xla_cpu_parallel_codegen_split_count=1
 notebooks: $(VENV)/notebooks.done
 	ls notebooks/*.ipynb | xargs -P 2 -n 1 $(BIN)/jupyter nbconvert --to notebook --execute --output-dir $(VENV)/notebooks
+	$(BIN)/python tests/printed.py notebooks $(VENV)/notebooks
 
 # From docs/, docstrings, notebooks as they are committed, and the results of the benchmarks.
 docs: $(VENV)/docs.done
@@ -40,6 +41,18 @@ docs: $(VENV)/docs.done
 	cp CHANGELOG.md build/pages/changelog.md && cp CONTRIBUTING.md build/pages/contributing.md
 	$(BIN)/jupyter nbconvert --to markdown --output-dir build/pages/notebooks notebooks/*.ipynb
 	$(BIN)/zensical build --strict
+
+# What is published, and the wheel without extras in an environment of its own.
+dist: $(VENV)/dist.done
+	rm -rf dist build/bare
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/twine check --strict dist/*
+	$(PYTHON) -m venv build/bare
+	build/bare/bin/python -m pip install --quiet -c constraints.txt dist/*.whl
+	cd build/bare && bin/python -m elbax
+
+# Everything that the targets above need, one after the other: then they may run side by side.
+installed: $(VENV)/lint.done $(VENV)/notebooks.done $(VENV)/docs.done $(VENV)/dist.done
 
 benchmark: $(VENV)/test.done
 	$(BIN)/python -m pytest benchmarks --benchmark-only --override-ini="filterwarnings=default"
@@ -66,6 +79,10 @@ $(VENV)/notebooks.done: $(VENV)/test.done
 
 $(VENV)/docs.done: $(BIN)/python pyproject.toml constraints.txt
 	$(INSTALL) --group docs
+	touch $@
+
+$(VENV)/dist.done: $(BIN)/python pyproject.toml constraints.txt
+	$(INSTALL) --group dist
 	touch $@
 
 clean:

@@ -284,8 +284,8 @@ def notes(table: Table, model, restarts, labels: np.ndarray) -> list[str]:
     found, lost = [], int(np.sum(restarts.rejected))
     if lost:
         found.append(
-            f"{lost} of {len(restarts.rejected)} fits were rejected, because a component collapsed onto a few rows "
-            f"or onto equal values: {_ties(table)}"
+            f"{lost} of {len(restarts.rejected)} fits were rejected, because a component collapsed onto a few "
+            f"rows or onto equal values: {_ties(table)}"
         )
     for j, name in enumerate(table.names):
         column = table.values[:, j]

@@ -51,10 +51,10 @@ STARTS = (1, 16, 128)
 SEQUENCES = [(1, 32_768), (64, 512), (4096, 128)]
 SMALL_SEQUENCES = [(2, 8)]
 COVARIANCES = ("full", "tied", "diagonal", "spherical")
-# In small each kind is tried once. Of these another order, another noise, the component in another model or
-# another table of probabilities is tried too.
-AGAIN = {"regressions", "hidden Markov, sequential", "hidden Markov, Poisson"}
-AGAIN |= {"state space, sequential", "probabilistic PCA", "Bernoulli", "multinomial"}
+# In small each kind of model is tried once: of components, orders and estimators there are others.
+AGAIN = {"Student t", "categorical", "Bernoulli", "multinomial", "Poisson, rates to 1e4", "gamma"}
+AGAIN |= {"regressions", "Poisson regressions, Newton", "probabilistic PCA", "autoencoder, draws"}
+AGAIN |= {"hidden Markov, sequential", "hidden Markov, Poisson", "state space, sequential"}
 
 Row = dict[str, Any]
 

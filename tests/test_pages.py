@@ -120,3 +120,12 @@ def test_every_page_is_in_the_navigation():
     made = {f"notebooks/{path.stem}.md" for path in (ROOT / "notebooks").glob("*.ipynb")}
     made |= {f"benchmarks/{path.name}" for path in (ROOT / "benchmarks/results").glob("*.md")}
     assert listed == pages | made | {"changelog.md", "contributing.md"}
+
+
+def test_errors_point_to_headings_of_the_guide():
+    page = (DOCS / "guides" / "debugging.md").read_text()
+    headings = re.findall(r"^#+ (.*)$", page, re.MULTILINE)
+    anchors = {re.sub(r"[^\w ]", "", heading).lower().replace(" ", "-") for heading in headings}
+    source = "\n".join(path.read_text() for path in (ROOT / "src").rglob("*.py"))
+    named = re.findall(r"guide\('([^']+)'\)", source)
+    assert len(named) >= 5 and set(named) <= anchors

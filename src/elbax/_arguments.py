@@ -234,6 +234,11 @@ def told(given: Any) -> str:
     return repr(given) if shape is None else f"an array of shape {shape}"
 
 
+def guide(heading: str) -> str:
+    """Returns where the guide on debugging says more, the end of an error."""
+    return f" More in docs/guides/debugging.md#{heading}."
+
+
 def kind_of(given: Any) -> str:
     """Returns the class of an argument for an error, such as "a Local" or "an Exact"."""
     name = type(given).__name__

@@ -10,7 +10,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ._arguments import check_count, check_key, kind_of, told
+from ._arguments import check_count, check_key, guide, kind_of, told
 from ._door import check_model
 from ._math.algebra import nodes_of
 from ._model import AbstractModel, models_of
@@ -323,7 +323,10 @@ def _strange(update: AbstractUpdate, state: ELBOState, raised: Exception) -> str
         return None
     who = name_of(update)
     if jax.tree.structure(made) != jax.tree.structure(state.memory):
-        return f"{who}: {_FOREIGN} Start from update.init(state.params, state.posterior, key=state.key)."
+        return (
+            f"{who}: {_FOREIGN} Start from update.init(state.params, state.posterior, key=state.key)."
+            f"{guide('the-state-has-the-memory-of-a-different-update')}"
+        )
     if shaped(made) != shaped(state.memory):
         return (
             f"{who}: the memory of the state does not match the shapes of its params. For a single state, call "

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._arguments import check_shape, kind_of, Shape
+from .._arguments import check_shape, guide, kind_of, Shape
 from .._program import is_concrete as outside_of_traces
 from .._types import Any, AnyArray, Callable, PyTree
 from ._incomplete_rows import host_known, known
@@ -30,7 +30,7 @@ def check_known(who: str, given: PyTree, advice: str = "Call it outside of them.
     if not outside_of_traces(given):
         raise TypeError(
             f"{who}: got traced arguments, but it needs concrete values, which are not known inside jit, vmap "
-            f"and grad. {advice}"
+            f"and grad. {advice}{guide('an-error-inside-of-jit')}"
         )
 
 

@@ -3,6 +3,7 @@
 import equinox as eqx
 import numpy as np
 
+from .._arguments import guide
 from .._model import AbstractModel, models_of
 from .._state import ELBOState, Info
 from .._types import Array, Float, PyTree, Scalar
@@ -63,6 +64,7 @@ class Result(eqx.Module):
             told += (
                 " The posterior is far from Bayes' rule: train it longer, or give the encoder columns of one "
                 "scale, elbax.Amortized(..., standardize=x)."
+                f"{guide('the-encoder-does-not-reach-the-evidence')}"
             )
         return told
 
@@ -119,13 +121,13 @@ def _message(code: Code, update, info: Info, trace: np.ndarray, tolerance: float
         return (
             f"Step {steps - 1} of {name_of(update)} lowered the ELBO by {fall:.3g} although it promises "
             "to ascend: a wrong M-step, a model whose statistics are not linear, or rounding. "
-            "The state before it is returned."
+            f"The state before it is returned.{guide('decreased')}"
         )
     culprit = name_of(_nonfinite_part(update, info))
     return (
         f"The ELBO that {culprit} measured at step {max(steps - 1, 0)} is not finite: look for a "
         "collapsed component, a singular covariance, a step size too large, or data outside the "
-        "model's support. The last good state is returned."
+        f"model's support. The last good state is returned.{guide('nonfinite')}"
     )
 
 

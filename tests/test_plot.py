@@ -264,6 +264,14 @@ def test_the_path_of_a_hidden_markov_model_has_spans_and_its_states_shares():
     assert texts(bottom.get_legend()) == names
 
 
+def test_times_may_be_dates():
+    x = jnp.array([[0], [9], [8]])
+    days = np.array(["2026-01-01", "2026-01-02", "2026-01-03"], "datetime64[D]")
+    top, _ = plot.hidden_markov(chain, two_rates, x, times=days)
+    first = matplotlib.dates.date2num(days)[0]
+    assert [span.get_x() - first for span in top.patches] == [0, 0.5]
+
+
 def test_the_padding_of_a_sequence_is_not_drawn():
     padded = elbax.sequences([[[0], [9], [1], [1], [1]], [[1], [1]]])
     short = jax.tree.map(lambda leaf: leaf[1], padded)
@@ -401,9 +409,9 @@ def test_a_tree_hangs_on_its_root():
     ax = plot.tree(z, ["a", "b", "c"], "SW")
     places = {(text.get_text(), *text.get_position()) for text in ax.texts}
     words = {("a", 0, 0), ("b", 1, 0), ("c", 2, 0), ("W", 0, 1), ("W", 1, 1), ("W", 2, 1)}
-    assert places == words | {("S", 1.5, 2), ("S", 0.75, 3)}
+    assert places == words | {("S", 1.5, 2), ("S", 1, 3)}
     lines = {tuple(map(tuple, line.get_xydata().tolist())) for line in ax.lines}
-    assert ((0.75, 3.0), (1.5, 2.0)) in lines and ((0.75, 3.0), (0.0, 1.0)) in lines
+    assert ((1.0, 3.0), (1.5, 2.0)) in lines and ((1.0, 3.0), (0.0, 1.0)) in lines
     assert len(lines) == 4 + 3
     with pytest.raises(ValueError, match="3 words and 4 nodes, but a binary tree has 5"):
         plot.tree(z & (np.arange(4)[:, None] < 2))

@@ -65,7 +65,8 @@ def hidden_markov(
     names = names_of(who, names, shares.shape[1], "")
     top, bottom = ax = grid_of(who, ax, 2, sharex=True, height_ratios=[2, 1])
     # A span reaches half of a step beyond its first and last steps.
-    borders = np.interp(np.arange(len(times) + 1) - 0.5, np.arange(len(times)), times)
+    between = times[:-1] + np.diff(times) / 2
+    borders = np.concatenate([times[:1], between, times[-1:]])
     cuts = np.flatnonzero(np.diff(path, prepend=-2, append=-2))
     for start, end in itertools.pairwise(cuts):
         span = top.axvspan(borders[start], borders[end], color=f"C{path[start]}")

@@ -31,5 +31,7 @@ def series_of(
     length = int(np.asarray(batch.length)[0])
     series = np.where(observed, values, np.nan)[0, :length, column]
     times = np.arange(length) if times is None else np.asarray(times)
+    if np.issubdtype(times.dtype, np.datetime64):
+        times = times.astype("datetime64[s]")  # Half of a day is a time too.
     check_shapes(who, times=(times, (length,)))
     return batch, series, times

@@ -59,7 +59,8 @@ def tree(
     for width, start, kind in sorted(nodes):
         children = [node for node in open_nodes if start <= node[0] and node[1] <= start + width]
         open_nodes = [node for node in open_nodes if node not in children]
-        place = float(np.mean([node[2] for node in children])) if children else float(start)
+        # Over the middle of its words: over the middle of its children, nested trees would lean and cross.
+        place = start + width / 2
         height = 1 + max((node[3] for node in children), default=0)
         for _, _, beside, below in children:
             ax.plot([place, beside], [height, below], color="0.6", linewidth=1, zorder=0)

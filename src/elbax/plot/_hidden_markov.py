@@ -71,7 +71,8 @@ def hidden_markov(
     for start, end in itertools.pairwise(cuts):
         span = top.axvspan(borders[start], borders[end], color=f"C{path[start]}")
         span.set(alpha=0.25, linewidth=0)
-    top.plot(times, series, "o-", color="0.25", markersize=2.5, linewidth=0.8)
+    size = 2.5 if len(times) < 300 else 0.8
+    top.plot(times, series, "o-", color="0.25", markersize=size, linewidth=0.8)
     colors = [f"C{k}" for k in range(len(names))]
     bottom.stackplot(times, shares.T, colors=colors, alpha=0.7, linewidth=0, labels=names)
     bottom.set(ylabel="p(state | x)", ylim=(0, 1), xlim=(times[0], times[-1]), xlabel="step")

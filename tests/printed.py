@@ -57,7 +57,7 @@ def main(committed: str, executed: str) -> int:
     for notebook in sorted(pathlib.Path(committed).glob("*.ipynb")):
         pairs = zip(outputs(notebook), outputs(pathlib.Path(executed) / notebook.name), strict=True)
         for number, (said, printed) in enumerate(pairs, 1):
-            if not same(said, printed, relative=0.02):
+            if not same(said, printed, relative=0.005):
                 print(
                     f"{notebook.name}, code cell {number} is committed with\n{said}\nand prints\n{printed}"
                 )

@@ -26,7 +26,8 @@ TABLE = RANDOM.normal(size=(60, 3)) + np.outer(GROUP, [0, 8, 8])
 
 
 def named(values: np.ndarray) -> tables.Table:
-    return tables.Table(pathlib.Path("data.csv"), list("abcdef"[: values.shape[1]]), values)
+    names, rows = list("abcdef"[: values.shape[1]]), np.arange(len(values)) + 1
+    return tables.Table(pathlib.Path("data.csv"), names, values, rows)
 
 
 @pytest.fixture(autouse=True)
@@ -43,10 +44,13 @@ def as_users_run_it(tmp_path, monkeypatch):
         (None, "data.csv: no such file"),
         ("", "the file is empty"),
         ("a,b\n", "the file has a header but no rows"),
-        ("a,b\n1,2\n3,x\n5,6\n", "line 3, b: 'x' is not a number; a column can be left out by"),
+        ("a,b\n1,2\n3,x\n5,6\n", "line 3, b: 'x' is not a number"),
         ("a,b\n1,2\n3\n", "line 3 has 1 cells, but the first line has 2"),
         ("1,2\n3,inf\n", "line 2, column 2: inf is not finite"),
-        ("a,b\n1,2\nnan,\n3,4\n", "row 2 of the table has no number in any column"),
+        (
+            "a,b,c d\n1,x,u\n2,y,v\n",
+            "b, c d are columns of text; leave out by --without b --without 'c d'",
+        ),
         ("a,b\n1,NA\n2,NA\n", "b has no number; leave it out by --without b"),
         ("a,b\n1,2\n", "a has the same value in every row; leave it out by --without a"),
         ("a,b\n1,2\n2,3\n", "got 2 rows for 2 components; expected more rows than components"),
@@ -84,6 +88,51 @@ def test_columns_are_left_out(capsys):
     for without, message in [("nme", "the columns are id, name, a b"), ("5", "no such column")]:
         assert command.main(["data.csv", "--without", without]) == 2
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "values"),
+    [
+        ("1,2\n3,4\n", ["column 1", "column 2"], [[1, 2], [3, 4]]),
+        ("name,2019\n1,2\n3,4\n", ["name", "2019"], [[1, 2], [3, 4]]),
+        (",0,1\n0,5,6\n1,7,9\n", ["column 1", "0", "1"], [[0, 5, 6], [1, 7, 9]]),
+        ("NA,2\n3,4\n5,6\n", ["column 1", "column 2"], [[np.nan, 2], [3, 4], [5, 6]]),
+        ('"a, mm";b\n1,5;2\n-3;4\n', ["a, mm", "b"], [[1.5, 2], [-3, 4]]),
+        ('"a; b","c"\n1,2\n3,4\n', ["a; b", "c"], [[1, 2], [3, 4]]),
+        ("a\tb\n1\t2\n3\t4\n", ["a", "b"], [[1, 2], [3, 4]]),
+        ("1.0 2.0\n3.0  4.0\n", ["column 1", "column 2"], [[1, 2], [3, 4]]),
+    ],
+)
+def test_how_files_are_read(text, names, values):
+    pathlib.Path("data.csv").write_text(text)
+    table = tables.read("data.csv")
+    assert table.names == names
+    np.testing.assert_array_equal(table.values, values)
+
+
+def test_a_row_of_words_is_no_header_where_words_follow():
+    """Rows end in a word: the first one is data."""
+    pathlib.Path("data.csv").write_text("5.1,3.5,setosa\n4.9,3.0,setosa\n")
+    table = tables.read("data.csv", ["3"])
+    assert table.names == ["column 1", "column 2"] and len(table.values) == 2
+
+
+def test_rows_without_any_number_are_left_out():
+    pathlib.Path("data.csv").write_text("a,b\n1,2\nNA,\n3,NaN\n5,1\n,\n")
+    table = tables.read("data.csv")
+    np.testing.assert_array_equal(table.values, [[1, 2], [3, np.nan], [5, 1]])
+    assert table.rows.tolist() == [1, 3, 4] and table.left_out == 2
+
+
+def test_options_of_a_file_need_one(capsys):
+    """As --without takes one column at a time, it does not take the file for another."""
+    for arguments in (["--without", "a"], ["--covariance", "full"]):
+        with pytest.raises(SystemExit):
+            command.main(arguments)
+        assert "need a FILE" in capsys.readouterr().err
+    pathlib.Path("data.csv").write_text("a,b\n1,2\n")
+    assert command.main(["--without", "b", "data.csv"]) == 2
+    assert "a has the same value in every row" in capsys.readouterr().err
 
 
 def test_parquet(monkeypatch, capsys):
@@ -125,16 +174,16 @@ def test_clusters_of_a_file(capsys):
     values = np.column_stack([np.arange(60), TABLE])
     values[7, 2] = np.nan
     values[9, 1] = 40
+    values[11] = np.nan
     np.savetxt("data.csv", values, delimiter=",", header="id,a,b,c", comments="")
     assert command.main(["data.csv", "--components", "2", "--covariance", "diagonal"]) == 0
     printed = capsys.readouterr().out
-    assert "60 rows, 4 columns, 1 of 240 values missing" in printed
-    assert "id counts the rows" in printed
+    assert "59 rows, 4 columns, 1 of 236 values missing, 1 without any number left out" in printed
     assert "Rows unlike all components: row 10" in printed
     with open("data-labels.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     labels = np.array([int(row["component"]) for row in rows])
-    assert len(set(zip(labels.tolist(), GROUP.tolist()))) == 2
+    assert len(set(zip(labels.tolist(), np.delete(GROUP, 11).tolist()))) == 2
     assert min(rows, key=lambda row: float(row["tail"]))["row"] == "10"
     assert pathlib.Path("data-components.png").stat().st_size > 10_000
 
@@ -150,6 +199,7 @@ def test_one_column_and_one_component(capsys):
 def test_means_have_the_digits_of_their_deviations():
     assert clusters._about(630.412, 123.4) == "630 ± 123"
     assert clusters._about(0.24612, 0.10433) == "0.25 ± 0.10"
+    assert clusters._about(3.4e-9, 1.2e-10) == "3.4e-09 ± 1.2e-10"
 
 
 def test_a_collapse_names_its_cause():
@@ -190,6 +240,13 @@ def test_rows_unlike_all():
     np.testing.assert_allclose(tails, stats.chi2.sf(squares, [2, 1, 1]), rtol=1e-5)
 
 
+def test_columns_that_determine_one_another():
+    related = np.column_stack([TABLE, 2 * TABLE[:, 0] - TABLE[:, 2] + 1])
+    assert clusters.columns_that_depend(named(related)) == ["a", "c", "d"]
+    assert clusters.columns_that_depend(named(TABLE)) == []
+    assert clusters.columns_that_depend(named(TABLE[:, :1])) == []
+
+
 def test_the_columns_that_are_drawn():
     covariances = np.array([np.eye(3), np.diag([1.0, 1.0, 9.0])])
     described = {"weights": np.array([0.5, 0.5]), "covariances": covariances}
@@ -204,7 +261,7 @@ def test_the_columns_that_are_drawn():
 
 
 def test_what_is_noted():
-    values = np.column_stack([TABLE[:, 0], np.where(GROUP == 1, 2.0, TABLE[:, 1])])
+    values = np.column_stack([np.arange(60), np.where(GROUP == 1, 2.0, TABLE[:, 1])])
     table = named(values)
     model = elbax.GaussianMixture(2, "diagonal")
     params = model.from_description(
@@ -214,5 +271,5 @@ def test_what_is_noted():
     restarts = SimpleNamespace(best=best, rejected=np.array([True, False]))
     said = " ".join(clusters.notes(table, model, restarts, GROUP))
     assert "1 of 2 fits were rejected" in said and "b is 2 in 30 of 60 rows" in said
-    assert "b is 2 in all 30 rows of component 1" in said
+    assert "b is 2 in all 30 rows of component 1" in said and "a counts the rows" in said
     assert "component 1 (30 rows) is 30 times as narrow" in said

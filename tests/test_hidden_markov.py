@@ -36,7 +36,7 @@ def start(update, model, params, hard=False):
     )
 
 
-# Zucchini, MacDonald and Langrock (2016), tables 3.1 and 3.2: negative log-likelihoods with a free first state.
+# Zucchini, MacDonald and Langrock (2016), chapter 4: negative log-likelihoods with a free first state.
 @pytest.mark.parametrize(
     ("num_states", "golden"),
     [

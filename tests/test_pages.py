@@ -65,7 +65,7 @@ def test_outputs_are_compared(said, printed, equal):
 
 
 def test_notebooks_are_compared(tmp_path, capsys):
-    """By what they print; of numbers two percent are given."""
+    """By what they print; numbers may differ by half a percent."""
 
     def notebook(folder, text):
         output = {"output_type": "stream", "name": "stdout", "text": [text]}
@@ -74,7 +74,7 @@ def test_notebooks_are_compared(tmp_path, capsys):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "a.ipynb").write_text(json.dumps({"cells": cells}))
 
-    for folder, text in [("said", "ELBO -4.155"), ("near", "ELBO -4.2"), ("far", "ELBO -4.3")]:
+    for folder, text in [("said", "ELBO -4.155"), ("near", "ELBO -4.17"), ("far", "ELBO -4.2")]:
         notebook(folder, text)
     assert main(str(tmp_path / "said"), str(tmp_path / "near")) == 0
     assert main(str(tmp_path / "said"), str(tmp_path / "far")) == 1

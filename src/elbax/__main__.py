@@ -10,8 +10,8 @@ EXAMPLES = """\
 examples:
   python -m elbax                               one mixture by EM, by gradients and by an encoder
   python -m elbax iris.csv --without species    K and structure by BIC, labels, a figure
-  python -m elbax iris.csv --components 3       three components, the structure by BIC
-  python -m elbax iris.csv --components 3 --covariance tied
+  python -m elbax iris.csv --without 1 --without species --components 3
+  python -m elbax iris.csv --without species --components 3 --covariance tied
 """
 
 
@@ -30,10 +30,10 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--without",
-        nargs="+",
+        action="append",
         default=[],
         metavar="COLUMN",
-        help="columns to leave out, as a name or an index",
+        help="a column to leave out, by its name or its place from 1 on; may be given again",
     )
     parser.add_argument(
         "--components", type=int, metavar="K", help="number of components; by BIC if not given"
@@ -48,6 +48,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
+    if options.file is None and (options.without or options.covariance):
+        parser().error("--without and --covariance need a FILE")
     try:
         if options.file is None:
             return demo.run(2 if options.components is None else options.components)

@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,11 +14,12 @@ import elbax
 
 from ..components._normal import Covariance
 from . import extras
-from .tables import Table, UnusableData
+from .tables import advice, Table, UnusableData
 
 
 STRUCTURES: tuple[Covariance, ...] = ("full", "tied", "diagonal", "spherical")
 LARGEST = 9
+OTHERS = ["k-means", "k-means++", "random_from_data", "random_parts", "random_parts"]
 CERTAIN = 0.95
 SHOWN = 5
 ACROSS = 4
@@ -37,6 +39,8 @@ def run(table: Table, num_components: int | None, covariance: Covariance | None)
     # In one column a covariance is a number.
     different = STRUCTURES if len(table.names) > 1 else STRUCTURES[:2]
     structures = different if covariance is None else (covariance,)
+    if not os.access(".", os.W_OK):
+        raise UnusableData("labels and figure are written to this folder, which cannot be written")
     with jax.enable_x64(True):
         return _run(table, sizes, structures)
 
@@ -44,7 +48,7 @@ def run(table: Table, num_components: int | None, covariance: Covariance | None)
 def _run(table: Table, sizes: Sequence[int], structures: Sequence[Covariance]) -> int:
     values, names = table.values, table.names
     columns = "column" if len(names) == 1 else "columns"
-    print(f"{table.path.name}: {len(values)} rows, {len(names)} {columns}" + _missing(values) + ".")
+    print(f"{table.path.name}: {len(values)} rows, {len(names)} {columns}" + _missing(table) + ".")
     selection = None
     model: Any = elbax.GaussianMixture(sizes[0], structures[0])
     if len(sizes) * len(structures) > 1:
@@ -57,20 +61,21 @@ def _run(table: Table, sizes: Sequence[int], structures: Sequence[Covariance]) -
     shares = np.asarray(elbax.probabilities(model, params, _rows(values)))
     labels = shares.argmax(1)
     print(_components(described, names))
-    print(_certainty(shares))
+    print(_certainty(shares, table.rows))
     print(_bound(model, restarts, values))
     print(_ends(restarts))
     far = unlike_all(values, described)
-    print(_unlike(far))
+    print(_unlike(far, table.rows))
     for note in notes(table, model, restarts, labels):
         print(f"Note: {note}")
     stem = table.path.stem
     file = f"{stem}-labels.csv"
     with open(file, "w", newline="") as opened:
         writer = csv.writer(opened)
-        writer.writerow(["row", "component", "probability", "tail"])
+        writer.writerow(["row", "component", "probability", "chi2_tail"])
         for i, tail in enumerate(far):
-            writer.writerow([i + 1, labels[i], f"{shares[i].max():.6f}", f"{tail:.3g}"])
+            share = f"{shares[i].max():.6f}"
+            writer.writerow([table.rows[i], labels[i], share, f"{tail:.3g}"])
     print(f"Labels: {file}")
     with extras.drawing() as pyplot:
         if pyplot is not None:
@@ -135,6 +140,8 @@ def _criteria(wide, em, states, x, model):
     """Returns the criteria of the best end; `None` if every end has collapsed."""
     try:
         ends = elbax.fit_restarts(em, states, x, reject=wide.collapsed)
+    except jax.errors.JaxRuntimeError:  # Out of memory, for instance.
+        raise
     except RuntimeError:
         return None
     number = num_free_params(model, np.shape(ends.best.state.params["components"]["mean"])[1])
@@ -144,7 +151,10 @@ def _criteria(wide, em, states, x, model):
 
 
 def num_free_params(model: Any, dim: int) -> int:
-    """Returns K − 1 weights, K means and the covariances, of which each row of a full one has one entry more."""
+    """Returns K − 1 weights, K means and the covariances, of which each row of a full one has one entry more.
+
+    `model.num_free_params` counts them for any model, by a program that takes seconds to compile.
+    """
     size, structure = model.num_components, model.component.covariance
     matrix = dim * (dim + 1) // 2
     covariances = {"full": size * matrix, "tied": matrix, "diagonal": size * dim, "spherical": size}
@@ -152,14 +162,31 @@ def num_free_params(model: Any, dim: int) -> int:
 
 
 def fit(model: elbax.Mixture, table: Table) -> elbax.Restarts:
-    """Returns the fit of the chosen mixture from eight starts."""
+    """Returns the fit of the chosen mixture, from the starts that chose it and five others."""
     key, x = jax.random.key(0), _rows(table.values)
     em = elbax.em(model)
-    states = elbax.initial_states(em, x, key=key)
+    starts = [*_starts(key, table.values, model.num_components), *OTHERS]
+    states = elbax.initial_states(em, x, key=key, num_restarts=len(starts), init=starts)
     try:
         return elbax.fit_restarts(em, states, x, reject=model.collapsed)
+    except jax.errors.JaxRuntimeError:
+        raise
     except RuntimeError:
         raise UnusableData(_collapsed(table)) from None
+
+
+def columns_that_depend(table: Table) -> list[str]:
+    """Returns the columns of a linear relation that all complete rows satisfy; none if there is no such relation.
+
+    Then a covariance is singular in every component, and its determinant is that of the floor.
+    """
+    complete = table.values[~np.isnan(table.values).any(1)]
+    if len(complete) <= len(table.names):
+        return []
+    values, axes = np.linalg.eigh(np.corrcoef(complete.T).reshape(2 * (len(table.names),)))
+    if values[0] > 1e-10:
+        return []
+    return [name for name, entry in zip(table.names, axes[:, 0]) if abs(entry) > 1e-4]
 
 
 def _collapsed(table: Table) -> str:
@@ -182,9 +209,10 @@ def _ties(table: Table) -> str:
 # --- In words -----------------------------------------------------------------------------------------
 
 
-def _missing(values: np.ndarray) -> str:
-    number = int(np.isnan(values).sum())
-    return f", {number} of {values.size} values missing" if number else ""
+def _missing(table: Table) -> str:
+    number = int(np.isnan(table.values).sum())
+    said = f", {number} of {table.values.size} values missing" if number else ""
+    return said + (f", {table.left_out} without any number left out" if table.left_out else "")
 
 
 def _choice(selection, sizes: Sequence[int], structures: Sequence[Covariance]) -> str:
@@ -218,18 +246,22 @@ def _components(described: dict[str, np.ndarray], names: Sequence[str]) -> str:
 
 def _about(mean: float, deviation: float) -> str:
     """Returns both to two digits of the deviation."""
-    digits = int(np.clip(1 - np.floor(np.log10(deviation)), 0, 9))
+    digits = int(max(1 - np.floor(np.log10(deviation)), 0))
+    if digits > 6:
+        return f"{mean:.3g} ± {deviation:.2g}"
     return f"{mean:.{digits}f} ± {deviation:.{digits}f}"
 
 
-def _certainty(shares: np.ndarray) -> str:
+def _certainty(shares: np.ndarray, rows: np.ndarray) -> str:
     top = shares.max(1)
     sure = int((top >= CERTAIN).sum())
     said = f"Certainty: {sure} of {len(top)} rows belong to one component with probability {CERTAIN} or more"
     least = [i for i in np.argsort(top)[:SHOWN] if top[i] < CERTAIN]
     if not least:
         return said + "."
-    return said + "; least certain " + ", ".join(f"row {i + 1} ({top[i]:.2f})" for i in least) + "."
+    return (
+        said + "; least certain " + ", ".join(f"row {rows[i]} ({top[i]:.2f})" for i in least) + "."
+    )
 
 
 def _bound(model, restarts, values: np.ndarray) -> str:
@@ -238,8 +270,8 @@ def _bound(model, restarts, values: np.ndarray) -> str:
     each = np.array([terms.evidence, terms.global_term, terms.elbo], float)
     likelihood, penalty, bound = len(values) * each
     return (
-        f"Log-likelihood: {likelihood:.3f} nats, {each[0]:.4f} a row. With the penalty that keeps "
-        f"covariances from collapsing, {penalty:.0e}, it is the bound that EM ascends: {bound:.3f}."
+        f"Log-likelihood: {likelihood:.3f} nats, {each[0]:.4f} a row. EM maximizes its sum with a penalty on "
+        f"narrow covariances, which is {penalty:.0e}: {bound:.3f}."
     )
 
 
@@ -250,38 +282,40 @@ def _ends(restarts) -> str:
 
 
 def unlike_all(values: np.ndarray, described: dict[str, np.ndarray]) -> np.ndarray:
-    """Returns for each row the largest probability, over components, of a distance beyond its own.
+    """Returns the probability of a distance beyond each row's, to the component that is nearest to it.
 
-    The squared distance of a row to a component's mean, in units of the component's covariance, is chi-square
-    distributed with as many degrees of freedom as values are observed.
+    The squared distance to a component's mean, in units of its covariance, is chi-square distributed with as many
+    degrees of freedom as values are observed.
     """
-    tails = np.zeros(len(values))
+    squares = np.full(len(values), np.inf)
     patterns, which = np.unique(np.isnan(values), axis=0, return_inverse=True)
     for number, missing in enumerate(patterns):
         rows, seen = np.flatnonzero(which.ravel() == number), np.flatnonzero(~missing)
         for mean, covariance in zip(described["means"], described["covariances"], strict=True):
             offset = values[np.ix_(rows, seen)] - mean[seen]
             white = np.linalg.solve(covariance[np.ix_(seen, seen)], offset.T)
-            squares = np.sum(offset * white.T, 1)
-            beyond = jax.scipy.special.gammaincc(len(seen) / 2, jnp.asarray(squares) / 2)
-            tails[rows] = np.maximum(tails[rows], np.asarray(beyond))
-    return tails
+            squares[rows] = np.minimum(squares[rows], np.sum(offset * white.T, 1))
+    seen = np.sum(~np.isnan(values), 1)
+    return np.asarray(jax.scipy.special.gammaincc(seen / 2, squares / 2))
 
 
-def _unlike(tails: np.ndarray) -> str:
-    # A row of n is expected to be beyond this in one of a hundred tables.
+def _unlike(tails: np.ndarray, rows: np.ndarray) -> str:
+    # If the table is from this mixture, the chance that any of its rows is below this is 1 % at most.
     far = np.flatnonzero(tails < 0.01 / len(tails))
     if not far.size:
         return "Rows unlike all components: none."
     shown = far[np.argsort(tails[far])][:SHOWN]
     more = f", and {far.size - len(shown)} more" if far.size > len(shown) else ""
-    listed = ", ".join(f"row {i + 1} (tail {tails[i]:.0e})" for i in shown)
+    listed = ", ".join(f"row {rows[i]} (χ² tail probability {tails[i]:.0e})" for i in shown)
     return f"Rows unlike all components: {listed}{more}."
 
 
 def notes(table: Table, model, restarts, labels: np.ndarray) -> list[str]:
     """Returns what the user should know about columns and components."""
     found, lost = [], int(np.sum(restarts.rejected))
+    dependent = columns_that_depend(table)
+    if dependent:
+        found.append(f"{', '.join(dependent)} determine one another; leave one out by --without")
     if lost:
         found.append(
             f"{lost} of {len(restarts.rejected)} fits were rejected, because a component collapsed onto a few "
@@ -290,14 +324,15 @@ def notes(table: Table, model, restarts, labels: np.ndarray) -> list[str]:
     for j, name in enumerate(table.names):
         column = table.values[:, j]
         if len(column) > 2 and np.all(np.diff(column) == 1):
-            found.append(f"{name} counts the rows; an index is left out by --without {name}")
+            found.append(f"{name} counts the rows; an index is left out by {advice(name)}")
         for k in np.unique(labels):
             inside = column[labels == k]
             inside = inside[~np.isnan(inside)]
-            if len(inside) > 1 and inside.min() == inside.max():
+            own = model.component.covariance in ("full", "diagonal")
+            if own and len(inside) > len(table.names) and inside.min() == inside.max():
                 found.append(
                     f"{name} is {inside[0]:g} in all {len(inside)} rows of component {k}, so its deviation there "
-                    f"is the floor; a column of codes is left out by --without {name}"
+                    f"is the floor; a column of codes is left out by {advice(name)}"
                 )
     narrow = np.asarray(
         model.component.collapsed(restarts.best.state.params["components"], ratio=1e-3)

@@ -43,7 +43,7 @@ def faithful() -> float:
 
 
 @functools.cache
-def waiting() -> dict[str, np.ndarray]:
+def waiting() -> dict[str, Any]:
     x, model = elbax.datasets.old_faithful()[:, 1:], elbax.GaussianMixture(2, floor=0.0)
     described = model.describe(best(model, x).best.state.params)
     order = np.argsort(described["means"][:, 0])
@@ -51,7 +51,7 @@ def waiting() -> dict[str, np.ndarray]:
 
 
 @functools.cache
-def deaths() -> dict[str, np.ndarray]:
+def deaths() -> dict[str, Any]:
     x = elbax.Batch(jnp.arange(10.0)[:, None], weight=jnp.asarray(DAYS, float))
     model = elbax.Mixture(elbax.components.Poisson(), 2)
     fitted = best(model, x).best
@@ -102,7 +102,7 @@ def earthquakes(states: int) -> float:
 
 
 @functools.cache
-def nile() -> dict[str, np.ndarray]:
+def nile() -> dict[str, Any]:
     x = jnp.asarray(elbax.datasets.nile(), float).reshape(1, -1, 1)
     model = elbax.LinearGaussianStateSpace(1, floor=0.0)
     one = np.ones((1, 1))

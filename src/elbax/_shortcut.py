@@ -12,9 +12,9 @@ from ._types import Any, Array, Bool, Callable
 # at 16 to 128 columns: 2 to 4 times as fast as all rows at once, and flat within a factor of two.
 _CACHE = 5e6
 
-# What a pass holds at a time on an accelerator, in each of a few arrays; under `vmap`, for each lane. A million rows of 32 columns for 64
-# components took 33 GB at once, and 10 million did not compile for 141 GB. In chunks of 100 000 rows a million
-# took 8 % longer than at once (H200).
+# What a pass holds at a time on an accelerator, in each of a few arrays; under `vmap`, for each lane. A million
+# rows of 32 columns for 64 components took 33 GB at once, and 10 million did not compile for 141 GB. In chunks of
+# 100 000 rows a million took 8 % longer than at once (H200).
 _MEMORY = 1e9
 
 

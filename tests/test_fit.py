@@ -129,6 +129,7 @@ def test_stream():
     step = find("mixture-full-auto:exact/gradient")
     result = elbax.fit(step.update, step.state, iter(halves * 3))
     assert (result.code, result.num_steps) == ("max_steps", 6)
+    assert result.message == "The batches ended after 6 steps; the ELBO may still rise."
     with pytest.raises(ValueError, match="the iterator of batches was empty"):
         elbax.fit(step.update, step.state, iter([]))
 

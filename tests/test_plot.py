@@ -264,6 +264,12 @@ def test_the_path_of_a_hidden_markov_model_has_spans_and_its_states_shares():
     assert texts(bottom.get_legend()) == names
 
 
+def test_a_batch_of_one_sequence_is_a_sequence():
+    x = jnp.array([[0], [9], [8]])
+    one, many = (plot.hidden_markov(chain, two_rates, given)[0] for given in (x, x[None]))
+    np.testing.assert_array_equal(one.lines[0].get_xydata(), many.lines[0].get_xydata())
+
+
 def test_times_may_be_dates():
     x = jnp.array([[0], [9], [8]])
     days = np.array(["2026-01-01", "2026-01-02", "2026-01-03"], "datetime64[D]")

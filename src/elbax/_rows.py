@@ -121,9 +121,11 @@ def imputed(
 def _check_discrete(who: str, model: AbstractModel, answer: str) -> None:
     unnamed = isinstance(model, AbstractModel) and isinstance(model.latent, AnyLatent)
     if isinstance(model, AbstractModel) and not (model.latent.discrete or unnamed):
+        # Without Bayes' rule the posterior is one that a fit has learned.
+        posterior = "elbax.Exact(model, params)" if model.exact else "state.posterior"
         raise TypeError(
             f"{who}: the latent of {type(model).__name__}, {kind_of(model.latent)}, is continuous. Use "
-            f"jax.vmap(elbax.Exact(model, params))(x).{answer}()."
+            f"jax.vmap({posterior})(x).{answer}()."
         )
 
 

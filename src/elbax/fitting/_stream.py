@@ -1,5 +1,7 @@
 """Fits to a stream of batches."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -27,7 +29,11 @@ def fit_stream(update, state, batches, max_steps: int, progress: bool) -> Result
     if carry is None:
         raise ValueError("fit: the iterator of batches was empty; expected at least one batch.")
     end = run_compiled(update, carry, batch, *limits(0, 0.0), np.asarray(True), capacity)
-    return result_of(update, *end, tolerance=0.0)
+    result = result_of(update, *end, tolerance=0.0)
+    if result.code != "max_steps" or result.num_steps == max_steps:
+        return result
+    ended = f"The batches ended after {result.num_steps} steps; the ELBO may still rise."
+    return dataclasses.replace(result, message=ended)
 
 
 @compiled

@@ -14,7 +14,7 @@ from ..data._table import as_arrays
 def axes_of(who: str, ax: Axes | None, **figure: Any) -> Axes:
     """Returns the given axes, or those of a new figure; raises `TypeError` for anything else."""
     if ax is None:
-        return plt.subplots(**figure)[1]
+        return plt.subplots(layout="constrained", **figure)[1]
     if not isinstance(ax, Axes):
         raise TypeError(f"{who}: ax must be matplotlib axes, got {kind_of(ax)}.")
     return ax
@@ -23,7 +23,7 @@ def axes_of(who: str, ax: Axes | None, **figure: Any) -> Axes:
 def grid_of(who: str, ax: Any, rows: int, columns: int = 1, **figure: Any) -> np.ndarray:
     """Returns the given array of axes, or those of a new figure; raises `ValueError` for another shape."""
     if ax is None:
-        return plt.subplots(rows, columns, **figure)[1]
+        return plt.subplots(rows, columns, layout="constrained", **figure)[1]
     shape = (rows, columns) if columns > 1 else (rows,)
     if np.shape(ax) != shape:
         raise ValueError(

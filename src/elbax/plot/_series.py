@@ -17,7 +17,9 @@ def series_of(
     if isinstance(sequence, Sequence):
         batch = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], sequence)
     else:
-        batch = sequences([sequence])
+        # A batch of one is the shape of a fit's data.
+        one = getattr(sequence, "ndim", 0) == 3 and len(sequence) == 1
+        batch = sequences([sequence[0] if one else sequence])
     single = isinstance(batch.values, jax.Array | np.ndarray) or is_incomplete(batch.values)
     values, observed = host_known(batch.values) if single else (np.empty(0), np.empty(0))
     if values.ndim != 3:

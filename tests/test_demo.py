@@ -184,7 +184,7 @@ def test_clusters_of_a_file(capsys):
         rows = list(csv.DictReader(file))
     labels = np.array([int(row["component"]) for row in rows])
     assert len(set(zip(labels.tolist(), np.delete(GROUP, 11).tolist()))) == 2
-    assert min(rows, key=lambda row: float(row["tail"]))["row"] == "10"
+    assert min(rows, key=lambda row: float(row["chi2_tail"]))["row"] == "10"
     assert pathlib.Path("data-components.png").stat().st_size > 10_000
 
 

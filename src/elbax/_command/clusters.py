@@ -136,13 +136,20 @@ def _starts(key, values: np.ndarray, size: int) -> list[np.ndarray]:
     return [np.asarray(labels, np.int32) for labels in found]
 
 
-def _criteria(wide, em, states, x, model):
-    """Returns the criteria of the best end; `None` if every end has collapsed."""
+def _fitted(em, states, x, model) -> elbax.Restarts | None:
+    """Returns the fits from all states; `None` if every one has collapsed."""
     try:
-        ends = elbax.fit_restarts(em, states, x, reject=wide.collapsed)
+        return elbax.fit_restarts(em, states, x, reject=model.collapsed)
     except jax.errors.JaxRuntimeError:  # Out of memory, for instance.
         raise
     except RuntimeError:
+        return None
+
+
+def _criteria(wide, em, states, x, model):
+    """Returns the criteria of the best end; `None` if every end has collapsed."""
+    ends = _fitted(em, states, x, wide)
+    if ends is None:
         return None
     number = num_free_params(model, np.shape(ends.best.state.params["components"]["mean"])[1])
     return elbax.diagnostics.information_criteria(
@@ -167,12 +174,10 @@ def fit(model: elbax.Mixture, table: Table) -> elbax.Restarts:
     em = elbax.em(model)
     starts = [*_starts(key, table.values, model.num_components), *OTHERS]
     states = elbax.initial_states(em, x, key=key, num_restarts=len(starts), init=starts)
-    try:
-        return elbax.fit_restarts(em, states, x, reject=model.collapsed)
-    except jax.errors.JaxRuntimeError:
-        raise
-    except RuntimeError:
-        raise UnusableData(_collapsed(table)) from None
+    ends = _fitted(em, states, x, model)
+    if ends is None:
+        raise UnusableData(_collapsed(table))
+    return ends
 
 
 def columns_that_depend(table: Table) -> list[str]:

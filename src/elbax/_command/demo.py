@@ -41,17 +41,11 @@ def run(num_components: int) -> int:
 
 def recipes(model, params, x, key):
     """Yields (name, update, first state) of four algorithms."""
-    dim, width = x.shape[1], 32
     key_network, key_state, key_warm = jax.random.split(key, 3)
-    center, spread = x.mean(0), x.std(0)
-
-    def encode(weights, x):
-        return weights((x - center) / spread)
-
-    mlp = elbax.Network(
-        eqx.nn.MLP(dim, model.num_components, width, 1, activation=jnp.tanh, key=key_network)
+    network = eqx.nn.MLP(
+        x.shape[1], model.num_components, 32, 1, activation=jnp.tanh, key=key_network
     )
-    encoder = elbax.Amortized(elbax.Network(encode, mlp), model.latent)
+    encoder = elbax.Amortized(network, model.latent, standardize=x)
 
     exact = elbax.ExactEStep(model)
     amortize = elbax.GradientEStep(model, optax.adam(1e-2))

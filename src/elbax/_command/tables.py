@@ -45,8 +45,7 @@ def read(path: str, without: Sequence[str] = ()) -> Table:
     file = Path(path)
     cells = _parquet(file) if file.suffix in (".parquet", ".pq") else _csv(file)
     kept = _kept(path, cells.names, without)
-    text = [cells.names[j] for j in kept if not any(map(_is_number, cells.columns[j]))]
-    text = [name for name in text if not _all_missing(cells.columns[cells.names.index(name)])]
+    text = [cells.names[j] for j in kept if _is_text(cells.columns[j])]
     if text:
         listed = ", ".join(text)
         columns = "is a column" if len(text) == 1 else "are columns"
@@ -125,7 +124,7 @@ def _is_header(head: list[str], body: list[list[str]]) -> bool:
 
     The latter is how a data frame without names is written. Words alone are names.
     """
-    words = [j for j, cell in enumerate(head) if not _is_number(cell) and not _all_missing([cell])]
+    words = [j for j, cell in enumerate(head) if _is_text([cell])]
     counted = ["", *(str(j) for j in range(len(head) - 1))]
     above = any(_is_number(row[j].strip()) for j in words for row in body)
     return above or len(words) == len(head) or (len(head) > 2 and head == counted)
@@ -157,7 +156,7 @@ def _parquet(file: Path) -> _Cells:
 def _numbers(path: str, cells: _Cells, j: int) -> np.ndarray:
     name, column = cells.names[j], np.empty(len(cells.places))
     for i, cell in enumerate(cells.columns[j]):
-        if cell.lower() in MISSING:
+        if _is_missing(cell):
             column[i] = math.nan
         elif not _is_number(cell):
             raise UnusableData(f"{path}: {cells.places[i]}, {name}: {cell!r} is not a number")
@@ -174,13 +173,18 @@ def _numbers(path: str, cells: _Cells, j: int) -> np.ndarray:
     return column
 
 
-def _all_missing(cells: Sequence[str]) -> bool:
-    return all(cell.lower() in MISSING for cell in cells)
+def _is_text(cells: Sequence[str]) -> bool:
+    """Returns whether cells hold words and no number."""
+    return not any(map(_is_number, cells)) and not all(map(_is_missing, cells))
+
+
+def _is_missing(cell: str) -> bool:
+    return cell.lower() in MISSING
 
 
 def _is_number(cell: str) -> bool:
     """Returns whether a cell is a number; a missing one is not."""
-    if cell.lower() in MISSING or "_" in cell:
+    if _is_missing(cell) or "_" in cell:
         return False
     try:
         float(cell)

@@ -34,6 +34,7 @@ The names of a first day:
 """
 
 from . import (
+    beliefs as beliefs,
     components as components,
     datasets as datasets,
     diagnostics as diagnostics,
@@ -69,6 +70,7 @@ from ._rows import (
 from ._saving import load as load, save as save
 from ._state import ELBOState as ELBOState, Info as Info
 from ._update import AbstractUpdate as AbstractUpdate, Chain as Chain
+from .beliefs import Bayesian as Bayesian
 from .data._batch import Batch as Batch
 from .data._compress import compress as compress, from_moments as from_moments
 from .data._incomplete import incomplete as incomplete

@@ -2,6 +2,7 @@
 
 from typing import Protocol, runtime_checkable
 
+from ._model import AbstractModel
 from ._types import Array, Float, Key, PyTree
 
 
@@ -15,6 +16,17 @@ class StartsFromData(Protocol):
 
     def init(self, key: Key, x: PyTree) -> PyTree:
         """Returns params to start from."""
+        ...
+
+
+@runtime_checkable
+class StartsInside(Protocol):
+    """A model that starts where the model inside of it does."""
+
+    model: AbstractModel
+
+    def start(self, params: PyTree, batch: PyTree) -> PyTree:
+        """Returns params about those of the model inside."""
         ...
 
 

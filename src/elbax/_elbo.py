@@ -93,7 +93,8 @@ def evidence(
     - `batch`: data with a leading axis, or a `Batch`.
     - `chunk_size`: about how many rows to process at a time.
 
-    **Raises** `TypeError` for a model whose conditional p(z | x) is not known.
+    **Raises** `TypeError` for a model whose conditional p(z | x) is not known, or whose params are those of a
+    distribution over θ, as of `Bayesian`.
 
     ```python
     >>> import elbax, jax, jax.numpy as jnp
@@ -106,6 +107,7 @@ def evidence(
     ```
     """
     batch = enter("evidence", model, params, batch, chunk_size=chunk_size)
+    model.check_evidence("evidence")
     params = eqx.nn.inference_mode(params)
     if not model.exact:
         # The model's own error, raised before any work is done.
@@ -137,7 +139,8 @@ class ELBOTerms(eqx.Module):
     - `evidence`: log p(x); `None` if the model's conditional is not known.
     - `kl_posterior`: KL(q ‖ p(z | x)), as the difference of evidence and bound, which may be slightly below 0 by
         rounding; `None` if the model's conditional is not known.
-    - `global_term`: log p(θ) / Σ w.
+    - `global_term`: log p(θ) / Σ w; of a `Bayesian`, −KL(q(θ) ‖ p(θ)) / Σ w.
+    - `global_terms`: its parts, by name of the block; empty where they are not known.
     """
 
     elbo: Scalar
@@ -148,9 +151,11 @@ class ELBOTerms(eqx.Module):
     evidence: Scalar | None
     kl_posterior: Scalar | None
     global_term: Scalar
+    global_terms: dict[str, Scalar]
 
     def __str__(self) -> str:
         known = {name: value for name, value in vars(self).items() if value is not None}
+        known |= {f"  {name}": value for name, value in known.pop("global_terms").items()}
         return "\n".join(f"{name:20}{value:>14.6f}" for name, value in known.items())
 
 
@@ -183,7 +188,8 @@ def elbo_terms(
     check_posterior(posterior, model, "elbo_terms")
     params, posterior = _evaluating(params, posterior, key)
     current = _is_current(posterior, model, params)
-    log_evidence = _evidence(model, params, batch, chunk_size) if model.exact else None
+    known = model.exact and model.has_evidence
+    log_evidence = _evidence(model, params, batch, chunk_size) if known else None
     return _terms(model, params, posterior, batch, key, chunk_size, current, log_evidence)
 
 
@@ -213,4 +219,5 @@ def _terms(model, params, posterior, batch, key, chunk_size, current, log_eviden
         evidence=log_evidence,
         kl_posterior=None if log_evidence is None else log_evidence - value,
         global_term=global_term,
+        global_terms={name: part / number for name, part in model.global_terms(params).items()},
     )

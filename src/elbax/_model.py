@@ -196,6 +196,24 @@ class AbstractModel(eqx.Module):
         """Returns log p(θ), in nats: the global term of the objective, counted once for all data."""
         return 0.0
 
+    def global_terms(self, params: PyTree) -> dict[str, Scalar]:
+        """Returns `log_prior` by block of the params, by name; nothing where it is not known so."""
+        return {}
+
+    @property
+    def has_evidence(self) -> bool:
+        """Whether log p(x; θ) is a function of the params. It is not where these are of a distribution over θ."""
+        return True
+
+    def check_evidence(self, who: str) -> None:
+        """Raises `TypeError` for a model without an evidence at its params."""
+        if not self.has_evidence:
+            raise TypeError(
+                f"{who}: the params of {type(self).__name__} are those of q(θ), so log p(x) is only bounded. For "
+                "the bound use elbo(model, params, posterior, batch), for the density of new data "
+                "model.predictive(params) or model.log_predictive(params, x, key=key)."
+            )
+
     @property
     def knows_prior(self) -> bool:
         """Whether the model says what p(z) is, by `latent_prior`."""

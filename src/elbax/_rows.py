@@ -43,6 +43,8 @@ def log_densities(
 
     ```
     """
+    if isinstance(model, AbstractModel):
+        model.check_evidence("log_densities")
     return _answers("log_densities", model, params, x, chunk_size)[0]
 
 

@@ -117,7 +117,7 @@ class Normal(AbstractComponent):
         """The component axis of the covariance's arrays, or None."""
         return None if self.shared else 0
 
-    def _factors(self, params: PyTree) -> tuple[Array, Array]:
+    def factors(self, params: PyTree) -> tuple[Array, Array]:
         """Returns (C, W), with the component axis unless shared."""
         dim = params["mean"].shape[-1]
 
@@ -131,7 +131,7 @@ class Normal(AbstractComponent):
     def whitening(self, params: PyTree) -> Float[Array, "K D D"]:
         """Returns W of each component, lower triangular, with Σ⁻¹ = Wᵀ W."""
         num_components, dim = params["mean"].shape
-        _, inverse = self._factors(params)
+        _, inverse = self.factors(params)
         dense = lambda inverse: self.structure.dense(inverse, dim)
         if self.shared:
             return jnp.broadcast_to(dense(inverse), (num_components, dim, dim))
@@ -175,7 +175,7 @@ class Normal(AbstractComponent):
     def natural(self, params):
         mean = params["mean"]
         dim = mean.shape[-1]
-        factor, inverse = self._factors(params)
+        factor, inverse = self.factors(params)
 
         def count(factor):
             log_determinant = self.structure.log_determinant(factor, dim)
@@ -245,15 +245,19 @@ class Normal(AbstractComponent):
     def maximize(self, statistics, params, free):
         return self.maximize_with_counts(statistics, statistics["count"], params, free)
 
-    def maximize_with_counts(self, statistics, count, params, free):
-        """Runs `maximize` with separate counts for means and for covariances (`count` is the covariances')."""
+    def maximize_with_counts(self, statistics, count, params, free, pseudo_count=None):
+        """Runs `maximize` with separate counts for means and for covariances (`count` is the covariances').
+
+        `pseudo_count` is how many rows the prior's scatter is worth, by default as many as put the covariance at
+        the mode; with those of `Bayesian` it is at the posterior's mean precision.
+        """
         mean, scale = params["mean"], params["scale"]
         dim = mean.shape[-1]
         structure = self.structure
-        factor, inverse = self._factors(params)
+        factor, inverse = self.factors(params)
         over_components = functools.partial(jax.vmap, in_axes=(self._axis, 0))
         linear, scatter = statistics["linear"], -2 * statistics["precision"]
-        mean_count, pseudo_scatter, pseudo_count = statistics["count"], 0, 0.0
+        mean_count, pseudo_scatter, of_mode = statistics["count"], 0, 0.0
         if self.prior is not None:
             # κ rows at m, in units of each component's covariance.
             shrinkage = self.prior.shrinkage
@@ -264,11 +268,12 @@ class Normal(AbstractComponent):
             pull = shrinkage * jax.vmap(structure.square)(offset)
             scatter = scatter + (jnp.sum(pull, 0) if self.shared else pull)
             num_means = mean.shape[0] if self.shared else 1
-            pseudo_count = self.prior.dof + dim + 1 + (num_means if shrinkage else 0)
+            of_mode = self.prior.dof + dim + 1 + (num_means if shrinkage else 0)
             root = jnp.asarray(self.prior.root(dim), mean.dtype)
             pseudo_scatter = self._scatter(inverse, root)
         if self.floor:
             pseudo_scatter += self._scatter(inverse, self._floor(params))
+        pseudo_count = of_mode if pseudo_count is None else pseudo_count
 
         self._check_masks(free)
         # A component without data stays unchanged: its moments are 0/0.
@@ -332,7 +337,7 @@ class Normal(AbstractComponent):
 
     def log_prior(self, params: PyTree):
         dim, dtype = params["mean"].shape[-1], params["mean"].dtype
-        factor, inverse = self._factors(params)
+        factor, inverse = self.factors(params)
 
         def trace(root):
             def one(inverse):
@@ -360,7 +365,7 @@ class Normal(AbstractComponent):
             return None
         mean, structure, axis = params["mean"], self.structure, self._axis
         dim = mean.shape[-1]
-        factor, inverse = self._factors(params)
+        factor, inverse = self.factors(params)
         # Incomplete rows are not brought to units in which columns are uncorrelated.
         incomplete = is_incomplete(x)
         unit = None if incomplete else average_unit(structure, axis, factor)
@@ -390,7 +395,7 @@ class Normal(AbstractComponent):
 
     def describe(self, params):
         dim = params["mean"].shape[-1]
-        factor, _ = self._factors(params)
+        factor, _ = self.factors(params)
         if self.shared:
             matrix = self.structure.matrix(factor, dim)
             covariance = jnp.broadcast_to(matrix, (params["mean"].shape[0], dim, dim))
@@ -424,7 +429,7 @@ class Normal(AbstractComponent):
 
     def sample(self, params, component, key, inputs=None):
         mean = params["mean"][component]
-        factor, _ = self._factors(params)
+        factor, _ = self.factors(params)
         factor = factor if self.shared else factor[component]
         noise = jax.random.normal(key, mean.shape, mean.dtype)
         return mean + self.structure.apply(factor, noise)
@@ -436,7 +441,7 @@ class Normal(AbstractComponent):
     def given_observed(self, params: PyTree, x: PyTree) -> tuple[Array, Array, Array]:
         """Returns `moments`, and the squared Mahalanobis distance of the observed columns, `(K,)`."""
         values, observed = known(x)
-        dim, roots = params["mean"].shape[-1], self._factors(params)[0]
+        dim, roots = params["mean"].shape[-1], self.factors(params)[0]
 
         def one(mean, root):
             root = self.structure.dense(root, dim)

@@ -131,13 +131,18 @@ class StudentT(AbstractComponent):
         normal = self.normal.maximize_with_counts(
             statistics["normal"], count, params, {name: free[name] for name in ("mean", "scale")}
         )
+        return normal | self.maximize_dof(statistics, params)
+
+    def maximize_dof(self, statistics: PyTree, params: PyTree) -> dict[str, Array]:
+        """Returns `{"log_dof"}` of highest expected log-density, or nothing if ν is known."""
         if self.dof is not None:
-            return normal
+            return {}
+        count = statistics["count"]
         empty = without_data(count)
         # log ν/2 − ψ(ν/2) = E[u − log u] − 1.
         gap = -statistics["half_dof"] / jnp.where(empty, 1, count)
         half_dof = solve_shape(gap, smallest=0.1, largest=0.5 * _LARGEST_DOF)
-        return normal | {"log_dof": jnp.where(empty, params["log_dof"], jnp.log(2 * half_dof))}
+        return {"log_dof": jnp.where(empty, params["log_dof"], jnp.log(2 * half_dof))}
 
     def log_prior(self, params):
         return self.normal.log_prior(params)

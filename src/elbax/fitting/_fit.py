@@ -137,7 +137,9 @@ def _evidence(update: AbstractUpdate, state: ELBOState, batch: PyTree) -> Scalar
     """Returns log p(x) where it says more than the ELBO: of a learned posterior, by Bayes' rule."""
     models = distinct_models(update)
     learned = jax.tree.leaves(weights_of(state.posterior)) and not tables(state.posterior)
-    if len(models) != 1 or not models[0].exact or not learned:
+    if len(models) != 1 or not learned:
+        return None
+    if not (models[0].exact and models[0].has_evidence):
         return None
     chunk_sizes = (getattr(part, "chunk_size", None) for part in walk(update))
     chunk_size = next((size for size in chunk_sizes if size is not None), None)

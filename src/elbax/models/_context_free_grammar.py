@@ -77,7 +77,7 @@ class ContextFreeGrammar(AbstractExponentialFamilyModel):
         """The family of parse trees of a sentence."""
         return self.family
 
-    def _possible(self) -> dict[str, np.ndarray]:
+    def possible(self) -> dict[str, np.ndarray]:
         """Returns which rules exist; the rules of one symbol form one row."""
         roots, binary = self.family.possible()
         shape = (self.family.num_preterminals, self.num_words)
@@ -147,7 +147,7 @@ class ContextFreeGrammar(AbstractExponentialFamilyModel):
         }
 
     def natural(self, params: PyTree) -> PyTree:
-        possible = self._possible()
+        possible = self.possible()
         return {
             name: log_shares_of(leaf.reshape(possible[name].shape), possible[name]).reshape(
                 leaf.shape
@@ -174,7 +174,7 @@ class ContextFreeGrammar(AbstractExponentialFamilyModel):
     def maximize(self, statistics: PyTree, params: PyTree, free: PyTree) -> PyTree:
         """Returns probabilities proportional to the expected counts of rules; a symbol never used is unchanged."""
         moved = {}
-        for name, possible in self._possible().items():
+        for name, possible in self.possible().items():
             flat = lambda leaf, shape=possible.shape: jnp.reshape(leaf, shape)
             flag = (
                 free[name]
@@ -190,12 +190,12 @@ class ContextFreeGrammar(AbstractExponentialFamilyModel):
     def log_prior(self, params: PyTree) -> Scalar | float:
         return sum(
             log_prior_of_shares(params[name].reshape(possible.shape), possible, self.prior)
-            for name, possible in self._possible().items()
+            for name, possible in self.possible().items()
         )
 
     def describe(self, params: PyTree) -> dict[str, Array]:
         """Returns probabilities of the root's symbol (N,), binary rules (N, S, S) and words (P, num_words)."""
-        possible = self._possible()
+        possible = self.possible()
         return {
             name: jnp.where(possible[name].reshape(leaf.shape), jnp.exp(leaf), 0)
             for name, leaf in self.natural(params).items()
@@ -215,7 +215,7 @@ class ContextFreeGrammar(AbstractExponentialFamilyModel):
 
     def invariances(self, params: PyTree) -> Invariances:
         """Returns the shifts of all logits of a symbol's rules, and arbitrary changes of impossible logits."""
-        possible = self._possible()
+        possible = self.possible()
         return beside_by_name({name: shifts(mask.shape, mask) for name, mask in possible.items()})
 
     def at_boundary(self, params: PyTree, least: float) -> PyTree:
@@ -223,7 +223,7 @@ class ContextFreeGrammar(AbstractExponentialFamilyModel):
             name: vanished(np.reshape(params[name], mask.shape), least, mask).reshape(
                 params[name].shape
             )
-            for name, mask in self._possible().items()
+            for name, mask in self.possible().items()
         }
 
     def num_observations(self, batch: PyTree) -> float:

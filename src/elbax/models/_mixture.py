@@ -57,7 +57,7 @@ class Mixture(AbstractPartitioned):
         self, component: AbstractComponent, num_components: int, *, prior: Dirichlet | None = None
     ):
         check_components(type(self).__name__, component, num_components=num_components)
-        check_kind("Mixture", Dirichlet, prior=prior)
+        check_kind(type(self).__name__, Dirichlet, prior=prior)
         self.component = component
         self.num_components = num_components
         self.prior = prior

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._arguments import check_count, check_key
-from .._capability import StartsFromData
+from .._capability import StartsFromData, StartsInside
 from .._model import AbstractModel, models_of
 from .._program import compiled
 from .._sharding import automatic
@@ -102,6 +102,9 @@ def initial_params(
 ) -> PyTree:
     """Returns the params of `initial_states`, with a leading axis of restarts."""
     check_count("initial_states", num_restarts=num_restarts)
+    if isinstance(model, StartsInside):
+        inside = initial_params(model.model, batch, key=key, num_restarts=num_restarts, init=init)
+        return _around(model, inside, batch)
     keys = jax.random.split(key, num_restarts)
     if not isinstance(model, AbstractPartitioned):
         return _by_its_own_init(model, batch, keys, init)
@@ -121,6 +124,12 @@ def initial_params(
     }
     plan = tuple((start, tuple(lanes)) for start, lanes in groups.items())
     return _lanes(model, keys, rows, weight, plan, given)
+
+
+@compiled
+@automatic
+def _around(model, inside, batch) -> PyTree:
+    return jax.vmap(lambda params: model.start(params, batch))(inside)
 
 
 def _kind(start: Any) -> str:

@@ -1,0 +1,9 @@
+"""Beliefs over params: q(θ) of the kind of each prior, one kind a file, and the model that they make."""
+
+from . import _components, _models  # noqa: F401  They register beliefs.
+from ._bayesian import Bayesian as Bayesian
+from ._belief import AbstractBelief as AbstractBelief, belief as belief, Blocks as Blocks
+from ._beta import BetaBelief as BetaBelief
+from ._dirichlet import DirichletBelief as DirichletBelief
+from ._gamma import GammaBelief as GammaBelief
+from ._normal_wishart import NormalWishartBelief as NormalWishartBelief

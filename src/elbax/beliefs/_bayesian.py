@@ -1,0 +1,231 @@
+"""Variational Bayes, as a model whose params are those of a belief."""
+
+import jax
+import jax.numpy as jnp
+
+from .._arguments import check_count, check_key, check_tree
+from .._around import AbstractAround
+from .._door import check_model
+from .._invariance import Invariances
+from .._model import AbstractModel
+from .._program import compiled
+from .._rows import log_densities
+from .._shortcut import Shortcut
+from .._types import Any, Array, Float, Key, PyTree, Scalar
+from ..data._batch import rows
+from ..data._check import check_no_nan
+from ..starts import AbstractPartitioned
+from ._belief import AbstractBelief, belief
+
+
+class Bayesian(AbstractAround):
+    r"""Variational Bayes: `model` with a distribution q(θ) over its params, of the kind of their priors.
+
+    $$\log p(x) \ge \sum_i \left( E_{q(z_i) q(\theta)}[\log p(x_i, z_i \mid \theta)] + H(q(z_i)) \right) -
+    \mathrm{KL}(q(\theta) \,\|\, p(\theta))$$
+
+    Its params are those of q(θ): in each block the model's own params at a mean of q, and how many data they are
+    worth. $E_q[\eta(\theta)]$ takes the place of η(θ), prior + statistics that of the maximum, and −KL that of the
+    log-prior. So each update of the library has its counterpart for q(θ): `em(Bayesian(model))` is variational
+    Bayesian EM (Attias 2000), an `OnlineMStep` is stochastic variational inference with natural gradients (Hoffman
+    et al. 2013), an `IncrementalMStep` is memoized variational Bayes (Hughes and Sudderth 2013). Gradient, Newton
+    and L-BFGS steps ascend the same bound.
+
+    The ELBO has every constant, so the bounds of models with different numbers of components are comparable:
+    `diagnostics.select(by="elbo")`. There is no `evidence` at q: log p(x) is what the ELBO bounds.
+
+    **Arguments:**
+
+    - `model`: a model with a proper conjugate prior on all params: mixtures and hidden Markov models of `Normal`,
+        `StudentT`, `Bernoulli`, `Categorical`, `Multinomial`, `Poisson` and products of these, grammars, Bayesian
+        networks. Floors of variances are dropped, as the prior does their work.
+
+    **Raises** `TypeError` for a model without such a prior, `ValueError` for an improper one.
+
+    ```python
+    >>> import elbax, jax
+    >>> x = elbax.datasets.old_faithful()
+    >>> prior = elbax.priors.NormalInverseWishart.from_data(x, num_components=6)
+    >>> model = elbax.GaussianMixture(6, prior=prior, weights_prior=elbax.priors.Dirichlet(0.01))
+    >>> bayesian = elbax.Bayesian(model)
+    >>> result = elbax.fit(elbax.em(bayesian), x, key=jax.random.key(0), tolerance=1e-6)
+    >>> int((~bayesian.emptied(result.params)).sum())  # of the six, so many have data
+    3
+
+    ```
+    """
+
+    model: AbstractModel
+
+    def __init__(self, model: AbstractModel):
+        check_model(model, "Bayesian")
+        self.model = model
+        belief(model)
+
+    @property
+    def belief(self) -> AbstractBelief:
+        """The kind of q(θ), made from the model."""
+        return belief(self.model)
+
+    def inside(self, params: PyTree) -> PyTree:
+        """Returns the model's params at a mean of q."""
+        return self.belief.point(params)
+
+    def outside(self, params: PyTree, num_data: Any) -> PyTree:
+        """Returns q about the model's params, worth the prior and `num_data` data."""
+        return self.belief.start(params, num_data)
+
+    def start(self, params: PyTree, batch: PyTree) -> PyTree:
+        """Returns q about the model's params, as if they were estimated from this batch."""
+        model = self.model
+        weight = (model.start_rows if isinstance(model, AbstractPartitioned) else rows)(batch)[1]
+        return self.outside(params, jnp.sum(weight))
+
+    def init(self, key: Key, x: PyTree, **options: Any) -> PyTree:
+        """Returns q about the params with which the model starts; `options` are those of its `init`."""
+        start: Any = self.model
+        return self.start(start.init(key, x, **options), x)
+
+    def natural(self, params: PyTree) -> PyTree:
+        """Returns E_q[η(θ)]."""
+        return self.belief.natural(params)
+
+    def log_joint(self, params: PyTree, x: PyTree, z: PyTree) -> Scalar:
+        """Returns E_q[log p(x, z | θ)] of one datum, in nats."""
+        return self.log_joint_at(self.prepare(self.natural(params)), x, z)
+
+    def maximize(self, statistics: PyTree, params: PyTree, free: PyTree) -> PyTree:
+        """Returns the best q(θ): its counts are the prior's plus the expected statistics."""
+        return self.belief.posterior(statistics, params, free)
+
+    def log_prior(self, params: PyTree) -> Scalar:
+        """Returns −KL(q(θ) ‖ p(θ)), in nats."""
+        return -sum(self.belief.divergence(params).values(), jnp.zeros(()))
+
+    def global_terms(self, params: PyTree) -> dict[str, Scalar]:
+        return {name: -value for name, value in self.belief.divergence(params).items()}
+
+    @property
+    def has_evidence(self) -> bool:
+        return False
+
+    @property
+    def knows_prior(self) -> bool:
+        # exp E[log p(z | θ)] does not add up to 1.
+        return False
+
+    @property
+    def splits(self) -> bool:
+        return False
+
+    @property
+    def shapes(self) -> PyTree:
+        found = self.model.shapes
+        return None if found is None else self.belief.shapes(found)
+
+    def check_params(self, params: PyTree, who: str = "check_params") -> None:
+        """Raises `ValueError` or `TypeError` for params that are not those of q(θ)."""
+        check_tree(
+            params,
+            self.shapes,
+            who,
+            "Make q with init(key, x) of this Bayesian, or from params of its model with start(params, batch).",
+        )
+        check_no_nan(params, who)
+
+    def shortcut(self, params: PyTree, x: PyTree) -> Shortcut | None:
+        found = self.model.shortcut(self.inside(params), x)
+        return None if found is None else found.around(Bayesian)
+
+    def invariances(self, params: PyTree) -> Invariances | None:
+        return None
+
+    def collapsed(self, params: PyTree) -> Array:
+        """Returns `False`: under a proper prior the bound has no infinite optimum."""
+        return jnp.zeros((), bool)
+
+    def emptied(self, params: PyTree) -> Array:
+        """Returns which components hold less than one datum: their params are those of the prior."""
+        found = self.belief.emptied(params)
+        return jnp.zeros((), bool) if found is None else found
+
+    def describe(
+        self,
+        params: PyTree,
+        level: float | None = None,
+        *,
+        key: Key | None = None,
+        num_samples: int = 1000,
+    ) -> Any:
+        """Returns the model's description at a mean of q and, with a `level`, intervals of its numbers under q.
+
+        **Arguments:**
+
+        - `level`: the probability of the intervals, such as 0.9; without it there are none.
+        - `key`, `num_samples`: for the draws of θ whose quantiles are the intervals; by default
+            `jax.random.key(0)`, which always gives the same ones.
+
+        **Returns** the model's description; with a level a dictionary `{"mean", "deviation", "lower", "upper"}` of
+        descriptions: of the mean of q, and of the draws' deviations and quantiles.
+
+        **Raises** `ValueError` unless 0 < level < 1.
+        """
+        found = self.model.describe(self.inside(params))
+        if level is None:
+            return found
+        if not 0 < level < 1:
+            raise ValueError(f"describe: level must be a probability in (0, 1), got {level!r}.")
+        check_count("describe", num_samples=num_samples)
+        keys = jax.random.split(jax.random.key(0) if key is None else key, num_samples)
+        deviation, lower, upper = _spread(self, params, keys, level)
+        return {"mean": found, "deviation": deviation, "lower": lower, "upper": upper}
+
+    def sample_params(self, params: PyTree, key: Key) -> PyTree:
+        """Returns params of the model drawn from q(θ)."""
+        check_key(key, "sample_params")
+        return self.belief.sample(params, key)
+
+    def predictive(self, params: PyTree) -> tuple[AbstractModel, PyTree]:
+        """Returns the model of one new datum, with θ integrated out under q, and its params.
+
+        Of normals it is a mixture of Student t's with ν − D + 1 degrees of freedom (Bishop 2006, section 10.2.3).
+
+        **Raises** `TypeError` where the library has no such density; `log_predictive` estimates it by draws.
+
+        ```python
+        >>> import elbax, jax
+        >>> x = elbax.datasets.old_faithful()
+        >>> prior = elbax.priors.NormalInverseWishart.from_data(x, num_components=2)
+        >>> mixture = elbax.GaussianMixture(2, prior=prior, weights_prior=elbax.priors.Dirichlet(1.0))
+        >>> bayesian = elbax.Bayesian(mixture)
+        >>> result = elbax.fit(elbax.em(bayesian), x, key=jax.random.key(0))
+        >>> model, params = bayesian.predictive(result.params)
+        >>> print(f"{elbax.evidence(model, params, x):.2f}")
+        -4.16
+
+        ```
+        """
+        return self.belief.predictive(params)
+
+    def log_predictive(
+        self, params: PyTree, x: PyTree, *, key: Key, num_samples: int = 100
+    ) -> Float[Array, " num_data"]:
+        """Returns log E_q[p(xᵢ | θ)] of each row in nats, estimated by draws of θ.
+
+        The mean of the densities is unbiased; its logarithm is slightly too low.
+        """
+        check_key(key, "log_predictive")
+        check_count("log_predictive", num_samples=num_samples)
+        draws = [self.sample_params(params, one) for one in jax.random.split(key, num_samples)]
+        scores = jnp.stack([log_densities(self.model, draw, x) for draw in draws])
+        return jax.nn.logsumexp(scores, 0) - jnp.log(num_samples)
+
+
+@compiled
+def _spread(bayesian: Bayesian, q: PyTree, keys: Key, level: Any) -> tuple[Any, Any, Any]:
+    """Returns the deviations, lower and upper ends of the description of draws from q."""
+    model = bayesian.model
+    draws = jax.vmap(lambda key: model.describe(bayesian.belief.sample(q, key)))(keys)
+    quantile = lambda p: jax.tree.map(lambda leaf: jnp.quantile(leaf, p, axis=0), draws)
+    deviation = jax.tree.map(lambda leaf: jnp.std(leaf, 0), draws)
+    return deviation, quantile(0.5 - 0.5 * level), quantile(0.5 + 0.5 * level)

@@ -1,0 +1,123 @@
+"""Beliefs over the params of models made of components and of tables of probabilities."""
+
+import jax
+import jax.numpy as jnp
+
+from .._types import Any
+from ..models import BayesianNetwork, ContextFreeGrammar, HiddenMarkovModel, Mixture
+from ._belief import AbstractBelief, belief, Blocks, needed, no_predictive
+from ._dirichlet import DirichletBelief
+
+
+_FLAT = "elbax.priors.Dirichlet(1.0)"
+
+
+class MixtureBelief(Blocks):
+    """A Dirichlet over the weights, and the component's belief."""
+
+    def __init__(self, model: Mixture):
+        self.model = model
+        prior = needed(model.prior, model, "prior", _FLAT)
+        self.concentration = prior.concentration
+        Blocks.__init__(
+            self, logits=DirichletBelief(prior, True), components=belief(model.component)
+        )
+
+    def start(self, params, count):
+        shares = count * jax.nn.softmax(params["logits"])
+        return {
+            "logits": self.blocks["logits"].start(params["logits"], count),
+            "components": self.blocks["components"].start(params["components"], shares),
+        }
+
+    def emptied(self, q):
+        return jnp.exp(q["logits"]) - self.concentration < 1
+
+    def predictive(self, q):
+        component, params = self.blocks["components"].predictive(q["components"])
+        model = Mixture(component, self.model.num_components)
+        return model, {"logits": q["logits"], "components": params}
+
+
+class HiddenMarkovBelief(Blocks):
+    """Dirichlets over the first state and over each row of the transition matrix, and the component's belief."""
+
+    def __init__(self, model: HiddenMarkovModel):
+        if model.transition != "homogeneous":
+            raise TypeError(
+                "Bayesian: transitions that depend on inputs have no conjugate prior. Use "
+                'HiddenMarkovModel(transition="homogeneous").'
+            )
+        self.model = model
+        prior = needed(model.prior, model, "prior", _FLAT)
+        transition_prior = needed(model.transition_prior, model, "transition_prior", _FLAT)
+        starts, allowed = model.chain.possible()
+        Blocks.__init__(
+            self,
+            initial=DirichletBelief(prior, starts),
+            transition=DirichletBelief(transition_prior, allowed),
+            components=belief(model.component),
+        )
+
+    def start(self, params, count):
+        # How often each state is visited is not known before the first sweep.
+        each = count / self.model.num_states
+        return {
+            "initial": self.blocks["initial"].start(params["initial"], 1.0),
+            "transition": self.blocks["transition"].start(params["transition"], each),
+            "components": self.blocks["components"].start(params["components"], each),
+        }
+
+    def predictive(self, q):
+        raise TypeError(no_predictive("the transitions of a HiddenMarkovModel"))
+
+
+class GrammarBelief(Blocks):
+    """A Dirichlet over the rules of each symbol."""
+
+    def __init__(self, model: ContextFreeGrammar):
+        prior = needed(model.prior, model, "prior", _FLAT)
+        Blocks.__init__(
+            self,
+            **{
+                name: DirichletBelief(prior, possible, possible.shape)
+                for name, possible in model.possible().items()
+            },
+        )
+
+
+class NetworkBelief(AbstractBelief):
+    """A Dirichlet over each row of each variable's table; an impossible value stays so."""
+
+    def __init__(self, model: BayesianNetwork):
+        self.rows = DirichletBelief(needed(model.prior, model, "prior", _FLAT))
+        self.num_tables = len(model.parents)
+
+    def start(self, params, count):
+        return tuple(self.rows.start(table, count / table[..., 0].size) for table in params)
+
+    def shapes(self, shapes):
+        return shapes
+
+    def point(self, q):
+        return q
+
+    def natural(self, q):
+        return tuple(jnp.where(t > -jnp.inf, self.rows.natural(t), -jnp.inf) for t in q)
+
+    def posterior(self, statistics, q, free):
+        each: Any = zip(statistics, q, free, strict=True)
+        return tuple(self.rows.posterior(*one) for one in each)
+
+    def divergence(self, q):
+        return {str(i): self.rows.divergence(table)[""] for i, table in enumerate(q)}
+
+    def sample(self, q, key):
+        keys = jax.random.split(key, self.num_tables)
+        return tuple(self.rows.sample(table, key) for table, key in zip(q, keys, strict=True))
+
+
+belief.register(Mixture, MixtureBelief)
+belief.register(HiddenMarkovModel, HiddenMarkovBelief)
+belief.register(ContextFreeGrammar, GrammarBelief)
+belief.register(BayesianNetwork, NetworkBelief)

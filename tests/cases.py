@@ -497,6 +497,44 @@ def bayesian_network():
     return of("bayesian-network", model, causes, linear=False)
 
 
+def believed():
+    """Returns beliefs over the params of every kind of block."""
+    components, priors = elbax.components, elbax.priors
+    dirichlet = priors.Dirichlet(0.7)
+    normal = priors.NormalInverseWishart([0.5, -0.5], 0.7, 4.0, [[1.0, 0.2], [0.2, 0.5]])
+    columns = components.Product(
+        size=components.Normal("diagonal", prior=normal),
+        kind=components.Categorical((3, 4), prior=dirichlet),
+        number=components.Poisson(prior=priors.Gamma(2.0, 0.5)),
+    )
+    chain = elbax.HiddenMarkovModel(
+        components.Normal("tied_spherical", prior=normal),
+        3,
+        allowed=np.triu(np.ones((3, 3), bool)),
+        prior=dirichlet,
+        transition_prior=dirichlet,
+    )
+    mixture = functools.partial(elbax.Mixture, num_components=3, prior=dirichlet)
+    full = elbax.GaussianMixture(3, prior=normal, weights_prior=dirichlet)
+    bags = components.Multinomial(prior=dirichlet)
+    heavy = components.StudentT("tied", prior=normal)
+    models = {
+        "full": (full, table),
+        "product": (mixture(columns), mixed),
+        "bernoulli": (mixture(components.Bernoulli(prior=priors.Beta(1.5, 2.0))), binary),
+        "multinomial": (mixture(bags), functools.partial(counts, dim=4)),
+        "student": (mixture(heavy), table),
+        "hidden-markov": (chain, chains),
+        "grammar": (elbax.ContextFreeGrammar(2, 2, 3, prior=dirichlet), sentences),
+        "bayesian-network": (bayesian_network().model, causes),
+    }
+    linear = {"full", "product", "bernoulli", "multinomial"}
+    return {
+        name: of(f"bayesian-{name}", elbax.Bayesian(model), data, name in linear)
+        for name, (model, data) in models.items()
+    }
+
+
 def build():
     full = gaussian_mixture("full")
     components, both = elbax.components, ["exact/closed", "exact/gradient"]
@@ -558,6 +596,8 @@ def build():
         (grammar(), 0, ["exact/closed"]),
         (alignment(), 0, ["exact/gradient"]),
         (bayesian_network(), 0, ["exact/closed"]),
+        *((system, 3, ["exact/closed"]) for name, system in believed().items() if name != "full"),
+        (believed()["full"], 3, ["exact/closed", "exact/gradient", "exact/online"]),
     ]
     cases = []
     for system, num_outputs, names in rows:

@@ -280,7 +280,12 @@ def posteriors(system):
     from cases import encoder
 
     yield elbax.Exact(system.model, system.params)
-    yield encoder(system, system.model.num_components)
+    yield encoder(system, inside(system.model).num_components)
+
+
+def inside(model):
+    """The model that a `Bayesian` is about, with the same natural coordinates; any other one itself."""
+    return model.model if isinstance(model, elbax.Bayesian) else model
 
 
 def statistics(system):
@@ -307,7 +312,7 @@ def statistics(system):
 
             def one(x, weight):
                 q = posterior(x).mean()
-                potentials, constant = model.potentials(natural, x)
+                potentials, constant = inside(model).potentials(natural, x)
                 return weight * (jnp.sum(q * potentials) + constant)
 
             return jnp.sum(jax.vmap(one)(x, weight))
@@ -391,12 +396,25 @@ def rebasing(system):
 
 
 def tightness(system):
-    """With the exact posterior the ELBO is the evidence plus the global term; otherwise it is lower."""
+    """With the exact posterior the ELBO is the evidence plus the global term; otherwise it is lower.
+
+    Under a belief over the params the normalizer of exp E[log p(x, z | θ)] stands for the evidence.
+    """
     model, params, x = system.model, system.params, system.x
+
+    def normalizer(params):
+        natural = model.prepare(model.natural(params))
+
+        def one(x):
+            potentials, constant = inside(model).potentials(natural, x)
+            return model.latent.log_normalizer(potentials) + constant
+
+        return jnp.mean(jax.vmap(one)(x))
 
     @jax.jit
     def bounds(params, nudged):
-        log_evidence = elbax.evidence(model, params, x)
+        has = model.has_evidence
+        log_evidence = elbax.evidence(model, params, x) if has else normalizer(params)
         global_term = jnp.asarray(model.log_prior(params)) / system.num_data
         bound = elbax.elbo(model, params, elbax.Exact(model, params), x)
         return (

@@ -211,7 +211,7 @@ class AbstractModel(eqx.Module):
             raise TypeError(
                 f"{who}: the params of {type(self).__name__} are those of q(θ), so log p(x) is only bounded. For "
                 "the bound use elbo(model, params, posterior, batch), for the density of new data "
-                "model.predictive(params) or model.log_predictive(params, x, key=key)."
+                "model.predictive(params)."
             )
 
     @property

@@ -5,5 +5,6 @@ from ._bayesian import Bayesian as Bayesian
 from ._belief import AbstractBelief as AbstractBelief, belief as belief, Blocks as Blocks
 from ._beta import BetaBelief as BetaBelief
 from ._dirichlet import DirichletBelief as DirichletBelief
+from ._drawn import Drawn as Drawn
 from ._gamma import GammaBelief as GammaBelief
 from ._normal_wishart import NormalWishartBelief as NormalWishartBelief

@@ -1,5 +1,8 @@
 """Variational Bayes, as a model whose params are those of a belief."""
 
+import functools
+
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 
@@ -9,13 +12,13 @@ from .._door import check_model
 from .._invariance import Invariances
 from .._model import AbstractModel
 from .._program import compiled
-from .._rows import log_densities
 from .._shortcut import Shortcut
-from .._types import Any, Array, Float, Key, PyTree, Scalar
+from .._types import Any, Array, Key, PyTree, Scalar
 from ..data._batch import rows
 from ..data._check import check_no_nan
 from ..starts import AbstractPartitioned
 from ._belief import AbstractBelief, belief
+from ._drawn import Drawn
 
 
 class Bayesian(AbstractAround):
@@ -73,7 +76,8 @@ class Bayesian(AbstractAround):
 
     def outside(self, params: PyTree, num_data: Any) -> PyTree:
         """Returns q about the model's params, worth the prior and `num_data` data."""
-        return self.belief.start(params, num_data)
+        dtype = jnp.result_type(*jax.tree.leaves(eqx.filter(params, eqx.is_inexact_array)))
+        return self.belief.start(params, jnp.asarray(num_data, dtype))
 
     def start(self, params: PyTree, batch: PyTree) -> PyTree:
         """Returns q about the model's params, as if they were estimated from this batch."""
@@ -100,7 +104,7 @@ class Bayesian(AbstractAround):
 
     def log_prior(self, params: PyTree) -> Scalar:
         """Returns −KL(q(θ) ‖ p(θ)), in nats."""
-        return -sum(self.belief.divergence(params).values(), jnp.zeros(()))
+        return -functools.reduce(jnp.add, self.belief.divergence(params).values())
 
     def global_terms(self, params: PyTree) -> dict[str, Scalar]:
         return {name: -value for name, value in self.belief.divergence(params).items()}
@@ -185,12 +189,15 @@ class Bayesian(AbstractAround):
         check_key(key, "sample_params")
         return self.belief.sample(params, key)
 
-    def predictive(self, params: PyTree) -> tuple[AbstractModel, PyTree]:
+    def predictive(
+        self, params: PyTree, *, key: Key | None = None, num_samples: int = 100
+    ) -> tuple[AbstractModel, PyTree]:
         """Returns the model of one new datum, with θ integrated out under q, and its params.
 
         Of normals it is a mixture of Student t's with ν − D + 1 degrees of freedom (Bishop 2006, section 10.2.3).
+        With a key it is `beliefs.Drawn`, the average over draws of θ, for any model.
 
-        **Raises** `TypeError` where the library has no such density; `log_predictive` estimates it by draws.
+        **Raises** `TypeError` without a key where the library has no such density.
 
         ```python
         >>> import elbax, jax
@@ -205,27 +212,23 @@ class Bayesian(AbstractAround):
 
         ```
         """
-        return self.belief.predictive(params)
+        if key is None:
+            return self.belief.predictive(params)
+        check_key(key, "predictive")
+        model = Drawn(self.model, num_samples)
+        return model, _draws(self, params, jax.random.split(key, num_samples))
 
-    def log_predictive(
-        self, params: PyTree, x: PyTree, *, key: Key, num_samples: int = 100
-    ) -> Float[Array, " num_data"]:
-        """Returns log E_q[p(xᵢ | θ)] of each row in nats, estimated by draws of θ.
 
-        The mean of the densities is unbiased; its logarithm is slightly too low.
-        """
-        check_key(key, "log_predictive")
-        check_count("log_predictive", num_samples=num_samples)
-        draws = [self.sample_params(params, one) for one in jax.random.split(key, num_samples)]
-        scores = jnp.stack([log_densities(self.model, draw, x) for draw in draws])
-        return jax.nn.logsumexp(scores, 0) - jnp.log(num_samples)
+@compiled
+def _draws(bayesian: Bayesian, q: PyTree, keys: Key) -> PyTree:
+    return jax.vmap(lambda key: bayesian.belief.sample(q, key))(keys)
 
 
 @compiled
 def _spread(bayesian: Bayesian, q: PyTree, keys: Key, level: Any) -> tuple[Any, Any, Any]:
     """Returns the deviations, lower and upper ends of the description of draws from q."""
     model = bayesian.model
-    draws = jax.vmap(lambda key: model.describe(bayesian.belief.sample(q, key)))(keys)
+    draws = jax.vmap(model.describe)(_draws(bayesian, q, keys))
     quantile = lambda p: jax.tree.map(lambda leaf: jnp.quantile(leaf, p, axis=0), draws)
     deviation = jax.tree.map(lambda leaf: jnp.std(leaf, 0), draws)
     return deviation, quantile(0.5 - 0.5 * level), quantile(0.5 + 0.5 * level)

@@ -63,7 +63,7 @@ class AbstractBelief(abc.ABC):
 def no_predictive(what: str) -> str:
     return (
         f"predictive: the density of new data under the belief over {what} is not one of this library's. Use "
-        "log_predictive(q, x, key=key), which averages the densities of draws from q."
+        "predictive(q, key=key), which averages over draws of θ."
     )
 
 

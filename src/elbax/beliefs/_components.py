@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from .._arguments import Apart
 from ..components import Categorical, Multinomial, Product
 from ._belief import belief, Blocks, needed, no_predictive
 from ._dirichlet import DirichletBelief
@@ -48,6 +49,10 @@ class ProductBelief(Blocks):
 
     def __init__(self, component: Product):
         Blocks.__init__(self, **{name: belief(one) for name, one in component.components.items()})
+
+    def shapes(self, shapes):
+        each = self.blocks.items()
+        return {name: Apart(block.shapes(shapes[name].shapes)) for name, block in each}
 
     def predictive(self, q):
         found = {name: block.predictive(q[name]) for name, block in self.blocks.items()}

@@ -173,7 +173,7 @@ class NormalWishartBelief(AbstractBelief):
             rates = jnp.asarray(0.5 * np.diagonal(prior), factor.dtype)
             return jnp.sum(gamma_divergence(inverse**2, 0.5 * dof, 0.5 * start, rates))
         half = 0.5 * dim
-        return gamma_divergence(inverse**2, half * dof, half * start, 0.5 * np.trace(prior))
+        return gamma_divergence(inverse**2, half * dof, half * start, 0.5 * float(np.trace(prior)))
 
     def sample(self, q, key):
         point = self.point(q)

@@ -95,6 +95,7 @@ def information_criteria(
     """
     check_known("information_criteria", (params, batch))
     batch = enter("information_criteria", model, params, batch, chunk_size=chunk_size)
+    model.check_evidence("information_criteria")
     if num_free_params is None:
         num_free_params = model.num_free_params(params, free)
     n = model.num_observations(batch) if num_data is None else float(num_data)

@@ -1,0 +1,513 @@
+"""Beliefs over params: exact evidences, enumeration, quadrature and scikit-learn as oracles."""
+
+import functools
+import itertools
+import warnings
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.integrate
+import scipy.special
+import scipy.stats
+from cases import sweeps
+from scipy.special import digamma, gammaln, multigammaln
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.mixture import BayesianGaussianMixture
+
+import elbax
+from elbax import components, priors
+
+
+MEAN, SHRINKAGE, DOF = np.array([0.5, -0.5]), 0.7, 4.0
+SCALE = np.array([[1.0, 0.2], [0.2, 0.5]])
+PRIOR = priors.NormalInverseWishart(MEAN, SHRINKAGE, DOF, SCALE)
+
+
+def points(num_data=30, seed=0):
+    return np.random.default_rng(seed).normal([1.0, 2.0], [1.0, 2.0], (num_data, 2))
+
+
+def counts(num_data=30):
+    return np.random.default_rng(1).poisson([2.0, 4.0], (num_data, 2)).astype(float)
+
+
+def one(component):
+    return elbax.Bayesian(elbax.Mixture(component, 1, prior=priors.Dirichlet(1.0)))
+
+
+@eqx.filter_jit
+def believed(bayesian, params, x):
+    """q after one exact step, and its bound."""
+    em = elbax.em(bayesian)
+    state = em.init(bayesian.start(params, x), key=jax.random.key(0))
+    state, _ = em(state, x)
+    bound = elbax.elbo(bayesian, state.params, elbax.Exact(bayesian, state.params), x)
+    return state.params, len(x) * bound
+
+
+def fitted_one(component, x):
+    """The belief of a single component, which one step finds, and its bound in all."""
+    bayesian = one(component)
+    params = bayesian.model.init(jax.random.key(0), x)
+    return bayesian, *believed(bayesian, params, jnp.asarray(x))
+
+
+# --- one component: the bound is the evidence ------------------------------------------------------
+
+
+def updated(x):
+    """κ, ν and Ψ of the posterior of a mean and a full covariance."""
+    number, gap = len(x), x.mean(0) - MEAN
+    shrinkage = SHRINKAGE + number
+    pull = SHRINKAGE * number / shrinkage * np.outer(gap, gap)
+    return shrinkage, DOF + number, SCALE + (x - x.mean(0)).T @ (x - x.mean(0)) + pull
+
+
+def evidence_of_full(x):
+    """Murphy (2007), "Conjugate Bayesian analysis of the Gaussian distribution", equation 266."""
+    shrinkage, dof, scale = updated(x)
+    dim = x.shape[1]
+    found = multigammaln(dof / 2, dim) - multigammaln(DOF / 2, dim) - x.size / 2 * np.log(np.pi)
+    found += DOF / 2 * np.linalg.slogdet(SCALE)[1] - dof / 2 * np.linalg.slogdet(scale)[1]
+    return found + dim / 2 * np.log(SHRINKAGE / shrinkage)
+
+
+def evidence_of_gammas(x, shape, before, after, number):
+    """The evidence of normals whose precisions have gamma priors, with `number` data each."""
+    shrinkage = SHRINKAGE + len(x)
+    new = shape + number / 2
+    each = gammaln(new) - gammaln(shape) + shape * np.log(before) - new * np.log(after)
+    constants = x.shape[1] / 2 * np.log(SHRINKAGE / shrinkage) - x.size / 2 * np.log(2 * np.pi)
+    return np.sum(each) + constants
+
+
+def evidence_of_diagonal(x):
+    after = np.diag(updated(x)[2]) / 2
+    return evidence_of_gammas(x, (DOF + 1) / 2, np.diag(SCALE) / 2, after, len(x))
+
+
+def evidence_of_spherical(x):
+    after = np.trace(updated(x)[2]) / 2
+    return evidence_of_gammas(x, DOF + 2, np.trace(SCALE) / 2, after, x.size)
+
+
+def evidence_of_poisson(x):
+    shape, rate = 2.0 + x.sum(0), 0.5 + len(x)
+    each = gammaln(shape) - gammaln(2.0) + 2.0 * np.log(0.5) - shape * np.log(rate)
+    return np.sum(each) - np.sum(gammaln(x + 1))
+
+
+def evidence_of_bernoulli(x):
+    on = x.sum(0)
+    return np.sum(scipy.special.betaln(1.5 + on, 2.0 + len(x) - on) - scipy.special.betaln(1.5, 2))
+
+
+def evidence_of_counts(counts, concentration):
+    """Dirichlet and categorical draws, for the rows of a table of counts."""
+    alpha = np.full(counts.shape, concentration)
+    found = gammaln(alpha.sum(-1)) - gammaln((alpha + counts).sum(-1))
+    return np.sum(found + np.sum(gammaln(alpha + counts) - gammaln(alpha), -1))
+
+
+def evidence_of_categorical(x):
+    tables = [np.bincount(column.astype(int), minlength=n) for column, n in zip(x.T, (3, 5))]
+    return sum(evidence_of_counts(table[None], 0.7) for table in tables)
+
+
+def evidence_of_multinomial(x):
+    coefficient = gammaln(x.sum(1) + 1) - gammaln(x + 1).sum(1)
+    return np.sum(coefficient) + evidence_of_counts(x.sum(0)[None], 0.7)
+
+
+CONJUGATE = {
+    "full": (components.Normal(prior=PRIOR), points, evidence_of_full),
+    "diagonal": (components.Normal("diagonal", prior=PRIOR), points, evidence_of_diagonal),
+    "spherical": (components.Normal("spherical", prior=PRIOR), points, evidence_of_spherical),
+    "tied": (components.Normal("tied", prior=PRIOR), points, evidence_of_full),
+    "poisson": (components.Poisson(prior=priors.Gamma(2.0, 0.5)), counts, evidence_of_poisson),
+    "bernoulli": (
+        components.Bernoulli(prior=priors.Beta(1.5, 2.0)),
+        lambda: (counts() > 2).astype(float),
+        evidence_of_bernoulli,
+    ),
+    "categorical": (
+        components.Categorical((3, 5), prior=priors.Dirichlet(0.7)),
+        lambda: np.minimum(counts(), [2, 4]),
+        evidence_of_categorical,
+    ),
+    "multinomial": (
+        components.Multinomial(prior=priors.Dirichlet(0.7)),
+        counts,
+        evidence_of_multinomial,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CONJUGATE)
+def test_the_bound_of_one_component_is_the_evidence(name):
+    component, data, evidence = CONJUGATE[name]
+    x = data()
+    _, _, bound = fitted_one(component, x)
+    np.testing.assert_allclose(bound, evidence(x), rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["full", "spherical", "bernoulli", "categorical"])
+def test_the_predictive_density_is_a_ratio_of_evidences(name):
+    component, data, evidence = CONJUGATE[name]
+    x = data()
+    bayesian, q, _ = fitted_one(component, x)
+    model, params = bayesian.predictive(q)
+    found = elbax.log_densities(model, params, x[:3])
+    ratios = [evidence(np.concatenate([x, row[None]])) - evidence(x) for row in x[:3]]
+    np.testing.assert_allclose(found, ratios, rtol=1e-9)
+
+
+def test_the_predictive_density_by_draws():
+    x = points()
+    bayesian, q, _ = fitted_one(components.Normal(prior=PRIOR), x)
+    model, params = bayesian.predictive(q)
+    drawn = bayesian.predictive(q, key=jax.random.key(0), num_samples=4000)
+    found = elbax.log_densities(*drawn, x[:4])
+    np.testing.assert_allclose(found, elbax.log_densities(model, params, x[:4]), atol=0.02)
+
+
+# --- latents: enumeration and quadrature -----------------------------------------------------------
+
+
+SEQUENCE = np.array([0, 0, 1, 2, 2, 2, 1])
+
+
+def hidden():
+    flat = priors.Dirichlet(0.8)
+    emission = components.Categorical(3, prior=flat)
+    return elbax.HiddenMarkovModel(emission, 2, prior=flat, transition_prior=flat)
+
+
+def evidence_by_enumeration():
+    """log Σ_z p(x, z) with all probabilities integrated out."""
+    found = []
+    for z in itertools.product(range(2), repeat=len(SEQUENCE)):
+        initial, transition, emission = np.zeros((1, 2)), np.zeros((2, 2)), np.zeros((2, 3))
+        initial[0, z[0]] += 1
+        np.add.at(transition, (np.array(z[:-1]), np.array(z[1:])), 1)
+        np.add.at(emission, (np.array(z), SEQUENCE), 1)
+        found.append(sum(evidence_of_counts(t, 0.8) for t in (initial, transition, emission)))
+    return scipy.special.logsumexp(found)
+
+
+def test_a_chain_by_enumeration():
+    """The bound is its own definition, summed over all paths, and lower than the evidence."""
+    bayesian = elbax.Bayesian(hidden())
+    x = jnp.asarray(SEQUENCE, float)[None, :, None]
+    em = elbax.em(bayesian)
+    state = em.init(bayesian.init(jax.random.key(0), x), key=jax.random.key(1))
+    state, info = sweeps(em, state, x, 20)
+    q = state.params
+    bound = elbax.elbo(bayesian, q, elbax.Exact(bayesian, q), x)
+    assert np.diff(info.elbo).min() > -1e-12
+    assert bound < evidence_by_enumeration()
+    tables = [np.exp(t) for t in (q["initial"], q["transition"], q["components"]["logits"][:, 0])]
+    expected = [digamma(t) - digamma(t.sum(-1, keepdims=True)) for t in tables]
+    initial, transition, emission = expected
+    paths = []
+    for z in itertools.product(range(2), repeat=len(SEQUENCE)):
+        z = np.array(z)
+        steps = transition[z[:-1], z[1:]].sum()
+        paths.append(initial[z[0]] + steps + emission[z, SEQUENCE].sum())
+    divergence = sum(
+        dirichlet_divergence(row, np.full(row.shape, 0.8))
+        for t in tables
+        for row in np.atleast_2d(t)
+    )
+    np.testing.assert_allclose(bound, scipy.special.logsumexp(paths) - divergence, rtol=1e-11)
+
+
+def dirichlet_divergence(alpha, before):
+    """As in textbooks."""
+    gap = gammaln(alpha.sum()) - gammaln(before.sum()) - np.sum(gammaln(alpha) - gammaln(before))
+    return gap + np.sum((alpha - before) * (digamma(alpha) - digamma(alpha.sum())))
+
+
+def test_the_scale_of_a_student_by_quadrature():
+    """Of one column: log ∫ exp E_q[log p(x, u | θ)] du of each datum."""
+    prior = priors.NormalInverseWishart(0.5, 0.7, 4.0, 1.5)
+    x = points()[:6, :1]
+    bayesian = one(components.StudentT("full", dof=3.0, prior=prior))
+    q = bayesian.start(bayesian.model.init(jax.random.key(0), x), jnp.asarray(x))
+    block = jax.tree.map(np.asarray, q["components"])
+    shrinkage, dof = (np.exp(block[name]["log_count"]).item() for name in ("mean", "scale"))
+    mean, variance = block["mean"]["point"].item(), np.exp(2 * block["scale"]["point"].item())
+    # E log Λ of a gamma of shape ν/2 and rate ν Σ̄ / 2.
+    log_precision = digamma(dof / 2) - np.log(dof * variance / 2)
+
+    def one_datum(x):
+        def integrand(u):
+            distance = (x - mean) ** 2 / variance + 1 / shrinkage
+            normal = 0.5 * (log_precision + np.log(u) - np.log(2 * np.pi) - u * distance)
+            return np.exp(normal + scipy.stats.gamma.logpdf(u, 1.5, scale=1 / 1.5))
+
+        return np.log(scipy.integrate.quad(integrand, 0, np.inf, epsabs=1e-13)[0])
+
+    terms = elbax.elbo_terms(bayesian, q, elbax.Exact(bayesian, q), x)
+    ours = terms.expected_log_joint + terms.entropy
+    np.testing.assert_allclose(ours, np.mean([one_datum(row.item()) for row in x]), rtol=1e-8)
+
+
+# --- scikit-learn ----------------------------------------------------------------------------------
+
+
+def test_the_mixture_of_scikit_learn():
+    """The same hyperparameters after the same sweeps, from the same responsibilities."""
+    x = np.concatenate([points(60), points(60, 1) + np.array([4.0, -3.0])])
+    shares = np.random.default_rng(3).dirichlet(np.ones(3), len(x))
+    model = elbax.GaussianMixture(3, prior=PRIOR, weights_prior=priors.Dirichlet(0.3), floor=0.0)
+    bayesian = elbax.Bayesian(model)
+    em = elbax.em(bayesian)
+    # A first M-step from given responsibilities.
+    table = elbax.posteriors.Local(jnp.log(shares), model.latent)
+    q = bayesian.init(jax.random.key(0), x)
+    state = elbax.ClosedFormMStep(bayesian).init(q, table, key=jax.random.key(1))
+    state, _ = elbax.ClosedFormMStep(bayesian)(state, jnp.asarray(x))
+    state, _ = sweeps(em, em.init(state.params, key=jax.random.key(1)), jnp.asarray(x), 40)
+
+    peer = BayesianGaussianMixture(
+        n_components=3,
+        weight_concentration_prior_type="dirichlet_distribution",
+        weight_concentration_prior=0.3,
+        mean_precision_prior=SHRINKAGE,
+        mean_prior=MEAN,
+        degrees_of_freedom_prior=DOF,
+        covariance_prior=SCALE,
+        reg_covar=0.0,
+        max_iter=40,
+        tol=0.0,
+    )
+    peer._initialize_parameters = lambda x, random_state: peer._initialize(x, shares)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        peer.fit(x)
+    q = state.params["components"]
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-10)
+    close(np.exp(state.params["logits"]), peer.weight_concentration_)
+    close(q["mean"]["point"], peer.means_)
+    close(np.exp(q["mean"]["log_count"][:, 0]), peer.mean_precision_)
+    close(np.exp(q["scale"]["log_count"][:, 0]), peer.degrees_of_freedom_)
+    close(bayesian.describe(state.params)["covariances"], peer.covariances_)
+    close(elbax.probabilities(bayesian, state.params, x), peer.predict_proba(x))
+
+
+# --- what comes of a belief ------------------------------------------------------------------------
+
+
+def test_intervals_and_draws():
+    """Quantiles of draws against those of the marginals: Student t of a mean, beta of a weight."""
+    x = points()
+    bayesian, q, _ = fitted_one(components.Normal(prior=PRIOR), x)
+    shrinkage, dof, scale = updated(x)
+    described = bayesian.describe(q, 0.9, num_samples=4000)
+    center = (SHRINKAGE * MEAN + len(x) * x.mean(0)) / shrinkage
+    spread = np.sqrt(np.diag(scale) / (shrinkage * (dof - 1)))
+    marginal = scipy.stats.t(dof - 1, center, spread)
+    for name, p in (("lower", 0.05), ("upper", 0.95)):
+        found = described[name]["means"][0]
+        assert np.all(np.abs(found - marginal.ppf(p)) < 0.1 * marginal.std())
+    np.testing.assert_allclose(described["deviation"]["means"][0], marginal.std(), rtol=0.06)
+    # E Σ⁻¹ = ν Ψ⁻¹, by draws.
+    draws = jax.vmap(bayesian.sample_params, (None, 0))(
+        q, jax.random.split(jax.random.key(2), 4000)
+    )
+    covariances = jax.vmap(bayesian.model.describe)(draws)["covariances"][:, 0]
+    found = np.linalg.inv(covariances).mean(0)
+    np.testing.assert_allclose(found, dof * np.linalg.inv(scale), rtol=0.03)
+
+
+def test_components_empty_and_say_so():
+    x = elbax.datasets.old_faithful().astype(float)
+    prior = priors.NormalInverseWishart.from_data(x, 6)
+    model = elbax.GaussianMixture(6, prior=prior, weights_prior=priors.Dirichlet(1e-2))
+    bayesian = elbax.Bayesian(model)
+    em = elbax.em(bayesian)
+    result = elbax.fit(em, x, key=jax.random.key(0), restarts=4)
+    empty = bayesian.emptied(result.params)
+    assert 2 <= int((~empty).sum()) < 6
+    # An empty component is the prior.
+    blocks = result.params["components"]
+    counts = np.exp(blocks["scale"]["log_count"][:, 0])[empty]
+    np.testing.assert_allclose(counts, prior.dof, atol=1e-2)
+
+
+# --- other updates, one bound ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def poisson():
+    """A mixture of two rates, and the optimum of its bound."""
+    x = np.concatenate([counts(40), 3 * counts(40) + 2])
+    component = components.Poisson(prior=priors.Gamma(2.0, 0.5))
+    bayesian = elbax.Bayesian(elbax.Mixture(component, 2, prior=priors.Dirichlet(2.0)))
+    x = jnp.asarray(np.random.default_rng(0).permutation(x))
+    start = bayesian.init(jax.random.key(0), x)
+    em = elbax.em(bayesian)
+    _, info = sweeps(em, em.init(start, key=jax.random.key(1)), x, 400)
+    return bayesian, x, start, float(info.elbo[-1])
+
+
+def of_parts(bayesian):
+    bayes = elbax.ExactEStep(bayesian)
+    return {
+        "newton": (elbax.Chain(bayes, elbax.NewtonMStep(bayesian)), 60),
+        "l-bfgs": (elbax.Chain(bayes, elbax.NumericalMStep(bayesian)), 60),
+        "accelerated": (elbax.wrappers.Accelerate(elbax.em(bayesian)), 60),
+    }
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["accelerated", *(pytest.param(n, marks=pytest.mark.slow) for n in ("newton", "l-bfgs"))],
+)
+def test_all_m_steps_meet(poisson, name):
+    bayesian, x, start, best = poisson
+    update, length = of_parts(bayesian)[name]
+    _, info = sweeps(update, update.init(start, key=jax.random.key(1)), x, length)
+    np.testing.assert_allclose(info.elbo[-1], best, atol=1e-9)
+
+
+def test_memoized_variational_bayes(poisson):
+    """Each step ascends the bound of all data, to where batch sweeps end (Hughes and Sudderth 2013)."""
+    bayesian, x, start, best = poisson
+    m_step = elbax.IncrementalMStep(bayesian, num_batches=4)
+    update = elbax.Chain(elbax.ExactEStep(bayesian), m_step)
+    batches = jnp.tile(x.reshape(4, 20, 2), (60, 1, 1))
+    state = update.init(start, key=jax.random.key(1))
+    state, _ = jax.jit(lambda state, batches: jax.lax.scan(update, state, batches))(state, batches)
+    q = state.params
+    np.testing.assert_allclose(
+        elbax.elbo(bayesian, q, elbax.Exact(bayesian, q), x), best, atol=1e-9
+    )
+
+
+def test_stochastic_variational_inference(poisson):
+    """Minibatches of 8 of 80 with falling rates end near the optimum; a rate of 1 on all data is a batch sweep."""
+    bayesian, x, start, best = poisson
+    m_step = elbax.OnlineMStep(bayesian, rate=lambda t: (t + 4.0) ** -0.7)
+    update = elbax.Chain(elbax.ExactEStep(bayesian), m_step)
+    rows = jax.vmap(lambda key: jax.random.permutation(key, 80))(
+        jax.random.split(jax.random.key(5), 40)
+    )
+    batches = elbax.Batch(x[rows.reshape(400, 8)], weight=jnp.full((400, 8), 10.0))
+    state = update.init(start, key=jax.random.key(1))
+    state, _ = jax.jit(lambda state, batches: jax.lax.scan(update, state, batches))(state, batches)
+    q = state.params
+    assert elbax.elbo(bayesian, q, elbax.Exact(bayesian, q), x) > best - 1e-3
+    # The counts are those of all 80 data.
+    np.testing.assert_allclose(jnp.sum(jnp.exp(q["logits"])), 80 + 2 * 2.0, rtol=1e-9)
+
+
+def test_float32_at_a_large_offset():
+    """A bound per datum of 1e5 rows, 1e4 deviations from 0, against float64."""
+    x = np.random.default_rng(0).normal(1e4, 1.0, (100_000, 2))
+    prior = priors.NormalInverseWishart([1e4, 1e4], 0.7, 4.0, SCALE)
+    model = elbax.GaussianMixture(1, prior=prior, weights_prior=priors.Dirichlet(1.0))
+    bayesian = elbax.Bayesian(model)
+    params = model.from_description(
+        weights=[1.0], means=x[:1], covariances=np.eye(2)[None], unit=[1.0, 1.0]
+    )
+
+    def bound(dtype):
+        narrow = lambda leaf: jnp.asarray(leaf, dtype)
+        q = bayesian.start(jax.tree.map(narrow, params), narrow(x))
+        em = elbax.em(bayesian)
+        _, info = sweeps(em, em.init(q, key=jax.random.key(0)), narrow(x), 3)
+        return info.elbo[-1]
+
+    np.testing.assert_allclose(bound(jnp.float32), bound(jnp.float64), atol=1e-5)
+
+
+# --- errors ----------------------------------------------------------------------------------------
+
+
+def message(function):
+    with pytest.raises((TypeError, ValueError)) as caught:
+        function()
+    return str(caught.value)
+
+
+FLAT = priors.Dirichlet(1.0)
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (
+            elbax.GaussianMixture(2, weights_prior=FLAT),
+            "has no prior.*NormalInverseWishart.from_data",
+        ),
+        (elbax.GaussianMixture(2, prior=PRIOR), "has no prior.*Dirichlet"),
+        (elbax.Mixture(components.Gamma(), 2, prior=FLAT), "a Gamma has no conjugate prior"),
+        (
+            elbax.GaussianMixture(
+                2, prior=priors.NormalInverseWishart(0.0, 0.0, 4.0, 1.0), weights_prior=FLAT
+            ),
+            "must be proper.*shrinkage 0",
+        ),
+        (elbax.Model(lambda p, x, z: 0.0, elbax.Categorical(2)), "a Model has no conjugate prior"),
+        (
+            elbax.HiddenMarkovModel(
+                components.Poisson(prior=priors.Gamma(1.0, 1.0)), 2, prior=FLAT
+            ),
+            "has no transition_prior",
+        ),
+    ],
+)
+def test_what_has_no_belief_says_why(model, words):
+    with pytest.raises((TypeError, ValueError), match=words):
+        elbax.Bayesian(model)
+
+
+def test_a_covariance_needs_enough_degrees_of_freedom():
+    prior = priors.NormalInverseWishart(0.0, 1.0, 1.0, 1.0)
+    bayesian = one(components.Normal(prior=prior))
+    with pytest.raises(ValueError, match="dof 1. Pass more than 1, such as 4"):
+        bayesian.init(jax.random.key(0), points())
+
+
+@pytest.fixture(scope="module")
+def belief():
+    bayesian, q, _ = fitted_one(components.Normal("diagonal", prior=PRIOR), points())
+    return bayesian, q
+
+
+def test_there_is_no_evidence_of_a_belief(belief):
+    bayesian, q = belief
+    for function in (elbax.evidence, elbax.log_densities, elbax.diagnostics.information_criteria):
+        told = message(lambda function=function: function(bayesian, q, points()))
+        assert "those of q(θ)" in told and "model.predictive(params)" in told
+
+
+def test_params_of_the_model_are_not_those_of_a_belief(belief):
+    bayesian, _ = belief
+    params = bayesian.model.init(jax.random.key(0), points())
+    told = message(lambda: elbax.em(bayesian).init(params, key=jax.random.key(0)))
+    assert "start(params, batch)" in told
+
+
+def test_no_predictive_density_of_diagonal_covariances(belief):
+    bayesian, q = belief
+    assert "predictive(q, key=key)" in message(lambda: bayesian.predictive(q))
+
+
+def test_a_level_is_a_probability(belief):
+    bayesian, q = belief
+    assert "(0, 1), got 90" in message(lambda: bayesian.describe(q, 90))
+
+
+def test_a_row_of_probabilities_moves_as_one():
+    model = elbax.Mixture(components.Bernoulli(prior=priors.Beta(1.0, 1.0)), 3, prior=FLAT)
+    bayesian = elbax.Bayesian(model)
+    free = {"logits": jnp.array([True, False, True]), "components": True}
+    q = bayesian.init(jax.random.key(0), (counts() > 2).astype(float))
+    told = message(lambda: elbax.em(bayesian, free=free).init(q, key=jax.random.key(0)))
+    assert "Free or freeze whole rows" in told

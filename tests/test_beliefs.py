@@ -14,6 +14,7 @@ import scipy.special
 import scipy.stats
 from cases import sweeps
 from scipy.special import digamma, gammaln, multigammaln
+from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import BayesianGaussianMixture
 
@@ -260,14 +261,14 @@ def test_the_scale_of_a_student_by_quadrature():
 
 
 def test_the_mixture_of_scikit_learn():
-    """The same hyperparameters after the same sweeps, from the same responsibilities."""
+    """The same hyperparameters after the same sweeps, from the clusters with which it starts."""
     x = np.concatenate([points(60), points(60, 1) + np.array([4.0, -3.0])])
-    shares = np.random.default_rng(3).dirichlet(np.ones(3), len(x))
+    parts = KMeans(3, n_init=1, random_state=0).fit(x).labels_
     model = elbax.GaussianMixture(3, prior=PRIOR, weights_prior=priors.Dirichlet(0.3), floor=0.0)
     bayesian = elbax.Bayesian(model)
     em = elbax.em(bayesian)
     # A first M-step from given responsibilities.
-    table = elbax.posteriors.Local(jnp.log(shares), model.latent)
+    table = elbax.posteriors.Local(jnp.log(np.eye(3)[parts]), model.latent)
     q = bayesian.init(jax.random.key(0), x)
     state = elbax.ClosedFormMStep(bayesian).init(q, table, key=jax.random.key(1))
     state, _ = elbax.ClosedFormMStep(bayesian)(state, jnp.asarray(x))
@@ -284,8 +285,8 @@ def test_the_mixture_of_scikit_learn():
         reg_covar=0.0,
         max_iter=40,
         tol=0.0,
+        random_state=0,
     )
-    peer._initialize_parameters = lambda x, random_state: peer._initialize(x, shares)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         peer.fit(x)
@@ -337,6 +338,25 @@ def test_components_empty_and_say_so():
     blocks = result.params["components"]
     counts = np.exp(blocks["scale"]["log_count"][:, 0])[empty]
     np.testing.assert_allclose(counts, prior.dof, atol=1e-2)
+
+
+def test_the_bound_selects_the_number_of_components():
+    x = elbax.datasets.old_faithful().astype(float)
+    prior = priors.NormalInverseWishart.from_data(x, 2)
+    models = {
+        k: elbax.Bayesian(
+            elbax.GaussianMixture(k, "tied", prior=prior, weights_prior=priors.Dirichlet(1.0))
+        )
+        for k in (1, 2)
+    }
+    select = functools.partial(elbax.diagnostics.select, models, x, key=jax.random.key(0))
+    found = select(by="elbo", num_restarts=1, held_out=x[:20])
+    assert found.best == 2
+    assert found.bounds[2] == max(found.bounds.values())
+    assert "→ is the best by ELBO" in str(found) and f"{found.bounds[2]:.3f}" in str(found)
+    assert found.held_out[2] > found.held_out[1]
+    with pytest.raises(TypeError, match='by="bic" instead of by="elbo"'):
+        select(by="bic")
 
 
 # --- other updates, one bound ----------------------------------------------------------------------

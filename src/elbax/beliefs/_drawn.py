@@ -16,8 +16,8 @@ class Drawn(AbstractExponentialFamilyModel):
     r"""The average of a model over draws of its params: $p(x) = \frac{1}{S} \sum_s p(x \mid \theta_s)$.
 
     The latent is the number of the draw. Params: those of the model, with a leading axis of draws. Under draws
-    from q(θ), the evidence of new data estimates their predictive density $E_q[p(x \mid \theta)]$. Its logarithm is
-    slightly low on average, by half the relative variance of the density over draws divided by S.
+    from q(θ), the evidence of new data estimates their predictive density $E_q[p(x \mid \theta)]$. Its logarithm
+    is slightly low on average, by half the relative variance of the density over draws divided by S.
 
     **Arguments:**
 

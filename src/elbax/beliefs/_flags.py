@@ -20,7 +20,7 @@ def whole(free: Any, shape: tuple[int, ...], what: str) -> Any:
     if isinstance(free, bool):
         return free
     mask = jnp.broadcast_to(free, shape)
-    if is_concrete(mask) and np.any(np.ptp(np.asarray(mask), -1)):
+    if is_concrete(mask) and np.any(np.any(mask, -1) != np.all(mask, -1)):
         raise ValueError(
             f"free: got a mask that frees some {what} of a row and not the others, but a row has one belief. "
             "Free or freeze whole rows."

@@ -7,16 +7,17 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._arguments import check_choice, check_count, check_not_negative, in_full
+from .._arguments import check_choice, check_count, check_kind, check_not_negative, in_full
 from .._math.algebra import matmul, vdot
 from .._math.envelope import at_maximum
 from .._math.linear_algebra import cholesky, eigh, invert_triangle, solve_positive
 from .._reference import Reference
-from .._types import Any, Array, Key, PyTree, Scalar
+from .._types import Any, Array, Float, Key, PyTree, Scalar
 from ..data._check import check_row
 from ..data._incomplete_rows import known
+from ..priors import NormalInverseGamma
 from ._imputation import regression_on_observed
-from ._residual import insert_residual, least_share
+from ._residual import insert_residual, least_share, with_prior
 from ._unit import floors, positive_variance
 
 
@@ -32,11 +33,13 @@ class Analyzer(eqx.Module):
     num_factors: int = eqx.field(static=True)
     noise: Noise = eqx.field(static=True, default="diagonal", converter=in_full)
     floor: float = eqx.field(static=True, default=1e-6)
+    prior: NormalInverseGamma | None = None
 
     def __check_init__(self):
         check_count("FactorAnalyzer", num_factors=self.num_factors)
         check_choice("FactorAnalyzer", ("diagonal", "isotropic"), noise=self.noise)
         check_not_negative("FactorAnalyzer", floor=self.floor)
+        check_kind("FactorAnalyzer", NormalInverseGamma, prior=self.prior)
 
     def shapes(self, dim: int | str) -> dict[str, Any]:
         """Returns the shapes of the params."""
@@ -175,6 +178,33 @@ class Analyzer(eqx.Module):
     def maximize(
         self, statistics: PyTree, params: PyTree, free: PyTree, penalty: Array | float
     ) -> PyTree:
+        """Returns the params of highest expected log-density and prior; `penalty` is that of the floor."""
+        if self.prior is not None:
+            width = self.num_factors + 1
+            precisions = self.prior.precisions(width, params["mean"].dtype, self)
+            # Of the mode of σ², in whose density each coefficient's has a factor 1/σ.
+            statistics = self.with_prior(statistics, params, precisions, 2.0, width)
+        return self.regress(statistics, params, free, penalty)
+
+    def rows(self, params: PyTree) -> Float[Array, "dim width"]:
+        """Returns the mean and the loadings of each column."""
+        return jnp.concatenate([params["mean"][:, None], params["loadings"]], 1)
+
+    def with_prior(
+        self, statistics: PyTree, params: PyTree, precisions: Array, of_noise: float, of_row: float
+    ) -> PyTree:
+        """Returns the statistics plus the prior's, with pseudo-counts added for each noise variance and row."""
+        assert self.prior is not None
+        rows, variance = self.rows(params), self.deviation(params) ** 2
+        # Columns that share one variance share its prior.
+        share = 1 / len(rows) if self.noise == "isotropic" else 1.0
+        count = share * (2 * self.prior.shape + of_noise) + of_row
+        square = share * 2 * self.prior.rate
+        return with_prior(statistics, rows, variance, precisions, count, square)
+
+    def regress(
+        self, statistics: PyTree, params: PyTree, free: PyTree, penalty: Array | float
+    ) -> PyTree:
         """Regresses each column on the factors, then estimates the variance of the residual."""
         deviation = self.deviation(params)
         tiny = jnp.finfo(deviation.dtype).tiny
@@ -266,7 +296,15 @@ class Analyzer(eqx.Module):
         return {"mean": mean, "loadings": deviation[:, None] * drawn, "log_noise": log_noise}
 
     def log_prior(self, params: PyTree, penalty: Array | float) -> Scalar | float:
-        return -0.5 * jnp.sum(penalty / self.deviation(params) ** 2)
+        variance = self.deviation(params) ** 2
+        total = -0.5 * jnp.sum(penalty / variance)
+        if self.prior is not None:
+            rows = self.rows(params)
+            precisions = self.prior.precisions(rows.shape[1], rows.dtype, self)
+            total += jnp.sum(self.prior.log_density_of_row(rows, variance, precisions))
+            own = variance[0] if self.noise == "isotropic" else variance
+            total += jnp.sum(self.prior.log_density_of_variance(own))
+        return total
 
     def moments(self, params: PyTree, x: Any) -> tuple[Array, Array]:
         """Returns means and variances of a row's numbers, given the observed ones."""

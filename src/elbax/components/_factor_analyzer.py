@@ -12,6 +12,7 @@ from .._reference import Reference
 from .._types import Any
 from ..data._check import check_described
 from ..data._incomplete_rows import known_numbers
+from ..priors import NormalInverseGamma
 from ._analyzer import Analyzer, Noise
 from ._component import AbstractComponent
 from ._parts import part_means, pooled_covariance
@@ -47,6 +48,7 @@ class FactorAnalyzer(AbstractComponent):
     - `noise`: Ψ is `"diagonal"` or `"isotropic"`, a multiple of I.
     - `floor`: the weight of the penalty −½ floor tr Ψ⁻¹ D, where D are the variances of the data's columns. It
         keeps noise variances from vanishing (Heywood cases). 0 turns it off.
+    - `prior`: a `NormalInverseGamma` on the mean and loadings of each column and on the noise variances.
 
     Rounding hides noise below 3e-7 of a column's standard deviation (3.5e-4 in float32): no fit goes below that.
 
@@ -64,6 +66,7 @@ class FactorAnalyzer(AbstractComponent):
     num_factors: int = eqx.field(static=True)
     noise: Noise = eqx.field(static=True, default="diagonal", converter=in_full)
     floor: float = eqx.field(static=True, default=1e-6)
+    prior: NormalInverseGamma | None = None
 
     def __check_init__(self):
         _ = self.one  # It checks its arguments.
@@ -71,7 +74,7 @@ class FactorAnalyzer(AbstractComponent):
     @property
     def one(self) -> Analyzer:
         """One of the analyzers, without the component axis."""
-        return Analyzer(self.num_factors, self.noise, self.floor)
+        return Analyzer(self.num_factors, self.noise, self.floor, self.prior)
 
     def init(self, x, weight, assignment, num_components):
         """Returns the means of the parts, and the principal components of the pooled covariance for all."""
@@ -117,7 +120,8 @@ class FactorAnalyzer(AbstractComponent):
     def log_prior(self, params):
         penalty = self.one.penalty(params)
         one = lambda params: self.one.log_prior(params, penalty)
-        return jnp.sum(jax.vmap(one)(self._rows(params))) if self.floor else 0.0
+        known = self.floor or self.prior is not None
+        return jnp.sum(jax.vmap(one)(self._rows(params))) if known else 0.0
 
     def moments(self, params, x):
         return jax.vmap(lambda params: self.one.moments(params, x))(self._rows(params))

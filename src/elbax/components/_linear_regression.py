@@ -7,17 +7,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._arguments import check_not_negative
+from .._arguments import check_kind, check_not_negative
 from .._math.algebra import matmul, without_data
 from .._math.linear_algebra import solve_positive
 from .._reference import Reference
 from .._types import Any, AnyArray, Array, Float, PyTree
 from ..data._check import check_described, check_row, check_rows, check_table
 from ..data._incomplete_rows import has_incomplete, known_numbers
+from ..priors import NormalInverseGamma
 from ._component import AbstractComponent
 from ._linear import design
 from ._moved import unless
-from ._residual import insert_residual, least_share
+from ._residual import insert_residual, least_share, with_prior
 from ._unit import floors, positive_variance, with_given_unit, with_unit
 
 
@@ -35,6 +36,7 @@ class LinearRegression(AbstractComponent):
 
     - `floor`: the weight of the penalty −½ floor · var(y) / σ². It keeps a regression from collapsing onto a few
         points, whatever the target's units are. 0 turns it off.
+    - `prior`: a `NormalInverseGamma` on the coefficients, with the intercept at the inputs' mean, and the noise.
 
     Rounding hides noise below 3e-7 of the target's standard deviation (3.5e-4 in float32): no fit goes below that.
 
@@ -51,9 +53,11 @@ class LinearRegression(AbstractComponent):
     """
 
     floor: float = eqx.field(static=True, default=1e-6)
+    prior: NormalInverseGamma | None = None
 
     def __check_init__(self):
         check_not_negative("LinearRegression", floor=self.floor)
+        check_kind("LinearRegression", NormalInverseGamma, prior=self.prior)
 
     def check(self, x, weight, who, *, varied=False):
         check_regression(x, weight, who, varied)
@@ -130,7 +134,27 @@ class LinearRegression(AbstractComponent):
         gain = residual * matmul(natural["cross"], u)
         return natural["count"] - 0.5 * natural["precision"] * residual**2 + gain - 0.5 * quadratic
 
+    def at_center(self, params: PyTree) -> Float[Array, "K width"]:
+        """Returns the coefficients with intercepts at the inputs' mean."""
+        return _at_center(params["coefficients"], _center(params))
+
+    def from_center(self, params: PyTree, row: Float[Array, "K width"]) -> Float[Array, "K width"]:
+        """Returns coefficients with intercepts at u = 0, given those at the inputs' mean."""
+        return _at_center(row, -_center(params))
+
     def maximize(self, statistics, params, free):
+        if self.prior is not None:
+            row, variance = self.at_center(params), jnp.exp(2 * params["log_noise"])
+            width = row.shape[-1]
+            precisions = self.prior.precisions(width, row.dtype, self)
+            # Of the mode of σ², in whose density each coefficient's has a factor 1/σ.
+            count = 2 * self.prior.shape + 2 + width
+            square = 2 * self.prior.rate
+            statistics = with_prior(statistics, row, variance, precisions, count, square)
+        return self.regress(statistics, params, free)
+
+    def regress(self, statistics: PyTree, params: PyTree, free: PyTree) -> PyTree:
+        """Returns least-squares coefficients and the variance of their residuals, at most with a floor."""
         count = statistics["count"]
         empty = without_data(count)
         safe = jnp.where(empty, 1, count)
@@ -183,7 +207,13 @@ class LinearRegression(AbstractComponent):
         }
 
     def log_prior(self, params):
-        return noise_penalty(params, self.floor, "LinearRegression")
+        total = noise_penalty(params, self.floor, "LinearRegression")
+        if self.prior is not None:
+            row, variance = self.at_center(params), jnp.exp(2 * params["log_noise"])
+            precisions = self.prior.precisions(row.shape[-1], row.dtype, self)
+            total += jnp.sum(self.prior.log_density_of_row(row, variance, precisions))
+            total += jnp.sum(self.prior.log_density_of_variance(variance))
+        return total
 
     def describe(self, params):
         """Returns coefficients `(K, num_inputs + 1)`, intercepts first, and the noise's deviations `(K,)`."""

@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from .._types import Array, PyTree
+from .._types import Any, Array, PyTree
 
 
 # The smallest standard deviation of noise, in units of its column's. The condition number of the factors'
@@ -24,6 +24,27 @@ def insert_residual(natural: PyTree, ratio: Array, shift: Array) -> dict[str, Ar
         "precision": ratio**2 * precision,
         "cross": ratio[..., None] * pull,
         "gram": gram - mixed - mixed.mT,
+    }
+
+
+def with_prior(
+    statistics: PyTree, row: Array, variance: Array, precisions: Array, count: Any, square: Any
+) -> PyTree:
+    """Returns the statistics of regressions plus those of a prior −½ w·λw / σ² − ½ square / σ² on `row` and σ².
+
+    It is that of rows of data: for each coefficient λ with a target of 0, and `count` with a sum of squares
+    `square`. `row` is w and `variance` σ², with the batch axes of the statistics. All but `square` are in units of
+    the noise.
+    """
+    residual = -row / jnp.sqrt(variance)[..., None]
+    pull = precisions * residual
+    eye = jnp.eye(row.shape[-1], dtype=row.dtype)
+    own = jnp.sum(residual * pull, -1) + square / variance
+    return statistics | {
+        "count": statistics["count"] + count,
+        "precision": statistics["precision"] - 0.5 * own,
+        "cross": statistics["cross"] + pull,
+        "gram": statistics["gram"] - 0.5 * precisions[..., None] * eye,
     }
 
 

@@ -12,9 +12,9 @@ from .._door import check_model
 from .._elbo import evidence
 from .._em import em
 from .._model import AbstractModel
-from .._types import Callable, Key, PyTree, Scalar
+from .._types import Any, Callable, Key, PyTree, Scalar
 from .._update import AbstractUpdate
-from ..data._batch import read
+from ..data._batch import read, rows as rows_of
 from ..data._check import check_known
 from ..data._padding import padded
 from ..fitting import fit_restarts, Restarts
@@ -23,8 +23,8 @@ from ._criteria import Criteria, information_criteria
 from ._table import table
 
 
-Criterion = Literal["bic", "aic", "aicc", "icl", "held_out"]
-_CRITERIA = ("bic", "aic", "aicc", "icl", "held_out")
+Criterion = Literal["bic", "aic", "aicc", "icl", "held_out", "elbo"]
+_CRITERIA = ("bic", "aic", "aicc", "icl", "held_out", "elbo")
 
 
 class Selection(eqx.Module):
@@ -38,10 +38,12 @@ class Selection(eqx.Module):
 
     - `best`: the name of the best model.
     - `by`: the criterion.
-    - `rows`: the `Criteria` of each name; `None` for a model without a usable restart.
+    - `rows`: the `Criteria` of each name; `None` for a model without a usable restart, and for a `Bayesian`, which
+        has only a bound.
     - `fits`: the `Restarts` of each name, or `None`.
     - `held_out`: the evidence of the held-out data for each name, in nats per datum; empty without held-out data.
     - `models`: the models by name.
+    - `bounds`: the highest ELBO of each name, in nats summed over data; `None` without a usable restart.
     """
 
     best: str
@@ -50,6 +52,7 @@ class Selection(eqx.Module):
     fits: dict[str, Restarts | None]
     held_out: dict[str, Scalar]
     models: dict[str, AbstractModel]
+    bounds: dict[str, float | None] = eqx.field(default_factory=dict)
 
     @property
     def params(self) -> PyTree:
@@ -107,20 +110,23 @@ class Selection(eqx.Module):
                 told[column] = str(value)
         cells = {"  model": ("→ " if name == self.best else "  ") + str(name)} | told
         row, fit = self.rows[name], self.fits[name]
-        if row is None or fit is None:
+        if fit is None:
             return cells | {"result": "every restart collapsed or ended nonfinite"}
-        cells |= {
-            "log-lik": f"{row.log_likelihood:.3f}",
-            "params": str(row.num_free_params),
-            "AIC": f"{row.aic:.3f}",
-            "AICc": f"{row.aicc:.3f}",
-            "BIC": f"{row.bic:.3f}",
-        }
-        if row.icl is not None:
-            cells["ICL"] = f"{row.icl:.3f}"
+        if row is not None:
+            cells |= {
+                "log-lik": f"{row.log_likelihood:.3f}",
+                "params": str(row.num_free_params),
+                "AIC": f"{row.aic:.3f}",
+                "AICc": f"{row.aicc:.3f}",
+                "BIC": f"{row.bic:.3f}",
+            }
+            if row.icl is not None:
+                cells["ICL"] = f"{row.icl:.3f}"
+        if self.by == "elbo" or row is None:
+            cells["ELBO"] = f"{self.bounds[name]:.3f}"
         if self.held_out:
             cells["held out"] = f"{float(self.held_out[name]):.4f}"
-        if len({row.num_data for row in self.rows.values() if row is not None}) > 1:
+        if row and len({other.num_data for other in self.rows.values() if other is not None}) > 1:
             cells["n"] = f"{row.num_data:g}"
         rejected = np.asarray(fit.rejected)
         return cells | {
@@ -136,6 +142,7 @@ LABELS = {
     "aicc": "AICc",
     "icl": "ICL",
     "held_out": "held-out evidence",
+    "elbo": "ELBO",
 }
 _LEFT = ("  model", "component", "structure", "response", "result")
 
@@ -161,7 +168,8 @@ def select(
     **Arguments:**
 
     - `models`: models by name: `{f"{c}, {k}": GaussianMixture(k, c) for c in ... for k in ...}`.
-    - `by`: `"bic"`, `"aic"`, `"aicc"`, `"icl"` (the lowest is best), or `"held_out"` (the highest evidence).
+    - `by`: `"bic"`, `"aic"`, `"aicc"`, `"icl"` (the lowest is best), `"held_out"` (the highest evidence), or
+        `"elbo"` (the highest bound), which compares models by their evidence only if each is a `Bayesian`.
     - `num_restarts`: the number of starts of each model, vmapped; ends that collapsed are rejected.
     - `init`: where fits start, as for `initial_states`; by default starts of several kinds.
     - `held_out`: a batch that no fit uses, whose evidence is reported.
@@ -208,9 +216,13 @@ def select(
             raise ValueError(
                 f"select: {name} has no ICL, because its latent is not finite. Use by='bic'."
             )
+        if by != "elbo":
+            model.check_evidence(f'select, {name}, by="{by}" instead of by="elbo"')
     # Tables of similar numbers of rows share their programs.
     batch, held_out = padded(batch), None if held_out is None else padded(held_out)
     rows: dict[str, Criteria | None] = {}
+    bounds: dict[str, float | None] = {}
+    total_weight = float(np.sum(np.asarray(rows_of(batch)[1])))
     fits: dict[str, Restarts | None] = {}
     elsewhere: dict[str, Scalar] = {}
     for name, model in _with_bar(models) if progress else models.items():
@@ -230,23 +242,33 @@ def select(
             )
         except RuntimeError as error:
             warnings.warn(f"select, {name}: {error}", stacklevel=2)
-            rows[name], fits[name] = None, None
+            rows[name], fits[name], bounds[name] = None, None, None
             continue
         params = fitted.best.state.params
         fits[name] = fitted
-        rows[name] = information_criteria(model, params, batch, free=free, num_data=num_data)
+        bounds[name] = total_weight * float(fitted.best.elbo)
+        rows[name] = None
+        if model.has_evidence:
+            rows[name] = information_criteria(model, params, batch, free=free, num_data=num_data)
         if held_out is not None:
-            elsewhere[name] = evidence(model, params, held_out)
+            found: Any = model
+            at = model, params
+            # Of a belief, the density of new data under it.
+            at = at if model.has_evidence else found.predictive(params, key=key)
+            elsewhere[name] = evidence(*at, held_out)
 
     def loss(name):
+        if by == "elbo":
+            return -bounds[name]
         row = rows[name]
         assert row is not None
         return float(-elsewhere[name] if by == "held_out" else getattr(row, by))
 
-    usable = [name for name, row in rows.items() if row is not None]
+    usable = [name for name, fit in fits.items() if fit is not None]
     if not usable:
         raise ValueError("select: no model of the grid could be fitted.")
-    found = Selection(min(usable, key=loss), by, rows, fits, elsewhere, dict(models))
+    best = min(usable, key=loss)
+    found = Selection(best, by, rows, fits, elsewhere, dict(models), bounds)
     for sentence in found.lower_than_smaller:
         warnings.warn(f"select: {sentence}", stacklevel=2)
     return found

@@ -25,6 +25,7 @@ from ..data._batch import host_rows, rows
 from ..data._check import check_described, check_table, is_concrete
 from ..data._incomplete_rows import host_known, known, known_numbers
 from ..families import Distribution, Gaussian
+from ..priors import NormalInverseGamma
 from ..starts import start_of
 
 
@@ -49,6 +50,7 @@ class FactorAnalysis(AbstractExponentialFamilyModel):
         analysis) and stay exactly zero under every M-step.
     - `floor`: the weight of the penalty −½ floor tr Ψ⁻¹ D, where D are the variances of the data's columns; 0
         turns it off.
+    - `prior`: a `NormalInverseGamma` on the mean and loadings of each column and on the noise variances.
 
     ```python
     >>> import elbax, jax
@@ -74,9 +76,15 @@ class FactorAnalysis(AbstractExponentialFamilyModel):
         *,
         pattern: Any = None,
         floor: float = 1e-6,
+        prior: NormalInverseGamma | None = None,
     ):
-        self.analyzer = Analyzer(num_factors, noise, floor)
+        self.analyzer = Analyzer(num_factors, noise, floor, prior)
         self.pattern = None
+        if pattern is not None and prior is not None:
+            raise ValueError(
+                "FactorAnalysis: got a pattern and a prior, but the prior is that of all loadings. Pass one of "
+                "them."
+            )
         if pattern is not None:
             table = np.asarray(pattern)
             if table.ndim != 2 or table.shape[1] != num_factors or table.dtype != bool:
@@ -198,6 +206,11 @@ class FactorAnalysis(AbstractExponentialFamilyModel):
             raise TypeError(
                 f"EvidenceMStep: the mean and the noise of {type(self).__name__} are updated together, so free "
                 "must be True for both. To update only one of them, use ClosedFormMStep."
+            )
+        if self.analyzer.prior is not None:
+            raise TypeError(
+                f"EvidenceMStep: {type(self).__name__} has a prior, under which its closed form is not the "
+                "maximum. Use ClosedFormMStep."
             )
         params = self._masked(params)
         count, shift = moments["count"], moments["first"] / moments["count"]
@@ -375,8 +388,10 @@ class ProbabilisticPCA(FactorAnalysis):
     ```
     """
 
-    def __init__(self, num_factors: int, *, floor: float = 1e-6):
-        FactorAnalysis.__init__(self, num_factors, "isotropic", floor=floor)
+    def __init__(
+        self, num_factors: int, *, floor: float = 1e-6, prior: NormalInverseGamma | None = None
+    ):
+        FactorAnalysis.__init__(self, num_factors, "isotropic", floor=floor, prior=prior)
 
 
 @compiled

@@ -21,7 +21,7 @@ def selection(
     **Arguments:**
 
     - `selection`: the result of `elbax.diagnostics.select`. A model without a usable restart is left out.
-    - `criterion`: `"bic"`, `"aic"`, `"aicc"`, `"icl"` or `"held_out"`; by default the one that selected.
+    - `criterion`: `"bic"`, `"aic"`, `"aicc"`, `"icl"`, `"held_out"` or `"elbo"`; by default the one that selected.
     - `ax`: matplotlib axes; those of a new figure by default.
 
     **Returns** the axes.
@@ -60,12 +60,13 @@ def selection(
         names = sorted(names, key=lambda name: summaries[name][0])
         sizes = np.array([summaries[name][0] for name in names])
         ax.plot(sizes, [values[name] for name in names], "o-", markersize=4, label=kind)
-    best = (max if by == "held_out" else min)(values, key=values.__getitem__)
+    highest = by in ("held_out", "elbo")
+    best = (max if highest else min)(values, key=values.__getitem__)
     ax.scatter(
         summaries[best][0], values[best], 120, "none", edgecolor="black", label=f"best: {best}"
     )
     size = next(iter(selection.models[best].summary()))
-    which = "highest" if by == "held_out" else "lowest"
+    which = "highest" if highest else "lowest"
     ax.set(xlabel=size, ylabel=f"{LABELS[by]} (the {which} is best)")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend()
@@ -76,5 +77,7 @@ def _values(selection: Selection, by: Criterion) -> dict[str, float]:
     """Returns the criterion of every model that has it."""
     if by == "held_out":
         return {name: float(value) for name, value in selection.held_out.items()}
+    if by == "elbo":
+        return {name: value for name, value in selection.bounds.items() if value is not None}
     found = {name: getattr(row, by) for name, row in selection.rows.items() if row is not None}
     return {name: float(value) for name, value in found.items() if value is not None}

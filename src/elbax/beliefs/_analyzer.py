@@ -1,0 +1,186 @@
+"""Beliefs over factor analyzers, alone and in mixtures."""
+
+import jax
+import jax.numpy as jnp
+
+from .._math.special import log_minus_digamma
+from .._reference import is_reference
+from .._types import Any, Array, PyTree
+from ..components import FactorAnalyzer
+from ..components._analyzer import Analyzer
+from ..models import FactorAnalysis
+from ._belief import AbstractBelief, belief, needed, no_predictive
+from ._flags import together
+from ._rows import (
+    covariances,
+    draw_log_deviation,
+    draw_row,
+    packed,
+    root_of_covariance,
+    row_divergence,
+    RowPrior,
+)
+
+
+_EXAMPLE = "elbax.priors.NormalInverseGamma(1.0, 1.0, 1.0)"
+
+
+class AnalyzerBelief(AbstractBelief):
+    r"""$q(w_j, \sigma_j^2) = N(w_j; m_j, \sigma_j^2 \Lambda_j^{-1}) \mathrm{IG}(\sigma_j^2)$ of each column.
+
+    The blocks hold `{"mean": μ, "loadings": {"point": W, "precision": Λ}, "log_noise": {"point", "log_count": log
+    2a}}`, Λ for a column's mean and loadings together, which move together. Isotropic noise has one variance for
+    all. With a Gamma prior on the loadings' precision q holds `"relevance"` too, log E[λ] of each factor.
+    """
+
+    def __init__(self, one: Analyzer, owner: Any):
+        prior = needed(one.prior, owner, "prior", _EXAMPLE)
+        # The prior does what the floor is for.
+        self.one = Analyzer(one.num_factors, one.noise, 0.0, prior)
+        self.rows = RowPrior(prior)
+
+    @property
+    def isotropic(self) -> bool:
+        return self.one.noise == "isotropic"
+
+    def _precisions(self, q: PyTree, rows: Array) -> tuple[Array, Array]:
+        return self.rows.precisions(q, rows.shape[1], len(rows), rows.dtype)
+
+    def start(self, params, count):
+        rows = self.one.rows(params)
+        dim, width = rows.shape
+        q = self.rows.first_relevance((width - 1,), rows.dtype)
+        mean, _ = self._precisions(q, rows)
+        precision = (mean + count)[:, None] * jnp.eye(width, dtype=rows.dtype)
+        number = jnp.asarray(dim * count if self.isotropic else count, rows.dtype)
+        log_count = jnp.broadcast_to(self.rows.noise_count(number), params["log_noise"].shape)
+        raw = packed(jnp.broadcast_to(precision, (dim, width, width)))
+        return q | {
+            "mean": params["mean"],
+            "loadings": {"point": params["loadings"], "precision": raw},
+            "log_noise": {"point": params["log_noise"], "log_count": log_count},
+        }
+
+    def shapes(self, shapes):
+        loadings, width = shapes["loadings"], self.one.num_factors + 1
+        found = {
+            "mean": shapes["mean"],
+            "loadings": {
+                "point": loadings,
+                "precision": (*loadings[:-1], width * (width + 1) // 2),
+            },
+            "log_noise": dict.fromkeys(("point", "log_count"), shapes["log_noise"]),
+        }
+        if self.rows.hyperprior is not None:
+            found["relevance"] = (*loadings[:-2], self.one.num_factors)
+        return found
+
+    def point(self, q):
+        blocks = {name: q[name]["point"] for name in ("loadings", "log_noise")}
+        return blocks | {"mean": q["mean"]}
+
+    def natural(self, q):
+        natural = self.one.natural(self.point(q))
+        gap = log_minus_digamma(0.5 * jnp.exp(q["log_noise"]["log_count"]))
+        gram = covariances(q["loadings"]["precision"], self.one.num_factors + 1)
+        return natural | {"count": natural["count"] - 0.5 * gap, "gram": gram}
+
+    def posterior(self, statistics, q, free):
+        point = self.point(q)
+        rows = self.one.rows(point)
+        mean, _ = self._precisions(q, rows)
+        number = jnp.sum(statistics["count"]) if self.isotropic else statistics["count"]
+        both = self.one.with_prior(statistics, point, mean, 0.0, 0.0)
+        flags = {name: free[name]["point"] for name in ("loadings", "log_noise")}
+        moved = self.one.regress(both, point, flags | {"mean": free["mean"]}, 0.0)
+        rows_free = {"mean": free["mean"], "loadings": free["loadings"]}
+        best = {
+            "mean": moved["mean"],
+            "loadings": {"point": moved["loadings"], "precision": packed(-2 * both["gram"])},
+        }
+        old = {name: q[name] for name in best}
+        log_noise = {"point": moved["log_noise"], "log_count": self.rows.noise_count(number)}
+        found = q | together(rows_free, best, old)
+        found["log_noise"] = together(free["log_noise"], log_noise, q["log_noise"])
+        fresh = self.rows.relevance(jnp.sum(self._squares(found), 0)[1:], len(rows))
+        return found | {name: together(free[name], new, q[name]) for name, new in fresh.items()}
+
+    def _squares(self, q: PyTree) -> Array:
+        """Returns E[w² / σ²] of each column's mean and loadings."""
+        point = self.point(q)
+        width = self.one.num_factors + 1
+        roots = jax.vmap(lambda raw: root_of_covariance(raw, width))(q["loadings"]["precision"])
+        rows = self.one.rows(point) / self.one.deviation(point)[:, None]
+        return jnp.sum(roots**2, -1) + rows**2
+
+    def divergence(self, q):
+        point, noise = self.point(q), q["log_noise"]
+        rows, variance = self.one.rows(point), self.one.deviation(point) ** 2
+        mean, log = self._precisions(q, rows)
+        raw = q["loadings"]["precision"]
+        each = jax.vmap(row_divergence, (0, 0, 0, None, None))(rows, variance, raw, mean, log)
+        noises = self.rows.noise_divergence(noise["point"], noise["log_count"])
+        found = {"loadings": jnp.sum(each), "log_noise": jnp.sum(noises)}
+        return found | self.rows.relevance_divergence(q, len(rows))
+
+    def sample(self, q, key):
+        point, noise = self.point(q), q["log_noise"]
+        key_noise, key_row = jax.random.split(key)
+        log_noise = draw_log_deviation(noise["point"], noise["log_count"], key_noise)
+        rows = self.one.rows(point)
+        variance = self.one.deviation(point | {"log_noise": log_noise}) ** 2
+        keys = jax.random.split(key_row, len(rows))
+        drawn = jax.vmap(draw_row)(rows, variance, q["loadings"]["precision"], keys)
+        return {"mean": drawn[:, 0], "loadings": drawn[:, 1:], "log_noise": log_noise}
+
+    def predictive(self, q):
+        raise TypeError(no_predictive("factors and their noise"))
+
+
+class AnalyzersBelief(AbstractBelief):
+    """The beliefs over the analyzers of a mixture, each with the axis of components first."""
+
+    def __init__(self, component: FactorAnalyzer):
+        self.each = AnalyzerBelief(component.one, component)
+
+    def start(self, params, count):
+        params = {name: leaf for name, leaf in params.items() if not is_reference(leaf)}
+        count = jnp.broadcast_to(count, params["mean"].shape[:1])
+        return jax.vmap(self.each.start)(params, count)
+
+    def shapes(self, shapes):
+        return self.each.shapes(shapes)
+
+    def point(self, q):
+        return self.each.point(q)
+
+    def natural(self, q):
+        return jax.vmap(self.each.natural)(q)
+
+    def posterior(self, statistics, q, free):
+        # Flags that are the same for all components are not an axis of them.
+        axes = jax.tree.map(lambda flag: None if isinstance(flag, bool) else 0, free)
+        arrays = jax.tree.map(jnp.asarray, free)
+        if all(axis is None for axis in jax.tree.leaves(axes, is_leaf=lambda a: a is None)):
+            return jax.vmap(lambda s, q: self.each.posterior(s, q, free))(statistics, q)
+        return jax.vmap(self.each.posterior, (0, 0, axes))(statistics, q, arrays)
+
+    def divergence(self, q):
+        found = jax.vmap(self.each.divergence)(q)
+        return {name: jnp.sum(values) for name, values in found.items()}
+
+    def sample(self, q, key):
+        return jax.vmap(self.each.sample)(q, jax.random.split(key, len(q["mean"])))
+
+    def predictive(self, q):
+        return self.each.predictive(q)
+
+
+@belief.register(FactorAnalyzer)
+def _(component):
+    return AnalyzersBelief(component)
+
+
+@belief.register(FactorAnalysis)
+def _(model):
+    return AnalyzerBelief(model.analyzer, model)

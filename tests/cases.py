@@ -307,6 +307,14 @@ def recipes(system, num_outputs):
         ),
         **of_the_table(system, exact, amortized, num_outputs),
         **wrapped(model, exact, amortized),
+        "merge": (
+            lambda rate: elbax.Chain(
+                elbax.ExactEStep(model),
+                elbax.ClosedFormMStep(model),
+                elbax.wrappers.Every(elbax.MergeStep(model, num_sweeps=2), 2),
+            ),
+            exact,
+        ),
         "ecme": (
             lambda rate: elbax.Chain(
                 elbax.ExactEStep(model), elbax.ClosedFormMStep(model), elbax.EvidenceMStep(model)
@@ -597,7 +605,7 @@ def build():
         (alignment(), 0, ["exact/gradient"]),
         (bayesian_network(), 0, ["exact/closed"]),
         *((system, 3, ["exact/closed"]) for name, system in believed().items() if name != "full"),
-        (believed()["full"], 3, ["exact/closed", "exact/gradient", "exact/online"]),
+        (believed()["full"], 3, ["exact/closed", "exact/gradient", "exact/online", "merge"]),
     ]
     cases = []
     for system, num_outputs, names in rows:

@@ -257,6 +257,182 @@ def test_the_scale_of_a_student_by_quadrature():
     np.testing.assert_allclose(ours, np.mean([one_datum(row.item()) for row in x]), rtol=1e-8)
 
 
+# --- regressions and factors ------------------------------------------------------------------------
+
+
+ROWS = priors.NormalInverseGamma(0.5, 2.0, 1.0, intercept_precision=0.1)
+
+
+def lines(num_data=40):
+    generator = np.random.default_rng(2)
+    inputs = generator.normal(3.0, 2.0, (num_data, 2))
+    target = inputs @ [1.0, -0.5] + 2.0 + 0.3 * generator.normal(size=num_data)
+    return jnp.asarray(inputs), jnp.asarray(target)
+
+
+def columns(num_data=40):
+    generator = np.random.default_rng(3)
+    factors = generator.normal(size=(num_data, 2)) @ generator.normal(size=(2, 5))
+    return jnp.asarray(factors + 0.4 * generator.normal(size=factors.shape) + 3.0)
+
+
+def test_the_bound_of_a_regression_is_its_evidence():
+    """Bishop (2006), equation 3.118, with the intercept at the inputs' mean."""
+    inputs, target = x = lines()
+    bayesian = one(components.LinearRegression(prior=ROWS))
+    params = bayesian.model.init(jax.random.key(0), x)
+    q, bound = believed(bayesian, params, x)
+    bound = bound * len(target) / len(x)
+    design = np.concatenate([np.ones((len(target), 1)), inputs - inputs.mean(0)], 1)
+    before = np.diag([0.1, 0.5, 0.5])
+    after = before + design.T @ design
+    mean = np.linalg.solve(after, design.T @ target)
+    shape, rate = 2.0 + len(target) / 2, 1.0 + 0.5 * (target @ target - mean @ after @ mean)
+    found = gammaln(shape) - gammaln(2.0) - shape * np.log(rate)
+    found += 0.5 * (np.linalg.slogdet(before)[1] - np.linalg.slogdet(after)[1])
+    found -= len(target) / 2 * np.log(2 * np.pi)
+    np.testing.assert_allclose(bound, found, rtol=1e-11)
+    # E[β] and its variance of a Student t, against draws.
+    described = bayesian.describe(q, 0.9, num_samples=4000)
+    slopes = np.asarray(described["mean"]["coefficients"][0])
+    np.testing.assert_allclose(slopes[1:], mean[1:], rtol=1e-10)
+    np.testing.assert_allclose(slopes[0], mean[0] - mean[1:] @ inputs.mean(0), rtol=1e-10)
+    spread = np.sqrt(np.diag(np.linalg.inv(after)) * rate / (shape - 1))
+    np.testing.assert_allclose(described["deviation"]["coefficients"][0, 1:], spread[1:], rtol=0.06)
+
+
+RELEVANT = priors.NormalInverseGamma(priors.Gamma(0.1, 0.1), 2.0, 1.0, intercept_precision=0.1)
+STATIONARY = {
+    "MAP regression": (elbax.Mixture(components.LinearRegression(0.0, ROWS), 2), lines),
+    "MAP factors": (elbax.FactorAnalysis(2, floor=0.0, prior=ROWS), columns),
+    "MAP principal components": (elbax.ProbabilisticPCA(2, floor=0.0, prior=ROWS), columns),
+    "factors": (elbax.Bayesian(elbax.FactorAnalysis(2, prior=ROWS)), columns),
+    "principal components": (elbax.Bayesian(elbax.ProbabilisticPCA(2, prior=ROWS)), columns),
+}
+
+
+@pytest.mark.parametrize("name", STATIONARY)
+def test_closed_forms_under_priors_are_stationary(name):
+    """The slope of the objective in all params is 0 at one closed form, for any posterior."""
+    model, data = STATIONARY[name]
+    x = data()
+    start = model.init(jax.random.key(0), x)
+
+    @jax.jit
+    def slope(start, x):
+        posterior = elbax.Exact(model, start)
+        step = elbax.ClosedFormMStep(model)
+        state, info = step(step.init(start, posterior, key=jax.random.key(0)), x)
+        coordinates, rest = eqx.partition(state.params, eqx.is_inexact_array)
+
+        def objective(coordinates):
+            return elbax.elbo(model, eqx.combine(coordinates, rest), posterior, x)
+
+        after, gradient = jax.value_and_grad(objective)(coordinates)
+        return info.elbo, after, gradient
+
+    before, after, gradient = slope(start, x)
+    assert after > before
+    for path, leaf in jax.tree.leaves_with_path(gradient):
+        if "center" not in jax.tree_util.keystr(path):
+            np.testing.assert_allclose(leaf, 0, atol=1e-8)
+
+
+def test_relevance_finds_the_number_of_factors():
+    """Of four factors two are left, and the bound with their precisions ascends."""
+    bayesian = elbax.Bayesian(elbax.FactorAnalysis(4, prior=RELEVANT))
+    x = columns(100)
+    em = elbax.em(bayesian)
+    state, info = sweeps(
+        em, em.init(bayesian.init(jax.random.key(0), x), key=jax.random.key(1)), x, 400
+    )
+    assert np.diff(info.elbo).min() > -1e-10
+    size = np.linalg.norm(bayesian.describe(state.params)["loadings"], axis=0)
+    assert np.sum(size > 0.1 * size.max()) == 2
+
+
+# --- stick breaking ---------------------------------------------------------------------------------
+
+
+def test_two_sticks_are_a_dirichlet():
+    """Beta(1, 1) is the flat distribution of two weights; of three sticks the moments are those of draws."""
+    x = jnp.asarray(counts())
+    component = components.Poisson(prior=priors.Gamma(2.0, 0.5))
+    ends = []
+    for prior in (priors.Dirichlet(1.0), priors.StickBreaking(1.0)):
+        bayesian = elbax.Bayesian(elbax.Mixture(component, 2, prior=prior))
+        em = elbax.em(bayesian)
+        start = bayesian.init(jax.random.key(0), x)
+        _, info = sweeps(em, em.init(start, key=jax.random.key(1)), x, 10)
+        ends.append(info.elbo[-1])
+    np.testing.assert_allclose(*ends, rtol=1e-12)
+    bayesian = elbax.Bayesian(elbax.Mixture(component, 4, prior=priors.StickBreaking(2.0)))
+    q = bayesian.init(jax.random.key(0), x)
+    draws = jax.vmap(bayesian.sample_params, (None, 0))(
+        q, jax.random.split(jax.random.key(1), 8000)
+    )
+    weights = jax.nn.softmax(draws["logits"])
+    np.testing.assert_allclose(weights.mean(0), bayesian.describe(q)["weights"], atol=4e-3)
+    np.testing.assert_allclose(
+        jnp.log(weights).mean(0), bayesian.natural(q)["logits"], rtol=0.02, atol=0.02
+    )
+
+
+# --- merges -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def eight():
+    """Eight components for a table with two clusters."""
+    x = elbax.datasets.old_faithful().astype(float)
+    prior = priors.NormalInverseWishart.from_data(x, 8)
+    model = elbax.GaussianMixture(8, prior=prior, weights_prior=priors.Dirichlet(0.1))
+    return elbax.Bayesian(model), x
+
+
+@pytest.mark.slow
+def test_merges_leave_the_plateaus(eight):
+    """From each of ten starts, where sweeps alone end at many optima."""
+    bayesian, x = eight
+    merge = elbax.wrappers.Every(elbax.MergeStep(bayesian), 5)
+    update = elbax.Chain(elbax.ExactEStep(bayesian), elbax.ClosedFormMStep(bayesian), merge)
+    states = elbax.initial_states(update, x, key=jax.random.key(0), num_restarts=10)
+    restarts = elbax.fit_restarts(update, states, x, max_steps=2000)
+    assert np.sum(restarts.elbo * len(x) > -1189) >= 9
+    for trace in restarts.traces:
+        assert np.nanmin(np.diff(trace)) > -1e-10
+    weights = bayesian.describe(restarts.best.state.params)["weights"]
+    assert np.sum(weights > 0.01) == 2
+
+
+def test_a_merge_gives_all_rows(eight):
+    bayesian, x = eight
+    q = bayesian.init(jax.random.key(0), x)
+    exact = elbax.Exact(bayesian, q)
+
+    @jax.jit
+    def means(source, target):
+        moved = elbax.posteriors.Reassigned(exact, source, target)
+        return jax.vmap(lambda row: moved(row).mean())(x[:20])
+
+    shares = jax.vmap(lambda row: exact(row).mean())(x[:20])
+    merged, deleted = means(jnp.array(2), jnp.array(5)), means(jnp.array(2), jnp.array(2))
+    expected = np.array(shares)
+    expected[:, 5] += expected[:, 2]
+    expected[:, 2] = 0
+    np.testing.assert_allclose(merged, expected, atol=1e-12)
+    left = np.array(shares)
+    left[:, 2] = 0
+    np.testing.assert_allclose(deleted, left / left.sum(1, keepdims=True), atol=1e-9)
+
+
+def test_only_components_merge():
+    model = elbax.FactorAnalysis(1)
+    params = model.init(jax.random.key(0), columns())
+    with pytest.raises(TypeError, match="no components to merge: its latent is a Gaussian"):
+        elbax.MergeStep(model).init(params, key=jax.random.key(0))
+
+
 # --- scikit-learn ----------------------------------------------------------------------------------
 
 
@@ -344,17 +520,17 @@ def test_the_bound_selects_the_number_of_components():
     x = elbax.datasets.old_faithful().astype(float)
     prior = priors.NormalInverseWishart.from_data(x, 2)
     models = {
-        k: elbax.Bayesian(
+        str(k): elbax.Bayesian(
             elbax.GaussianMixture(k, "tied", prior=prior, weights_prior=priors.Dirichlet(1.0))
         )
         for k in (1, 2)
     }
     select = functools.partial(elbax.diagnostics.select, models, x, key=jax.random.key(0))
     found = select(by="elbo", num_restarts=1, held_out=x[:20])
-    assert found.best == 2
-    assert found.bounds[2] == max(found.bounds.values())
-    assert "→ is the best by ELBO" in str(found) and f"{found.bounds[2]:.3f}" in str(found)
-    assert found.held_out[2] > found.held_out[1]
+    assert found.best == "2"
+    assert found.bounds["2"] == max(found.bounds.values())
+    assert "→ is the best by ELBO" in str(found) and f"{found.bounds['2']:.3f}" in str(found)
+    assert found.held_out["2"] > found.held_out["1"]
     with pytest.raises(TypeError, match='by="bic" instead of by="elbo"'):
         select(by="bic")
 
@@ -447,6 +623,20 @@ def test_float32_at_a_large_offset():
 
 
 # --- errors ----------------------------------------------------------------------------------------
+
+
+def test_sticks_have_no_mode():
+    model = elbax.Mixture(components.Poisson(), 3, prior=priors.StickBreaking(1.0))
+    params = model.init(jax.random.key(0), counts())
+    with pytest.raises(TypeError, match="no mode. Use Bayesian"):
+        elbax.em(model).init(params, key=jax.random.key(0))
+
+
+def test_a_relevance_is_not_a_point():
+    model = elbax.FactorAnalysis(1, prior=RELEVANT)
+    params = model.init(jax.random.key(0), columns())
+    with pytest.raises(TypeError, match="a prior of its own.*Use Bayesian"):
+        elbax.em(model).init(params, key=jax.random.key(0))
 
 
 def message(function):

@@ -107,6 +107,7 @@ from .m_steps import (
     EvidenceMStep as EvidenceMStep,
     GradientMStep as GradientMStep,
     IncrementalMStep as IncrementalMStep,
+    MergeStep as MergeStep,
     NewtonMStep as NewtonMStep,
     NumericalMStep as NumericalMStep,
     OnlineMStep as OnlineMStep,

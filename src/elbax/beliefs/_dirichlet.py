@@ -40,6 +40,11 @@ class DirichletBelief(AbstractBelief):
         fresh = jnp.log(self.prior.concentration + count * shares)
         return jnp.where(possible, fresh, rows).reshape(params.shape)
 
+    def counts(self, q: Array) -> Array:
+        """Returns the expected number of data of each entry."""
+        rows, possible = self._rows(q)
+        return jnp.where(possible, jnp.exp(rows) - self.prior.concentration, 0).reshape(q.shape)
+
     def shapes(self, shapes):
         return shapes
 

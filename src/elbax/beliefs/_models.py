@@ -5,23 +5,24 @@ import jax.numpy as jnp
 
 from .._types import Any
 from ..models import BayesianNetwork, ContextFreeGrammar, HiddenMarkovModel, Mixture
+from ..priors import StickBreaking
 from ._belief import AbstractBelief, belief, Blocks, needed, no_predictive
 from ._dirichlet import DirichletBelief
+from ._stick_breaking import StickBreakingBelief
 
 
 _FLAT = "elbax.priors.Dirichlet(1.0)"
 
 
 class MixtureBelief(Blocks):
-    """A Dirichlet over the weights, and the component's belief."""
+    """A Dirichlet or stick-breaking belief over the weights, and the component's belief."""
 
     def __init__(self, model: Mixture):
         self.model = model
         prior = needed(model.prior, model, "prior", _FLAT)
-        self.concentration = prior.concentration
-        Blocks.__init__(
-            self, logits=DirichletBelief(prior, True), components=belief(model.component)
-        )
+        sticks = isinstance(prior, StickBreaking)
+        self.weights = StickBreakingBelief(prior) if sticks else DirichletBelief(prior, True)
+        Blocks.__init__(self, logits=self.weights, components=belief(model.component))
 
     def start(self, params, count):
         shares = count * jax.nn.softmax(params["logits"])
@@ -31,12 +32,12 @@ class MixtureBelief(Blocks):
         }
 
     def emptied(self, q):
-        return jnp.exp(q["logits"]) - self.concentration < 1
+        return self.weights.counts(q["logits"]) < 1
 
     def predictive(self, q):
         component, params = self.blocks["components"].predictive(q["components"])
         model = Mixture(component, self.model.num_components)
-        return model, {"logits": q["logits"], "components": params}
+        return model, {"logits": self.weights.point(q["logits"]), "components": params}
 
 
 class HiddenMarkovBelief(Blocks):

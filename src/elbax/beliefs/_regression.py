@@ -21,7 +21,7 @@ from ._rows import (
 
 
 class RegressionBelief(AbstractBelief):
-    r"""$q(\beta_k, \sigma_k^2) = N(\beta_k; m_k, \sigma_k^2 \Lambda_k^{-1}) \mathrm{IG}(\sigma_k^2)$ of regressions.
+    r"""$q(\beta_k, \sigma_k^2) = N(\beta_k; m_k, \sigma_k^2 \Lambda_k^{-1}) \mathrm{IG}(\sigma_k^2)$ of each.
 
     The blocks hold `{"coefficients": {"point": m, "precision": Λ}, "log_noise": {"point", "log_count": log 2a}}`,
     with Λ for the intercept at the inputs' mean. $E_q[\eta]$ is η at the point with Λ⁻¹ as the gram of each row,

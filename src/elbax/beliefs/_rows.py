@@ -16,8 +16,8 @@ class RowPrior:
     r"""The prior $N(w; 0, \sigma^2 / \lambda)\, \mathrm{IG}(\sigma^2; a, b)$ of rows, and q of the same form.
 
     $q(w, \sigma^2) = N(w; m, \sigma^2 \Lambda^{-1})\, \mathrm{IG}(\sigma^2; a', a' \bar\sigma^2)$. Λ is the
-    prior's λ plus the expected sum of ũũᵀ, kept as its Cholesky factor with a logarithmic diagonal. If λ has a Gamma
-    prior, q holds `"relevance"`, log E[λ] of each input or factor, and λ stands for E[λ].
+    prior's λ plus the expected sum of ũũᵀ, kept as its Cholesky factor with a logarithmic diagonal. If λ has a
+    Gamma prior, q holds `"relevance"`, log E[λ] of each input or factor, and λ stands for E[λ].
     """
 
     def __init__(self, prior: NormalInverseGamma):

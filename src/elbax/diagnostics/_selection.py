@@ -252,15 +252,16 @@ def select(
             rows[name] = information_criteria(model, params, batch, free=free, num_data=num_data)
         if held_out is not None:
             found: Any = model
-            at = model, params
             # Of a belief, the density of new data under it.
-            at = at if model.has_evidence else found.predictive(params, key=key)
-            elsewhere[name] = evidence(*at, held_out)
+            alone = model.has_evidence
+            form, at = (model, params) if alone else found.predictive(params, key=key)
+            elsewhere[name] = evidence(form, at, held_out)
 
     def loss(name):
+        row, reached = rows[name], bounds[name]
         if by == "elbo":
-            return -bounds[name]
-        row = rows[name]
+            assert reached is not None
+            return -reached
         assert row is not None
         return float(-elsewhere[name] if by == "held_out" else getattr(row, by))
 

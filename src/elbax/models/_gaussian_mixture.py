@@ -2,7 +2,7 @@
 
 from ..components import Normal
 from ..components._normal import Covariance, Form
-from ..priors import Dirichlet, NormalInverseWishart
+from ..priors import Dirichlet, NormalInverseWishart, StickBreaking
 from ._mixture import Mixture
 
 
@@ -19,7 +19,7 @@ class GaussianMixture(Mixture):
     - `floor`: pseudo-scatter that keeps covariances from collapsing, relative to the variances of the data's
         columns; 0 turns it off. See `elbax.components.Normal`.
     - `prior`: a `NormalInverseWishart` prior on every mean and covariance.
-    - `weights_prior`: a `Dirichlet` prior on the weights.
+    - `weights_prior`: a `Dirichlet` prior on the weights; or, for a `Bayesian`, `StickBreaking`.
     - `form`: how quadratic forms are computed; `"auto"` decides in each pass by a bound on cancellation.
 
     ```python
@@ -43,7 +43,7 @@ class GaussianMixture(Mixture):
         *,
         floor: float = 1e-6,
         prior: NormalInverseWishart | None = None,
-        weights_prior: Dirichlet | None = None,
+        weights_prior: Dirichlet | StickBreaking | None = None,
         form: Form = "auto",
     ):
         normal = Normal(covariance, floor=floor, prior=prior, form=form)

@@ -16,7 +16,7 @@ from ..data._batch import host_rows, rows
 from ..data._check import check_described, check_each, check_enough, is_concrete
 from ..families import Categorical, Distribution
 from ..families._undefined import draw_label, where_defined
-from ..priors import Dirichlet
+from ..priors import Dirichlet, StickBreaking
 from ..priors._shares import vanished
 from ..starts import AbstractPartitioned, shares_of
 
@@ -33,7 +33,7 @@ class Mixture(AbstractPartitioned):
         `StudentT()`, `FactorAnalyzer(2)`, a `Product` of several for columns of mixed type, or
         `LinearRegression()` for a mixture of regressions.
     - `num_components`: K.
-    - `prior`: a `Dirichlet` prior on the weights.
+    - `prior`: a `Dirichlet` prior on the weights; or, for a `Bayesian`, `StickBreaking`.
 
     ```python
     >>> import elbax, jax, jax.numpy as jnp
@@ -51,13 +51,18 @@ class Mixture(AbstractPartitioned):
 
     component: AbstractComponent
     num_components: int = eqx.field(static=True)
-    prior: Dirichlet | None
+    prior: Dirichlet | StickBreaking | None
 
     def __init__(
-        self, component: AbstractComponent, num_components: int, *, prior: Dirichlet | None = None
+        self,
+        component: AbstractComponent,
+        num_components: int,
+        *,
+        prior: Dirichlet | StickBreaking | None = None,
     ):
         check_components(type(self).__name__, component, num_components=num_components)
-        check_kind(type(self).__name__, Dirichlet, prior=prior)
+        if not isinstance(prior, StickBreaking):
+            check_kind(type(self).__name__, Dirichlet, prior=prior)
         self.component = component
         self.num_components = num_components
         self.prior = prior

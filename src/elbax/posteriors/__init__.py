@@ -10,5 +10,6 @@ from ._local import Local as Local
 from ._mean_field import MeanField as MeanField
 from ._monte_carlo import Importance as Importance, MonteCarlo as MonteCarlo
 from ._posterior import AbstractPosterior as AbstractPosterior
+from ._reassigned import Reassigned as Reassigned
 from ._recognition import Recognition as Recognition
 from ._semi_amortized import SemiAmortized as SemiAmortized

@@ -5,3 +5,4 @@ from ._dirichlet import Dirichlet as Dirichlet
 from ._gamma import Gamma as Gamma
 from ._normal_inverse_gamma import NormalInverseGamma as NormalInverseGamma
 from ._normal_inverse_wishart import NormalInverseWishart as NormalInverseWishart
+from ._stick_breaking import StickBreaking as StickBreaking

@@ -1,0 +1,176 @@
+"""What variational Bayes costs, beside scikit-learn, hmmlearn and our own EM.
+
+python benchmarks/variational_bayes.py    prints the tables, writes results/variational_bayes.md
+make benchmark                            the same functions, one pytest-benchmark each
+
+hmmlearn takes part where it is installed; how it is measured stands in `measuring.py`.
+"""
+
+import functools
+import importlib.util
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import sklearn
+from gaussian_mixture import clusters
+from measuring import (
+    chain,
+    heading,
+    markdown,
+    ratio,
+    Row,
+    Run,
+    slopes,
+    spread,
+    start,
+    sweeps,
+    write,
+)
+from sklearn.cluster import KMeans
+from sklearn.mixture import BayesianGaussianMixture
+from structured_latents import switching
+
+import elbax
+from elbax import components, priors
+
+
+RESULTS = Path(__file__).parent / "results" / "variational_bayes.md"
+HMMLEARN = importlib.util.find_spec("hmmlearn") is not None
+# (rows, columns, components), and the numbers of sweeps of a slope.
+SIZES = {
+    "100k x 16, K = 16": ((100_000, 16, 16), (2, 8), 7),
+    "20k x 8, K = 8": ((20_000, 8, 8), (5, 45), 7),
+    "Old Faithful, K = 6": (None, (20, 1020), 9),
+}
+
+
+@functools.cache
+def table(name: str) -> tuple[np.ndarray, int]:
+    shape, *_ = SIZES[name]
+    if shape is None:
+        return np.asarray(elbax.datasets.old_faithful(), np.float32), 6
+    rows, columns, number = shape
+    return clusters()[:rows, :columns], number
+
+
+def mixture(name: str) -> Row:
+    """A sweep of variational Bayes, of scikit-learn's from the same clusters, and of our own EM.
+
+    After as many sweeps the hyperparameters agree. The peer's bound leaves out constants, so it is not compared.
+    """
+    x, number = table(name)
+    prior = priors.NormalInverseWishart.from_data(x, number)
+    flat = priors.Dirichlet(1.0)
+    plain = elbax.GaussianMixture(number, prior=prior, weights_prior=flat, floor=0.0)
+    model = elbax.Bayesian(plain)
+    parts = KMeans(number, n_init=1, random_state=0).fit(x).labels_
+
+    # The first M-step of the peer, from its k-means.
+    data = jnp.asarray(x)
+    given = elbax.posteriors.Local(jnp.log(jnp.eye(number, dtype=x.dtype))[parts], plain.latent)
+    first = elbax.ClosedFormMStep(model)
+    state = first.init(model.init(jax.random.key(0), data), given, key=jax.random.key(1))
+    state, _ = jax.jit(first)(state, data)
+    q = state.params
+
+    def theirs(n: int) -> BayesianGaussianMixture:
+        peer = BayesianGaussianMixture(
+            n_components=number,
+            weight_concentration_prior_type="dirichlet_distribution",
+            weight_concentration_prior=1.0,
+            mean_precision_prior=prior.shrinkage,
+            mean_prior=np.asarray(prior.mean, x.dtype),
+            degrees_of_freedom_prior=prior.dof,
+            covariance_prior=np.asarray(prior.scale, x.dtype),
+            reg_covar=0.0,
+            max_iter=n,
+            tol=0.0,
+            random_state=0,
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return peer.fit(x)
+
+    ours = sweeps(chain(model), start(model, q), data)
+    em = sweeps(chain(plain), start(plain, model.inside(q)), data)
+    _, counts, rounds = SIZES[name]
+    found = slopes({"elbax": ours, "EM": em, "scikit-learn": theirs}, counts, rounds)
+    few = 5
+    gap = model.inside(ours(few)[0].params)["components"]["mean"] - theirs(few).means_
+    return {
+        "data": name,
+        "elbax, ms": spread(found["elbax"], 1e-3),
+        "scikit-learn, ms": spread(found["scikit-learn"], 1e-3),
+        "scikit-learn / elbax": ratio(found["scikit-learn"], found["elbax"]),
+        "elbax / our EM": ratio(found["elbax"], found["EM"]),
+        f"largest gap of means after {few} sweeps": f"{np.abs(gap).max():.1g}",
+    }
+
+
+def hidden_markov() -> Row:
+    """A sweep for 64 x 500 x 4, 8 states, full covariances."""
+    x = switching()
+    flat = priors.Dirichlet(1.0)
+    prior = priors.NormalInverseWishart(0.0, 1.0, 6.0, 1.0)
+    plain = elbax.HiddenMarkovModel(
+        components.Normal(prior=prior), 8, prior=flat, transition_prior=flat
+    )
+    model = elbax.Bayesian(plain)
+    data = jnp.asarray(x)
+    params = plain.init(jax.random.key(0), data)
+    runs: dict[str, Run] = {
+        "elbax": sweeps(chain(model), start(model, model.start(params, data)), data),
+        "EM": sweeps(chain(plain), start(plain, params), data),
+    }
+    if HMMLEARN:
+        runs["hmmlearn"] = _hmmlearn(x)
+    found = slopes(runs, (2, 12), 5)
+    row: Row = {
+        "sequences": "64 x 500 x 4, 8 states",
+        "elbax, ms": spread(found["elbax"], 1e-3),
+        "elbax / our EM": ratio(found["elbax"], found["EM"]),
+    }
+    if HMMLEARN:
+        row["hmmlearn, ms"] = spread(found["hmmlearn"], 1e-3)
+        row["hmmlearn / elbax"] = ratio(found["hmmlearn"], found["elbax"])
+    return row
+
+
+def _hmmlearn(x: np.ndarray) -> Run:
+    from hmmlearn.vhmm import VariationalGaussianHMM
+
+    count, length, dim = x.shape
+
+    def run(n: int) -> Any:
+        peer = VariationalGaussianHMM(8, "full", n_iter=n, tol=-1e9, random_state=0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return peer.fit(x.reshape(-1, dim).astype(float), [length] * count)
+
+    return run
+
+
+def report() -> Iterator[str]:
+    """The results file, part by part as it is measured."""
+    peers: dict[str, Any] = {"scikit-learn": sklearn}
+    if HMMLEARN:
+        peers["hmmlearn"] = __import__("hmmlearn")
+    yield heading(
+        "Variational Bayes",
+        "python benchmarks/variational_bayes.py",
+        peers,
+        "float32; hmmlearn float64. Full covariances.",
+    )
+    yield "## A sweep, Gaussian mixture"
+    yield markdown([mixture(name) for name in SIZES])
+    yield "## A sweep, hidden Markov model"
+    yield markdown([hidden_markov()])
+
+
+if __name__ == "__main__":
+    write(RESULTS, report())

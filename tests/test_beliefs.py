@@ -476,6 +476,52 @@ def test_the_mixture_of_scikit_learn():
     close(elbax.probabilities(bayesian, state.params, x), peer.predict_proba(x))
 
 
+def tables_of_rules():
+    """Models of tables in which some entries are impossible, and their data."""
+    flat = priors.Dirichlet(0.8)
+    grammar = elbax.ContextFreeGrammar(
+        2, 2, 3, emits=np.array([[True, True, False], [False, True, True]]), prior=flat
+    )
+    sentences = jnp.asarray(np.random.default_rng(0).integers(0, 3, (6, 4)))
+    network = elbax.BayesianNetwork((2, 2, 2), ((), (0,), (0,)), prior=flat)
+    rows = np.random.default_rng(1).integers(0, 2, (12, 3)).astype(float)
+    rows[::3, 0] = np.nan
+    params = network.from_description(
+        tables=([0.4, 0.6], [[0.3, 0.7], [0.8, 0.2]], [[1.0, 0.0], [0.4, 0.6]])
+    )
+    rows[rows[:, 0] == 0, 2] = 0
+    return {
+        "grammar": (grammar, grammar.init(jax.random.key(0)), sentences),
+        "network": (network, params, elbax.incomplete(rows)),
+    }
+
+
+@pytest.mark.parametrize("name", ["grammar", "network"])
+def test_tables_with_impossible_entries(name):
+    """Each row's divergence and E[log π] are those of a Dirichlet over its possible entries; the bound ascends."""
+    model, params, x = tables_of_rules()[name]
+    bayesian = elbax.Bayesian(model)
+    em = elbax.em(bayesian)
+    state = em.init(bayesian.start(params, x), key=jax.random.key(1))
+    state, info = sweeps(em, state, x, 15)
+    assert np.diff(info.elbo).min() > -1e-12
+    q, natural = state.params, bayesian.natural(state.params)
+    if name == "grammar":
+        pairs = [(q[key], natural[key], mask) for key, mask in model.possible().items()]
+    else:
+        pairs = [(table, natural[i], np.isfinite(table)) for i, table in enumerate(q)]
+    total = 0.0
+    for table, expected, possible in pairs:
+        shape = (-1, possible.shape[-1])
+        for row, mean, there in zip(*(np.reshape(t, shape) for t in (table, expected, possible))):
+            alpha = np.exp(row[there])
+            np.testing.assert_allclose(
+                mean[there], digamma(alpha) - digamma(alpha.sum()), rtol=1e-9
+            )
+            total += dirichlet_divergence(alpha, np.full(alpha.shape, 0.8))
+    np.testing.assert_allclose(bayesian.log_prior(q), -total, rtol=1e-9)
+
+
 # --- what comes of a belief ------------------------------------------------------------------------
 
 

@@ -36,6 +36,7 @@ The names of a first day:
 from . import (
     beliefs as beliefs,
     components as components,
+    conjugacy as conjugacy,
     datasets as datasets,
     diagnostics as diagnostics,
     estimators as estimators,

@@ -1,9 +1,13 @@
 """Families of latent distributions, one per file."""
 
 from ._any_latent import AnyLatent as AnyLatent
+from ._bernoulli import Bernoulli as Bernoulli
+from ._beta import Beta as Beta
 from ._categorical import Categorical as Categorical
+from ._conjugate import AbstractConjugateFamily as AbstractConjugateFamily
 from ._ctc_lattice import CTCLattice as CTCLattice
 from ._diagonal_gaussian import DiagonalGaussian as DiagonalGaussian
+from ._dirichlet import Dirichlet as Dirichlet
 from ._divergence import (
     as_prior as as_prior,
     exact_divergence as exact_divergence,
@@ -16,10 +20,13 @@ from ._factored_gaussian import FactoredGaussian as FactoredGaussian
 from ._factored_graph import FactoredGraph as FactoredGraph
 from ._factored_grid import FactoredGrid as FactoredGrid
 from ._family import AbstractFamily as AbstractFamily, Distribution as Distribution
+from ._gamma import Gamma as Gamma
 from ._gaussian import Gaussian as Gaussian
 from ._gaussian_chain import GaussianChain as GaussianChain
 from ._grid import GridGraph as GridGraph
 from ._markov_chain import MarkovChain as MarkovChain
+from ._normal import Normal as Normal
+from ._normal_wishart import NormalWishart as NormalWishart
 from ._parse_tree import ParseTree as ParseTree
 from ._semiring import (
     AbstractSemiring as AbstractSemiring,
@@ -28,3 +35,4 @@ from ._semiring import (
     Sampling as Sampling,
 )
 from ._structured import AbstractStructured as AbstractStructured
+from ._wishart import Wishart as Wishart

@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 
 from .._arguments import check_count
-from .._math.algebra import vdot
+from .._math.algebra import log, vdot
 from .._types import Any, Array, Callable, Float, Int, Key, Scalar
-from ._family import AbstractFamily
+from ._conjugate import AbstractConjugateFamily
 from ._undefined import where_defined
 
 
-class Categorical(AbstractFamily):
+class Categorical(AbstractConjugateFamily):
     r"""A categorical latent z ∈ {0, …, K − 1} with $t(z) = e_z$ (one-hot) and $A(\eta) = \log \sum_k e^{\eta_k}$.
 
     The natural parameters are logits of shape `(num_values,)`. They need not be normalized; −∞ marks an
@@ -36,6 +36,10 @@ class Categorical(AbstractFamily):
 
     def __check_init__(self):
         check_count("Categorical", num_values=self.num_values)
+
+    @property
+    def event_shape(self) -> Any:
+        return (self.num_values,)
 
     def batch_ndim(self, natural: Float[Array, "..."]) -> int:
         return jnp.ndim(natural) - 1
@@ -113,3 +117,33 @@ class Categorical(AbstractFamily):
             return jnp.sum(jnp.where(weight > 0, weight * jnp.where(weight > 0, value, 0), 0), 0)
 
         return jax.tree.map(average, values)
+
+    def coordinates(self, z: Int[Array, "..."]) -> Float[Array, "... K"]:
+        """Returns the one-hot vector of z."""
+        return jax.nn.one_hot(z, self.num_values)
+
+    def of_coordinates(self, point: Array) -> Array:
+        return point
+
+    def center(self, natural: Array) -> Array:
+        return jax.nn.softmax(natural, -1)
+
+    def near(self, point: Array) -> Array:
+        return self.to_unconstrained(point)
+
+    def nodes(self, natural: Array) -> Array:
+        """Returns the probabilities: a function that is linear in the one-hot vector has its mean there."""
+        return jax.nn.softmax(natural, -1)[None]
+
+    def read_about(self, function: Callable[[Any], Scalar], point: Array) -> Array:
+        """A function that is linear in the one-hot vector has its values as the gradient."""
+        return jax.grad(function)(point)
+
+    def to_unconstrained(self, point: Array) -> Array:
+        return log(point)
+
+    def from_unconstrained(self, free: Array) -> Array:
+        return jax.nn.softmax(free, -1)
+
+    def origin(self, dtype: Any) -> Array:
+        return jnp.full((self.num_values,), 1 / self.num_values, dtype)

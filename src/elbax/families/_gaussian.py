@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._arguments import check_count
-from .._math.algebra import matmul, vdot
-from .._math.linear_algebra import cholesky, invert_positive, invert_triangle
+from .._math.algebra import matmul, matvec, vdot
+from .._math.linear_algebra import cholesky, invert_positive, invert_triangle, root_of_inverse
 from .._types import Any, Array, Callable, Float, Key, Scalar
-from ._family import AbstractFamily, Distribution
+from ._conjugate import AbstractConjugateFamily
+from ._family import Distribution
 
 
-class Gaussian(AbstractFamily):
+class Gaussian(AbstractConjugateFamily):
     r"""A Gaussian latent $z \in R^d$ of any covariance, with $t(z) = (z, -\tfrac12 z z^\top)$.
 
     The natural parameters are (h, J), of shapes `(dim,)` and `(dim, dim)`. J is the precision and $h = J m$:
@@ -41,6 +42,10 @@ class Gaussian(AbstractFamily):
 
     def __check_init__(self):
         check_count("Gaussian", dim=self.dim)
+
+    @property
+    def event_shape(self) -> Any:
+        return (self.dim,)
 
     def batch_ndim(self, natural: tuple) -> int:
         return jnp.ndim(natural[0]) - 1
@@ -113,6 +118,45 @@ class Gaussian(AbstractFamily):
         origin = jnp.zeros(self.dim, dtype)
         constant, linear = jax.value_and_grad(function)(origin)
         return (linear, -jax.hessian(function)(origin)), constant
+
+    def from_description(self, *, mean: Any, precision: Any) -> Distribution:
+        """Returns N(mean, precision⁻¹), one for each entry of leading axes."""
+        mean, precision = jnp.asarray(mean, float), jnp.asarray(precision, float)
+        batch = jnp.broadcast_shapes(mean.shape[:-1], precision.shape[:-2])
+        precision = jnp.broadcast_to(precision, (*batch, self.dim, self.dim))
+        return self((matvec(precision, jnp.broadcast_to(mean, (*batch, self.dim))), precision))
+
+    def center(self, natural: tuple) -> Array:
+        return matvec(invert_positive(natural[1]), natural[0])
+
+    def near(self, point: Array) -> tuple[Array, Array]:
+        identity = jnp.eye(self.dim, dtype=point.dtype)
+        return point, jnp.broadcast_to(identity, (*point.shape, self.dim))
+
+    def nodes(self, natural: tuple) -> Array:
+        """Returns m ± √d Lᵢ with L Lᵀ = J⁻¹: they have the mean and the covariance of q."""
+        center = self.center(natural)
+        steps = jnp.moveaxis(math.sqrt(self.dim) * root_of_inverse(natural[1]), -1, 0)
+        return jnp.concatenate([center + steps, center - steps])
+
+    def read_about(self, function: Callable[[Any], Scalar], point: Array) -> tuple[Array, Array]:
+        """At the mean of q nothing cancels. Entries do not interact: one product has a column of each."""
+        gradient = jax.grad(function)
+
+        def column(unit):
+            return jax.jvp(gradient, (point,), (jnp.broadcast_to(unit, point.shape),))[1]
+
+        columns = jax.vmap(column, out_axes=-1)(jnp.eye(self.dim, dtype=point.dtype))
+        return gradient(point) - matvec(columns, point), -columns
+
+    def to_unconstrained(self, point: Array) -> Array:
+        return point
+
+    def from_unconstrained(self, free: Array) -> Array:
+        return free
+
+    def origin(self, dtype: Any) -> Array:
+        return jnp.zeros(self.dim, dtype)
 
 
 class GaussianByFactor(Distribution):

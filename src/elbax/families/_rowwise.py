@@ -62,7 +62,9 @@ def _depth(who: str, family: Any, kind: str, argument: PyTree) -> int:
     if kind == "q":
         return argument.batch_ndim
     if kind == "z":
-        depth = jnp.ndim(argument) - family.event_ndim
+        # Of a tuple of arrays the first one tells.
+        first = argument[0] if isinstance(argument, tuple) else argument
+        depth = jnp.ndim(first) - family.event_ndim
     else:
         of = family if kind == "natural" else family.of_potentials
         depth = of.batch_ndim(argument)

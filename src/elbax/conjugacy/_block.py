@@ -6,7 +6,6 @@ import jax.numpy as jnp
 
 from .._arguments import check_count, kind_of
 from .._types import Any, Array, Key, PyTree
-from ..families import Distribution
 from ..families._conjugate import AbstractConjugateFamily
 
 
@@ -105,13 +104,6 @@ class Block(eqx.Module):
     def center(self, belief: PyTree) -> PyTree:
         """Returns the point about which functions of the block are differentiated."""
         return self.family.center(belief.natural) if self.form == "distribution" else belief
-
-    def drawn(self, belief: PyTree, key: Key) -> PyTree:
-        """Returns a draw from q, or from a wide q around a point."""
-        q = belief if isinstance(belief, Distribution) else self.family(self.family.near(belief))
-        found = self.family.coordinates(self.family.sample(q.natural, key))
-        dtype = jax.tree.leaves(q.natural)[0].dtype
-        return jax.tree.map(lambda leaf: leaf.astype(dtype), found)
 
     def entropy(self, belief: PyTree) -> Array | float:
         """Returns H(q) in nats, summed over the plate; that of a point counts as 0."""

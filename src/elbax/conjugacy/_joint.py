@@ -19,7 +19,7 @@ from ..data._batch import (
     without_padding,
 )
 from ..families import Distribution
-from ._block import Block, FORMS
+from ._block import Block
 from ._local import LocalBeliefs
 from ._quadrature import average
 from ._refute import misfits, refuse
@@ -165,9 +165,9 @@ class ConjugateJoint(eqx.Module):
     ) -> "ConjugateJoint":
         """Tries to refute the blocks at random points, eagerly; returns the joint.
 
-        The blocks are drawn from q. As a function of one block, the log-joint of a few data is compared with the
-        form that its derivatives determine, at draws of the whole plate, and its average over the block's nodes
-        with the form's expectation. Points can refute conjugacy, not prove it.
+        As a function of one block, the others at random points around q, the log-joint of a few data is compared
+        with the form that its derivatives determine, at random points of the whole plate, and its average over a
+        block's nodes with the form's expectation. Points can refute conjugacy, not prove it.
 
         **Arguments:**
 
@@ -190,7 +190,7 @@ class ConjugateJoint(eqx.Module):
             raise type(error)(
                 f"ConjugateJoint: log_joint or log_prior fails at blocks of shapes {shapes}: {error}"
             ) from error
-        refuse(self, found, tolerance)
+        refuse("ConjugateJoint", {n: b.family for n, b in self.blocks.items()}, found, tolerance)
         return self
 
     # ---- expectations ----

@@ -9,8 +9,10 @@ from ..posteriors._posterior import AbstractPosterior
 class LocalBeliefs(AbstractPosterior):
     """A table of q of each datum's own blocks, by their names: `posterior(x, index=i)` is that of row i.
 
-    **Fields:** `blocks`, a dictionary of distributions with one leading axis, the rows of the data, or of arrays of
-    values for blocks that are points. `state.posterior.blocks["component"].mean()` are all rows at once.
+    **Fields:**
+
+    - `blocks`: a dictionary of distributions with one leading axis, the rows of the data, or of arrays of values
+        for blocks that are points. `state.posterior.blocks["component"].mean()` are all rows at once.
 
     ```python
     >>> import elbax, jax.numpy as jnp

@@ -1,11 +1,14 @@
 """Random points that try whether a log-joint is in the span of each block's family."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from .._program import program
-from .._types import Any, Array, Key, PyTree
+from .._types import Any, Array, Callable, Key, PyTree
+from ..families._conjugate import AbstractConjugateFamily
 
 
 _POINTS = 6
@@ -15,64 +18,96 @@ _POINTS = 6
 def misfits(joint: Any, params: PyTree, local: PyTree, x: PyTree, key: Key) -> dict[str, Array]:
     """Returns two relative misfits of every block: of the form at random points, and of the average over nodes.
 
-    All other blocks are at one random point. As f(z) = ⟨λ, t(z)⟩ + c is only known up to c, differences of points
-    are compared.
+    All other blocks are at one random point.
     """
-    keys = iter(jax.random.split(key, 2 * len(joint.blocks)))
     number = len(jax.tree.leaves(x)[0])
-    values = {name: block.drawn(params[name], next(keys)) for name, block in joint.shared}
-    for name, block in joint.local:
-        draws = jax.random.split(next(keys), number)
-        values[name] = jax.vmap(block.drawn)(local[name], draws)
+    tried = {}
+    for i, (name, block) in enumerate(joint.blocks.items()):
+        center = block.center((params if name in params else local)[name])
+        tried[name] = points_to_try(block.family, center, jax.random.fold_in(key, i))
+    values = {name: _first(points) for name, points in tried.items()}
 
     def total(values):
-        """The log-joint of one row at a time, with a prior each: a misfit is not hidden in a sum."""
         shared = {name: values[name] for name, _ in joint.shared}
         own = {name: values[name] for name, _ in joint.local}
-        each = jax.vmap(lambda x, own: joint.density(shared, x, own))(x, own)
+        each = jax.vmap(lambda x, own: joint.density(shared, x, own), axis_size=number)(x, own)
         return jnp.sum(each) + jnp.asarray(joint.prior(shared), each.dtype)
 
-    found = {}
-    for name, block in joint.blocks.items():
-        belief = (params if name in params else local)[name]
-        own_keys = jax.random.split(next(keys), _POINTS)
-        draw = block.drawn if name in params else lambda b, k, d=block.drawn: _rows(d, b, k)
-        points = jax.vmap(lambda key: draw(belief, key))(own_keys)
-        function = lambda value, name=name: total(values | {name: value})
-        found[name] = _misfit(block, function, points)
-    return found
+    # One evaluation for the points of all blocks, which compiles once.
+    sizes = [len(jax.tree.leaves(points)[0]) for points in tried.values()]
+    everywhere = {
+        name: jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+        for name, parts in _one_at_a_time(values, tried, sizes).items()
+    }
+    found = jnp.split(jax.vmap(total)(everywhere), np.cumsum(sizes)[:-1])
+
+    def of_block(name, found):
+        function = lambda value: total(values | {name: value})
+        return misfit(joint.blocks[name].family, function, tried[name], found)
+
+    return {name: of_block(name, one) for name, one in zip(tried, found)}
 
 
-def _rows(drawn, belief, key):
-    keys = jax.random.split(key, len(jax.tree.leaves(belief)[0]))
-    return jax.vmap(drawn)(belief, keys)
+def _one_at_a_time(values: dict, tried: dict, sizes: list[int]) -> dict[str, list[PyTree]]:
+    """Returns the values of every block while one block after another takes its points."""
+
+    def still(name, size):
+        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (size, *leaf.shape)), values[name])
+
+    return {
+        name: [tried[name] if name == moving else still(name, n) for moving, n in zip(tried, sizes)]
+        for name in tried
+    }
 
 
-def _misfit(block, function, points) -> Array:
-    family = block.family
-    q = family(jax.tree.map(jnp.asarray, family.near(jax.tree.map(lambda leaf: leaf[0], points))))
-    natural = family.read_about(function, family.center(q.natural))
-
-    def product(statistics):
-        """⟨λ, t⟩ and the sum of the sizes of its terms, in one array."""
-        terms = [a * b for a, b in zip(jax.tree.leaves(natural), jax.tree.leaves(statistics))]
-        return jnp.stack(
-            [sum(jnp.sum(term) for term in terms), sum(jnp.sum(jnp.abs(term)) for term in terms)]
-        )
-
-    form = jax.vmap(lambda point: product(family.of_coordinates(point)))(points)
-    values = jax.vmap(function)(points)
-    size = 1 + jnp.abs(values) + form[:, 1]
-    rest = values - form[:, 0]
-    at_points = jnp.max(jnp.abs(rest - rest[0]) / (size + size[0]))
-    # The average over the nodes of q against ⟨λ, E t⟩ + c, with c from the first point.
-    expected = product(family.mean(q.natural))
-    mean = jnp.mean(jax.vmap(function)(family.nodes(q.natural)))
-    scale = size[0] + jnp.abs(mean) + expected[1]
-    return jnp.stack([at_points, jnp.abs(mean - expected[0] - rest[0]) / scale])
+def _somewhere(family: AbstractConjugateFamily, center: PyTree, key: Key) -> PyTree:
+    """Returns a random point around the center, in unconstrained coordinates; of labels, any probabilities."""
+    free = family.to_unconstrained(center)
+    free = jnp.zeros_like(free) if family.finite else free
+    return family.from_unconstrained(free + jax.random.normal(key, free.shape, free.dtype))
 
 
-def refuse(joint: Any, found: dict[str, Array], tolerance: float | None) -> None:
+def _first(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda leaf: leaf[0], tree)
+
+
+def points_to_try(family: AbstractConjugateFamily, center: PyTree, key: Key) -> PyTree:
+    """Returns random points around the center, and then the nodes of a q around the first of them."""
+    some = functools.partial(_somewhere, family, center)
+    points = jax.vmap(some)(jax.random.split(key, _POINTS))
+    nodes = family.nodes(family.near(_first(points)))
+    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), points, nodes)
+
+
+def misfit(
+    family: AbstractConjugateFamily,
+    function: Callable[[Any], Array],
+    points: PyTree,
+    values: Array,
+) -> Array:
+    """Returns how far a function is from ⟨λ, t(z)⟩ + c, for the λ that its derivatives determine at one place.
+
+    The first number is the largest difference at the random points, the second that of its average over the nodes
+    from its expectation. Both are relative to the size of the terms. The constant c is from the first point.
+    `values` are those of the function at the `points_to_try`.
+    """
+    form = family.read_about(function, _first(points))
+    terms, size = jax.vmap(lambda point: _product(form, family.of_coordinates(point)))(points)
+    size = 1 + jnp.abs(values) + size
+    rest = values - terms
+    at_points = jnp.abs(rest - rest[0])[:_POINTS] / (size + size[0])[:_POINTS]
+    expected, _ = _product(form, family.mean(family.near(_first(points))))
+    gap = jnp.mean(values[_POINTS:]) - expected - rest[0]
+    return jnp.stack([jnp.max(at_points), jnp.abs(gap) / (size[0] + jnp.max(size[_POINTS:]))])
+
+
+def _product(form: PyTree, statistics: PyTree) -> tuple[Array, Array]:
+    """Returns ⟨λ, t⟩ and the sum of the sizes of its terms."""
+    terms = jax.tree.leaves(jax.tree.map(jnp.multiply, form, statistics))
+    return sum(map(jnp.sum, terms), 0), sum((jnp.sum(jnp.abs(term)) for term in terms), 0)
+
+
+def refuse(who: str, families: dict[str, Any], found: dict[str, Array], tolerance: Any) -> None:
     """Raises `ValueError` that names the block of the largest misfit, if it is above the tolerance."""
     worst = {name: np.nan_to_num(np.asarray(pair), nan=np.inf) for name, pair in found.items()}
     precision = jnp.finfo(next(iter(found.values())).dtype).eps
@@ -81,21 +116,20 @@ def refuse(joint: Any, found: dict[str, Array], tolerance: float | None) -> None
     at_points, at_nodes = map(float, worst[name])
     if max(at_points, at_nodes) <= allowed:
         return
-    block = joint.blocks[name]
-    family = type(block.family).__name__
     what = f"differs from that form at random points by {at_points:.2g}"
     if at_points <= allowed:
-        what = f"has another mean over the block's nodes than that form, by {at_nodes:.2g}"
+        what = f"has another mean over the nodes of a q than that form, by {at_nodes:.2g}"
+    family = type(families[name]).__name__
     hint = "Choose another family for the block"
-    if block.family.finite:
+    if families[name].finite:
         hint = "Write it linear in the one-hot vector, as jnp.sum(z * values_of_each_label)"
     elif family == "Dirichlet":
         hint = (
-            "Write it in the logarithms of the shares, whose sum need not be 1 "
-            "(elbax.families.Dirichlet(...).from_description(...).log_prob does)"
+            "Write it in the logarithms of the shares, whose sum need not be 1, as "
+            "elbax.families.Dirichlet(...).from_description(...).log_prob does"
         )
     raise ValueError(
-        f"ConjugateJoint: as a function of the block {name!r}, the log-joint is not of the form that {family} "
-        f"needs, a sum over the entries of its plate {block.plate}: it {what} (relative; tolerance {allowed:.2g}). "
-        f"{hint}. Entries that multiply each other belong in one entry of a larger family or in separate blocks."
+        f"{who}: as a function of the block {name!r}, the log-density is not a sum of {family} terms ⟨λ, t(z)⟩ + "
+        f"c over its entries: it {what} (relative; tolerance {allowed:.2g}). {hint}. Entries that multiply each "
+        "other belong in one entry of a larger family or in blocks of different names."
     )

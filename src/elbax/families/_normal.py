@@ -11,10 +11,11 @@ from ._conjugate import AbstractConjugateFamily
 
 
 class Normal(AbstractConjugateFamily):
-    r"""A Gaussian number z with $t(z) = (z, -\tfrac12 z^2)$ and $A(h, J) = \tfrac12 (h^2 / J - \log J + \log 2\pi)$.
+    r"""A Gaussian number z with $t(z) = (z, -\tfrac12 z^2)$.
 
-    The natural parameters are (h, J): J is the precision and h = J m. An encoder returns the mean and the log
-    standard deviation. `Gaussian` is a vector.
+    $A(h, J) = \tfrac12 (h^2 / J - \log J + \log 2\pi)$. The natural
+    parameters are (h, J): J is the precision and h = J m. An encoder returns the mean and the log standard
+    deviation. `Gaussian` is a vector.
 
     ```python
     >>> import elbax

@@ -16,12 +16,12 @@ from ._conjugate import AbstractConjugateFamily
 
 
 class NormalWishart(AbstractConjugateFamily):
-    r"""A latent mean and precision matrix, $q(\mu, \Lambda) = N(\mu; m, (\kappa\Lambda)^{-1})\, W(\Lambda; \nu, \Psi^{-1})$.
+    r"""A latent mean and precision matrix: $\mu \mid \Lambda \sim N(m, (\kappa\Lambda)^{-1})$, Λ Wishart.
 
-    A value is the tuple (μ, Λ), and $t = (-\tfrac12 \mu^\top \Lambda \mu, \Lambda \mu, \tfrac12 \log|\Lambda|,
-    -\tfrac12 \Lambda)$. The natural parameters are $(\kappa, \kappa m, \nu - D, \Psi + \kappa m m^\top)$. An
-    encoder returns m, log κ, log(ν − D + 1) and the lower triangle of the Cholesky factor of Ψ with the logarithms
-    of its diagonal.
+    Λ has ν degrees of freedom and the inverse scale Ψ. A value is the tuple (μ, Λ), and
+    $t = (-\tfrac12 \mu^\top \Lambda \mu, \Lambda \mu, \tfrac12 \log|\Lambda|, -\tfrac12 \Lambda)$. The natural
+    parameters are $(\kappa, \kappa m, \nu - D, \Psi + \kappa m m^\top)$. An encoder returns m, log κ,
+    log(ν − D + 1) and the lower triangle of the Cholesky factor of Ψ with the logarithms of its diagonal.
 
     ```python
     >>> import elbax, jax.numpy as jnp

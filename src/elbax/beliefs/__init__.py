@@ -4,6 +4,7 @@ from . import _analyzer, _components, _models, _regression  # noqa: F401  They r
 from ._bayesian import Bayesian as Bayesian
 from ._belief import AbstractBelief as AbstractBelief, belief as belief, Blocks as Blocks
 from ._beta import BetaBelief as BetaBelief
+from ._conjugate import ConjugateBelief as ConjugateBelief
 from ._dirichlet import DirichletBelief as DirichletBelief
 from ._drawn import Drawn as Drawn
 from ._gamma import GammaBelief as GammaBelief

@@ -3,6 +3,7 @@
 from ._bernoulli import Bernoulli as Bernoulli
 from ._categorical import Categorical as Categorical
 from ._component import AbstractComponent as AbstractComponent
+from ._conjugate import Conjugate as Conjugate
 from ._factor_analyzer import FactorAnalyzer as FactorAnalyzer
 from ._gamma import Gamma as Gamma
 from ._generalized_linear import GeneralizedLinear as GeneralizedLinear

@@ -67,10 +67,10 @@ class ConjugateJoint(eqx.Module):
     ```
     """
 
-    log_joint: Any = eqx.field(converter=by_value)
+    log_joint: Any = eqx.field(static=True, converter=by_value)
     shared: tuple[tuple[str, Block], ...]
     local: tuple[tuple[str, Block], ...]
-    log_prior: Any = eqx.field(converter=by_value)
+    log_prior: Any = eqx.field(static=True, converter=by_value)
 
     def __init__(
         self,

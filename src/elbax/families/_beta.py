@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import betaln, digamma
 
+from .._math.algebra import log
 from .._types import Any, Array, Callable, Key, Scalar
 from ._conjugate import AbstractConjugateFamily
 
@@ -91,7 +92,7 @@ class Beta(AbstractConjugateFamily):
         return up, down
 
     def to_unconstrained(self, point):
-        return jnp.log(point) - jnp.log1p(-point)
+        return log(point) - log(1 - point)
 
     def from_unconstrained(self, free):
         return jax.nn.sigmoid(free)

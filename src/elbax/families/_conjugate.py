@@ -23,6 +23,9 @@ class AbstractConjugateFamily(AbstractFamily):
     event_shape: ClassVar[Any]
     """The shape of the coordinates of one z; a tuple of shapes if z is a tuple of arrays."""
 
+    names: ClassVar[tuple[str, ...]] = ()
+    """What the arrays are, if z is a tuple of arrays."""
+
     @abc.abstractmethod
     def center(self, natural: PyTree) -> PyTree:
         """Returns the mean of the coordinates under q."""

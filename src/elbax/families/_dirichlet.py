@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.scipy.special import digamma, gammaln
 
 from .._arguments import check_count
+from .._math.algebra import log
 from .._types import Any, Array, Callable, Float, Key, Scalar
 from ._conjugate import AbstractConjugateFamily
 
@@ -85,7 +86,7 @@ class Dirichlet(AbstractConjugateFamily):
         return point * jax.grad(function)(point)
 
     def to_unconstrained(self, point):
-        return jnp.log(point)
+        return log(point)
 
     def from_unconstrained(self, free):
         return jax.nn.softmax(free, -1)

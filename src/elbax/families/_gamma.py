@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import gammaln
 
+from .._math.algebra import log
 from .._math.special import log_minus_digamma
 from .._types import Any, Array, Callable, Key, Scalar
 from ._conjugate import AbstractConjugateFamily
@@ -72,7 +73,7 @@ class Gamma(AbstractConjugateFamily):
         return exponent, exponent / point - slope
 
     def to_unconstrained(self, point):
-        return jnp.log(point)
+        return log(point)
 
     def from_unconstrained(self, free):
         return jnp.exp(free)

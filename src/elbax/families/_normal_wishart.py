@@ -38,6 +38,7 @@ class NormalWishart(AbstractConjugateFamily):
     dim: int = eqx.field(static=True)
 
     event_ndim: ClassVar[int] = 1
+    names: ClassVar[tuple[str, ...]] = ("mean", "precision")
 
     def __check_init__(self):
         check_count("NormalWishart", dim=self.dim)

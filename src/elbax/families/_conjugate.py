@@ -20,11 +20,13 @@ class AbstractConjugateFamily(AbstractFamily):
     A latent enters a function as its `coordinates`: its value, or the one-hot vector of a label.
     """
 
-    event_shape: ClassVar[Any]
-    """The shape of the coordinates of one z; a tuple of shapes if z is a tuple of arrays."""
-
     names: ClassVar[tuple[str, ...]] = ()
     """What the arrays are, if z is a tuple of arrays."""
+
+    @property
+    @abc.abstractmethod
+    def event_shape(self) -> Any:
+        """The shape of the coordinates of one z; a tuple of shapes if z is a tuple of arrays."""
 
     @abc.abstractmethod
     def center(self, natural: PyTree) -> PyTree:

@@ -198,6 +198,45 @@ def test_the_derived_gaussian_mixture_is_that_of_scikit_learn(mixed):
     assert monotone(elbo)
 
 
+def test_a_sweep_and_the_bound_are_those_of_the_hand_written_model():
+    prior = elbax.priors.NormalInverseWishart(X.mean(0), 0.5, 3.0, np.cov(X.T))
+    weights = elbax.priors.Dirichlet(0.4)
+    model = elbax.GaussianMixture(3, prior=prior, weights_prior=weights)
+    bayesian = elbax.Bayesian(model)
+    start = model.from_description(
+        weights=[0.3, 0.3, 0.4], means=X[:3], covariances=[np.eye(2)] * 3
+    )
+    written = elbax.em(bayesian)
+    begun = written.init(bayesian.start(start, X), key=KEY)
+    ended, elbo = scanned(written, begun, jnp.asarray(X), 5)
+
+    def derived(q):
+        """The same beliefs, in the coordinates of the families."""
+        found, normals = bayesian.describe(q), q["components"]
+        dof = jnp.exp(normals["scale"]["log_count"])[:, :, None]
+        member = families.NormalWishart(2).from_description(
+            mean=found["means"],
+            shrinkage=jnp.exp(normals["mean"]["log_count"][:, 0]),
+            dof=dof[:, 0, 0],
+            inverse_scale=dof * found["covariances"],
+        )
+        return {"weights": families.Dirichlet(3)(jnp.exp(q["logits"]) - 1), "normals": member}
+
+    update = conjugate_updates(MIXTURE, ("component", "weights", "normals"))
+    params = derived(begun.params)
+    posterior = LocalBeliefs({"component": elbax.Categorical(3)(jnp.zeros((30, 3)))})
+    x = jnp.asarray(X)
+    settle = BlockStep(MIXTURE, "component")
+    first = settle.init(params, posterior, key=KEY)
+    tight = jax.jit(lambda state: MIXTURE.elbo(state.params, settle(state, x)[0].posterior, x))
+    np.testing.assert_allclose(tight(first), elbo[0], rtol=1e-11)
+    state, _ = scanned(update, update.init(params, posterior, key=KEY), x, 5)
+    for one, other in zip(
+        jax.tree.leaves(state.params), jax.tree.leaves(derived(ended.params)), strict=True
+    ):
+        np.testing.assert_allclose(one, other, rtol=1e-8)
+
+
 def test_factor_analysis_with_relevance_is_derived():
     """Against coordinate ascent written out in NumPy."""
     loadings = RNG.normal(size=(4, 2)) * [1.5, 0.5]

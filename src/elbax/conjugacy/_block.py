@@ -1,5 +1,7 @@
 """One block of the latents of a log-joint: its family, its plate, and what an update makes of its conditional."""
 
+from collections.abc import Mapping
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -110,3 +112,9 @@ class Block(eqx.Module):
         if self.form != "distribution":
             return 0.0
         return jnp.sum(self.family.entropy(belief.natural))
+
+
+def blocks_of(given: Mapping[str, Any]) -> tuple[tuple[str, Block], ...]:
+    return tuple(
+        (name, block if isinstance(block, Block) else Block(block)) for name, block in given.items()
+    )

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from .._arguments import check_function
 from .._pass import per_datum
-from .._program import by_value, is_concrete, program
+from .._program import by_value, is_concrete
 from .._types import Any, Array, Callable, Key, PyTree, Scalar
 from ..data._batch import (
     as_batch,
@@ -19,10 +19,11 @@ from ..data._batch import (
     without_padding,
 )
 from ..families import Distribution
-from ._block import Block
+from ._block import Block, blocks_of
 from ._local import LocalBeliefs
 from ._quadrature import average
 from ._refute import misfits, refuse
+from ._start import dtype_of, start
 
 
 class ConjugateJoint(eqx.Module):
@@ -89,7 +90,7 @@ class ConjugateJoint(eqx.Module):
                 f"ConjugateJoint: expected blocks of different names in shared and local, got {found}."
             )
         self.log_joint, self.log_prior = log_joint, log_prior
-        self.shared, self.local = _blocks(shared), _blocks(local)
+        self.shared, self.local = blocks_of(shared), blocks_of(local)
 
     @property
     def blocks(self) -> dict[str, Block]:
@@ -142,14 +143,14 @@ class ConjugateJoint(eqx.Module):
             )
         table, _ = rows(x)
         number = len(jax.tree.leaves(table)[0])
-        dtype = _dtype(table)
+        dtype = dtype_of(table)
         cast = lambda value: jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), value)
         local = dict(self.local)
         starts = {name: cast(value) for name, value in starts.items()}
         for name, value in starts.items():
             axis = (number,) if name in local else ()
             self.blocks[name].check_value(value, f"ConjugateJoint.init: the block {name!r}", axis)
-        params, posterior = _start(self, key, starts, number, dtype)
+        params, posterior = start(self, key, starts, number, dtype)
         if check and is_concrete((params, posterior, table)):
             self.verify(params, posterior, x, key=key)
         return params, posterior
@@ -257,7 +258,10 @@ class ConjugateJoint(eqx.Module):
 
         natural, _ = reduce_data(data, batch, jax.random.key(0), chunk_size)
         if self.log_prior is not None:
-            prior = lambda value: average(lambda rest: self.prior(rest | {name: value}), others)
+
+            def prior(value):
+                return average(lambda rest: jnp.asarray(self.prior(rest | {name: value})), others)
+
             own = block.family.read_about(prior, about)
             natural = jax.tree.map(jnp.add, own, natural)
         return block.family(natural)
@@ -320,35 +324,3 @@ class ConjugateJoint(eqx.Module):
 
     def _entropy(self, blocks, beliefs) -> Array | float:
         return sum(block.entropy(beliefs[name]) for name, block in blocks)
-
-
-def _blocks(given: Mapping[str, Any]) -> tuple[tuple[str, Block], ...]:
-    return tuple(
-        (name, block if isinstance(block, Block) else Block(block)) for name, block in given.items()
-    )
-
-
-def _dtype(tree: PyTree) -> Any:
-    """Returns the precision of the data, or the default one for whole numbers."""
-    found = [jnp.result_type(leaf) for leaf in jax.tree.leaves(tree)]
-    inexact = [dtype for dtype in found if jnp.issubdtype(dtype, jnp.inexact)]
-    return inexact[0] if inexact else jnp.result_type(float)
-
-
-@program
-def _start(joint, key, starts, number, dtype):
-    def belief(name, block, key):
-        value = starts[name] if name in starts else block.start(key, dtype)
-        return block.around(value)
-
-    keys = iter(jax.random.split(key, len(joint.blocks)))
-    params = {name: belief(name, block, next(keys)) for name, block in joint.shared}
-    local = {}
-    for name, block in joint.local:
-        key = next(keys)
-        if name in starts:
-            local[name] = block.around(starts[name])
-        else:
-            each = lambda key, name=name, block=block: belief(name, block, key)
-            local[name] = jax.vmap(each)(jax.random.split(key, number))
-    return params, LocalBeliefs(local)

@@ -104,7 +104,8 @@ def misfit(
 def _product(form: PyTree, statistics: PyTree) -> tuple[Array, Array]:
     """Returns ⟨λ, t⟩ and the sum of the sizes of its terms."""
     terms = jax.tree.leaves(jax.tree.map(jnp.multiply, form, statistics))
-    return sum(map(jnp.sum, terms), 0), sum((jnp.sum(jnp.abs(term)) for term in terms), 0)
+    total = functools.reduce(jnp.add, map(jnp.sum, terms))
+    return total, functools.reduce(jnp.add, [jnp.sum(jnp.abs(term)) for term in terms])
 
 
 def refuse(who: str, families: dict[str, Any], found: dict[str, Array], tolerance: Any) -> None:

@@ -81,8 +81,8 @@ def test_notebooks_are_compared(tmp_path, capsys):
     assert "a.ipynb, code cell 1" in capsys.readouterr().out
 
 
-PACKAGES = ["components", "diagnostics", "estimators", "families", "passes", "posteriors", "priors"]
-PACKAGES += ["plot", "sklearn", "starts", "wrappers", "datasets"]
+PACKAGES = ["components", "conjugacy", "diagnostics", "estimators", "families", "passes"]
+PACKAGES += ["posteriors", "priors", "plot", "sklearn", "starts", "wrappers", "datasets"]
 
 
 def test_every_public_name_is_in_the_reference():

@@ -130,7 +130,7 @@ def refuse(who: str, families: dict[str, Any], found: dict[str, Array], toleranc
             "elbax.families.Dirichlet(...).from_description(...).log_prob does"
         )
     raise ValueError(
-        f"{who}: as a function of the block {name!r}, the log-density is not a sum of {family} terms ⟨λ, t(z)⟩ + "
-        f"c over its entries: it {what} (relative; tolerance {allowed:.2g}). {hint}. Entries that multiply each "
+        f"{who}: as a function of the block {name!r}, the log-density is not a sum over its entries of {family} "
+        f"terms ⟨λ, t(z)⟩ + c: it {what} (relative; tolerance {allowed:.2g}). {hint}. Entries that multiply each "
         "other belong in one entry of a larger family or in blocks of different names."
     )

@@ -127,7 +127,9 @@ class Gaussian(AbstractConjugateFamily):
         return self((matvec(precision, jnp.broadcast_to(mean, (*batch, self.dim))), precision))
 
     def center(self, natural: tuple) -> Array:
-        return matvec(invert_positive(natural[1]), natural[0])
+        # By the factor that `nodes` takes, which is then computed once.
+        root = root_of_inverse(natural[1])
+        return matvec(root, matvec(root.mT, natural[0]))
 
     def near(self, point: Array) -> tuple[Array, Array]:
         identity = jnp.eye(self.dim, dtype=point.dtype)

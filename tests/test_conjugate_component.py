@@ -143,8 +143,11 @@ def test_refusals(as_users_run):
         refused(lambda theta, x: -x * theta, families.Gamma())
     with pytest.raises(TypeError, match="must be of a continuous"):
         components.Conjugate(log_mass, elbax.Categorical(2))
-    with pytest.raises(TypeError, match="prior must be a member of"):
+    with pytest.raises(TypeError, match="prior must be one member of"):
         components.Conjugate(log_mass, families.Gamma(), prior=priors.Gamma(2.0, 0.5))
+    with pytest.raises(TypeError, match="prior must be one member of"):
+        several = families.Gamma().from_description(shape=jnp.ones(2), rate=1.0)
+        components.Conjugate(log_mass, families.Gamma(), 2, prior=several)
     with pytest.raises(ValueError, match=r"values must have shape \(2, 2\).*got \(2, 3\)"):
         DERIVED.from_description(values=np.ones((2, 3)))
     with pytest.raises(TypeError, match="no sampler"):

@@ -79,10 +79,11 @@ class Conjugate(AbstractComponent):
             raise TypeError(
                 f"Conjugate: family must be of a continuous θ, such as elbax.families.Gamma(); got {family!r}."
             )
-        if prior is not None and getattr(prior, "family", None) != block.family:
+        single = getattr(prior, "batch_ndim", None) == 0
+        if prior is not None and not (single and getattr(prior, "family", None) == block.family):
             raise TypeError(
-                f"Conjugate: prior must be a member of {block.family!r}, as its from_description(...) makes it; "
-                f"got {told(prior)}."
+                f"Conjugate: prior must be one member of {block.family!r}, the prior of every entry, as its "
+                f"from_description(...) makes it; got {told(prior)}."
             )
         self.log_density, self.block, self.draw = log_density, block, draw
         frozen = lambda leaf: (np.shape(leaf), tuple(np.asarray(leaf, float).ravel().tolist()))
@@ -148,10 +149,9 @@ class Conjugate(AbstractComponent):
         """Returns θ at the modes of the parts, each with half a datum of all data beside its own."""
         dtype = jnp.result_type(float, weight.dtype) if _whole(x) else weight.dtype
         statistics, _ = jax.vmap(lambda x: self.read(x, dtype))(x)
-        part = (
-            jax.nn.one_hot(assignment, num_components, dtype=dtype) * weight.astype(dtype)[:, None]
-        )
-        part = part.at[:].add(0.5 * weight.astype(dtype)[:, None] / jnp.sum(weight.astype(dtype)))
+        weight = weight.astype(dtype)[:, None]
+        part = jax.nn.one_hot(assignment, num_components, dtype=dtype) * weight
+        part = part + 0.5 * weight / jnp.sum(weight)
         total = jax.tree.map(lambda leaf: jnp.tensordot(part.T, leaf, 1), statistics)
         start = jax.tree.map(
             lambda leaf: jnp.broadcast_to(leaf, (num_components, *leaf.shape)), self._origin(dtype)

@@ -114,8 +114,8 @@ class ConjugateJoint(eqx.Module):
                 name: Block(block.family, block.plate, new(name, block)) for name, block in blocks
             }
 
-        given = {"log_prior": self.log_prior}
-        return ConjugateJoint(self.log_joint, changed(self.shared), changed(self.local), **given)
+        shared, local = changed(self.shared), changed(self.local)
+        return ConjugateJoint(self.log_joint, shared, local, log_prior=self.log_prior)
 
     # ---- the start ----
 
@@ -144,9 +144,12 @@ class ConjugateJoint(eqx.Module):
         table, _ = rows(x)
         number = len(jax.tree.leaves(table)[0])
         dtype = dtype_of(table)
-        cast = lambda value: jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), value)
+        array = lambda value: jnp.asarray(value, dtype)
         local = dict(self.local)
-        starts = {name: cast(value) for name, value in starts.items()}
+        starts = {
+            name: tuple(map(array, value)) if isinstance(value, tuple) else array(value)
+            for name, value in starts.items()
+        }
         for name, value in starts.items():
             axis = (number,) if name in local else ()
             self.blocks[name].check_value(value, f"ConjugateJoint.init: the block {name!r}", axis)

@@ -215,7 +215,7 @@ class Bayesian(AbstractAround):
         if key is None:
             return self.belief.predictive(params)
         check_key(key, "predictive")
-        model = Drawn(model=self.model, num_samples=num_samples)
+        model = Drawn(self.model, num_samples)
         return model, _draws(self, params, jax.random.split(key, num_samples))
 
 

@@ -38,9 +38,10 @@ class Drawn(AbstractExponentialFamilyModel):
     model: AbstractModel
     num_samples: int = eqx.field(static=True)
 
-    def __check_init__(self):
-        check_model(self.model, "Drawn")
-        check_count("Drawn", num_samples=self.num_samples)
+    def __init__(self, model: AbstractModel, num_samples: int):
+        check_model(model, "Drawn")
+        check_count("Drawn", num_samples=num_samples)
+        self.model, self.num_samples = model, num_samples
 
     @property
     def latent(self) -> Categorical:

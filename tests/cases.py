@@ -339,7 +339,16 @@ def of_the_table(system, exact, amortized, num_outputs):
     def semi():
         return elbax.posteriors.SemiAmortized(amortized(), exact(), optax.sgd(0.3), 2)
 
+    def ascended():
+        return elbax.posteriors.CoordinateAscent(exact(), 8)
+
+    ascent = elbax.CoordinateAscentEStep(model, 8)
     return {
+        "ascent/closed": (lambda rate: elbax.Chain(ascent, closed), ascended),
+        "ascent/online": (
+            lambda rate: elbax.Chain(ascent, elbax.OnlineMStep(model, rate)),
+            ascended,
+        ),
         "mean-field/closed": (lambda rate: elbax.Chain(elbax.MeanFieldEStep(model), closed), start),
         "local/closed": (
             lambda rate: elbax.Chain(elbax.LocalGradientEStep(model, optax.sgd(rate), 2), closed),
@@ -535,6 +544,23 @@ def believed():
     }
 
 
+def documents():
+    """Returns 24 documents of 5 words from a vocabulary of 6, some of them twice, some of them padding."""
+    words = jax.random.randint(jax.random.key(9), (24, 5), 0, 6)
+    counts = jax.random.poisson(jax.random.key(10), 1.5, (24, 5)).astype(float)
+    return {"words": words, "counts": counts.at[:, 0].add(1)}
+
+
+def topics():
+    model = elbax.LatentDirichletAllocation(4, 6, prior=elbax.priors.Dirichlet(1.2))
+    return of("topics", model, documents, linear=False)
+
+
+def topics_in_belief():
+    model = elbax.LatentDirichletAllocation(4, 6, prior=elbax.priors.Dirichlet(0.3))
+    return of("bayesian-topics", elbax.Bayesian(model), documents, linear=False)
+
+
 def build():
     full = gaussian_mixture("full")
     components, both = elbax.components, ["exact/closed", "exact/gradient"]
@@ -598,6 +624,8 @@ def build():
         (bayesian_network(), 0, ["exact/closed"]),
         *((system, 3, ["exact/closed"]) for name, system in believed().items() if name != "full"),
         (believed()["full"], 3, ["exact/closed", "exact/online", "merge"]),
+        (topics(), 4, ["mean-field/closed", "ascent/closed", "ascent/online"]),
+        (topics_in_belief(), 4, ["mean-field/closed", "ascent/online"]),
     ]
     cases = []
     for system, num_outputs, names in rows:

@@ -54,6 +54,7 @@ IN_MODES = [
     "grammar:exact/closed",
     "ctc:exact/gradient",
     "bayesian-network:exact/closed",
+    "topics:ascent/closed",
 ]
 IN_MODES = [case for case in CASES if case.name in IN_MODES]
 
@@ -74,6 +75,7 @@ DIFFERENTIATED = [
     "hidden-markov:exact/closed",
     "grammar:exact/closed",
     "ctc:exact/gradient",
+    "topics:ascent/closed",
 ]
 
 
@@ -109,6 +111,8 @@ OF_EACH_KIND = [
     "mixture-full-auto:local/closed",
     "mixture-full-auto:mean-field/closed",
     "mixture-full-auto:semi-amortized/closed",
+    "topics:ascent/closed",
+    "topics:mean-field/closed",
 ]
 OF_EACH_KIND = [find(name) for name in OF_EACH_KIND]
 
@@ -185,7 +189,7 @@ def test_units(case, both_forms):
 def test_every_system_of_measured_columns_has_units():
     """What is counted or chosen has none, nor what has a prior in units; a plain model is its user's."""
     counted = {"bernoulli", "poisson", "multinomial", "categorical", "poisson-regression"}
-    others = {"grammar", "ctc", "bayesian-network", "autoencoder"}
+    others = {"grammar", "ctc", "bayesian-network", "autoencoder", "topics", "bayesian-topics"}
     others |= {f"mixture-{name}" for name in (*counted, "with-priors", "tied-with-priors")}
     others |= {"plain-categorical", "plain-gaussian"}
     others |= {system.name for system in SYSTEMS if system.name.startswith("bayesian-")}

@@ -423,3 +423,12 @@ def test_a_tree_hangs_on_its_root():
         plot.tree(z & (np.arange(4)[:, None] < 2))
     with pytest.raises(ValueError, match="booleans of shape"):
         plot.tree(z[0])
+
+
+def test_topics_are_bars_in_the_order_of_their_shares():
+    topics = [[0.7, 0.2, 0.1], [0.1, 0.1, 0.8]]
+    axes = plot.topics(topics, names=["cat", "dog", "sun"], number=2, shares=[0.3, 0.7])
+    assert [ax.get_title() for ax in axes] == ["topic 0: 30%", "topic 1: 70%"]
+    np.testing.assert_allclose([bar.get_width() for bar in axes[1].patches], [0.8, 0.1])
+    with pytest.raises(ValueError, match="topics must have shape"):
+        plot.topics([0.5, 0.5])

@@ -37,6 +37,7 @@ from . import (
     beliefs as beliefs,
     components as components,
     conjugacy as conjugacy,
+    data as data,
     datasets as datasets,
     diagnostics as diagnostics,
     estimators as estimators,
@@ -74,10 +75,12 @@ from ._update import AbstractUpdate as AbstractUpdate, Chain as Chain
 from .beliefs import Bayesian as Bayesian
 from .data._batch import Batch as Batch
 from .data._compress import compress as compress, from_moments as from_moments
+from .data._documents import documents as documents
 from .data._incomplete import incomplete as incomplete
 from .data._incomplete_rows import IncompleteRows as IncompleteRows
 from .data._sequence import Sequence as Sequence, sequences as sequences
 from .e_steps import (
+    CoordinateAscentEStep as CoordinateAscentEStep,
     ExactEStep as ExactEStep,
     GradientEStep as GradientEStep,
     HardEStep as HardEStep,
@@ -121,6 +124,7 @@ from .models import (
     FactorAnalysis as FactorAnalysis,
     GaussianMixture as GaussianMixture,
     HiddenMarkovModel as HiddenMarkovModel,
+    LatentDirichletAllocation as LatentDirichletAllocation,
     LinearGaussianStateSpace as LinearGaussianStateSpace,
     Mixture as Mixture,
     MixtureOfExperts as MixtureOfExperts,

@@ -51,6 +51,10 @@ class AbstractAround(AbstractModel):
     def conditional(self, natural: PyTree, x: PyTree) -> Distribution:
         return self.model.conditional(natural, x)
 
+    def potentials_at(self, natural: PyTree, x: PyTree) -> PyTree:
+        own = self.exact
+        return self.conditional(natural, x).natural if own else self.model.potentials_at(natural, x)
+
     def log_prior(self, params: PyTree) -> Scalar | float:
         return self.model.log_prior(self.inside(params))
 

@@ -60,6 +60,13 @@ class AbstractModel(eqx.Module):
     def conditional(self, natural: PyTree, x: PyTree) -> Distribution:
         """Returns p(z | x), or raises a `TypeError` that says why it is not known."""
 
+    def potentials_at(self, natural: PyTree, x: PyTree) -> PyTree:
+        """Returns the potentials λ of one datum's log-joint, at which coordinate ascent improves q.
+
+        `natural` are prepared as for `elbo`. Where Bayes' rule is known, they are the conditional's own.
+        """
+        return self.conditional(natural, x).natural
+
     def log_joint_at(self, natural: PyTree, x: PyTree, z: PyTree) -> Scalar:
         """Returns `log_joint` from natural parameters, prepared as for `elbo` and `conditional`."""
         return self.log_joint(natural, x, z)

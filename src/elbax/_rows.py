@@ -14,6 +14,7 @@ from .data._batch import as_batch, Batch, effective_weight, over_rows
 from .data._check import is_concrete
 from .data._incomplete import incomplete
 from .data._incomplete_rows import is_incomplete
+from .data._ragged import Ragged
 from .data._table import as_arrays
 from .families import AnyLatent
 
@@ -134,18 +135,19 @@ def _check_discrete(who: str, model: AbstractModel, answer: str) -> None:
 def _answers(who, model, params, x, chunk_size, summary=None) -> tuple[Array, PyTree]:
     x = x if isinstance(x, Batch) else as_arrays(x)
     given = as_batch(x)
-    num_rows = None if given.blocked else len(jax.tree.leaves(given.x)[0])
-    if is_concrete(given) and not given.blocked and _has_gaps(given.x):
+    ragged = isinstance(given.x, Ragged)
+    num_rows = None if given.blocked or ragged else len(jax.tree.leaves(given.x)[0])
+    if is_concrete(given) and not (given.blocked or ragged) and _has_gaps(given.x):
         # Answers are in the order of the rows, whatever places they have in larger data.
         x = incomplete(Batch(given.x, weight=given.weights, mask=given.mask))
     params = eqx.nn.inference_mode(params)
     batch = as_batch(enter(who, model, params, x, chunk_size=chunk_size))
     if not model.exact:
         # Raise the model's own error before any work is done.
-        first = jax.tree.map(lambda leaf: leaf[0], batch.x)
+        first = jax.tree.map(lambda leaf: leaf[0], batch.x.groups[0] if ragged else batch.x)
         jax.eval_shape(lambda x: model.conditional(model.prepare(model.natural(params)), x), first)
     found = each_row(summary, model, params, batch, chunk_size)
-    if not batch.blocked:
+    if not (batch.blocked or ragged):
         return found
     index = np.asarray(batch.index)
     size = int(index.max()) + 1 if num_rows is None else num_rows
@@ -161,10 +163,10 @@ def _has_gaps(x: PyTree) -> bool:
 
 
 def in_order(values: Any, index: np.ndarray, num_rows: int) -> np.ndarray:
-    """Returns the values of blocked rows in the order of their index; NaN, or −1, for a row that is left out."""
+    """Returns the values of blocked or ragged rows in the order of their index; NaN, or −1, for one left out."""
     values = np.asarray(values)
     nothing = np.nan if values.dtype.kind == "f" else -1 if values.dtype.kind == "i" else 0
-    ordered = np.full((num_rows, *values.shape[2:]), nothing, values.dtype)
+    ordered = np.full((num_rows, *values.shape[index.ndim :]), nothing, values.dtype)
     ordered[index] = values
     return ordered
 
@@ -197,6 +199,8 @@ def each_row(
         score = model.elbo(natural, x, q, jax.random.key(0))
         return score, () if summary is None else summary(model, params, x, q)
 
+    if isinstance(batch.x, Ragged):
+        return over_rows(row, batch.x)
     function, rows_each = row, 1
     if batch.blocked:
         function = lambda block: over_rows(row, block)

@@ -112,6 +112,36 @@ def _slope(x: Array) -> Array:
     return jnp.where(x < _LARGE, 1 / small - polygamma(1, small), series)
 
 
+# Below this the recurrence x Γ(x) = Γ(x + 1) is applied so many times; above it seven terms of the asymptotic
+# series of ψ and of log Γ are exact to 2e-15.
+_SHIFT = 8
+_GAMMALN_TERMS = (*_STIRLING_TERMS, 1 / 156)
+_DIGAMMA_TERMS = (1 / 12, -1 / 120, 1 / 252, -1 / 240, 1 / 132, -691 / 32760, 1 / 12)
+
+
+def positive_digamma(x: Array) -> Array:
+    """Returns ψ(x) for x > 0; without the reflection for other x it compiles in a fraction of the time."""
+    small = x < _SHIFT
+    safe = jnp.where(small, x, 1)
+    y = jnp.where(small, x + _SHIFT, x)
+    inverse = 1 / y
+    series = inverse * (0.5 + inverse * _polynomial(inverse * inverse, _DIGAMMA_TERMS))
+    steps: Any = sum(1 / (safe + i) for i in range(_SHIFT))
+    return jnp.log(y) - series - jnp.where(small, steps, 0)
+
+
+def positive_gammaln(x: Array) -> Array:
+    """Returns log Γ(x) for x > 0, with a rounding error relative to that of log Γ(x + 8)."""
+    small = x < _SHIFT
+    safe = jnp.where(small, x, 1)
+    y = jnp.where(small, x + _SHIFT, x)
+    inverse = 1 / y
+    series = inverse * _polynomial(inverse * inverse, _GAMMALN_TERMS)
+    rising: Any = math.prod(safe + i for i in range(_SHIFT))
+    stirling = (y - 0.5) * jnp.log(y) - y + 0.5 * math.log(2 * math.pi) + series
+    return stirling - jnp.where(small, jnp.log(rising), 0)
+
+
 def inverse_digamma(y: Array) -> Array:
     """Returns the x with ψ(x) = y; five Newton steps from Minka's start are exact to rounding."""
     x = jnp.where(y >= -2.22, jnp.exp(y) + 0.5, -1 / (y - digamma(jnp.ones_like(y))))

@@ -9,3 +9,4 @@ from ._dirichlet import DirichletBelief as DirichletBelief
 from ._drawn import Drawn as Drawn
 from ._gamma import GammaBelief as GammaBelief
 from ._normal_wishart import NormalWishartBelief as NormalWishartBelief
+from ._topics import TopicBelief as TopicBelief

@@ -14,7 +14,7 @@ from .._model import AbstractModel
 from .._program import compiled
 from .._shortcut import Shortcut
 from .._types import Any, Array, Key, PyTree, Scalar
-from ..data._batch import rows
+from ..data._batch import as_batch, effective_weight
 from ..data._check import check_no_nan
 from ..starts import AbstractPartitioned
 from ._belief import AbstractBelief, belief
@@ -82,7 +82,8 @@ class Bayesian(AbstractAround):
     def start(self, params: PyTree, batch: PyTree) -> PyTree:
         """Returns q about the model's params, as if they were estimated from this batch."""
         model = self.model
-        weight = (model.start_rows if isinstance(model, AbstractPartitioned) else rows)(batch)[1]
+        parted = isinstance(model, AbstractPartitioned)
+        weight = model.start_rows(batch)[1] if parted else effective_weight(as_batch(batch))
         return self.outside(params, jnp.sum(weight))
 
     def init(self, key: Key, x: PyTree, **options: Any) -> PyTree:

@@ -1,5 +1,6 @@
 """A batch of data, and the reduction over it."""
 
+import functools
 import math
 
 import equinox as eqx
@@ -8,10 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._arguments import check_count
-from .._math.algebra import add, num_rows, where
+from .._math.algebra import add, where
 from .._program import is_concrete, program
+from .._shortcut import rows_at_once
 from .._types import Any, AnyArray, Array, Callable, Key, PyTree
 from ._incomplete_rows import has_blocks, IncompleteRows, is_incomplete, row_axes
+from ._ragged import as_one_table, num_rows, over_groups, Ragged, split_rows
 from ._table import as_arrays
 
 
@@ -127,8 +130,22 @@ def reduce_data(
         # If all rows are padding, no row can replace them, and they may hold anything.
         return jax.tree.map(lambda leaf: jnp.where(total_weight > 0, leaf, 0), found)
 
+    if isinstance(x, Ragged):
+        # The rows of a group are as long as its longest: each group has a number of rows at a time of its own.
+        totals = [
+            _sum_over_chunks(run, part, own, places, _rows_of_group(part, chunk_size))
+            for part, own, places in split_rows(x, weight, rows)
+        ]
+        return functools.reduce(add, totals), total_weight
+    return _sum_over_chunks(run, x, weight, rows, chunk_size), total_weight
+
+
+def _sum_over_chunks(
+    run: Callable, x: PyTree, weight: Any, rows: Array, chunk_size: int | None
+) -> PyTree:
+    n = len(weight)
     if chunk_size is None or chunk_size >= n:
-        return run(x, weight, rows), total_weight
+        return run(x, weight, rows)
     take, num_chunks = _chunks(n, chunk_size)
     # Traced once, for its shapes and for the loop.
     run = jax.jit(run, inline=True)
@@ -144,7 +161,19 @@ def reduce_data(
     # Differentiating the sum from outside recomputes each chunk instead of storing all of them.
     step = jax.checkpoint(step, prevent_cse=False)
     total, _ = jax.lax.scan(step, zeros, jnp.arange(num_chunks))
-    return total, total_weight
+    return total
+
+
+# About how many bytes a pass holds for each number of a ragged row: a few arrays of some values each.
+_BYTES = 256
+
+
+def _rows_of_group(x: PyTree, chunk_size: int | None) -> int:
+    """Returns how many rows of a group to process at a time, by default as many as stay in a CPU's cache."""
+    if chunk_size is not None:
+        return chunk_size
+    each = _BYTES * sum(leaf[0].size for leaf in jax.tree.leaves(x))
+    return rows_at_once(each, each) or num_rows(x)
 
 
 class Places(eqx.Module):
@@ -210,14 +239,30 @@ def over_rows(function: Callable, x: PyTree, *others: PyTree) -> PyTree:
     The axis has the name `"rows"` inside of the function, for `jax.lax.pmean` in a network that normalizes by the
     batch. Of blocks, or with `chunk_size`, it is the rows that are seen at a time; padding is among them.
     """
+    if isinstance(x, Ragged):
+        return over_groups(functools.partial(_over_chunks, function), x, *others)
     inside = jax.vmap(function, (row_axes(x), *(0 for _ in others)), axis_name="rows")
     return (jax.vmap(inside) if has_blocks(x) else inside)(x, *others)
+
+
+def _over_chunks(function: Callable, x: PyTree, *others: PyTree) -> PyTree:
+    """Returns the same for the rows of one group, some at a time."""
+    n = num_rows(x)
+    num_chunks = -(-n // _rows_of_group(x, None))
+    if num_chunks <= 1:
+        return over_rows(function, x, *others)
+    # Chunks of equal size, the last with copies of rows, so that one program serves them all.
+    size = -(-n // num_chunks)
+    place = (jnp.arange(num_chunks * size) % n).reshape(num_chunks, size)
+    some = lambda place: jax.tree.map(lambda leaf: leaf[place], (x, *others))
+    found = jax.lax.map(lambda place: over_rows(function, *some(place)), place)
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:n], found)
 
 
 def rows(batch: PyTree) -> tuple[PyTree, Array]:
     """Returns (x, weight) with one leading axis, blocks flattened; padding holds copies of a real row."""
     batch = as_batch(batch)
-    if is_concrete(batch) and not (batch.padded or batch.blocked):
+    if is_concrete(batch) and not (batch.padded or batch.blocked or isinstance(batch.x, Ragged)):
         # Return the data in whatever container they are: there is nothing to compute.
         return batch.x, jax.device_put(effective_weight(batch, np))
     return _device_rows(batch)
@@ -235,6 +280,8 @@ def host_rows(batch: PyTree) -> tuple[PyTree, np.ndarray]:
 
 def _rows(batch: Batch, numpy: Any) -> tuple[PyTree, Any]:
     weight, x = effective_weight(batch, numpy), batch.x
+    if isinstance(x, Ragged):
+        return as_one_table(x, numpy), weight
     if not batch.blocked:
         return without_padding(batch, x, weight, numpy), weight
 
@@ -251,9 +298,9 @@ def _rows(batch: Batch, numpy: Any) -> tuple[PyTree, Any]:
 def without_padding(batch: Batch, x: PyTree, weight: AnyArray, numpy: Any = jnp) -> PyTree:
     """Replaces rows of weight 0 by a real row, so that their contents enter no arithmetic.
 
-    0 · NaN is NaN, and so is its gradient. A blocked batch is finite everywhere by construction.
+    0 · NaN is NaN, and so is its gradient. A blocked or ragged batch is finite everywhere by construction.
     """
-    if not batch.padded or batch.blocked:
+    if not batch.padded or batch.blocked or isinstance(x, Ragged):
         return x
     counts, first = weight > 0, numpy.argmax(weight > 0)
 

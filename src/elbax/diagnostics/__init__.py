@@ -14,3 +14,4 @@ from ._selection import (
     select as select,
     Selection as Selection,
 )
+from ._topics import coherence as coherence, perplexity as perplexity, top_words as top_words

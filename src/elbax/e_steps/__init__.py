@@ -1,5 +1,6 @@
 """E-steps: updates that move the posterior, one per file."""
 
+from ._coordinate_ascent import CoordinateAscentEStep as CoordinateAscentEStep
 from ._exact import ExactEStep as ExactEStep
 from ._gradient import GradientEStep as GradientEStep
 from ._hard import HardEStep as HardEStep

@@ -3,7 +3,6 @@
 from typing import ClassVar
 
 import equinox as eqx
-import jax
 
 from .._arguments import check_count
 from .._state import ELBOState
@@ -52,9 +51,7 @@ class MeanFieldEStep(AbstractLocalStep):
         return True
 
     def improve(self, form, natural, x, table, entry, key):
-        whole = form.conditional(natural, x).natural
-        step = lambda entry, _: (table.family.ascend(entry, whole), None)
-        return jax.lax.scan(step, entry, length=self.num_sweeps)[0]
+        return table.family.climb(entry, form.potentials_at(natural, x), self.num_sweeps)
 
     def settle(self, state: ELBOState, batch: PyTree) -> ELBOState:
         return self(state, batch)[0]

@@ -1,6 +1,7 @@
 """Families of latent distributions, one per file."""
 
 from ._any_latent import AnyLatent as AnyLatent
+from ._ascending import AbstractAscending as AbstractAscending
 from ._bernoulli import Bernoulli as Bernoulli
 from ._beta import Beta as Beta
 from ._categorical import Categorical as Categorical
@@ -28,6 +29,7 @@ from ._markov_chain import MarkovChain as MarkovChain
 from ._normal import Normal as Normal
 from ._normal_wishart import NormalWishart as NormalWishart
 from ._parse_tree import ParseTree as ParseTree
+from ._proportions import Proportions as Proportions
 from ._semiring import (
     AbstractSemiring as AbstractSemiring,
     LOG as LOG,
@@ -35,4 +37,5 @@ from ._semiring import (
     Sampling as Sampling,
 )
 from ._structured import AbstractStructured as AbstractStructured
+from ._topic_proportions import TopicProportions as TopicProportions
 from ._wishart import Wishart as Wishart

@@ -9,14 +9,15 @@ import jax.numpy as jnp
 
 from .._arguments import kind_of
 from .._math.algebra import is_label
-from .._types import Any, Callable, Key, PyTree, Scalar
+from .._types import Any, Callable, PyTree, Scalar
+from ._ascending import AbstractAscending
 from ._categorical import Categorical
 from ._diagonal_gaussian import DiagonalGaussian
 from ._family import AbstractFamily, gradient
 from ._structured import possible_dot
 
 
-class AbstractFactored(AbstractFamily):
+class AbstractFactored(AbstractAscending):
     r"""A product of independent blocks, $q(z) = \prod_b q_b(z_b)$, that approximates a `whole` family.
 
     The `whole` family's natural parameters are the potentials of the bound. The blocks together form a family
@@ -27,11 +28,6 @@ class AbstractFactored(AbstractFamily):
     """
 
     whole: eqx.AbstractVar[AbstractFamily]
-
-    @property
-    @abc.abstractmethod
-    def parts(self) -> AbstractFamily:
-        """The family of all blocks together."""
 
     @abc.abstractmethod
     def join(self, means: PyTree) -> PyTree:
@@ -57,9 +53,6 @@ class AbstractFactored(AbstractFamily):
     def of_potentials(self) -> AbstractFamily:
         return self.whole
 
-    def batch_ndim(self, natural: PyTree) -> int:
-        return self.parts.batch_ndim(natural)
-
     def potentials(self, whole: PyTree, means: PyTree) -> PyTree:
         """Returns each block's potentials, given the mean parameters of the other blocks."""
         whole = finite(whole)
@@ -82,14 +75,8 @@ class AbstractFactored(AbstractFamily):
 
         return jax.lax.scan(step, natural, jnp.arange(number))[0]
 
-    def log_normalizer(self, natural: PyTree) -> Scalar:
-        return self.parts.log_normalizer(natural)
-
     def mean(self, natural: PyTree) -> PyTree:
         return self.join(self.parts.mean(natural))
-
-    def entropy(self, natural: PyTree) -> Scalar:
-        return self.parts.entropy(natural)
 
     def bound(self, natural: PyTree, potentials: PyTree) -> Scalar:
         means = self.parts.mean(natural)
@@ -101,18 +88,6 @@ class AbstractFactored(AbstractFamily):
     def score(self, natural: PyTree, z: PyTree) -> Scalar:
         """Returns ⟨λ, t(z)⟩, with λ the natural parameters of the whole."""
         return self.whole.score(natural, z)
-
-    def log_prob(self, natural: PyTree, z: PyTree) -> Scalar:
-        return self.parts.log_prob(natural, z)
-
-    def sample(self, natural: PyTree, key: Key) -> PyTree:
-        return self.parts.sample(natural, key)
-
-    def mode(self, natural: PyTree) -> PyTree:
-        return self.parts.mode(natural)
-
-    def from_network(self, output: PyTree) -> PyTree:
-        return self.parts.from_network(output)
 
     def read(self, function: Callable[[Any], Scalar], dtype: Any = float) -> tuple[PyTree, Scalar]:
         return self.whole.read(function, dtype)

@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 
 from .._arguments import check_count, check_not_negative, told
-from .._math.algebra import num_rows
 from .._state import ELBOState
 from .._types import Any, PyTree
 from .._update import AbstractUpdate
 from ..data._batch import as_batch, read
 from ..data._check import check_known, is_concrete
+from ..data._ragged import num_rows
 
 
 def check_update(who: str, update: Any) -> None:

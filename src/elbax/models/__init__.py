@@ -11,6 +11,9 @@ from ._factor_analysis import (
 )
 from ._gaussian_mixture import GaussianMixture as GaussianMixture
 from ._hidden_markov import HiddenMarkovModel as HiddenMarkovModel
+from ._latent_dirichlet_allocation import (
+    LatentDirichletAllocation as LatentDirichletAllocation,
+)
 from ._linear_gaussian_state_space import LinearGaussianStateSpace as LinearGaussianStateSpace
 from ._mixture import Mixture as Mixture
 from ._mixture_of_experts import MixtureOfExperts as MixtureOfExperts

@@ -23,5 +23,6 @@ from ._selection import selection as selection
 from ._staircase import staircase as staircase
 from ._state_space import state_space as state_space
 from ._style import STYLE as STYLE, style as style
+from ._topics import topics as topics
 from ._trace import trace as trace
 from ._tree import tree as tree

@@ -3,6 +3,7 @@
 from .._network import Network as Network
 from ._amortized import Amortized as Amortized
 from ._chains import PersistentChains as PersistentChains
+from ._coordinate_ascent import CoordinateAscent as CoordinateAscent
 from ._exact import Exact as Exact
 from ._hard import Hard as Hard
 from ._laplace import Laplace as Laplace

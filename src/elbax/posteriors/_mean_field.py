@@ -8,9 +8,9 @@ from .._model import AbstractModel
 from .._program import compiled
 from .._sharding import automatic
 from .._types import Any, PyTree
-from ..data._batch import as_batch, effective_weight, row_numbers, rows
+from ..data._batch import as_batch, effective_weight, over_rows, row_numbers, without_padding
 from ..data._check import is_concrete
-from ..families import AbstractFactored, AbstractFamily, Distribution, factored
+from ..families import AbstractAscending, AbstractFamily, Distribution, factored
 from ._table import AbstractTable
 
 
@@ -38,7 +38,7 @@ class MeanField(AbstractTable):
     """
 
     def __check_init__(self):
-        if not isinstance(self.family, AbstractFactored):
+        if not isinstance(self.family, AbstractAscending):
             raise TypeError(
                 "MeanField: family must be a family of independent blocks, "
                 f"elbax.families.factored(model.latent); got {type(self.family).__name__}."
@@ -60,7 +60,7 @@ class MeanField(AbstractTable):
 
         **Arguments:**
 
-        - `model`: a model whose conditional is known.
+        - `model`: a model whose log-joint of one datum has natural parameters.
         - `params`: θ, the model's parameters.
         - `batch`: all data. If it has an `index`, each datum's row is at its index, and rows that the index leaves
             out are NaN.
@@ -90,15 +90,16 @@ def _start(
 ) -> PyTree:
     prepared = model.prepare(model.natural(params))
     batch = as_batch(batch)
-    x, weight = rows(batch)
-    entries = jax.vmap(lambda x: family.start(model.conditional(prepared, x).natural))(x)
+    weight = effective_weight(batch)
+    x = without_padding(batch, jax.tree.map(jnp.asarray, batch.x), weight)
+    entries = over_rows(lambda x: family.start(model.potentials_at(prepared, x)), x)
     # Padding has no row of its own: its place is past the end, where nothing is written.
-    place = jnp.where(weight > 0, row_numbers(batch).reshape(-1), num_rows)
+    place = jnp.where(weight > 0, row_numbers(batch), num_rows)
 
     def put(leaf):
         empty = jnp.nan if jnp.issubdtype(leaf.dtype, jnp.inexact) else 0
         return (
-            jnp.full((num_rows, *leaf.shape[1:]), empty, leaf.dtype)
+            jnp.full((num_rows, *leaf.shape[weight.ndim :]), empty, leaf.dtype)
             .at[place]
             .set(leaf, mode="drop")
         )

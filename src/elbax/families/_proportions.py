@@ -61,7 +61,8 @@ class Proportions(AbstractFamily):
     def from_network(self, output: Float[Array, " K"]) -> Float[Array, " K"]:
         if output.shape != (self.num_values,):
             raise ValueError(
-                f"Proportions({self.num_values}): an encoder must return {self.num_values} numbers, the logarithms "
+                f"Proportions({self.num_values}): an encoder must return {self.num_values} numbers, the "
+                f"logarithms "
                 f"of the concentrations; got shape {output.shape}."
             )
         return jnp.exp(output)

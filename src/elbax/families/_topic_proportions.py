@@ -10,8 +10,8 @@ from .._arguments import check_count
 from .._math.algebra import in_every_lane, matmul, vdot
 from .._types import Any, Array, Callable, Float, Int, PyTree, Scalar
 from ._ascending import AbstractAscending, repeated
-from ._proportions import Proportions
 from ._factored import factored, no_blocks
+from ._proportions import Proportions
 
 
 class TopicProportions(AbstractAscending):

@@ -43,8 +43,8 @@ RESULTS = Path(__file__).parent / "results" / "variational_bayes.md"
 HMMLEARN = importlib.util.find_spec("hmmlearn") is not None
 # (rows, columns, components), and the numbers of sweeps of a slope.
 SIZES = {
-    "100k x 16, K = 16": ((100_000, 16, 16), (2, 8), 7),
-    "20k x 8, K = 8": ((20_000, 8, 8), (5, 45), 7),
+    "100k x 16, K = 16": ((100_000, 16, 16), (2, 6), 5),
+    "20k x 8, K = 8": ((20_000, 8, 8), (5, 25), 5),
     "Old Faithful, K = 6": (None, (20, 1020), 9),
 }
 

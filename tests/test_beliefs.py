@@ -701,7 +701,7 @@ FLAT = priors.Dirichlet(1.0)
             elbax.GaussianMixture(2, weights_prior=FLAT),
             "has no prior.*NormalInverseWishart.from_data",
         ),
-        (elbax.GaussianMixture(2, prior=PRIOR), "has no prior.*Dirichlet"),
+        (elbax.GaussianMixture(2, prior=PRIOR), "no weights_prior.*Pass weights_prior=.*Dirichlet"),
         (elbax.Mixture(components.Gamma(), 2, prior=FLAT), "a Gamma has no conjugate prior"),
         (
             elbax.GaussianMixture(
@@ -746,8 +746,9 @@ def test_there_is_no_evidence_of_a_belief(belief):
 def test_params_of_the_model_are_not_those_of_a_belief(belief):
     bayesian, _ = belief
     params = bayesian.model.init(jax.random.key(0), points())
-    told = message(lambda: elbax.em(bayesian).init(params, key=jax.random.key(0)))
-    assert "start(params, batch)" in told
+    start = functools.partial(elbax.em(bayesian).init, key=jax.random.key(0))
+    for function in (start, bayesian.describe, bayesian.predictive):
+        assert "start(params, batch)" in message(lambda function=function: function(params))
 
 
 def test_no_predictive_density_of_diagonal_covariances(belief):
@@ -760,10 +761,78 @@ def test_a_level_is_a_probability(belief):
     assert "(0, 1), got 90" in message(lambda: bayesian.describe(q, 90))
 
 
-def test_a_row_of_probabilities_moves_as_one():
-    model = elbax.Mixture(components.Bernoulli(prior=priors.Beta(1.0, 1.0)), 3, prior=FLAT)
+@pytest.mark.parametrize("kind", [np.array, jnp.array])
+def test_a_row_of_probabilities_moves_as_one(kind):
+    component = components.Categorical(2, prior=FLAT)
+    bayesian = elbax.Bayesian(elbax.Mixture(component, 3, prior=FLAT))
+    x = (counts() > 2).astype(float)
+    q = bayesian.init(jax.random.key(0), x)
+    start = functools.partial(elbax.ExactEStep(bayesian).init, q, key=jax.random.key(0))
+
+    def moved(free):
+        return elbax.ClosedFormMStep(bayesian, free=free)(start(), jnp.asarray(x))[0].params
+
+    part = {"logits": kind([True, False, True]), "components": True}
+    with pytest.raises(ValueError, match="Free or freeze whole rows"):
+        elbax.em(bayesian, free=part).init(q, key=jax.random.key(0))
+    rows = {"logits": False, "components": {"logits": kind([True, False, True])[:, None, None]}}
+    found, before = moved(rows)["components"]["logits"], q["components"]["logits"]
+    assert np.all(np.any(found != before, (1, 2)) == [True, False, True])
+
+
+def test_rows_of_a_table_of_rules_move_as_one():
+    """A symbol's binary rules are one row, over both of its axes."""
+    model = elbax.ContextFreeGrammar(2, 2, 3, prior=FLAT)
     bayesian = elbax.Bayesian(model)
-    free = {"logits": jnp.array([True, False, True]), "components": True}
-    q = bayesian.init(jax.random.key(0), (counts() > 2).astype(float))
-    told = message(lambda: elbax.em(bayesian, free=free).init(q, key=jax.random.key(0)))
-    assert "Free or freeze whole rows" in told
+    q = bayesian.outside(model.init(jax.random.key(0)), 5.0)
+    statistics = jax.tree.map(jnp.ones_like, q)
+    free = dict.fromkeys(q, False)
+    half = free | {"binary": np.arange(4)[:, None] < 2}
+    with pytest.raises(ValueError, match="Free or freeze whole rows"):
+        bayesian.maximize(statistics, q, half)
+    moved = bayesian.maximize(
+        statistics, q, free | {"binary": np.array([True, False])[:, None, None]}
+    )
+    assert np.all(moved["binary"][1] == q["binary"][1])
+    assert np.all(moved["binary"][0] != q["binary"][0])
+
+
+def test_a_column_of_factors_moves_as_one():
+    bayesian = elbax.Bayesian(elbax.FactorAnalysis(1, prior=ROWS))
+    x = columns()
+    q = bayesian.init(jax.random.key(0), x)
+    state = elbax.ExactEStep(bayesian).init(q, key=jax.random.key(0))
+
+    def moved(**free):
+        step = elbax.ClosedFormMStep(bayesian, free={"log_noise": True} | free)
+        return step(state, x)[0].params
+
+    with pytest.raises(ValueError, match="one belief. Free or freeze both"):
+        moved(mean=True, loadings=False)
+    some = np.array([True, False, True, True, False])
+    found = moved(mean=some, loadings=some[:, None])
+    assert np.all((found["mean"] != q["mean"]) == some)
+    for name in ("point", "precision"):
+        assert np.all(np.any(found["loadings"][name] != q["loadings"][name], -1) == some)
+    bound = lambda q: elbax.elbo(bayesian, q, state.posterior, x)
+    assert bound(found) > bound(q)
+
+
+def test_a_single_stick_is_refused():
+    component = components.Poisson(prior=priors.Gamma(1.0, 1.0))
+    with pytest.raises(ValueError, match="at least 2 components"):
+        elbax.Bayesian(elbax.Mixture(component, 1, prior=priors.StickBreaking(1.0)))
+
+
+def test_draws_are_counted():
+    model = elbax.Mixture(components.Poisson(), 1)
+    params = {"logits": jnp.zeros((2, 1)), "components": {"log_rates": jnp.zeros((2, 1, 1))}}
+    with pytest.raises(ValueError, match="num_samples 4, but the params have an array of shape"):
+        elbax.evidence(elbax.beliefs.Drawn(model, 4), params, jnp.zeros((3, 1)))
+
+
+def test_points_and_beliefs_are_not_compared():
+    model = elbax.GaussianMixture(1, "tied", prior=PRIOR, weights_prior=FLAT)
+    with pytest.raises(ValueError, match="plain have params at a point"):
+        models = {"plain": model, "bayesian": elbax.Bayesian(model)}
+        elbax.diagnostics.select(models, points(), key=jax.random.key(0), by="elbo")

@@ -10,7 +10,7 @@ from ..components import FactorAnalyzer
 from ..components._analyzer import Analyzer
 from ..models import FactorAnalysis
 from ._belief import AbstractBelief, belief, needed, no_predictive
-from ._flags import together
+from ._flags import columns_free, together
 from ._rows import (
     covariances,
     draw_log_deviation,
@@ -91,16 +91,16 @@ class AnalyzerBelief(AbstractBelief):
         mean, _ = self._precisions(q, rows)
         number = jnp.sum(statistics["count"]) if self.isotropic else statistics["count"]
         both = self.one.with_prior(statistics, point, mean, 0.0, 0.0)
-        flags = {name: free[name]["point"] for name in ("loadings", "log_noise")}
-        moved = self.one.regress(both, point, flags | {"mean": free["mean"]}, 0.0)
-        rows_free = {"mean": free["mean"], "loadings": free["loadings"]}
-        best = {
-            "mean": moved["mean"],
-            "loadings": {"point": moved["loadings"], "precision": packed(-2 * both["gram"])},
-        }
-        old = {name: q[name] for name in best}
+        moving = columns_free(free["mean"], free["loadings"]["point"], point["loadings"].shape)
+        mean_moving = moving if isinstance(moving, bool) else moving[:, 0]
+        flags = {"mean": mean_moving, "loadings": moving, "log_noise": free["log_noise"]["point"]}
+        moved = self.one.regress(both, point, flags, 0.0)
+        loadings = {"point": moved["loadings"], "precision": packed(-2 * both["gram"])}
         log_noise = {"point": moved["log_noise"], "log_count": self.rows.noise_count(number)}
-        found = q | together(rows_free, best, old)
+        found = q | {
+            "mean": together(mean_moving, moved["mean"], q["mean"]),
+            "loadings": together(moving, loadings, q["loadings"]),
+        }
         found["log_noise"] = together(free["log_noise"], log_noise, q["log_noise"])
         fresh = self.rows.relevance(jnp.sum(self._squares(found), 0)[1:], len(rows))
         return found | {name: together(free[name], new, q[name]) for name, new in fresh.items()}

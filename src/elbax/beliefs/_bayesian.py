@@ -40,8 +40,9 @@ class Bayesian(AbstractAround):
     **Arguments:**
 
     - `model`: a model with a proper conjugate prior on all params: mixtures and hidden Markov models of `Normal`,
-        `StudentT`, `Bernoulli`, `Categorical`, `Multinomial`, `Poisson` and products of these, grammars, Bayesian
-        networks. Floors of variances are dropped, as the prior does their work.
+        `StudentT`, `Bernoulli`, `Categorical`, `Multinomial`, `Poisson`, `LinearRegression`, `FactorAnalyzer`,
+        `Conjugate` and products of these, factor analysis, topic models, grammars, Bayesian networks. Floors of
+        variances are dropped, as the prior does their work.
 
     **Raises** `TypeError` for a model without such a prior, `ValueError` for an improper one.
 
@@ -62,6 +63,10 @@ class Bayesian(AbstractAround):
 
     def __init__(self, model: AbstractModel):
         check_model(model, "Bayesian")
+        if isinstance(model, Bayesian):
+            raise TypeError(
+                "Bayesian: the model is a Bayesian already. Pass the model inside of it."
+            )
         self.model = model
         belief(model)
 
@@ -130,13 +135,12 @@ class Bayesian(AbstractAround):
 
     def check_params(self, params: PyTree, who: str = "check_params") -> None:
         """Raises `ValueError` or `TypeError` for params that are not those of q(θ)."""
-        check_tree(
-            params,
-            self.shapes,
-            who,
-            "Make q with init(key, x) of this Bayesian, or from params of its model with start(params, batch).",
-        )
+        self._check_shapes(params, who)
         check_no_nan(params, who)
+
+    def _check_shapes(self, params: PyTree, who: str) -> None:
+        advice = "Make q with init(key, x) of this Bayesian, or from its model's params with start(params, batch)."
+        check_tree(params, self.shapes, who, advice)
 
     def shortcut(self, params: PyTree, x: PyTree) -> Shortcut | None:
         found = self.model.shortcut(self.inside(params), x)
@@ -150,7 +154,10 @@ class Bayesian(AbstractAround):
         return jnp.zeros((), bool)
 
     def emptied(self, params: PyTree) -> Array:
-        """Returns which components hold less than one datum: their params are those of the prior."""
+        """Returns which components of a mixture hold less than one datum: they are the prior.
+
+        `False` for a model that is not a mixture.
+        """
         found = self.belief.emptied(params)
         return jnp.zeros((), bool) if found is None else found
 
@@ -175,12 +182,15 @@ class Bayesian(AbstractAround):
 
         **Raises** `ValueError` unless 0 < level < 1.
         """
+        self._check_shapes(params, "describe")
         found = self.model.describe(self.inside(params))
         if level is None:
             return found
         if not 0 < level < 1:
             raise ValueError(f"describe: level must be a probability in (0, 1), got {level!r}.")
         check_count("describe", num_samples=num_samples)
+        if key is not None:
+            check_key(key, "describe")
         keys = jax.random.split(jax.random.key(0) if key is None else key, num_samples)
         deviation, lower, upper = _spread(self, params, keys, level)
         return {"mean": found, "deviation": deviation, "lower": lower, "upper": upper}
@@ -188,6 +198,7 @@ class Bayesian(AbstractAround):
     def sample_params(self, params: PyTree, key: Key) -> PyTree:
         """Returns params of the model drawn from q(θ)."""
         check_key(key, "sample_params")
+        self._check_shapes(params, "sample_params")
         return self.belief.sample(params, key)
 
     def predictive(
@@ -213,6 +224,7 @@ class Bayesian(AbstractAround):
 
         ```
         """
+        self._check_shapes(params, "predictive")
         if key is None:
             return self.belief.predictive(params)
         check_key(key, "predictive")

@@ -12,9 +12,9 @@ from .._types import Any, Array, Key, PyTree, Scalar
 class AbstractBelief(abc.ABC):
     r"""A belief q(θ) over some params, in the family of their conjugate prior p(θ).
 
-    q is a tree of arrays with the blocks of the params. A block holds the params themselves at a mean of q, and
-    beside them how many data they are worth. A model whose log-joint is linear in η(θ) needs nothing else: its
-    bound under q(θ) is that at $E_q[\eta(\theta)]$, and the best q has the prior's numbers plus the expected
+    q is a tree of arrays with the blocks of the params. A block usually holds the params themselves at a mean of
+    q, and how many data they are worth. A model whose log-joint is linear in η(θ) needs nothing else: its bound
+    under q(θ) is that at $E_q[\eta(\theta)]$, and the best q has the prior's numbers plus the expected
     statistics.
 
     A belief belongs to a model or component through `belief`, and is made from it when needed.
@@ -53,7 +53,7 @@ class AbstractBelief(abc.ABC):
 
         **Raises** `TypeError` where the library has no such density.
         """
-        raise TypeError(no_predictive(type(self).__name__))
+        raise TypeError(no_predictive("these params"))
 
     def emptied(self, q: PyTree) -> Array | None:
         """Returns which components hold less than one datum; `None` if q has no components."""
@@ -76,7 +76,9 @@ def belief(model: Any) -> AbstractBelief:
     **Raises** `TypeError` for a model without a conjugate prior, in theory or as it was made.
     """
     raise TypeError(
-        f"Bayesian: {kind_of(model)} has no conjugate prior in this library, so its belief has no closed form."
+        f"Bayesian: {kind_of(model)} has no conjugate prior in this library, so its belief has no closed form. "
+        "Mixtures, hidden Markov models, factor models, grammars and Bayesian networks have one. For a component "
+        "of your own use components.Conjugate."
     )
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from .._math.special import log_minus_digamma
 from .._types import Any, Array
+from ..data._check import is_concrete
 from ..priors import Dirichlet
 from ._belief import AbstractBelief
 from ._divergence import dirichlet_divergence
@@ -71,9 +72,12 @@ class DirichletBelief(AbstractBelief):
         rows, possible = self._rows(q)
         counts = jnp.where(possible, statistics.reshape(rows.shape), 0)
         best = jnp.where(possible, jnp.log(self.prior.concentration + counts), rows)
+        if not isinstance(free, bool):
+            like = np if is_concrete(free) else jnp
+            free = like.reshape(like.broadcast_to(free, q.shape), rows.shape)
         # A mask that frees a part of a row would not leave the rest of it optimal.
-        free = whole(free, q.shape, "probabilities")
-        return jnp.where(free, best.reshape(q.shape), q)
+        free = whole(free, rows.shape, "probabilities")
+        return jnp.where(free, best, rows).reshape(q.shape)
 
     def divergence(self, q):
         rows, possible = self._rows(q)

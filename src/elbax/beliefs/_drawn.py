@@ -53,6 +53,12 @@ class Drawn(AbstractExponentialFamilyModel):
 
     def check_params(self, params: PyTree, who: str = "check_params") -> None:
         check_no_nan(params, who)
+        for leaf in jax.tree.leaves(params):
+            if jnp.shape(leaf)[:1] != (self.num_samples,):
+                raise ValueError(
+                    f"{who}: Drawn has num_samples {self.num_samples}, but the params have an array of shape "
+                    f"{jnp.shape(leaf)}. Their leading axis must be that of the draws."
+                )
         first = eqx.filter_eval_shape(
             lambda draws: jax.tree.map(lambda leaf: leaf[0], draws), params
         )

@@ -4,7 +4,13 @@ import jax
 import jax.numpy as jnp
 
 from .._types import Any
-from ..models import BayesianNetwork, ContextFreeGrammar, HiddenMarkovModel, Mixture
+from ..models import (
+    BayesianNetwork,
+    ContextFreeGrammar,
+    GaussianMixture,
+    HiddenMarkovModel,
+    Mixture,
+)
 from ..priors import StickBreaking
 from ._belief import AbstractBelief, belief, Blocks, needed, no_predictive
 from ._dirichlet import DirichletBelief
@@ -19,7 +25,13 @@ class MixtureBelief(Blocks):
 
     def __init__(self, model: Mixture):
         self.model = model
-        prior = needed(model.prior, model, "prior", _FLAT)
+        name = "weights_prior" if isinstance(model, GaussianMixture) else "prior"
+        prior = needed(model.prior, model, name, _FLAT)
+        if isinstance(prior, StickBreaking) and model.num_components == 1:
+            raise ValueError(
+                "Bayesian: StickBreaking needs at least 2 components, got 1. Use Dirichlet(1.0), which is the "
+                "same for a single component."
+            )
         sticks = isinstance(prior, StickBreaking)
         self.weights = StickBreakingBelief(prior) if sticks else DirichletBelief(prior, True)
         Blocks.__init__(self, logits=self.weights, components=belief(model.component))

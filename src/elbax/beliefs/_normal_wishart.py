@@ -20,9 +20,9 @@ class NormalWishartBelief(AbstractBelief):
     r"""$q(\mu_k, \Sigma_k) = N(\mu_k; m_k, \Sigma_k / \kappa_k) \mathrm{IW}(\Sigma_k; \nu_k \bar\Sigma_k, \nu_k)$
 
     The blocks hold `{"mean": {"point": m, "log_count": log κ}, "scale": {"point": Σ̄, "log_count": log ν}}`, with
-    Σ̄ in the component's parameterization. $\bar\Sigma^{-1} = E_q[\Sigma^{-1}]$, so that $E_q[\eta]$ is η(m, Σ̄) but
-    for its count. From that two numbers of the order of 1/ν and 1/κ are subtracted: those of $E \log |\Sigma|$ and
-    of the mean's own variance.
+    Σ̄ in the component's parameterization. $\bar\Sigma^{-1} = E_q[\Sigma^{-1}]$, so that $E_q[\eta]$ is η(m, Σ̄)
+    except for the entry `count`, from which two numbers of the order of 1/ν and 1/κ are subtracted: those of $E
+    \log |\Sigma|$ and of the mean's own variance.
 
     The prior is the density that MAP uses. For diagonal and spherical covariances it is that of the covariance
     with this structure, normalized: gammas over the precisions, with the shapes of `structured_dof`.

@@ -1,5 +1,7 @@
 """Normal-gamma beliefs over rows of coefficients and the variance of their noise."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -27,7 +29,7 @@ class RowPrior:
     def precisions(self, q: PyTree, width: int, num_rows: int, dtype: Any) -> tuple[Array, Array]:
         """Returns E[λ] and E[log λ], of the intercept first, shape `(..., width)`."""
         if self.hyperprior is None:
-            found = self.prior.precisions(width, dtype, self)
+            found = self.prior.precisions(width, dtype)
             return found, jnp.log(found)
         log_mean = q["relevance"]
         first = jnp.full((*log_mean.shape[:-1], 1), jnp.log(self.prior.intercept_precision), dtype)
@@ -41,8 +43,10 @@ class RowPrior:
         return self.hyperprior.shape + 0.5 * num_rows
 
     def first_relevance(self, shape: tuple[int, ...], dtype: Any) -> dict[str, Array]:
-        """Returns what q holds of λ at the start: a tenth of a datum for each coefficient."""
-        return {} if self.hyperprior is None else {"relevance": jnp.full(shape, -2.3, dtype)}
+        """Returns what q holds of λ at the start, E[λ] = 0.1: a prior that is worth a tenth of a datum."""
+        return (
+            {} if self.hyperprior is None else {"relevance": jnp.full(shape, math.log(0.1), dtype)}
+        )
 
     def relevance(self, square: Array, num_rows: int) -> dict[str, Array]:
         """Returns the best q(λ), given E[w² / σ²] summed over `num_rows` rows; nothing if λ is known."""
@@ -98,14 +102,20 @@ def covariances(raw: Float[Array, "rows size"], width: int) -> Float[Array, "row
     return jax.vmap(one)(raw)
 
 
-def row_divergence(row: Array, variance: Array, raw: Array, mean: Array, log: Array) -> Array:
+def row_divergence(
+    row: Float[Array, " width"],
+    variance: Array,
+    raw: Array,
+    precision: Float[Array, " width"],
+    log_precision: Float[Array, " width"],
+) -> Array:
     """Returns E KL(N(m, σ²/Λ) ‖ N(0, σ²/λ)) of one row, under q(σ²) and q(λ) with E[λ] and E[log λ]."""
     width = row.shape[-1]
     factor = Full().factor(raw, width)
     spread = jnp.sum(jnp.square(invert_triangle(factor)), 0)
     determinant = 2 * jnp.sum(jnp.log(jnp.diagonal(factor)))
-    square = jnp.sum(mean * (row**2 / variance + spread)) - width
-    return 0.5 * (square + determinant - jnp.sum(log))
+    square = jnp.sum(precision * (row**2 / variance + spread)) - width
+    return 0.5 * (square + determinant - jnp.sum(log_precision))
 
 
 def draw_row(row: Array, variance: Array, raw: Array, key: Key) -> Array:

@@ -181,8 +181,8 @@ class Analyzer(eqx.Module):
         """Returns the params of highest expected log-density and prior; `penalty` is that of the floor."""
         if self.prior is not None:
             width = self.num_factors + 1
-            precisions = self.prior.precisions(width, params["mean"].dtype, self)
-            # Of the mode of σ², in whose density each coefficient's has a factor 1/σ.
+            precisions = self.prior.precisions(width, params["mean"].dtype)
+            # For the mode: N(w; 0, σ²/λ) has a factor 1/σ for each coefficient, IG(σ²; a, b) the power −(a + 1).
             statistics = self.with_prior(statistics, params, precisions, 2.0, width)
         return self.regress(statistics, params, free, penalty)
 
@@ -300,7 +300,7 @@ class Analyzer(eqx.Module):
         total = -0.5 * jnp.sum(penalty / variance)
         if self.prior is not None:
             rows = self.rows(params)
-            precisions = self.prior.precisions(rows.shape[1], rows.dtype, self)
+            precisions = self.prior.precisions(rows.shape[1], rows.dtype)
             total += jnp.sum(self.prior.log_density_of_row(rows, variance, precisions))
             own = variance[0] if self.noise == "isotropic" else variance
             total += jnp.sum(self.prior.log_density_of_variance(own))

@@ -146,8 +146,8 @@ class LinearRegression(AbstractComponent):
         if self.prior is not None:
             row, variance = self.at_center(params), jnp.exp(2 * params["log_noise"])
             width = row.shape[-1]
-            precisions = self.prior.precisions(width, row.dtype, self)
-            # Of the mode of σ², in whose density each coefficient's has a factor 1/σ.
+            precisions = self.prior.precisions(width, row.dtype)
+            # For the mode: N(w; 0, σ²/λ) has a factor 1/σ for each coefficient, IG(σ²; a, b) the power −(a + 1).
             count = 2 * self.prior.shape + 2 + width
             square = 2 * self.prior.rate
             statistics = with_prior(statistics, row, variance, precisions, count, square)
@@ -210,7 +210,7 @@ class LinearRegression(AbstractComponent):
         total = noise_penalty(params, self.floor, "LinearRegression")
         if self.prior is not None:
             row, variance = self.at_center(params), jnp.exp(2 * params["log_noise"])
-            precisions = self.prior.precisions(row.shape[-1], row.dtype, self)
+            precisions = self.prior.precisions(row.shape[-1], row.dtype)
             total += jnp.sum(self.prior.log_density_of_row(row, variance, precisions))
             total += jnp.sum(self.prior.log_density_of_variance(variance))
         return total

@@ -32,9 +32,8 @@ def with_prior(
 ) -> PyTree:
     """Returns the statistics of regressions plus those of a prior −½ w·λw / σ² − ½ square / σ² on `row` and σ².
 
-    It is that of rows of data: for each coefficient λ with a target of 0, and `count` with a sum of squares
-    `square`. `row` is w and `variance` σ², with the batch axes of the statistics. All but `square` are in units of
-    the noise.
+    The prior acts as extra rows of data: λⱼ rows for the coefficient j with a target of 0, and `count` rows of
+    noise whose squares have the sum `square`. `row` is w and `variance` σ², with the batch axes of the statistics.
     """
     residual = -row / jnp.sqrt(variance)[..., None]
     pull = precisions * residual

@@ -216,8 +216,14 @@ def select(
             raise ValueError(
                 f"select: {name} has no ICL, because its latent is not finite. Use by='bic'."
             )
-        if by != "elbo":
+        if by not in ("elbo", "held_out"):
             model.check_evidence(f'select, {name}, by="{by}" instead of by="elbo"')
+    points = [name for name, model in models.items() if model.has_evidence]
+    if by == "elbo" and 0 < len(points) < len(models):
+        raise ValueError(
+            f'select: by="elbo" compares bounds on the evidence, but {", ".join(points)} have params at a point. '
+            "Wrap every model in Bayesian."
+        )
     # Tables of similar numbers of rows share their programs.
     batch, held_out = padded(batch), None if held_out is None else padded(held_out)
     rows: dict[str, Criteria | None] = {}
@@ -251,11 +257,7 @@ def select(
         if model.has_evidence:
             rows[name] = information_criteria(model, params, batch, free=free, num_data=num_data)
         if held_out is not None:
-            found: Any = model
-            # Of a belief, the density of new data under it.
-            alone = model.has_evidence
-            form, at = (model, params) if alone else found.predictive(params, key=key)
-            elsewhere[name] = evidence(form, at, held_out)
+            elsewhere[name] = evidence(*_of_new_data(model, params, key), held_out)
 
     def loss(name):
         row, reached = rows[name], bounds[name]
@@ -273,6 +275,16 @@ def select(
     for sentence in found.lower_than_smaller:
         warnings.warn(f"select: {sentence}", stacklevel=2)
     return found
+
+
+def _of_new_data(model: Any, params: PyTree, key: Key) -> tuple[AbstractModel, PyTree]:
+    """Returns the model and params whose evidence scores new data: under a belief, those with θ integrated out."""
+    if model.has_evidence:
+        return model, params
+    try:
+        return model.predictive(params)
+    except TypeError:  # No closed form.
+        return model.predictive(params, key=key)
 
 
 def _with_bar(models: Mapping[str, AbstractModel]) -> Iterable[tuple[str, AbstractModel]]:

@@ -6,7 +6,7 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 
-from .._arguments import check_positive, kind_of
+from .._arguments import check_positive
 from .._types import Array
 from ._gamma import Gamma
 
@@ -25,6 +25,8 @@ class NormalInverseGamma(eqx.Module):
         MacKay 1995; Bishop 1999 for factors). Only `Bayesian` infers it.
     - `shape`, `rate`: a and b, positive numbers.
     - `intercept_precision`: λ of the intercept or mean, weak by default.
+
+    **Raises** `ValueError` for numbers that are not positive.
 
     ```python
     >>> import elbax
@@ -56,15 +58,15 @@ class NormalInverseGamma(eqx.Module):
         self.shape, self.rate = float(shape), float(rate)
         self.intercept_precision = float(intercept_precision)
 
-    def precisions(self, width: int, dtype: Any, model: Any) -> Array:
+    def precisions(self, width: int, dtype: Any) -> Array:
         """Returns λ of the intercept and of all others, shape `(width,)`.
 
         **Raises** `TypeError` if they have a prior of their own.
         """
         if isinstance(self.precision, Gamma):
             raise TypeError(
-                f"{kind_of(model)} has a NormalInverseGamma whose precision has a prior of its own, which has no "
-                f"closed form at a point. Use Bayesian(model), or a number as precision."
+                "NormalInverseGamma: the precision has a prior of its own, which only Bayesian infers. Use "
+                "Bayesian(model), or a number as precision."
             )
         found = [self.intercept_precision] + [self.precision] * (width - 1)
         return jnp.array(found, dtype)

@@ -6,7 +6,7 @@ from jax.core import Tracer
 
 from ._math.algebra import log
 from ._reference import is_reference, split_coordinates
-from ._types import Any, Array, PyTree
+from ._types import Any, AnyArray, Array, PyTree
 
 
 def spread(free: PyTree, params: PyTree, name: str = "free") -> PyTree:
@@ -56,7 +56,7 @@ def _with_references(free: PyTree, params: PyTree) -> PyTree:
     return found | {name: False for name, node in params.items() if is_reference(node)}
 
 
-def _check_broadcast(mask: Array, leaf: Array, name: str) -> None:
+def _check_broadcast(mask: AnyArray, leaf: AnyArray, name: str) -> None:
     try:
         fits = jnp.broadcast_shapes(mask.shape, leaf.shape) == leaf.shape
     except ValueError:

@@ -25,11 +25,11 @@ class MergeStep(AbstractBayesStep):
 
     EM and variational Bayes stop at optima with components that share a cluster, because each sweep moves rows a
     little only. Each step here makes one proposal: the rows of one component are given to another, or to all
-    others. Sweeps follow, from the proposal and from the state itself, and the end of higher ELBO is kept. Proposals come
-    in the order of the correlation of responsibilities (Ueda et al. 2000), the deletions last, from the smallest
-    component. After a success the order starts anew. A component without rows takes the params of its prior. Under
-    maximum likelihood a merge hardly ever raises the bound; under `Bayesian` it does where the data need fewer
-    components (Hughes and Sudderth 2013).
+    others. Sweeps follow, from the proposal and from the state itself, and the end of higher ELBO is kept.
+    Proposals come in the order of the correlation of responsibilities (Ueda et al. 2000), the deletions last, from
+    the smallest component. After a success the order starts anew. A component without rows takes the params of its
+    prior. Under maximum likelihood a merge hardly ever raises the bound; under `Bayesian` it does where the data
+    need fewer components (Hughes and Sudderth 2013).
 
     It ascends, and moves the posterior to the params as `ExactEStep` does. A step costs two passes for each sweep
     and four more, so use it now and then: `Chain(em(model), Every(MergeStep(model), 5))`.

@@ -235,3 +235,33 @@ SYSTEMS = [
     ),
     System("autoencoder, draws", autoencoder(None, 8), **AUTOENCODER),
 ]
+
+
+def believed(component: str) -> Callable:
+    """Variational Bayes, of a model with priors on all params."""
+    priors = elbax.priors
+    flat = priors.Dirichlet(1.0)
+
+    def make(size: Size, rng: np.random.Generator) -> Made:
+        if component == "factors":
+            relevance = priors.Gamma(0.1, 0.1)
+            rows = priors.NormalInverseGamma(relevance, 1.0, 1.0)
+            return elbax.Bayesian(elbax.FactorAnalysis(2, prior=rows)), factors(rng, size.rows)
+        if component == "Poisson":
+            rates = components.Poisson(prior=priors.Gamma(1.0, 0.1))
+            x = rng.poisson(np.exp(1 + 0.5 * clusters(rng, size.rows))).astype(float)
+            return elbax.Bayesian(elbax.Mixture(rates, 4, prior=flat)), x
+        prior = priors.NormalInverseWishart(0.0, 1.0, 6.0, 1.0)
+        model = elbax.GaussianMixture(4, prior=prior, weights_prior=flat)
+        return elbax.Bayesian(model), clusters(rng, size.rows)
+
+    return make
+
+
+# The first edition of the core, to which others are compared, has no beliefs.
+if hasattr(elbax, "Bayesian"):
+    SYSTEMS += [
+        System("beliefs, mixture of normals", believed("normals")),
+        System("beliefs, mixture of Poissons", believed("Poisson")),
+        System("beliefs, factors with relevance", believed("factors")),
+    ]

@@ -430,5 +430,6 @@ def test_topics_are_bars_in_the_order_of_their_shares():
     axes = plot.topics(topics, names=["cat", "dog", "sun"], number=2, shares=[0.3, 0.7])
     assert [ax.get_title() for ax in axes] == ["topic 0: 30%", "topic 1: 70%"]
     np.testing.assert_allclose([bar.get_width() for bar in axes[1].patches], [0.8, 0.1])
+    assert axes[0].figure.get_supxlabel() == "probability of the word"
     with pytest.raises(ValueError, match="topics must have shape"):
         plot.topics([0.5, 0.5])

@@ -55,7 +55,7 @@ def topics(
         order = np.argsort(-shares, kind="stable")
     columns = min(columns, count)
     rows = -(-count // columns)
-    _, grid = plt.subplots(
+    figure, grid = plt.subplots(
         rows,
         columns,
         figsize=(1.9 * columns, 0.5 + (0.5 + 0.17 * first.shape[1]) * rows),
@@ -73,4 +73,5 @@ def topics(
         ax.invert_yaxis()
         ax.set_title(f"topic {k}" if shares is None else f"topic {k}: {shares[k]:.0%}")
         axes[k] = ax
+    figure.supxlabel("probability of the word", fontsize=plt.rcParams["xtick.labelsize"])
     return axes

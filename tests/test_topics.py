@@ -71,6 +71,16 @@ def test_bound_is_that_of_scikit_learn(theirs, ours):
     np.testing.assert_allclose(bound, theirs.score(COUNTS), rtol=1e-9)
     perplexity = elbax.diagnostics.perplexity(BAYESIAN, params, posterior, batch)
     np.testing.assert_allclose(perplexity, theirs.perplexity(COUNTS), rtol=1e-9)
+    # At a point the log-prior says nothing about the documents.
+    point, inside = BAYESIAN.model, BAYESIAN.inside(params)
+    flat = elbax.LatentDirichletAllocation(point.num_topics, point.num_words)
+    each = [
+        elbax.diagnostics.perplexity(
+            form, inside, elbax.posteriors.CoordinateAscent(elbax.Exact(form, inside), 50), batch
+        )
+        for form in (point, flat)
+    ]
+    np.testing.assert_allclose(*each, rtol=1e-12)
 
 
 def test_step_and_proportions_are_those_of_scikit_learn(theirs, ours):

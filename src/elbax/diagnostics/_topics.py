@@ -21,10 +21,11 @@ def perplexity(
 ) -> float:
     r"""Returns exp(−bound per word) of documents: the lower, the better.
 
-    The bound is `elbo`, with its global term. So at the same topics and proportions it is scikit-learn's
-    `perplexity` for an `elbax.Bayesian` model, whose global term is that of the topics, and 2 ** −(gensim's
-    `log_perplexity`). gensim counts documents `total_docs` / `len(chunk)` times: pass them as `Batch(x,
-    weight=...)`, and so does scikit-learn with `sub_sampling=True`.
+    The bound is `elbo`, for an `elbax.Bayesian` model with its global term, the KL of all topics. So at the same
+    topics and proportions it is scikit-learn's `perplexity`, and 2 ** −(gensim's `log_perplexity`). Few held-out
+    documents carry the whole KL: for their words alone pass `model.model` and `model.inside(params)`, topics at
+    the mean. A point's log-prior is left out. gensim counts documents `total_docs` / `len(chunk)` times: pass them
+    as `Batch(x, weight=...)`, and so does scikit-learn with `sub_sampling=True`.
 
     **Arguments:** those of `elbax.elbo`. `model` has `num_observations(batch)`, the number of words.
 
@@ -39,9 +40,11 @@ def perplexity(
 
     ```
     """
-    bound = elbo(model, params, posterior, batch, chunk_size=chunk_size)
     weight = effective_weight(jax.tree.map(np.asarray, as_batch(batch)), np).sum()
-    return float(np.exp(-float(bound) * weight / model.num_observations(batch)))
+    total = weight * float(elbo(model, params, posterior, batch, chunk_size=chunk_size))
+    if model.has_evidence:
+        total -= float(model.log_prior(params))
+    return float(np.exp(-total / model.num_observations(batch)))
 
 
 def top_words(topics: Any, number: int = 10, names: Any = None) -> np.ndarray:

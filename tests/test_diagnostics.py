@@ -312,7 +312,7 @@ def test_select_warns_where_more_components_end_lower_than_fewer():
 
 
 def test_select_names_its_criteria(as_users_run):
-    with pytest.raises(ValueError, match="'aicc', 'icl' or 'held_out'; got 'dic'"):
+    with pytest.raises(ValueError, match="'icl', 'held_out' or 'elbo'; got 'dic'"):
         elbax.diagnostics.select({}, jnp.zeros((3, 1)), key=jax.random.key(0), by="dic")
 
 

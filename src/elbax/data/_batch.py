@@ -143,7 +143,7 @@ def reduce_data(
 def _sum_over_chunks(
     run: Callable, x: PyTree, weight: Any, rows: Array, chunk_size: int | None
 ) -> PyTree:
-    n = len(weight)
+    n = weight.shape[0]
     if chunk_size is None or chunk_size >= n:
         return run(x, weight, rows)
     take, num_chunks = _chunks(n, chunk_size)

@@ -34,8 +34,8 @@ class TopicProportions(AbstractAscending):
     >>> natural = family.start(potentials)
     >>> for _ in range(50):
     ...     natural = family.ascend(natural, potentials)
-    >>> print(family(natural).mode().round(2))
-    [0.84 0.16]
+    >>> print([f"{share:.1f}" for share in family(natural).mode()])
+    ['0.8', '0.2']
 
     ```
     """

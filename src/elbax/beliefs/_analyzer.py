@@ -1,9 +1,9 @@
 """Beliefs over factor analyzers, alone and in mixtures."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._math.special import log_minus_digamma
 from .._reference import is_reference
 from .._types import Any, Array, PyTree
 from ..components import FactorAnalyzer
@@ -12,17 +12,15 @@ from ..models import FactorAnalysis
 from ._belief import AbstractBelief, belief, needed, no_predictive
 from ._flags import columns_free, together
 from ._rows import (
-    covariances,
     draw_log_deviation,
-    draw_row,
+    draw_rows,
+    EXAMPLE,
+    expected_natural,
     packed,
-    root_of_covariance,
     row_divergence,
     RowPrior,
+    squares,
 )
-
-
-_EXAMPLE = "elbax.priors.NormalInverseGamma(1.0, 1.0, 1.0)"
 
 
 class AnalyzerBelief(AbstractBelief):
@@ -34,7 +32,7 @@ class AnalyzerBelief(AbstractBelief):
     """
 
     def __init__(self, one: Analyzer, owner: Any):
-        prior = needed(one.prior, owner, "prior", _EXAMPLE)
+        prior = needed(one.prior, owner, "prior", EXAMPLE)
         # The prior does what the floor is for.
         self.one = Analyzer(one.num_factors, one.noise, 0.0, prior)
         self.rows = RowPrior(prior)
@@ -44,20 +42,19 @@ class AnalyzerBelief(AbstractBelief):
         return self.one.noise == "isotropic"
 
     def _precisions(self, q: PyTree, rows: Array) -> tuple[Array, Array]:
-        return self.rows.precisions(q, rows.shape[1], len(rows), rows.dtype)
+        return self.rows.precisions(q, rows, len(rows))
 
     def start(self, params, count):
         rows = self.one.rows(params)
         dim, width = rows.shape
         q = self.rows.first_relevance((width - 1,), rows.dtype)
         mean, _ = self._precisions(q, rows)
-        precision = (mean + count)[:, None] * jnp.eye(width, dtype=rows.dtype)
+        precision = (mean + count)[..., None] * jnp.eye(width, dtype=rows.dtype)
         number = jnp.asarray(dim * count if self.isotropic else count, rows.dtype)
         log_count = jnp.broadcast_to(self.rows.noise_count(number), params["log_noise"].shape)
-        raw = packed(jnp.broadcast_to(precision, (dim, width, width)))
         return q | {
             "mean": params["mean"],
-            "loadings": {"point": params["loadings"], "precision": raw},
+            "loadings": {"point": params["loadings"], "precision": packed(precision)},
             "log_noise": {"point": params["log_noise"], "log_count": log_count},
         }
 
@@ -81,9 +78,7 @@ class AnalyzerBelief(AbstractBelief):
 
     def natural(self, q):
         natural = self.one.natural(self.point(q))
-        gap = log_minus_digamma(0.5 * jnp.exp(q["log_noise"]["log_count"]))
-        gram = covariances(q["loadings"]["precision"], self.one.num_factors + 1)
-        return natural | {"count": natural["count"] - 0.5 * gap, "gram": gram}
+        return expected_natural(natural, q["loadings"]["precision"], q["log_noise"]["log_count"])
 
     def posterior(self, statistics, q, free):
         point = self.point(q)
@@ -108,17 +103,15 @@ class AnalyzerBelief(AbstractBelief):
     def _squares(self, q: PyTree) -> Array:
         """Returns E[w² / σ²] of each column's mean and loadings."""
         point = self.point(q)
-        width = self.one.num_factors + 1
-        roots = jax.vmap(lambda raw: root_of_covariance(raw, width))(q["loadings"]["precision"])
-        rows = self.one.rows(point) / self.one.deviation(point)[:, None]
-        return jnp.sum(roots**2, -1) + rows**2
+        rows, deviation = self.one.rows(point), self.one.deviation(point)
+        return squares(rows, deviation, q["loadings"]["precision"])
 
     def divergence(self, q):
         point, noise = self.point(q), q["log_noise"]
         rows, variance = self.one.rows(point), self.one.deviation(point) ** 2
         mean, log = self._precisions(q, rows)
         raw = q["loadings"]["precision"]
-        each = jax.vmap(row_divergence, (0, 0, 0, None, None))(rows, variance, raw, mean, log)
+        each = jax.vmap(row_divergence)(rows, variance, raw, mean, log)
         noises = self.rows.noise_divergence(noise["point"], noise["log_count"])
         found = {"loadings": jnp.sum(each), "log_noise": jnp.sum(noises)}
         return found | self.rows.relevance_divergence(q, len(rows))
@@ -128,9 +121,8 @@ class AnalyzerBelief(AbstractBelief):
         key_noise, key_row = jax.random.split(key)
         log_noise = draw_log_deviation(noise["point"], noise["log_count"], key_noise)
         rows = self.one.rows(point)
-        variance = self.one.deviation(point | {"log_noise": log_noise}) ** 2
-        keys = jax.random.split(key_row, len(rows))
-        drawn = jax.vmap(draw_row)(rows, variance, q["loadings"]["precision"], keys)
+        deviation = self.one.deviation(point | {"log_noise": log_noise})
+        drawn = draw_rows(rows, deviation, q["loadings"]["precision"], key_row)
         return {"mean": drawn[:, 0], "loadings": drawn[:, 1:], "log_noise": log_noise}
 
     def predictive(self, q):
@@ -158,12 +150,10 @@ class AnalyzersBelief(AbstractBelief):
         return jax.vmap(self.each.natural)(q)
 
     def posterior(self, statistics, q, free):
-        # Flags that are the same for all components are not an axis of them.
-        axes = jax.tree.map(lambda flag: None if isinstance(flag, bool) else 0, free)
-        arrays = jax.tree.map(jnp.asarray, free)
-        if all(axis is None for axis in jax.tree.leaves(axes, is_leaf=lambda a: a is None)):
-            return jax.vmap(lambda s, q: self.each.posterior(s, q, free))(statistics, q)
-        return jax.vmap(self.each.posterior, (0, 0, axes))(statistics, q, arrays)
+        # A flag that is the same for all components has no axis of them.
+        flags, masks = eqx.partition(free, lambda flag: isinstance(flag, bool))
+        one = lambda s, q, masks: self.each.posterior(s, q, eqx.combine(flags, masks))
+        return jax.vmap(one)(statistics, q, masks)
 
     def divergence(self, q):
         found = jax.vmap(self.each.divergence)(q)

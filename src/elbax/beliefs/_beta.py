@@ -61,8 +61,7 @@ class BetaBelief(AbstractBelief):
         log_mean = jnp.stack(self._log_means(q), -1)
         concentration = jnp.exp(q["logits"]["log_count"][..., None] + log_mean)
         prior = jnp.array([self.prior.a, self.prior.b], log_mean.dtype)
-        possible = jnp.ones(log_mean.shape, bool)
-        return {"logits": jnp.sum(dirichlet_divergence(log_mean, concentration, prior, possible))}
+        return {"logits": jnp.sum(dirichlet_divergence(log_mean, concentration, prior))}
 
     def sample(self, q, key):
         log_count = q["logits"]["log_count"]

@@ -5,10 +5,7 @@ import numpy as np
 from .._arguments import Apart
 from ..components import Categorical, Multinomial, Product
 from ._belief import belief, Blocks, needed, no_predictive
-from ._dirichlet import DirichletBelief
-
-
-_FLAT = "elbax.priors.Dirichlet(1.0)"
+from ._dirichlet import DirichletBelief, FLAT
 
 
 class CategoricalBelief(Blocks):
@@ -16,7 +13,7 @@ class CategoricalBelief(Blocks):
 
     def __init__(self, component: Categorical):
         self.component = component
-        prior = needed(component.prior, component, "prior", _FLAT)
+        prior = needed(component.prior, component, "prior", FLAT)
         number = component.num_values
         values = np.arange(number if isinstance(number, int) else max(number))
         possible = values < np.atleast_1d(np.asarray(number))[:, None]
@@ -32,7 +29,7 @@ class MultinomialBelief(Blocks):
 
     def __init__(self, component: Multinomial):
         self.component = component
-        prior = needed(component.prior, component, "prior", _FLAT)
+        prior = needed(component.prior, component, "prior", FLAT)
         self.rows = DirichletBelief(prior, True)
         Blocks.__init__(self, logits=self.rows)
 

@@ -13,6 +13,10 @@ from ._divergence import dirichlet_divergence
 from ._flags import whole
 
 
+FLAT = "elbax.priors.Dirichlet(1.0)"
+"""A prior of rows, for errors."""
+
+
 class DirichletBelief(AbstractBelief):
     r"""Dirichlets over rows of probabilities, the last axis: q is log α, whose softmax is the mean.
 

@@ -25,13 +25,16 @@ def gamma_divergence(mean: Array, shape: Array, prior_shape: Any, prior_rate: An
     return _shape_terms(shape, prior_shape) + constant
 
 
-def dirichlet_divergence(log_mean: Array, concentration: Array, prior: Any, possible: Any) -> Array:
+def dirichlet_divergence(
+    log_mean: Array, concentration: Array, prior: Any, possible: Any = True
+) -> Array:
     """Returns KL(q ‖ p) of Dirichlets, over the last axis.
 
     `log_mean` is the logarithm of q's mean, `concentration` and `prior` are α and α₀. Impossible entries must have
     α = α₀ = 1 and `log_mean` 0. A Dirichlet is K independent gammas given their sum, so the divergence is that of
     the gammas (of rate 1) less that of the sums.
     """
+    possible = jnp.broadcast_to(possible, concentration.shape)
     one = jnp.where(possible, concentration, 0)
     before = jnp.where(possible, prior, 0)
     some = jnp.sum(possible, -1) > 0

@@ -13,11 +13,8 @@ from ..models import (
 )
 from ..priors import StickBreaking
 from ._belief import AbstractBelief, belief, Blocks, needed, no_predictive
-from ._dirichlet import DirichletBelief
+from ._dirichlet import DirichletBelief, FLAT
 from ._stick_breaking import StickBreakingBelief
-
-
-_FLAT = "elbax.priors.Dirichlet(1.0)"
 
 
 class MixtureBelief(Blocks):
@@ -26,20 +23,20 @@ class MixtureBelief(Blocks):
     def __init__(self, model: Mixture):
         self.model = model
         name = "weights_prior" if isinstance(model, GaussianMixture) else "prior"
-        prior = needed(model.prior, model, name, _FLAT)
-        if isinstance(prior, StickBreaking) and model.num_components == 1:
+        prior = needed(model.prior, model, name, FLAT)
+        sticks = isinstance(prior, StickBreaking)
+        if sticks and model.num_components == 1:
             raise ValueError(
                 "Bayesian: StickBreaking needs at least 2 components, got 1. Use Dirichlet(1.0), which is the "
                 "same for a single component."
             )
-        sticks = isinstance(prior, StickBreaking)
         self.weights = StickBreakingBelief(prior) if sticks else DirichletBelief(prior, True)
         Blocks.__init__(self, logits=self.weights, components=belief(model.component))
 
     def start(self, params, count):
         shares = count * jax.nn.softmax(params["logits"])
         return {
-            "logits": self.blocks["logits"].start(params["logits"], count),
+            "logits": self.weights.start(params["logits"], count),
             "components": self.blocks["components"].start(params["components"], shares),
         }
 
@@ -62,8 +59,8 @@ class HiddenMarkovBelief(Blocks):
                 'HiddenMarkovModel(transition="homogeneous").'
             )
         self.model = model
-        prior = needed(model.prior, model, "prior", _FLAT)
-        transition_prior = needed(model.transition_prior, model, "transition_prior", _FLAT)
+        prior = needed(model.prior, model, "prior", FLAT)
+        transition_prior = needed(model.transition_prior, model, "transition_prior", FLAT)
         starts, allowed = model.chain.possible()
         Blocks.__init__(
             self,
@@ -89,7 +86,7 @@ class GrammarBelief(Blocks):
     """A Dirichlet over the rules of each symbol."""
 
     def __init__(self, model: ContextFreeGrammar):
-        prior = needed(model.prior, model, "prior", _FLAT)
+        prior = needed(model.prior, model, "prior", FLAT)
         Blocks.__init__(
             self,
             **{
@@ -103,7 +100,7 @@ class NetworkBelief(AbstractBelief):
     """A Dirichlet over each row of each variable's table; an impossible value stays so."""
 
     def __init__(self, model: BayesianNetwork):
-        self.rows = DirichletBelief(needed(model.prior, model, "prior", _FLAT))
+        self.rows = DirichletBelief(needed(model.prior, model, "prior", FLAT))
         self.num_tables = len(model.parents)
 
     def start(self, params, count):

@@ -3,20 +3,20 @@
 import jax
 import jax.numpy as jnp
 
-from .._math.special import log_minus_digamma
 from .._types import Array, PyTree
 from ..components import LinearRegression
 from ..components._residual import with_prior
 from ._belief import AbstractBelief, belief, needed
 from ._flags import together
 from ._rows import (
-    covariances,
     draw_log_deviation,
-    draw_row,
+    draw_rows,
+    EXAMPLE,
+    expected_natural,
     packed,
-    root_of_covariance,
     row_divergence,
     RowPrior,
+    squares,
 )
 
 
@@ -29,16 +29,13 @@ class RegressionBelief(AbstractBelief):
     """
 
     def __init__(self, component: LinearRegression):
-        prior = needed(
-            component.prior, component, "prior", "elbax.priors.NormalInverseGamma(1.0, 1.0, 1.0)"
-        )
+        prior = needed(component.prior, component, "prior", EXAMPLE)
         # The prior does what the floor is for.
         self.component = LinearRegression(floor=0.0, prior=prior)
         self.rows = RowPrior(prior)
 
     def _precisions(self, q: PyTree, row: Array) -> tuple[Array, Array]:
-        found = self.rows.precisions(q, row.shape[-1], 1, row.dtype)
-        return jnp.broadcast_to(found[0], row.shape), jnp.broadcast_to(found[1], row.shape)
+        return self.rows.precisions(q, row, 1)
 
     def _constants(self, tree: PyTree) -> PyTree:
         return {name: tree[name] for name in ("center",) if name in tree}
@@ -68,16 +65,14 @@ class RegressionBelief(AbstractBelief):
         return found
 
     def point(self, q):
-        return {name: q[name]["point"] for name in ("coefficients", "log_noise")} | self._constants(
-            q
-        )
+        blocks = {name: q[name]["point"] for name in ("coefficients", "log_noise")}
+        return blocks | self._constants(q)
 
     def natural(self, q):
         natural = self.component.natural(self.point(q))
-        width = q["coefficients"]["point"].shape[-1]
-        gap = log_minus_digamma(0.5 * jnp.exp(q["log_noise"]["log_count"]))
-        gram = covariances(q["coefficients"]["precision"], width)
-        return natural | {"count": natural["count"] - 0.5 * gap, "gram": gram}
+        return expected_natural(
+            natural, q["coefficients"]["precision"], q["log_noise"]["log_count"]
+        )
 
     def posterior(self, statistics, q, free):
         point = self.point(q)
@@ -100,10 +95,8 @@ class RegressionBelief(AbstractBelief):
     def _squares(self, q: PyTree) -> Array:
         """Returns E[β² / σ²] of each coefficient."""
         point = self.point(q)
-        row = self.component.at_center(point)
-        width = row.shape[-1]
-        roots = jax.vmap(lambda raw: root_of_covariance(raw, width))(q["coefficients"]["precision"])
-        return jnp.sum(roots**2, -1) + row**2 * jnp.exp(-2 * point["log_noise"])[:, None]
+        row, deviation = self.component.at_center(point), jnp.exp(point["log_noise"])
+        return squares(row, deviation, q["coefficients"]["precision"])
 
     def divergence(self, q):
         point, noise = self.point(q), q["log_noise"]
@@ -118,9 +111,8 @@ class RegressionBelief(AbstractBelief):
         point, noise = self.point(q), q["log_noise"]
         key_noise, key_row = jax.random.split(key)
         log_noise = draw_log_deviation(noise["point"], noise["log_count"], key_noise)
-        row, variance = self.component.at_center(point), jnp.exp(2 * log_noise)
-        keys = jax.random.split(key_row, len(row))
-        drawn = jax.vmap(draw_row)(row, variance, q["coefficients"]["precision"], keys)
+        row, deviation = self.component.at_center(point), jnp.exp(log_noise)
+        drawn = draw_rows(row, deviation, q["coefficients"]["precision"], key_row)
         coefficients = self.component.from_center(point, drawn)
         return point | {"coefficients": coefficients, "log_noise": log_noise}
 

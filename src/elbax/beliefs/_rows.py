@@ -14,6 +14,10 @@ from ..priors import Gamma, NormalInverseGamma
 from ._divergence import gamma_divergence
 
 
+EXAMPLE = "elbax.priors.NormalInverseGamma(1.0, 1.0, 1.0)"
+"""A prior of rows, for errors."""
+
+
 class RowPrior:
     r"""The prior $N(w; 0, \sigma^2 / \lambda)\, \mathrm{IG}(\sigma^2; a, b)$ of rows, and q of the same form.
 
@@ -26,17 +30,20 @@ class RowPrior:
         self.prior = prior
         self.hyperprior = prior.precision if isinstance(prior.precision, Gamma) else None
 
-    def precisions(self, q: PyTree, width: int, num_rows: int, dtype: Any) -> tuple[Array, Array]:
-        """Returns E[λ] and E[log λ], of the intercept first, shape `(..., width)`."""
+    def precisions(
+        self, q: PyTree, rows: Float[Array, "rows width"], num_rows: int
+    ) -> tuple[Float[Array, "rows width"], Float[Array, "rows width"]]:
+        """Returns E[λ] and E[log λ] of each row, of which `num_rows` share a λ."""
+        width, dtype = rows.shape[1], rows.dtype
         if self.hyperprior is None:
-            found = self.prior.precisions(width, dtype)
+            found = jnp.broadcast_to(self.prior.precisions(width, dtype), rows.shape)
             return found, jnp.log(found)
         log_mean = q["relevance"]
         first = jnp.full((*log_mean.shape[:-1], 1), jnp.log(self.prior.intercept_precision), dtype)
         gap = jnp.full_like(first, log_minus_digamma(jnp.asarray(self._shape(num_rows), dtype)))
-        logs = jnp.concatenate([first, log_mean], -1)
+        found = jnp.exp(jnp.concatenate([first, log_mean], -1))
         expected = jnp.concatenate([first, log_mean - gap], -1)
-        return jnp.exp(logs), expected
+        return jnp.broadcast_to(found, rows.shape), jnp.broadcast_to(expected, rows.shape)
 
     def _shape(self, num_rows: int) -> float:
         assert self.hyperprior is not None
@@ -75,16 +82,9 @@ class RowPrior:
         return jnp.log(2 * self.prior.shape + count)
 
 
-def pack(precision: Float[Array, "width width"]) -> Array:
-    """Returns Λ as its Cholesky factor, in unconstrained numbers."""
-    return Full().pack(cholesky(precision))
-
-
-def packed(matrices: Float[Array, "*rows width width"]) -> Array:
-    """Runs `pack` for all rows."""
-    width = matrices.shape[-1]
-    found = jax.vmap(pack)(matrices.reshape(-1, width, width))
-    return found.reshape(*matrices.shape[:-2], -1)
+def packed(precisions: Float[Array, "rows width width"]) -> Float[Array, "rows size"]:
+    """Returns Λ of each row as its Cholesky factor, in unconstrained numbers."""
+    return jax.vmap(lambda precision: Full().pack(cholesky(precision)))(precisions)
 
 
 def root_of_covariance(raw: Array, width: int) -> Float[Array, "width width"]:
@@ -92,14 +92,31 @@ def root_of_covariance(raw: Array, width: int) -> Float[Array, "width width"]:
     return invert_triangle(Full().factor(raw, width)).T
 
 
-def covariances(raw: Float[Array, "rows size"], width: int) -> Float[Array, "rows width width"]:
-    """Returns Λ⁻¹ of each row."""
+def expected_natural(
+    natural: PyTree, raw: Float[Array, "rows size"], log_count: Float[Array, "..."]
+) -> PyTree:
+    """Returns E_q[η] from η at the point: a gram of Λ⁻¹ for each row, and a count less ½ (log a − ψ(a))."""
+    width = natural["gram"].shape[-1]
 
-    def one(raw):
+    def covariance(raw):
         root = root_of_covariance(raw, width)
         return matmul(root, root.T)
 
-    return jax.vmap(one)(raw)
+    gap = log_minus_digamma(0.5 * jnp.exp(log_count))
+    return natural | {
+        "count": natural["count"] - 0.5 * gap,
+        "gram": jax.vmap(covariance)(raw),
+    }
+
+
+def squares(
+    rows: Float[Array, "rows width"],
+    deviation: Float[Array, " rows"],
+    raw: Float[Array, "rows size"],
+) -> Float[Array, "rows width"]:
+    """Returns E[w² / σ²] of each coefficient."""
+    roots = jax.vmap(lambda raw: root_of_covariance(raw, rows.shape[1]))(raw)
+    return jnp.sum(roots**2, -1) + (rows / deviation[:, None]) ** 2
 
 
 def row_divergence(
@@ -118,10 +135,19 @@ def row_divergence(
     return 0.5 * (square + determinant - jnp.sum(log_precision))
 
 
-def draw_row(row: Array, variance: Array, raw: Array, key: Key) -> Array:
-    """Returns a row drawn from N(m, σ²/Λ)."""
-    noise = jax.random.normal(key, row.shape, row.dtype)
-    return row + jnp.sqrt(variance) * matmul(root_of_covariance(raw, row.size), noise)
+def draw_rows(
+    rows: Float[Array, "rows width"],
+    deviation: Float[Array, " rows"],
+    raw: Float[Array, "rows size"],
+    key: Key,
+) -> Float[Array, "rows width"]:
+    """Returns rows drawn from N(m, σ²/Λ)."""
+
+    def draw(row, deviation, raw, key):
+        noise = jax.random.normal(key, row.shape, row.dtype)
+        return row + deviation * matmul(root_of_covariance(raw, row.size), noise)
+
+    return jax.vmap(draw)(rows, deviation, raw, jax.random.split(key, len(rows)))
 
 
 def draw_log_deviation(log_deviation: Array, log_count: Array, key: Key) -> Array:

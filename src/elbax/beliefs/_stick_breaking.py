@@ -58,8 +58,7 @@ class StickBreakingBelief(AbstractBelief):
         log_mean = self._log_means(q)
         concentration = jnp.exp(jnp.stack([q["on"], q["off"]], -1))
         prior = jnp.array([1.0, self.concentration], log_mean.dtype)
-        possible = jnp.ones(log_mean.shape, bool)
-        return {"": jnp.sum(dirichlet_divergence(log_mean, concentration, prior, possible))}
+        return {"": jnp.sum(dirichlet_divergence(log_mean, concentration, prior))}
 
     def sample(self, q, key):
         keys = jax.random.split(key)

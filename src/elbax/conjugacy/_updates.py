@@ -12,6 +12,7 @@ from .._state import ELBOState, Info
 from .._types import Any, Array, Callable, PyTree
 from .._update import AbstractUpdate, Chain
 from ..data._batch import row_numbers, where_seen
+from ..m_steps._online import rate_at
 from ._joint import ConjugateJoint
 from ._local import LocalBeliefs
 
@@ -138,20 +139,13 @@ class BlockStep(AbstractUpdate):
             blocks = blocks | {name: moved}
         else:
             if self._averages:
-                natural = jax.tree.map(self._mix(step), params[name].natural, natural)
+                mix = lambda old, new: old + rate_at(self.rate, step, old.dtype) * (new - old)
+                natural = jax.tree.map(mix, params[name].natural, natural)
             params = params | {name: block.kept(natural, now)}
         found = params, LocalBeliefs(blocks), step + 1
         params, posterior, step = where_seen(batch, found, (state.params, state.posterior, step))
         moved = state.replace(params=params, posterior=posterior, memory=step, key=key)
         return moved, Info(elbo)
-
-    def _mix(self, step: Array) -> Callable[[Array, Array], Array]:
-        def mix(old, new):
-            rate = self.rate(step.astype(old.dtype)) if callable(self.rate) else self.rate
-            rate = jnp.where(step == 0, 1.0, jnp.asarray(rate, old.dtype)).astype(old.dtype)
-            return old + rate * (new - old)
-
-        return mix
 
 
 def conjugate_updates(

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._arguments import check_count, kind_of
+from .._elbo import elbo
 from .._free import spread
 from .._model import AbstractModel
-from .._pass import bound, expected_statistics, Pass, per_datum
+from .._pass import expected_statistics
 from .._state import ELBOState, Info
 from .._types import Array, Float, Key, PyTree, Scalar
 from ..data._batch import over_rows, reduce_data, where_seen
@@ -18,6 +19,7 @@ from ..e_steps._bayes import AbstractBayesStep
 from ..families import Categorical
 from ..posteriors import Exact, Reassigned
 from ..posteriors._posterior import bind
+from ._closed_form import statistics_of
 
 
 class MergeStep(AbstractBayesStep):
@@ -104,12 +106,7 @@ class MergeStep(AbstractBayesStep):
     def init_memory(self, params: PyTree, posterior: PyTree) -> Array:
         AbstractBayesStep.init_memory(self, params, posterior)
         _ = self.num_components
-        eqx.filter_eval_shape(
-            lambda params: self.model.maximize(
-                self.model.natural(params), params, spread(True, params)
-            ),
-            params,
-        )
+        statistics_of(self.model, params, True)
         return jnp.zeros((), int)
 
     def __call__(self, state: ELBOState, batch: PyTree) -> tuple[ELBOState, Info]:
@@ -140,8 +137,7 @@ class MergeStep(AbstractBayesStep):
 
     def _bound(self, params: PyTree, batch: PyTree, key: Key) -> Scalar:
         posterior = Exact(self.model, params)
-        total, weight = Pass(self.model, params, posterior, batch, key, self.chunk_size).sum(bound)
-        return per_datum(total, self.model.log_prior(params), weight)
+        return elbo(self.model, params, posterior, batch, key=key, chunk_size=self.chunk_size)
 
     def _proposal(
         self, params: PyTree, batch: PyTree, key: Key, place: Array

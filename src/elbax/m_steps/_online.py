@@ -77,14 +77,16 @@ class OnlineMStep(AbstractStatisticsStep):
 
     def join(self, kept, fresh, step):
         def mix(old, new):
-            return old + self._rate(step, old.dtype) * (new - old)
+            return old + rate_at(self.rate, step, old.dtype) * (new - old)
 
         mixed = jax.tree.map(mix, kept, fresh)
         return mixed, mixed
 
-    def _rate(self, step: Array, dtype: Any) -> Scalar:
-        rate = self.rate(step.astype(dtype)) if callable(self.rate) else self.rate
-        return jnp.where(step == 0, 1.0, jnp.asarray(rate, dtype)).astype(dtype)
-
     def waits(self, step):
         return step < self.delay
+
+
+def rate_at(rate: Any, step: Array, dtype: Any) -> Scalar:
+    """Returns ρ of a number or a schedule; at the first step it is 1."""
+    now = rate(step.astype(dtype)) if callable(rate) else rate
+    return jnp.where(step == 0, 1.0, jnp.asarray(now, dtype)).astype(dtype)

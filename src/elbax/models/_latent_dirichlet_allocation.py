@@ -98,15 +98,13 @@ class LatentDirichletAllocation(AbstractExponentialFamilyModel):
         if not isinstance(x, dict) or set(x) != {"words", "counts"}:
             raise ValueError(
                 f"{who}: expected documents as elbax.documents(counts) makes them, from a matrix of counts or "
-                f"lists "
-                f"of pairs (word, count); got {jax.tree.map(np.shape, x)!r}."
+                f"lists of pairs (word, count); got {jax.tree.map(np.shape, x)!r}."
             )
         words, counts = np.asarray(x["words"]), np.asarray(x["counts"])
         if words.ndim != 2 or words.shape != counts.shape or words.dtype.kind not in "iu":
             raise ValueError(
-                f"{who}: words must be whole numbers and counts numbers, both of shape (num_documents, "
-                f"length); got "
-                f"{words.dtype} of shape {words.shape} and {counts.dtype} of shape {counts.shape}."
+                f"{who}: words must be whole numbers and counts numbers, both of shape (num_documents, length); "
+                f"got {words.dtype} of shape {words.shape} and {counts.dtype} of shape {counts.shape}."
             )
         there = (weight > 0)[:, None]
         bad = there & ~(np.isfinite(counts) & (counts >= 0))
@@ -170,9 +168,8 @@ class LatentDirichletAllocation(AbstractExponentialFamilyModel):
         if not isinstance(x, dict) or jnp.ndim(x["words"]) != 1:
             raise ValueError(
                 "LatentDirichletAllocation: one document must be {'words': (length,), 'counts': (length,)}; got "
-                f"{jax.tree.map(jnp.shape, x)!r}. A posterior takes one document. For all documents of a "
-                f"group use "
-                "jax.vmap(posterior)(x)."
+                f"{jax.tree.map(jnp.shape, x)!r}. A posterior takes one document. For all documents of a group "
+                "use jax.vmap(posterior)(x)."
             )
         potentials = {
             "concentration": natural["concentration"],

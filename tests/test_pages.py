@@ -9,6 +9,7 @@ import re
 
 import jax
 import jaxtyping
+import numpy as np
 import pytest
 from printed import main, same
 
@@ -26,9 +27,9 @@ BLOCK = re.compile(r"```python\n(.*?)```\n(?:\n```text\n(.*?)```\n)?", re.DOTALL
 
 @pytest.fixture
 def as_jax_starts():
-    """float32, standard promotion, no type checks: the pages are for users."""
+    """float32, standard promotion, no type checks: the pages are for users. How they print ends with them."""
     jaxtyping.config.update("jaxtyping_disable", True)
-    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
+    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"), np.printoptions():
         yield
     jaxtyping.config.update("jaxtyping_disable", False)
 

@@ -544,6 +544,31 @@ def believed():
     }
 
 
+def drawn():
+    """Returns a Gaussian belief over the params of a logistic regression, part of it with a full covariance."""
+    gaussian = elbax.beliefs.GaussianBelief(
+        2.0,
+        full=lambda params: params["slopes"],
+        draws="datum",
+        num_samples=2,
+        antithetic=True,
+    )
+
+    def log_density(params, x):
+        inputs, label = x
+        score = params["intercept"] + params["slopes"] @ inputs
+        return -jax.nn.softplus(jnp.where(label > 0, -score, score))
+
+    bayesian = elbax.Bayesian(elbax.Model(log_density), gaussian)
+    params = {"intercept": jnp.array(0.1), "slopes": jnp.array([0.5, -0.5])}
+    return System(
+        "bayesian-drawn",
+        bayesian,
+        lambda x: moved(bayesian.start(params, x)),
+        lambda: (table(), jnp.arange(24) % 2),
+    )
+
+
 def documents():
     """Returns 24 documents of 5 words from a vocabulary of 6, some of them twice, some of them padding."""
     words = jax.random.randint(jax.random.key(9), (24, 5), 0, 6)
@@ -624,6 +649,7 @@ def build():
         (bayesian_network(), 0, ["exact/closed"]),
         *((system, 3, ["exact/closed"]) for name, system in believed().items() if name != "full"),
         (believed()["full"], 3, ["exact/closed", "exact/online", "merge"]),
+        (drawn(), 1, ["exact/gradient", "exact/online"]),
         (topics(), 4, ["mean-field/closed", "ascent/closed", "ascent/online"]),
         (topics_in_belief(), 4, ["mean-field/closed", "ascent/online"]),
     ]

@@ -19,6 +19,7 @@ from elbax._free import spread
 from elbax._math.algebra import nodes_of
 from elbax._pass import expected_statistics
 from elbax._reference import split_coordinates
+from elbax.beliefs._at_draws import AtDraws
 from elbax.m_steps._statistics import change_of_statistics
 from elbax.posteriors._posterior import at_row, bind, ModelAt, prepare, weights_of, with_weights
 
@@ -187,7 +188,8 @@ def randomness(case):
     ascends = isinstance(
         case.posterior, elbax.posteriors.MeanField | elbax.posteriors.CoordinateAscent
     )
-    sampled = draws or not (case.system.model.exact or ascends)
+    drawn = isinstance(inside(case.system.model), AtDraws)
+    sampled = draws or drawn or not (case.system.model.exact or ascends)
     other, info = case.step(case.state.replace(key=jax.random.key(99)), case.system.x)
     first, seen = case.step(case.state, case.system.x)
     # Draws of the exact posterior change θ but not the bound: each draw gives the evidence itself.

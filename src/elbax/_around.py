@@ -42,6 +42,9 @@ class AbstractAround(AbstractModel):
     def rebase(self, natural: PyTree, params: PyTree) -> PyTree:
         return self.model.rebase(natural, self.inside(params))
 
+    def draw(self, natural: PyTree, key: Key) -> PyTree:
+        return self.model.draw(natural, key)
+
     def prepare(self, natural: PyTree) -> PyTree:
         return self.model.prepare(natural)
 
@@ -57,6 +60,9 @@ class AbstractAround(AbstractModel):
 
     def log_prior(self, params: PyTree) -> Scalar | float:
         return self.model.log_prior(self.inside(params))
+
+    def global_term(self, params: PyTree, key: Key) -> Scalar | float:
+        return self.model.global_term(self.inside(params), key)
 
     @property
     def knows_prior(self) -> bool:

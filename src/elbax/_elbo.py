@@ -72,8 +72,9 @@ def _is_current(posterior, model, params) -> bool:
 @automatic
 def _elbo(model, params, posterior, batch, key, chunk_size, current):
     posterior = bind(posterior, model, params) if current else posterior
-    total, weight = _pass(model, params, posterior, batch, key, chunk_size).sum(bound)
-    return per_datum(total, model.log_prior(params), weight)
+    over = _pass(model, params, posterior, batch, key, chunk_size)
+    total, weight = over.sum(bound)
+    return per_datum(total, model.global_term(params, over.key), weight)
 
 
 def _pass(model, params, posterior, batch, key, chunk_size):
@@ -206,10 +207,11 @@ def _terms(model, params, posterior, batch, key, chunk_size, current, log_eviden
             kl = model.divergence(q, model.latent_prior(params, x), key)
         return jnp.stack([value, entropy.astype(value.dtype), kl.astype(value.dtype)])
 
-    total, weight = _pass(model, params, posterior, batch, key, chunk_size).sum(datum)
+    over = _pass(model, params, posterior, batch, key, chunk_size)
+    total, weight = over.sum(datum)
     number = divisor(weight, total.dtype)
     value, entropy, kl = total / number
-    global_term = jnp.asarray(model.log_prior(params), value.dtype) / number
+    global_term = jnp.asarray(model.global_term(params, over.key), value.dtype) / number
     return ELBOTerms(
         elbo=value + global_term,
         expected_log_joint=value - entropy,

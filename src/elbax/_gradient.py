@@ -90,7 +90,7 @@ class AbstractGradientStep(AbstractUpdate):
             through=self.differentiates_through,
             datum=bound if beta is None else bound_and_divergence,
         )
-        global_term, slope = _log_prior_and_gradient(self.model, state.params)
+        global_term, slope = _global_term_and_gradient(self.model, state.params, now)
         if "params" in self.blocks:
             gradient["params"] = add(gradient["params"], slope)
         descent = jax.tree.map(lambda leaf: -leaf / divisor(weight, leaf.dtype), gradient)
@@ -141,10 +141,10 @@ def check_trainable(name: str, posterior: PyTree) -> None:
     raise TypeError(f"{name}: got {kind_of(posterior)} posterior, which has no weights to train.")
 
 
-def _log_prior_and_gradient(model, params):
+def _global_term_and_gradient(model, params, key):
     trained, rest = split_coordinates(params)
 
-    def log_prior(trained):
-        return jnp.asarray(model.log_prior(eqx.combine(trained, rest)), float)
+    def global_term(trained):
+        return jnp.asarray(model.global_term(eqx.combine(trained, rest), key), float)
 
-    return jax.value_and_grad(log_prior)(trained)
+    return jax.value_and_grad(global_term)(trained)

@@ -79,6 +79,13 @@ class AbstractModel(eqx.Module):
         """Returns the input of `elbo` and `conditional`, linear in the coordinates η; computed once per pass."""
         return natural
 
+    def draw(self, natural: PyTree, key: Key) -> PyTree:
+        """Returns the coordinates at a draw of what is random in them, before `prepare`; once per pass over data.
+
+        By default nothing is. Of a `Bayesian` with a `GaussianBelief` these are the model's own at a draw of θ.
+        """
+        return natural
+
     def rebase(self, natural: PyTree, params: PyTree) -> PyTree:
         """Returns the coordinates about `params` of the same log-joint.
 
@@ -202,6 +209,10 @@ class AbstractModel(eqx.Module):
     def log_prior(self, params: PyTree) -> Scalar | float:
         """Returns log p(θ), in nats: the global term of the objective, counted once for all data."""
         return 0.0
+
+    def global_term(self, params: PyTree, key: Key) -> Scalar | float:
+        """Returns the global term of one pass over data: `log_prior`, or an estimate of it with the key."""
+        return self.log_prior(params)
 
     def global_terms(self, params: PyTree) -> dict[str, Scalar]:
         """Returns `log_prior` by block of the params, by name; nothing where it is not known so."""

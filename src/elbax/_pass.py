@@ -46,7 +46,8 @@ class Pass:
         """
 
         def run(form, chunk_size):
-            at = ModelAt(self.model, form, self.params, form.prepare(form.natural(self.params)))
+            natural = form.prepare(form.draw(form.natural(self.params), self.key))
+            at = ModelAt(self.model, form, self.params, natural)
             q = prepare(self.posterior, at)
             q = tightened(q) if datum is bound else q
             return self._over_data(lambda *rows: _weighted_sum(datum, at, q, *rows), chunk_size)
@@ -222,7 +223,7 @@ def expected_statistics(
     coordinates, rest = split_coordinates(model.natural(params))
 
     def lift(form, coordinates):
-        return split_coordinates(form.prepare(eqx.combine(coordinates, rest)))
+        return split_coordinates(form.prepare(form.draw(eqx.combine(coordinates, rest), key)))
 
     over = Pass(model, params, posterior, batch, key, chunk_size)
     total, gradient, weight = over.gradient(coordinates, lift, ("params",))
@@ -257,7 +258,7 @@ def elbo_and_gradient(
     trained, frozen = split_coordinates(params)
 
     def lift(form, trained):
-        natural = form.natural(eqx.combine(trained, frozen))
+        natural = form.draw(form.natural(eqx.combine(trained, frozen)), key)
         # The reference point of the coordinates depends on the params too, so it is differentiated.
         return eqx.partition(form.prepare(natural), eqx.is_inexact_array)
 

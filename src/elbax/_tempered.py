@@ -60,6 +60,9 @@ class Tempered(AbstractAround):
     def prior_at(self, natural: PyTree, x: PyTree) -> Any:
         return self.model.latent_prior(natural["params"].value, x)
 
+    def draw(self, natural: PyTree, key: Key) -> PyTree:
+        return natural | {"model": self.model.draw(natural["model"], key)}
+
     def prepare(self, natural: PyTree) -> PyTree:
         return natural | {"model": self.model.prepare(natural["model"])}
 

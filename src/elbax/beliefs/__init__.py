@@ -8,5 +8,6 @@ from ._conjugate import ConjugateBelief as ConjugateBelief
 from ._dirichlet import DirichletBelief as DirichletBelief
 from ._drawn import Drawn as Drawn
 from ._gamma import GammaBelief as GammaBelief
+from ._gaussian import GaussianBelief as GaussianBelief
 from ._normal_wishart import NormalWishartBelief as NormalWishartBelief
 from ._topics import TopicBelief as TopicBelief

@@ -1,7 +1,5 @@
 """Variational Bayes, as a model whose params are those of a belief."""
 
-import functools
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -17,8 +15,9 @@ from .._types import Any, Array, Key, PyTree, Scalar
 from ..data._batch import as_batch, effective_weight
 from ..data._check import check_no_nan
 from ..starts import AbstractPartitioned
-from ._belief import AbstractBelief, belief
+from ._belief import AbstractBelief, belief as belief_of
 from ._drawn import Drawn
+from ._gaussian import gaussian, GaussianBelief
 
 
 class Bayesian(AbstractAround):
@@ -42,7 +41,8 @@ class Bayesian(AbstractAround):
     - `model`: a model with a proper conjugate prior on all params: mixtures and hidden Markov models of `Normal`,
         `StudentT`, `Bernoulli`, `Categorical`, `Multinomial`, `Poisson`, `LinearRegression`, `FactorAnalyzer`,
         `Conjugate` and products of these, factor analysis, topic models, grammars, Bayesian networks. Floors of
-        variances are dropped, as the prior does their work.
+        variances are dropped, as the prior does their work. With a belief of your own: any model.
+    - `belief`: a `beliefs.GaussianBelief`, for a Gaussian q(θ) by draws in place of one of the priors' kind.
 
     **Raises** `TypeError` for a model without such a prior, `ValueError` for an improper one.
 
@@ -61,19 +61,19 @@ class Bayesian(AbstractAround):
 
     model: AbstractModel
 
-    def __init__(self, model: AbstractModel):
+    def __init__(self, model: AbstractModel, belief: GaussianBelief | None = None):
         check_model(model, "Bayesian")
         if isinstance(model, Bayesian):
             raise TypeError(
                 "Bayesian: the model is a Bayesian already. Pass the model inside of it."
             )
-        self.model = model
-        belief(model)
+        self.model = model if belief is None else gaussian(model, belief)
+        belief_of(self.model)
 
     @property
     def belief(self) -> AbstractBelief:
         """The kind of q(θ), made from the model."""
-        return belief(self.model)
+        return belief_of(self.model)
 
     def inside(self, params: PyTree) -> PyTree:
         """Returns the model's params at a mean of q."""
@@ -100,6 +100,9 @@ class Bayesian(AbstractAround):
         """Returns E_q[η(θ)]."""
         return self.belief.natural(params)
 
+    def rebase(self, natural: PyTree, params: PyTree) -> PyTree:
+        return self.belief.rebase(self.model, natural, params)
+
     def log_joint(self, params: PyTree, x: PyTree, z: PyTree) -> Scalar:
         """Returns E_q[log p(x, z | θ)] of one datum, in nats."""
         return self.log_joint_at(self.prepare(self.natural(params)), x, z)
@@ -110,7 +113,11 @@ class Bayesian(AbstractAround):
 
     def log_prior(self, params: PyTree) -> Scalar:
         """Returns −KL(q(θ) ‖ p(θ)), in nats."""
-        return -functools.reduce(jnp.add, self.belief.divergence(params).values())
+        return self.belief.global_term(params, jax.random.key(0))
+
+    def global_term(self, params: PyTree, key: Key) -> Scalar:
+        """Returns `log_prior`; of a `GaussianBelief` with a prior that is a function, by draws with this key."""
+        return self.belief.global_term(params, key)
 
     def global_terms(self, params: PyTree) -> dict[str, Scalar]:
         return {name: -value for name, value in self.belief.divergence(params).items()}

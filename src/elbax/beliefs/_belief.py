@@ -4,6 +4,7 @@ import abc
 import functools
 
 import jax
+import jax.numpy as jnp
 
 from .._arguments import kind_of
 from .._types import Any, Array, Key, PyTree, Scalar
@@ -36,6 +37,10 @@ class AbstractBelief(abc.ABC):
     def natural(self, q: PyTree) -> PyTree:
         """Returns E_q[η(θ)], in the coordinates of the model at `point(q)`."""
 
+    def rebase(self, model: Any, natural: PyTree, q: PyTree) -> PyTree:
+        """Returns the coordinates about q of the same expected log-joint, as `AbstractModel.rebase`."""
+        return model.rebase(natural, self.point(q))
+
     @abc.abstractmethod
     def posterior(self, statistics: PyTree, q: PyTree, free: PyTree) -> PyTree:
         """Returns the best q given expected statistics at q; blocks that are not free are unchanged."""
@@ -47,6 +52,10 @@ class AbstractBelief(abc.ABC):
     @abc.abstractmethod
     def sample(self, q: PyTree, key: Key) -> PyTree:
         """Returns params drawn from q."""
+
+    def global_term(self, q: PyTree, key: Key) -> Scalar:
+        """Returns −KL(q ‖ p), in nats, or an estimate of it by draws with the key."""
+        return -functools.reduce(jnp.add, self.divergence(q).values())
 
     def predictive(self, q: PyTree) -> tuple[Any, PyTree]:
         """Returns a model (or component) of new data with θ integrated out, and its params.

@@ -66,7 +66,7 @@ class AbstractLocalStep(AbstractUpdate):
         each = places(rows, now)
 
         def run(form, chunk_size):
-            prepared = form.prepare(form.natural(state.params))
+            prepared = form.prepare(form.draw(form.natural(state.params), now))
 
             def one(x, place):
                 key_elbo, key_step = jax.random.split(place.key)
@@ -90,5 +90,5 @@ class AbstractLocalStep(AbstractUpdate):
         total = with_base(weighted_sum(weight, values), base)
         total = where_seen(batch, total, jnp.zeros_like(total))
         weight = jnp.sum(weight).astype(values.dtype)
-        bound = per_datum(total, self.model.log_prior(state.params), weight)
+        bound = per_datum(total, self.model.global_term(state.params, now), weight)
         return state.replace(posterior=moved, key=key), Info(bound)

@@ -55,7 +55,7 @@ class ClosedFormMStep(AbstractUpdate):
         total, statistics, weight = expected_statistics(
             self.model, state.params, state.posterior, batch, key=now, chunk_size=self.chunk_size
         )
-        elbo = per_datum(total, self.model.log_prior(state.params), weight)
+        elbo = per_datum(total, self.model.global_term(state.params, now), weight)
         free = spread(self.free, state.params)
         moved = self.model.maximize(statistics, state.params, free)
         params = where_seen(batch, choose(free, moved, state.params), state.params)

@@ -60,5 +60,7 @@ class AbstractSearchStep(AbstractUpdate):
             return state.replace(key=key), Info(objective(start))
         best, value = self.search(objective, start)
         params = where_seen(batch, put(best), state.params)
-        value = where_seen(batch, value, jnp.asarray(self.model.log_prior(params), value.dtype))
+        value = where_seen(
+            batch, value, jnp.asarray(self.model.global_term(params, now), value.dtype)
+        )
         return state.replace(params=params, key=key), Info(value)

@@ -68,7 +68,7 @@ class AbstractStatisticsStep(AbstractUpdate):
         total, fresh, weight = expected_statistics(
             model, state.params, state.posterior, batch, key=now, chunk_size=self.chunk_size
         )
-        elbo = per_datum(total, model.log_prior(state.params), weight)
+        elbo = per_datum(total, model.global_term(state.params, now), weight)
         change = change_of_statistics(model, memory.about, state.params)
         kept, statistics = self.join(self.move(memory.kept, change), fresh, step)
         free = spread(self.free, state.params)

@@ -15,6 +15,7 @@ from ..families import (
     AbstractFamily,
     AnyLatent,
     as_prior,
+    Categorical,
     Distribution,
     exact_divergence,
     in_precision_of,
@@ -38,7 +39,9 @@ class Model(AbstractModel):
     **Arguments:**
 
     - `log_joint`: `log_joint(params, x, z)`, log p(x, z; θ) in nats, with all constants. If it has an argument
-        `key`, it is given a random key for dropout in a decoder, or `None` in evaluation.
+        `key`, it is given a random key for dropout in a decoder, or `None` in evaluation. A function of two
+        arguments, `log_density(params, x)`, is a model without a latent, such as a regression; its latent family
+        is `Categorical(1)`.
     - `latent`: the family of z. Without one, the posterior determines what z is: an encoder of any distribution
         with `sample(key)` and `log_prob(z)`.
     - `likelihood`: `likelihood(params, x, z)`, log p(x | z; θ) in nats, in place of `log_joint`; `key` as there.
@@ -93,6 +96,7 @@ class Model(AbstractModel):
     """
 
     function: Callable[..., Scalar] = eqx.field(static=True)
+    without_latent: bool = eqx.field(static=True)
     latent: AbstractFamily
     conjugate: bool = eqx.field(static=True)
     prior: Callable[[PyTree, PyTree], Any] | None = eqx.field(static=True)
@@ -147,6 +151,14 @@ class Model(AbstractModel):
                 "Model: prior must be a function prior(params, x) that returns the distribution of z: natural "
                 "parameters of the latent family, an object with log_prob(z), or a function of z."
             )
+        without_latent = log_joint is not None and takes(log_joint, 2) and not takes(log_joint, 3)
+        if without_latent:
+            if (latent, estimator, conjugate) != (None, None, False):
+                raise TypeError(
+                    "Model: log_joint takes two arguments (params, x), so the model has no latent. Pass it alone, "
+                    "or a function log_joint(params, x, z) with the latent's family."
+                )
+            latent = Categorical(1)
         latent = AnyLatent() if latent is None else latent
         if estimator is not None:
             if not isinstance(estimator, AbstractEstimator):
@@ -158,6 +170,7 @@ class Model(AbstractModel):
         check_flag("Model", conjugate=conjugate)
         function: Any = log_joint if likelihood is None else likelihood
         self.function = function
+        self.without_latent = without_latent
         self.latent = latent
         self.conjugate = conjugate
         self.prior = prior
@@ -193,7 +206,8 @@ class Model(AbstractModel):
         more = {"key": key} if takes_key(self.function) else {}
 
         def call(z):
-            value = self.function(params, x, z, **more)
+            arguments = (params, x) if self.without_latent else (params, x, z)
+            value = self.function(*arguments, **more)
             if jnp.shape(value) != ():
                 name, what = (
                     ("log_joint", "p(x, z)") if self.prior is None else ("likelihood", "p(x | z)")

@@ -1,0 +1,123 @@
+"""A model whose params are drawn from a Gaussian belief."""
+
+from typing import TYPE_CHECKING
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._around import AbstractAround
+from .._model import AbstractModel
+from .._shortcut import Shortcut
+from .._types import Any, Key, PyTree, Scalar
+from ..families import Distribution
+from ._local import drawn_per_datum
+from ._whitened import Whitened
+
+
+if TYPE_CHECKING:
+    from ._gaussian import GaussianBelief
+
+
+class Draws(eqx.Module):
+    """The prepared coordinates of the model at some draws of θ, with a leading axis."""
+
+    each: PyTree
+
+
+class AtDraws(AbstractAround):
+    r"""A model that takes a Gaussian q(θ) in place of params, by draws; at params it is the model itself.
+
+    One bound is an average over the draws: of all data with the same draws (`"pass"`), or of each datum with draws
+    of its own. The second has less noise, as the draws of many data average out. Under Bayes' rule every draw of
+    a pass has its own p(z | x, θ), so that the bound is E[log p(x | θ)] − KL.
+    """
+
+    model: AbstractModel
+    chosen: "GaussianBelief"
+
+    def __init__(self, model: AbstractModel, chosen: "GaussianBelief"):
+        self.model, self.chosen = model, chosen
+
+    def init(self, key: Key, x: PyTree, **options: Any) -> PyTree:
+        """Returns the params with which the model starts."""
+        start: Any = self.model
+        if not hasattr(start, "init"):
+            raise TypeError(
+                f"Bayesian: {type(start).__name__} has no init. Make q from params of it, with "
+                "bayesian.start(params, batch)."
+            )
+        return start.init(key, x, **options)
+
+    def natural(self, params: PyTree) -> PyTree:
+        return self.model.natural(params)
+
+    def draw(self, natural: PyTree, key: Key) -> PyTree:
+        """Returns the draws of one pass over data."""
+        if not (isinstance(natural, Whitened) and self.chosen.draws == "pass"):
+            return natural
+        return self.at(natural, self.chosen.key_of_pass(key))
+
+    def at(self, natural: Whitened, key: Key) -> Draws:
+        """Returns the model's prepared coordinates at draws with this key."""
+        prepared = lambda theta: self.model.prepare(self.model.natural(theta))
+        return Draws(jax.vmap(prepared)(self.chosen.thetas(natural, key)))
+
+    def prepare(self, natural: PyTree) -> PyTree:
+        if isinstance(natural, Draws | Whitened):
+            return natural
+        return self.model.prepare(natural)
+
+    def _center(self, natural: Whitened) -> PyTree:
+        return self.model.prepare(self.model.natural(self.chosen.center(natural)))
+
+    def elbo(self, natural: PyTree, x: PyTree, q: Any, key: Key) -> Scalar:
+        if isinstance(natural, Whitened):
+            key, key_draw = jax.random.split(key)
+            if self.chosen.draws == "local":
+                thetas = drawn_per_datum(self.chosen, natural, key_draw)
+                one = lambda theta: self.model.elbo(
+                    self.model.prepare(self.model.natural(theta)), x, q, key
+                )
+                return jnp.mean(jax.vmap(one)(thetas))
+            natural = self.at(natural, key_draw)
+        if isinstance(natural, Draws):
+            return jnp.mean(jax.vmap(lambda one: self.model.elbo(one, x, q, key))(natural.each))
+        return self.model.elbo(natural, x, q, key)
+
+    def conditional(self, natural: PyTree, x: PyTree) -> Distribution:
+        """Returns p(z | x) at the draws of a pass, as their geometric mean, else at q's mean."""
+        if isinstance(natural, Whitened):
+            natural = self._center(natural)
+        if isinstance(natural, Draws):
+            each = jax.vmap(lambda one: self.model.conditional(one, x))(natural.each)
+            average = lambda leaf: jnp.mean(leaf, 0) if eqx.is_inexact_array(leaf) else leaf[0]
+            return each.family(jax.tree.map(average, each.natural))
+        return self.model.conditional(natural, x)
+
+    def potentials_at(self, natural: PyTree, x: PyTree) -> PyTree:
+        if isinstance(natural, Whitened):
+            natural = self._center(natural)
+        if isinstance(natural, Draws):
+            each = jax.vmap(lambda one: self.model.potentials_at(one, x))(natural.each)
+            return jax.tree.map(lambda leaf: jnp.mean(leaf, 0), each)
+        return self.model.potentials_at(natural, x)
+
+    @property
+    def tight(self) -> bool:
+        # A datum's own draws are not those of its conditional.
+        return self.model.tight and self.chosen.draws == "pass"
+
+    def log_joint_at(self, natural: PyTree, x: PyTree, z: PyTree) -> Scalar:
+        if isinstance(natural, Whitened):
+            natural = self._center(natural)
+        if isinstance(natural, Draws):
+            return jnp.mean(jax.vmap(lambda one: self.model.log_joint_at(one, x, z))(natural.each))
+        return self.model.log_joint_at(natural, x, z)
+
+    @property
+    def divergence_weight(self) -> None:
+        return None
+
+    def shortcut(self, params: PyTree, x: PyTree) -> Shortcut | None:
+        return None

@@ -63,8 +63,8 @@ def splits(inputs, target):
         mean, deviation = target[first].mean(), target[first].std()
         scaled = (inputs - center) / spread, (target - mean) / deviation
         scaled = jax.tree.map(lambda leaf: leaf.astype(np.float32), scaled)
-        train.append(jax.tree.map(lambda leaf: leaf[first], scaled))
-        test.append(jax.tree.map(lambda leaf: leaf[rest], scaled))
+        train.append(tuple(leaf[first] for leaf in scaled))
+        test.append(tuple(leaf[rest] for leaf in scaled))
         deviations.append(deviation)
     stack = lambda parts: jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts)
     return stack(train), stack(test), np.array(deviations)

@@ -258,10 +258,31 @@ def believed(component: str) -> Callable:
     return make
 
 
+def drawn(size: Size, rng: np.random.Generator) -> Made:
+    """A logistic regression with a Gaussian belief by draws of each datum."""
+
+    def log_density(params, x):
+        score = jnp.dot(x[0], params)
+        return -jax.nn.softplus(jnp.where(x[1] > 0, -score, score))
+
+    belief = elbax.beliefs.GaussianBelief(1.0, draws="datum", num_samples=2, antithetic=True)
+    inputs = clusters(rng, size.rows)
+    return elbax.Bayesian(elbax.Model(log_density), belief), (inputs, inputs[:, 0] > 0)
+
+
 # The first edition of the core, to which others are compared, has no beliefs.
 if hasattr(elbax, "Bayesian"):
     SYSTEMS += [
         System("beliefs, mixture of normals", believed("normals")),
         System("beliefs, mixture of Poissons", believed("Poisson")),
         System("beliefs, factors with relevance", believed("factors")),
+        System(
+            "beliefs, draws",
+            drawn,
+            params=lambda model, x: model.start(jnp.zeros(x[0].shape[1], x[0].dtype), x),
+            update=lambda model: elbax.Chain(
+                elbax.ExactEStep(model),
+                elbax.OnlineMStep(model, rate=lambda t: (t + 1.0) ** -0.7),
+            ),
+        ),
     ]

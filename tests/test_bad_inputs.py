@@ -978,3 +978,17 @@ def test_every_argument_is_looked_at(as_users_run, make, given):
                 (TypeError, ValueError), match=f"(?i){name.rstrip('s').split('_')[-1]}"
             ):
                 make(**(valid | {name: one}))
+
+
+@pytest.mark.parametrize(
+    ("x", "num_components", "error", "message"),
+    [
+        (np.arange(3.0), 2, ValueError, r"from_data: expected data of shape .* x\[:, None\]"),
+        ([[1.0, np.nan], [2.0, 3.0]], 2, ValueError, "from_data: row 0, column 1 is nan"),
+        ([[1.0, 5.0], [2.0, 5.0]], 2, ValueError, "from_data: .* is constant"),
+        ([[1.0, 5.0], [2.0, 4.0]], 0, ValueError, "num_components must be at least 1"),
+    ],
+)
+def test_a_prior_from_bad_data(x, num_components, error, message, as_users_run):
+    with pytest.raises(error, match=message):
+        priors.NormalInverseWishart.from_data(x, num_components)

@@ -7,8 +7,9 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
-from .._arguments import check_not_negative, check_positive
+from .._arguments import check_count, check_not_negative, check_positive
 from .._types import Array
+from ..data._check import check_table
 
 
 class NormalInverseWishart(eqx.Module):
@@ -56,8 +57,14 @@ class NormalInverseWishart(eqx.Module):
 
     @classmethod
     def from_data(cls, x: Array, num_components: int) -> "NormalInverseWishart":
-        """Returns the weak prior of Fraley and Raftery (2007): κ = 0.01, ν = dim + 2, Ψ = cov(x) / K^(2 / dim)."""
+        """Returns the weak prior of Fraley and Raftery (2007): κ = 0.01, ν = dim + 2, Ψ = cov(x) / K^(2 / dim).
+
+        **Raises** `ValueError` for anything but a complete table without constant columns.
+        """
+        who = "NormalInverseWishart.from_data"
+        check_count(who, num_components=num_components)
         table = np.asarray(x, float)
+        check_table(table, np.ones(len(table)), who)
         dim = table.shape[1]
         scale = np.cov(table.T).reshape(dim, dim) / num_components ** (2 / dim)
         return cls(table.mean(0), 0.01, dim + 2.0, scale)

@@ -59,6 +59,22 @@ class System:
         return jax.tree.map(lambda leaf: np.asarray(leaf)[rows], self.x)
 
 
+def filled(leaf, where):
+    """Returns an array with what padding may contain in some of its rows."""
+    kind = {"b": False, "f": np.nan}.get(leaf.dtype.kind, -999)
+    return np.where(where.reshape(-1, *[1] * (leaf.ndim - 1)), np.asarray(kind, leaf.dtype), leaf)
+
+
+def padded(x, more=5):
+    """Returns the rows, each with weight one and its index, and after them some rows of padding."""
+    x = jax.tree.map(np.asarray, x)
+    n = len(jax.tree.leaves(x)[0])
+    index = np.arange(n + more)
+    real = index < n
+    x = jax.tree.map(lambda leaf: filled(leaf[index % n], ~real), x)
+    return elbax.Batch(x, weight=np.ones(n + more), mask=real, index=np.where(real, index, 10**6))
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
     """An update on a system. `make(rate)` builds it; an update without a rate ignores it."""
@@ -80,15 +96,21 @@ class Case:
     def state(self):
         return self.update.init(self.system.params, self.posterior, key=jax.random.key(7))
 
-    def step(self, state, batch):
+    @functools.cached_property
+    def step(self):
         """Makes one step, compiled once for all laws."""
-        return step(self.update, state, batch)
+        return jax.jit(lambda state, batch: self.update(state, batch))
+
+    @property
+    def program(self):
+        """One step on the padded data, as (its equations, the shapes that it returns)."""
+        traced = self.step.trace(self.state, self.padded)
+        return traced.jaxpr, traced.out_info
 
     @functools.cached_property
-    def program(self):
-        """One step on the system's data, as (its equations, the shapes that it returns)."""
-        traced = jax.make_jaxpr(self.update, return_shape=True)
-        return traced(self.state, self.system.x)
+    def padded(self):
+        """The system's data with padding, of the shapes on which the laws make their steps."""
+        return padded(self.system.x)
 
 
 def table(num_data=24, dim=2, num_clusters=3):

@@ -36,8 +36,8 @@ jax.config.update("jax_traceback_in_locations_limit", 0)
 gc.set_threshold(50_000, 20, 20)
 
 
-# A quarter of the time to compile one operation goes to a context in which it is written down, which JAX makes anew
-# for each program. A context keeps what was written in it, so that now and then a new one takes its place.
+# A quarter of the time to compile one operation goes to a context in which it is written down, which JAX makes
+# anew for each program. A context keeps what was written in it, so that now and then a new one takes its place.
 new_context, context = mlir.make_ir_context, threading.local()
 
 

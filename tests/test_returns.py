@@ -21,7 +21,7 @@ def start(key):
     params = model.init(key, x)
     return em.init(params, key=key)
 
-for seed in range(3):
+for seed in range(2):
     states = start(jax.random.split(jax.random.key(seed), 8))
     fits = elbax.fit_restarts(em, states, x, max_steps=100)
     print(fits.elbo)
@@ -35,7 +35,7 @@ params = model.init(jax.random.key(1), x)
 em = elbax.Chain(elbax.ExactEStep(model), elbax.ClosedFormMStep(model, chunk_size=250))
 state = em.init(params, key=jax.random.key(2))
 run = jax.jit(lambda state, x: jax.lax.scan(lambda s, _: em(s, x), state, length=20))
-for _ in range(3):
+for _ in range(2):
     print(run(state, x)[1].elbo[-1])
 """
 
@@ -53,7 +53,7 @@ step = elbax.JointGradientStep(model, optax.adam(1e-4))
 decoder = jax.random.normal(keys[2], (12, dim)) / dim**0.5
 state = step.init(decoder, elbax.Amortized(network, model.latent), key=keys[3])
 run = jax.jit(lambda state, x: jax.lax.scan(lambda s, _: step(s, x), state, length=80))
-for _ in range(3):
+for _ in range(2):
     print(run(state, x)[1].elbo[-1])
 """
 

@@ -34,13 +34,12 @@ def cholesky(matrix: Float[Array, "*batch D D"]) -> Float[Array, "*batch D D"]:
     rows = np.arange(dim)
 
     def column(j, factor):
-        row = jax.lax.dynamic_index_in_dim(factor, j, -2, keepdims=False)
-        left = jax.lax.dynamic_index_in_dim(matrix, j, -1, keepdims=False)
+        row, left = _take(factor, j, -2), _take(matrix, j, -1)
         left = left - _dot("...ik,...k->...i", factor, row)
-        pivot = jnp.sqrt(jax.lax.dynamic_index_in_dim(left, j, -1))
+        pivot = jnp.sqrt(_take(left, j, -1, keepdims=True))
         # A pivot of 0 gives 0 / 0 = NaN below it, like a negative one.
         left = jnp.where(rows >= j, left / pivot, 0)
-        return jax.lax.dynamic_update_index_in_dim(factor, left, j, -1)
+        return _put(factor, left, j, -1)
 
     return _loop(dim, column, jnp.zeros_like(matrix))
 
@@ -59,14 +58,14 @@ def _(primals, tangents):
 def invert_triangle(factor: Float[Array, "*batch D D"]) -> Float[Array, "*batch D D"]:
     """Returns X = L⁻¹ of a lower triangle, by forward substitution: X[j, :] = (I[j, :] − L[j, :] X) / L[j, j]."""
     dim = factor.shape[-1]
-    identity = jnp.eye(dim, dtype=factor.dtype)
+    identity = jnp.asarray(np.eye(dim), factor.dtype)
 
     def row(j, inverse):
-        below = jax.lax.dynamic_index_in_dim(factor, j, -2, keepdims=False)
-        pivot = jax.lax.dynamic_index_in_dim(below, j, -1)
-        right = jax.lax.dynamic_index_in_dim(identity, j, 0, keepdims=False)
+        below = _take(factor, j, -2)
+        pivot = _take(below, j, -1, keepdims=True)
+        right = _take(identity, j, 0)
         new = (right - _dot("...k,...kd->...d", below, inverse)) / pivot
-        return jax.lax.dynamic_update_index_in_dim(inverse, new, j, -2)
+        return _put(inverse, new, j, -2)
 
     return _loop(dim, row, jnp.zeros_like(factor))
 
@@ -217,6 +216,21 @@ def _loop(length, body, start):
     for j in range(length):
         start = body(j, start)
     return start
+
+
+def _take(array, j, axis, keepdims=False):
+    """Returns row or column j, by one operation of XLA where j is a number, not by the six of any index."""
+    take = jax.lax.index_in_dim if isinstance(j, int) else jax.lax.dynamic_index_in_dim
+    return take(array, j, axis, keepdims)
+
+
+def _put(array, new, j, axis):
+    """Returns the array with row or column j replaced."""
+    if isinstance(j, int):
+        start = [0] * array.ndim
+        start[axis] = j
+        return jax.lax.dynamic_update_slice(array, jnp.expand_dims(new, axis), start)
+    return jax.lax.dynamic_update_index_in_dim(array, new, j, axis)
 
 
 def _next_round(half: int) -> np.ndarray:

@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .._types import Any, Array, PyTree, Scalar
 
@@ -35,6 +36,12 @@ def apply(matrix: Array, vector: Array) -> Array:
         return matvec(matrix, vector)
     terms = (matrix[..., :, j] * vector[..., j, None] for j in range(matrix.shape[-1]))
     return functools.reduce(jnp.add, terms)
+
+
+def diagonal(matrix: Array) -> Array:
+    """Returns the diagonals of square matrices: two operations, where `jnp.diagonal` takes forty."""
+    place = np.eye(matrix.shape[-1], dtype=bool)
+    return jnp.sum(jnp.where(place, matrix, 0), -1, dtype=matrix.dtype)
 
 
 def log(x: Array) -> Array:

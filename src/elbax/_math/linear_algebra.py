@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._types import Array, Float
-from .algebra import matmul
+from .algebra import diagonal, matmul
 
 
 _UNROLLED = 4
@@ -132,9 +132,9 @@ def eigh(
 
     def rotate(_, carry):
         form, vectors = carry
-        diagonal = jnp.diagonal(form, axis1=-2, axis2=-1)
-        a, b = diagonal[..., :half], diagonal[..., half:]
-        c = jnp.diagonal(form[..., :half, half:], axis1=-2, axis2=-1)
+        values = diagonal(form)
+        a, b = values[..., :half], values[..., half:]
+        c = diagonal(form[..., :half, half:])
         # The tangent of the smaller angle that diagonalizes the pair (Golub and Van Loan, section 8.5).
         coupled = c != 0
         ratio = (b - a) / jnp.where(coupled, 2 * c, 1)
@@ -167,7 +167,7 @@ def eigh(
     start = (jnp.pad(matrix, extra), identity, 0)
     form, vectors, _ = jax.lax.while_loop(unfinished, sweep, start)
     # After size − 1 rounds all coordinates are in their original order.
-    values = jnp.diagonal(form, axis1=-2, axis2=-1)[..., :dim]
+    values = diagonal(form)[..., :dim]
     vectors = vectors[..., :dim, :dim]
     ascending = jnp.argsort(values, -1)
     values = jnp.take_along_axis(values, ascending, -1)
@@ -189,7 +189,7 @@ def _(primals, tangents):
     change = matmul(vectors.mT, matmul(_symmetric(*tangents), vectors))
     gap = values[..., None, :] - values[..., :, None]
     turn = jnp.where(gap == 0, 0, change / jnp.where(gap == 0, 1, gap))
-    return (values, vectors), (jnp.diagonal(change, axis1=-2, axis2=-1), matmul(vectors, turn))
+    return (values, vectors), (diagonal(change), matmul(vectors, turn))
 
 
 def _symmetric(matrix):

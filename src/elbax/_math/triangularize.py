@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from .._types import Array
-from .algebra import apply, product
+from .algebra import apply, diagonal, product
 from .linear_algebra import invert_triangle
 
 
@@ -50,7 +50,7 @@ def invert_noise(root: Array) -> Array:
 
 def without_noise(root: Array) -> Array:
     """Returns which directions have no noise."""
-    return jnp.diagonal(root, axis1=-2, axis2=-1) == 0
+    return diagonal(root) == 0
 
 
 @jax.jit
@@ -61,7 +61,7 @@ def semidefinite_root(matrix: Array) -> tuple[Array, Array]:
     """
     matrix = 0.5 * (matrix + matrix.T)
     dim = matrix.shape[0]
-    variances = jnp.diagonal(matrix)
+    variances = diagonal(matrix)
     rounding = 8 * dim * jnp.finfo(matrix.dtype).eps
     place = jnp.arange(dim)
 

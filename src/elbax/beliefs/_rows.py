@@ -5,7 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from .._math.algebra import matmul
+from .._math.algebra import diagonal, matmul
 from .._math.linear_algebra import cholesky, invert_triangle
 from .._math.special import log_minus_digamma
 from .._types import Any, Array, Float, Key, PyTree
@@ -130,7 +130,7 @@ def row_divergence(
     width = row.shape[-1]
     factor = Full().factor(raw, width)
     spread = jnp.sum(jnp.square(invert_triangle(factor)), 0)
-    determinant = 2 * jnp.sum(jnp.log(jnp.diagonal(factor)))
+    determinant = 2 * jnp.sum(jnp.log(diagonal(factor)))
     square = jnp.sum(precision * (row**2 / variance + spread)) - width
     return 0.5 * (square + determinant - jnp.sum(log_precision))
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from .._arguments import check_choice, check_count, check_kind, check_not_negative, in_full
-from .._math.algebra import matmul, vdot
+from .._math.algebra import diagonal, matmul, vdot
 from .._math.envelope import at_maximum
 from .._math.linear_algebra import cholesky, eigh, invert_triangle, solve_positive
 from .._reference import Reference
@@ -161,7 +161,7 @@ class Analyzer(eqx.Module):
         factor = cholesky(0.5 * (mixed + mixed.T) + prior)
         inverse = invert_triangle(factor)
         root = matmul(units, inverse.T)
-        log_volume = jnp.sum(jnp.log(jnp.diagonal(units))) - jnp.sum(jnp.log(jnp.diagonal(factor)))
+        log_volume = jnp.sum(jnp.log(diagonal(units))) - jnp.sum(jnp.log(diagonal(factor)))
         # Multiply first what does not depend on the row: rows often share all but z.
         solve = matmul(root, inverse)
         mean = matmul(z, matmul(pull, solve.T)) - matmul(solve, constant)
@@ -267,7 +267,7 @@ class Analyzer(eqx.Module):
         """Starts with probabilistic PCA of the correlations; a key adds noise to the loadings."""
         # Keeps the variance of a constant column positive.
         covariance += jnp.diag(1e-5 * positive_variance(variance))
-        deviation = jnp.sqrt(jnp.diagonal(covariance))
+        deviation = jnp.sqrt(diagonal(covariance))
         correlation = covariance / jnp.outer(deviation, deviation)
         values, vectors = eigh(correlation)
         rank = min(self.num_factors, mean.size)

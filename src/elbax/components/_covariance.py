@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._arguments import Shape
-from .._math.algebra import matmul, vdot
+from .._math.algebra import diagonal, matmul, vdot
 from .._math.linear_algebra import cholesky, invert_triangle
 from .._types import Array, Float, Scalar
 
@@ -186,24 +186,24 @@ class Full(AbstractCovariance):
         if factors.shape[-1] < MANY_COLUMNS:
             return None
         covariance = jnp.mean(matmul(factors, factors.mT), 0)
-        deviation = jnp.sqrt(jnp.diagonal(covariance))
+        deviation = jnp.sqrt(diagonal(covariance))
         correlation = covariance / jnp.outer(deviation, deviation)
         ridge = len(deviation) * jnp.finfo(correlation.dtype).eps
         eye = jnp.eye(len(deviation), dtype=correlation.dtype)
         return deviation[:, None] * cholesky(correlation + ridge * eye)
 
     def log_determinant(self, factor, dim):
-        return jnp.sum(jnp.log(jnp.diagonal(factor)))
+        return jnp.sum(jnp.log(diagonal(factor)))
 
     def rescale(self, raw, moment, dim, rounding=0.0):
-        own = 4 * dim * jnp.finfo(moment.dtype).eps * jnp.max(jnp.diagonal(moment))
+        own = 4 * dim * jnp.finfo(moment.dtype).eps * jnp.max(diagonal(moment))
         least = jax.lax.stop_gradient(jnp.maximum(own, rounding))
         eye = jnp.eye(dim, dtype=moment.dtype)
         ridge = 2 * least * eye
         # Where a pivot is below rounding, or NaN, M gets a ridge. If that is not enough either, as for
         # statistics of params so far away that little is left of M but rounding, the covariance is kept.
         tried = jax.lax.stop_gradient(jnp.stack([moment, moment + ridge]))
-        pivots = jnp.diagonal(cholesky(tried), axis1=1, axis2=2)
+        pivots = diagonal(cholesky(tried))
         sure = jnp.min(pivots[0]) ** 2 >= least
         known = sure | jnp.all(jnp.isfinite(pivots[1])) | ~jnp.all(jnp.isfinite(moment))
         moment = jnp.where(known, moment + jnp.where(sure, 0, ridge), eye)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._arguments import check_kind, check_not_negative
-from .._math.algebra import matmul, without_data
+from .._math.algebra import diagonal, matmul, without_data
 from .._math.linear_algebra import solve_positive
 from .._reference import Reference
 from .._types import Any, AnyArray, Array, Float, PyTree
@@ -196,7 +196,7 @@ class LinearRegression(AbstractComponent):
         covariance = both - mean[:, :, None] * mean[:, None, :]
         signal = jnp.einsum("ki,kij,kj->k", slopes, covariance, slopes, precision="highest")
         # A residual is a difference of numbers of this size: that of the terms of the fit.
-        squares = jnp.diagonal(both, axis1=1, axis2=2) + center * (2 * mean + center)
+        squares = diagonal(both) + center * (2 * mean + center)
         terms = weights[:, 0] ** 2 + jnp.sum(slopes**2 * squares, -1)
         rounding = 8 * gram.shape[-1] * jnp.finfo(count.dtype).eps * square / safe
         least = least_share(jnp.maximum(signal, 0) + square / safe, terms, rounding)
@@ -361,7 +361,7 @@ def solve_masked(gram: Array, cross: Array, moving: Array) -> Array:
 
     Columns are scaled alike first, and a ridge of the size of rounding keeps collinear ones finite.
     """
-    scale = jnp.sqrt(jnp.diagonal(gram))
+    scale = jnp.sqrt(diagonal(gram))
     scale = jnp.where(scale > 0, scale, 1)
     eye = jnp.eye(len(cross), dtype=gram.dtype)
     ridge = 8 * len(cross) * jnp.finfo(gram.dtype).eps

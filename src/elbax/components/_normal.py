@@ -11,7 +11,7 @@ import numpy as np
 
 from .._arguments import check_choice, check_kind, check_not_negative, in_full
 from .._free import choose
-from .._math.algebra import matmul, vdot, without_data
+from .._math.algebra import diagonal, matmul, vdot, without_data
 from .._math.linear_algebra import cholesky, eigh, invert_triangle
 from .._program import program
 from .._reference import Reference
@@ -374,7 +374,7 @@ class Normal(AbstractComponent):
         def size(mean, factor, inverse):
             """Returns ‖|WU| (|U⁻¹(μ − c)| + sd)‖²: the sum of the expanded terms of a typical point."""
             within = structure.matrix(in_unit(structure, to_unit, factor), dim)
-            deviation = jnp.sqrt(jnp.diagonal(within))
+            deviation = jnp.sqrt(diagonal(within))
             typical = jnp.abs(in_unit(structure, to_unit, mean)) + deviation
             inverse = inverse if unit is None else structure.apply(inverse, unit)
             return jnp.sum(structure.apply(jnp.abs(inverse), typical) ** 2)
@@ -424,7 +424,7 @@ class Normal(AbstractComponent):
         root = cholesky(jnp.mean(covariance, 0) if self.shared else covariance)
         pack = self.structure.pack
         params = {"mean": mean, "scale": pack(root) if self.shared else jax.vmap(pack)(root)}
-        variance = jnp.mean(jnp.diagonal(covariance, axis1=1, axis2=2), 0) + jnp.var(mean, 0)
+        variance = jnp.mean(diagonal(covariance), 0) + jnp.var(mean, 0)
         return with_given_unit(params, self.floor, unit, variance, "Normal")
 
     def sample(self, params, component, key, inputs=None):
@@ -466,7 +466,7 @@ class Normal(AbstractComponent):
         finite = jnp.all(jnp.isfinite(covariance), (1, 2), keepdims=True)
         covariance = jnp.where(finite, covariance, 0)
         average = covariance.sum(0) / jnp.maximum(jnp.sum(finite.astype(covariance.dtype)), 1)
-        deviation = jnp.sqrt(jnp.diagonal(average))
+        deviation = jnp.sqrt(diagonal(average))
         correlation = average / jnp.outer(deviation, deviation)
         ridge = dim * jnp.finfo(average.dtype).eps * jnp.eye(dim, dtype=average.dtype)
         inverse = invert_triangle(cholesky(correlation + ridge))

@@ -11,7 +11,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from .._math.algebra import matmul, vdot
+from .._math.algebra import diagonal, matmul, vdot
 from .._math.linear_algebra import cholesky, invert_triangle
 from .._math.triangularize import triangularize
 from .._reference import Reference
@@ -121,7 +121,7 @@ def marginal_by_precision(
         whitened = matmul(invert_triangle(factor), jnp.where(missing, pull - push, 0))
         exponent = count + vdot(pull, v) - 0.5 * vdot(push, v) + 0.5 * vdot(whitened, whitened)
         units = jnp.where(missing, jnp.log(unit) + 0.5 * math.log(2 * math.pi), 0)
-        return exponent, jnp.sum(units) - jnp.sum(jnp.log(jnp.diagonal(factor)))
+        return exponent, jnp.sum(units) - jnp.sum(jnp.log(diagonal(factor)))
 
     return over_components(one, axis, natural)
 
@@ -157,8 +157,8 @@ def marginal(
         whitened = matmul(root, jnp.where(missing, pull - pushed, 0))
         t = matmul(solve, t)
         exponent = count + vdot(pull, t) - 0.5 * vdot(pushed, t) + 0.5 * vdot(whitened, whitened)
-        units = jnp.log(jnp.diagonal(triangle)) + 0.5 * math.log(2 * math.pi)
-        units = units + jnp.log(jnp.diagonal(root))
+        units = jnp.log(diagonal(triangle)) + 0.5 * math.log(2 * math.pi)
+        units = units + jnp.log(diagonal(root))
         return exponent, jnp.sum(jnp.where(missing, units, 0))
 
     return over_components(one, axis, natural, "factor")

@@ -10,7 +10,7 @@ import numpy as np
 from jax.scipy.special import multigammaln
 
 from .._arguments import check_count
-from .._math.algebra import matmul
+from .._math.algebra import diagonal, matmul
 from .._math.linear_algebra import cholesky, invert_positive, root_of_inverse
 from .._math.special import log_minus_digamma
 from .._types import Any, Array, Callable, Float, Key, Scalar
@@ -105,7 +105,7 @@ def _less(dof: Any, amount: int) -> Array:
 @jax.custom_jvp
 def log_determinant(matrix: Array) -> Array:
     """Returns log|A| of a positive definite matrix."""
-    return 2 * jnp.sum(jnp.log(jnp.diagonal(cholesky(matrix), axis1=-2, axis2=-1)), -1)
+    return 2 * jnp.sum(jnp.log(diagonal(cholesky(matrix))), -1)
 
 
 @log_determinant.defjvp

@@ -11,7 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._math.algebra import matmul, vdot
+from .._math.algebra import diagonal, matmul, vdot
 from .._math.linear_algebra import root_of_inverse
 from .._math.triangularize import invert_noise
 from .._reference import Reference
@@ -67,7 +67,7 @@ class LinearGaussian(eqx.Module):
         # It enters symmetrically, so that its statistic is symmetric.
         precision = 0.5 * (natural["precision"] + natural["precision"].T)
         pushed, rest = matmul(precision, shift), cross - matmul(precision, tilt)
-        own = jnp.diagonal(turn)
+        own = diagonal(turn)
         volume = jnp.sum(jnp.log(jnp.where(own > 0, own, 1)))
         mixed = matmul(tilt.T, cross)
         return {
@@ -97,7 +97,7 @@ class LinearGaussian(eqx.Module):
             "precision": natural["square"] - matmul(natural["cross"].T, cross),
             "constant": natural["count"]
             + 0.5 * vdot(natural["linear"], linear)
-            + jnp.sum(jnp.log(jnp.diagonal(shrunk))),
+            + jnp.sum(jnp.log(diagonal(shrunk))),
         }
 
     def maximize(

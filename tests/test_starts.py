@@ -333,7 +333,7 @@ def test_restarts_find_a_narrow_cluster_beside_a_wide_component():
 
 @pytest.mark.slow
 def test_short_runs_then_the_best():
-    em, states = bundle(MODEL, 12)
+    em, states = bundle(MODEL, 6)
     whole = elbax.fit_restarts(em, states, X, reject=MODEL.collapsed)
     short = elbax.fit_restarts(em, states, X, reject=MODEL.collapsed, short_runs=(10, 3))
     assert len(short.codes) == 3

@@ -9,9 +9,10 @@ import numpy as np
 import optax
 import pytest
 import scipy.stats
-from cases import sweeps
+from cases import sweeps, SYSTEMS
 
 import elbax
+from elbax._reference import split_coordinates
 from elbax.beliefs import GaussianBelief
 from elbax.beliefs._whitened import Independent, Joint
 
@@ -267,6 +268,37 @@ def test_local_latents_beside_the_global_ones():
     step = elbax.Chain(elbax.ExactEStep(bayesian), elbax.GradientMStep(bayesian, optax.adam(3e-2)))
     _, info = sweeps(step, step.init(q, key=jax.random.key(2)), x, 500)
     assert info.elbo[-20:].mean() > info.elbo[:5].mean() + 0.05
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["mixture-gamma", "mixture-poisson-regression", "experts", "state-space", "ctc"]
+)
+def test_models_without_a_conjugate_prior(name):
+    """The bound is the evidence at the draw, less the divergence; its gradient is finite."""
+    system = next(system for system in SYSTEMS if system.name == name)
+    bayesian = elbax.Bayesian(system.model, GaussianBelief(2.0))
+    q = bayesian.start(system.params, system.x)
+    key = jax.random.key(1)
+
+    @jax.jit
+    def both(q):
+        def bound(trained):
+            now = eqx.combine(trained, rest)
+            return elbax.elbo(bayesian, now, elbax.Exact(bayesian, now), system.x, key=key)
+
+        trained, rest = split_coordinates(q)
+        chosen = bayesian.belief
+        thetas = chosen.thetas(chosen.natural(q), chosen.key_of_pass(key))
+        theta = jax.tree.map(lambda leaf: leaf[0], thetas)
+        expected = elbax.evidence(system.model, theta, system.x)
+        expected += bayesian.log_prior(q) / system.num_data
+        return jax.value_and_grad(bound)(trained), expected
+
+    (found, slope), expected = both(q)
+    np.testing.assert_allclose(found, expected, rtol=1e-10)
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(slope))
+    assert any(np.any(leaf != 0) for leaf in jax.tree.leaves(slope["log_deviations"]))
 
 
 def test_a_decoder_with_a_belief():

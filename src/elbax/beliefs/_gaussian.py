@@ -51,7 +51,8 @@ class GaussianBelief(eqx.Module, AbstractBelief):
 
     - `prior`: the standard deviation of a normal prior with mean 0 on θ as it is: one number, or a dictionary with
         one for each block of θ. Or any density, `prior(θ)` in nats with all constants, which is then averaged over
-        draws. By default the `log_prior` of the `Model`.
+        draws. By default the `log_prior` of the `Model`. It takes the place of all priors and floors of the model,
+        which are densities of what `describe` returns.
     - `full`: a function that returns those parts of θ that have one full covariance, such as
         `lambda params: params["weights"]` or `lambda params: params` for all. The others are independent.
     - `draws`: `"pass"` for draws that all data of a pass share, as networks want it; `"datum"` for draws of each

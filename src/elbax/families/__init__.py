@@ -6,6 +6,7 @@ from ._bernoulli import Bernoulli as Bernoulli
 from ._beta import Beta as Beta
 from ._categorical import Categorical as Categorical
 from ._conjugate import AbstractConjugateFamily as AbstractConjugateFamily
+from ._coupled_chains import CoupledChains as CoupledChains
 from ._ctc_lattice import CTCLattice as CTCLattice
 from ._diagonal_gaussian import DiagonalGaussian as DiagonalGaussian
 from ._dirichlet import Dirichlet as Dirichlet
@@ -17,6 +18,7 @@ from ._divergence import (
 from ._factor_graph import FactorGraph as FactorGraph
 from ._factored import AbstractFactored as AbstractFactored, factored as factored
 from ._factored_chain import FactoredChain as FactoredChain
+from ._factored_chains import FactoredChains as FactoredChains
 from ._factored_gaussian import FactoredGaussian as FactoredGaussian
 from ._factored_graph import FactoredGraph as FactoredGraph
 from ._factored_grid import FactoredGrid as FactoredGrid

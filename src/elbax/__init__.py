@@ -122,6 +122,7 @@ from .models import (
     ConnectionistTemporalClassification as ConnectionistTemporalClassification,
     ContextFreeGrammar as ContextFreeGrammar,
     FactorAnalysis as FactorAnalysis,
+    FactorialHiddenMarkovModel as FactorialHiddenMarkovModel,
     GaussianMixture as GaussianMixture,
     HiddenMarkovModel as HiddenMarkovModel,
     LatentDirichletAllocation as LatentDirichletAllocation,

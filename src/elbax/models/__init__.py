@@ -9,6 +9,9 @@ from ._factor_analysis import (
     FactorAnalysis as FactorAnalysis,
     ProbabilisticPCA as ProbabilisticPCA,
 )
+from ._factorial_hidden_markov import (
+    FactorialHiddenMarkovModel as FactorialHiddenMarkovModel,
+)
 from ._gaussian_mixture import GaussianMixture as GaussianMixture
 from ._hidden_markov import HiddenMarkovModel as HiddenMarkovModel
 from ._latent_dirichlet_allocation import (

@@ -37,7 +37,7 @@ from ..starts import start_of
 from ._linear_gaussian import LinearGaussian
 
 
-_NOISE = {"full": Full(), "diagonal": Diagonal(), "isotropic": Spherical()}
+NOISE = {"full": Full(), "diagonal": Diagonal(), "isotropic": Spherical()}
 _LOG_2PI = math.log(2 * math.pi)
 
 Noise = Literal["full", "diagonal", "diag", "isotropic"]
@@ -111,7 +111,7 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
     ):
         who = "LinearGaussianStateSpace"
         transition_noise, emission_noise = in_full(transition_noise), in_full(emission_noise)
-        check_choice(who, _NOISE, transition_noise=transition_noise, emission_noise=emission_noise)
+        check_choice(who, NOISE, transition_noise=transition_noise, emission_noise=emission_noise)
         check_flag(who, offsets=offsets)
         check_not_negative(who, floor=floor)
         self.dim = dim
@@ -130,8 +130,8 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
     def _parts(self) -> dict[str, LinearGaussian]:
         return {
             "initial": LinearGaussian(Full()),
-            "transition": LinearGaussian(_NOISE[self.transition_noise]),
-            "emission": LinearGaussian(_NOISE[self.emission_noise]),
+            "transition": LinearGaussian(NOISE[self.transition_noise]),
+            "emission": LinearGaussian(NOISE[self.emission_noise]),
         }
 
     def _shapes(self, params: PyTree) -> dict[str, tuple[int, int]]:
@@ -187,7 +187,7 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
     def _conditional_shapes(self, noise: Noise, outputs: int | str) -> dict[str, Any]:
         offset = {"offset": (outputs,)} if self.offsets else {}
         matrix = {"matrix": (outputs, self.dim)}
-        scale = {"scale": _NOISE[noise].shape(outputs), "unit": Reference((outputs,))}
+        scale = {"scale": NOISE[noise].shape(outputs), "unit": Reference((outputs,))}
         return matrix | offset | scale
 
     def natural(self, params: PyTree) -> PyTree:

@@ -131,6 +131,7 @@ from .models import (
     MixtureOfExperts as MixtureOfExperts,
     Model as Model,
     ProbabilisticPCA as ProbabilisticPCA,
+    SwitchingStateSpace as SwitchingStateSpace,
     Tied as Tied,
 )
 from .posteriors import (

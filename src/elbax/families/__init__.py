@@ -39,5 +39,6 @@ from ._semiring import (
     Sampling as Sampling,
 )
 from ._structured import AbstractStructured as AbstractStructured
+from ._switching_chain import SwitchingChain as SwitchingChain
 from ._topic_proportions import TopicProportions as TopicProportions
 from ._wishart import Wishart as Wishart

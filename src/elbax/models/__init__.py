@@ -21,4 +21,5 @@ from ._linear_gaussian_state_space import LinearGaussianStateSpace as LinearGaus
 from ._mixture import Mixture as Mixture
 from ._mixture_of_experts import MixtureOfExperts as MixtureOfExperts
 from ._plain import Model as Model
+from ._switching_state_space import SwitchingStateSpace as SwitchingStateSpace
 from ._tied import Tied as Tied

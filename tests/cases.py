@@ -491,6 +491,21 @@ def state_space():
     return of("state-space", model, lambda: table(24 * 3, 3).reshape(24, 3, 3), linear=False)
 
 
+def factorial():
+    model = elbax.FactorialHiddenMarkovModel(
+        2, 2, floor=0.01, prior=elbax.priors.Dirichlet(1.5), noise="diagonal"
+    )
+    return of("factorial-hidden-markov", model, chains, linear=False)
+
+
+def switching():
+    regime = elbax.LinearGaussianStateSpace(1, floor=0.01, offsets=True)
+    model = elbax.SwitchingStateSpace(
+        regime, 2, switching="transition", transition_prior=elbax.priors.Dirichlet(1.5)
+    )
+    return of("switching", model, lambda: table(24 * 3, 1).reshape(24, 3, 1), linear=False)
+
+
 def sentences():
     return ragged(jax.random.randint(jax.random.key(2), (24, 4), 0, 3))
 
@@ -666,6 +681,8 @@ def build():
         (factor_analysis("pattern", pattern=np.array(PATTERN)), 4, ["ecme"]),
         (hidden_markov(), 0, ["exact/closed", "hard/closed", "mean-field/closed", "draws/closed"]),
         (state_space(), 0, ["exact/closed"]),
+        (factorial(), 0, ["mean-field/closed"]),
+        (switching(), 0, ["mean-field/closed"]),
         (grammar(), 0, ["exact/closed"]),
         (alignment(), 0, ["exact/gradient"]),
         (bayesian_network(), 0, ["exact/closed"]),

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.linalg
 import scipy.special
 import scipy.stats
 
@@ -209,3 +210,202 @@ def test_variational_em_ascends():
     update, state = mean_field(model, params, x, elbax.ClosedFormMStep(model))
     _, info = sweeps(update, state, x, 15)
     assert (np.diff(info.elbo) > -1e-12).all() and info.elbo[-1] > info.elbo[0] + 0.5
+
+
+# --- the switching state space ------------------------------------------------------------------------
+
+
+def positive(rng, dim=2):
+    root = 0.5 * rng.normal(size=(dim, dim))
+    return root @ root.T + 0.3 * np.eye(dim)
+
+
+def switching(num_regimes=2, apart=1.0):
+    """A model, its params, and 2 sequences of 4 and 3 steps of two columns."""
+    rng = np.random.default_rng(2)
+    regime = elbax.LinearGaussianStateSpace(
+        2, offsets=True, floor=0.0, emission_noise="full"
+    )
+    model = elbax.SwitchingStateSpace(regime, num_regimes)
+    every = [
+        {
+            "initial_mean": np.array([0.3, -0.2]),
+            "initial_covariance": np.array([[1.0, 0.2], [0.2, 0.8]]),
+            "transition": 0.6 * rng.normal(size=(2, 2)),
+            "transition_offset": rng.normal(size=2),
+            "transition_covariance": positive(rng),
+            "emission": rng.normal(size=(2, 2)),
+            "emission_offset": rng.normal(size=2),
+            "emission_covariance": positive(rng),
+        }
+        for _ in range(num_regimes)
+    ]
+    near = lambda leaf, first: first + apart * (leaf - first)
+    params = model.from_description(
+        initial=[0.7, 0.3][:num_regimes],
+        transition=np.array([[0.8, 0.2], [0.3, 0.7]])[:num_regimes, :num_regimes],
+        regimes=[jax.tree.map(near, own, every[0]) for own in every],
+    )
+    x = jnp.asarray(rng.normal(size=(2, 4, 2)))
+    return model, params, elbax.Sequence(x, jnp.array([4, 3]))
+
+
+def joint_of_path(about, path):
+    """(mean, covariance) of all states and all observations of one path of switches."""
+    steps, own = len(path), about["regimes"][path[0]]
+    dim = 2
+    mean = np.zeros((steps, dim))
+    covariance = np.zeros((steps, dim, steps, dim))
+    mean[0], covariance[0, :, 0] = own["initial_mean"], own["initial_covariance"]
+    for t in range(1, steps):
+        own = about["regimes"][path[t]]
+        mean[t] = own["transition"] @ mean[t - 1] + own["transition_offset"]
+        before = np.einsum("ij,jsk->isk", own["transition"], covariance[t - 1, :, :t])
+        covariance[t, :, :t] = before
+        covariance[:t, :, t] = before.transpose(1, 2, 0)
+        moved = own["transition"] @ covariance[t - 1, :, t - 1] @ own["transition"].T
+        covariance[t, :, t] = moved + own["transition_covariance"]
+    covariance = covariance.reshape(steps * dim, -1)
+    regimes = [about["regimes"][k] for k in path]
+    emit = scipy.linalg.block_diag(*(own["emission"] for own in regimes))
+    noise = scipy.linalg.block_diag(*(own["emission_covariance"] for own in regimes))
+    offset = np.concatenate([own["emission_offset"] for own in regimes])
+    across = covariance @ emit.T
+    whole = np.block([[covariance, across], [across.T, emit @ across + noise]])
+    return np.concatenate([mean.ravel(), emit @ mean.ravel() + offset]), whole
+
+
+def evidence_of_paths(about, values):
+    """Σ over all paths of switches of p(path) p(x | path)."""
+    total = []
+    for path in itertools.product(range(len(about["initial"])), repeat=len(values)):
+        mean, covariance = joint_of_path(about, path)
+        seen = slice(values.size, None)
+        own = scipy.stats.multivariate_normal(mean[seen], covariance[seen, seen])
+        total.append(log_chance(about, path) + own.logpdf(values.ravel()))
+    return scipy.special.logsumexp(total)
+
+
+def evidence_of_batch(about, x):
+    found = [
+        evidence_of_paths(about, values[:length])
+        for values, length in zip(np.asarray(x.values), np.asarray(x.length), strict=True)
+    ]
+    return np.mean(found)
+
+
+def log_chance(about, path):
+    moves = sum(np.log(about["transition"][i, j]) for i, j in itertools.pairwise(path))
+    return np.log(about["initial"][path[0]]) + moves
+
+
+@pytest.fixture(scope="module")
+def switched():
+    """Ten sweeps of the E-step at fixed params, and one M-step."""
+    model, params, x = switching()
+    update, state = mean_field(model, params, x)
+    end, info = sweeps(update, state, x, 10)
+    m_step = elbax.ClosedFormMStep(model)
+    state = m_step.init(params, end.posterior, key=jax.random.key(0))
+    moved, _ = sweeps(m_step, state, x, 1)
+    return model, params, x, end, info, moved
+
+
+def test_bound_of_a_switching_model_is_below_the_sum_over_paths(switched):
+    model, params, x, _, info, _ = switched
+    about = jax.tree.map(np.asarray, model.describe(params))
+    assert (np.diff(info.elbo) > -1e-12).all()
+    evidence = evidence_of_batch(about, x)
+    assert evidence - 1 < info.elbo[-1] < evidence - 1e-3
+
+
+@pytest.mark.slow
+def test_the_bound_is_nearly_tight_for_regimes_that_differ_little():
+    model, params, x = switching(apart=0.01)
+    update, state = mean_field(model, params, x)
+    _, info = sweeps(update, state, x, 10)
+    gap = evidence_of_batch(jax.tree.map(np.asarray, model.describe(params)), x) - info.elbo[-1]
+    assert (np.diff(info.elbo) > -1e-12).all() and 0 < gap < 5e-3
+
+
+@pytest.mark.slow
+def test_one_regime_is_a_state_space():
+    model, params, x = switching(1)
+    update, state = mean_field(model, params, x)
+    _, info = sweeps(update, state, x, 1)
+    evidence = elbax.evidence(model.regime, model._regime_params(params, 0), x)
+    np.testing.assert_allclose(info.elbo, evidence, rtol=1e-12)
+
+
+def test_the_log_joint_of_switches_and_states(switched):
+    model, params, x, *_ = switched
+    path, states = np.array([0, 1, 1, 0]), np.random.default_rng(3).normal(size=(4, 2))
+    about = jax.tree.map(np.asarray, model.describe(params))
+    values = np.asarray(x.values[0])
+    expected = log_chance(about, path) + scipy.stats.multivariate_normal(
+        *joint_of_path(about, path)
+    ).logpdf(np.concatenate([states.ravel(), values.ravel()]))
+    found = jax.jit(model.log_joint)(params, values, (jnp.asarray(path), jnp.asarray(states)))
+    np.testing.assert_allclose(found, expected, rtol=1e-10)
+
+
+def test_regimes_are_weighted_least_squares(switched):
+    """Dynamics of a regime from the moments of q, in NumPy."""
+    model, _, x, end, _, moved = switched
+    switches, states = jax.vmap(lambda q: q.mean())(end.posterior(x, index=jnp.arange(2)))
+    share = np.asarray(switches["unary"])
+    about = model.describe(moved.params)
+    for k, regime in enumerate(about["regimes"]):
+        normal, target, second, count = np.zeros((3, 3)), np.zeros((2, 3)), np.zeros((2, 2)), 0.0
+        for i, length in enumerate([4, 3]):
+            for t in range(length - 1):
+                weight = share[i, t + 1, k]
+                mean, square = (np.asarray(states[name][i]) for name in ("state", "square"))
+                both = np.append(mean[t], 1)
+                normal += weight * np.block([[square[t], mean[t][:, None]], [both[None]]])
+                cross = np.asarray(states["cross"][i, t]).T
+                target += weight * np.hstack([cross, mean[t + 1][:, None]])
+                second, count = second + weight * square[t + 1], count + weight
+        fit = np.linalg.solve(normal, target.T).T
+        np.testing.assert_allclose(regime["transition"], fit[:, :2], rtol=1e-7)
+        np.testing.assert_allclose(regime["transition_offset"], fit[:, 2], rtol=1e-7)
+        covariance = (second - fit @ target.T) / count
+        np.testing.assert_allclose(
+            regime["transition_covariance"], covariance, rtol=1e-6, atol=1e-9
+        )
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (
+            lambda: CoupledChains(9, 5).log_normalizer(
+                {"unary": jnp.zeros((9, 2, 5)), "coupling": jnp.zeros((9, 5, 9, 5))}
+            ),
+            ValueError,
+            "table of 9.8e\\+06 entries.*Use mean field",
+        ),
+        (
+            lambda: elbax.SwitchingStateSpace(
+                elbax.LinearGaussianStateSpace(1), 2, switching="offset"
+            ),
+            ValueError,
+            "switching must name some of",
+        ),
+        (
+            lambda: switching()[0].conditional(None, None),
+            TypeError,
+            "Use MeanFieldEStep or CoordinateAscentEStep",
+        ),
+        (
+            lambda: elbax.FactorialHiddenMarkovModel(2, 2).check(
+                elbax.sequences([np.array([[1.0], [np.nan]])])
+            ),
+            ValueError,
+            "sequences without gaps",
+        ),
+    ],
+)
+def test_what_is_refused(make, error, message):
+    with pytest.raises(error, match=message):
+        make()

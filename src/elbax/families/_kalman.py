@@ -250,7 +250,7 @@ def filtered(natural: PyTree, pairwise: bool = False) -> Filtered:
     means = predicted + change
     pivots = jnp.diagonal(steps.innovation, axis1=1, axis2=2)
     logs = jnp.sum(jnp.log(pivots), 1)
-    value = -0.5 * vdot(scores, scores) + _constants(natural)
+    value = -0.5 * vdot(scores, scores) + _constants(natural, in_time.astype(means.dtype))
     if tilts:
         slope = tilts["linear"] - apply(tilts["precision"], means)
         inner = apply(steps.root.mT, slope)
@@ -276,25 +276,26 @@ def _rounding(predicted, matrix, rows):
     return 4 * jnp.finfo(size.dtype).eps * apply(jnp.abs(rows), size)
 
 
-def _constants(natural):
+def _constants(natural, weight):
     """Returns Σ c of all terms, and the normalizers of observations that have a root."""
-    unary, length = natural["unary"], natural["length"]
-    total = _sum_of_constants(natural, len(unary["target"]), length)
+    unary, total = natural["unary"], _sum_of_constants(natural, weight)
     if "root" in unary:
-        root = unary["root"]
-        total -= length.astype(root.dtype) * (0.5 * _LOG_2PI * root.shape[-1])
+        total -= jnp.sum(weight) * (0.5 * _LOG_2PI * unary["root"].shape[-1])
     return total
 
 
-def _sum_of_constants(natural, number, length):
+def _sum_of_constants(natural, weight):
     """Returns Σ c of all terms."""
-    time = jnp.arange(number)
-    total = natural["initial"].get("constant", 0.0)
-    for name, inside in (("transition", time < length - 1), ("unary", time < length)):
+    total = weight[0] * natural["initial"].get("constant", 0.0)
+    for name, own in (("transition", weight[1:]), ("unary", weight)):
         if "constant" in natural[name]:
-            constant = _every(natural[name]["constant"], 0, number)
-            total += jnp.sum(jnp.where(inside, constant, 0))
+            total += _weighted_sum(own, natural[name]["constant"])
     return total
+
+
+def _weighted_sum(weight, values):
+    """Returns Σ_t w_t v_t, of one value for all steps or of one for each; a weight of 0 leaves a value out."""
+    return jnp.sum(jnp.where(weight > 0, weight * values, 0))
 
 
 def smoothed(natural: PyTree, pairwise: bool = False) -> tuple[Filtered, Moments]:
@@ -383,29 +384,31 @@ def at(natural: PyTree, z: Array) -> Moments:
     )
 
 
-def expected_score(natural: PyTree, moments: Moments) -> Scalar:
+def expected_score(natural: PyTree, moments: Moments, weight: Any = None) -> Scalar:
     """Returns the expected exponent and log-densities, over the directions that have noise.
 
     The noise is computed from its own moments, about the chain that they were computed under. As a difference of
-    the states' moments it would cancel.
+    the states' moments it would cancel. It is linear in the `weight` (T,) of the steps, by default 1 for each up to
+    the length; that of a transition is its target's.
     """
     initial, transition, unary = (natural[name] for name in ("initial", "transition", "unary"))
     means, covariances = moments.means, moments.covariances
     dtype, (number, dim) = means.dtype, means.shape
-    inside = (jnp.arange(number) < natural["length"]).astype(dtype)
-    first, before = jnp.ones(1, dtype), means[:-1]
+    if weight is None:
+        weight = (jnp.arange(number) < natural["length"]).astype(dtype)
+    before = means[:-1]
     spreads = (None,) * 3
     if covariances is not None:
         spreads = covariances[:1], covariances[:-1], covariances
-    total = log_volumes(natural) + _constants(natural)
-    total -= natural["length"].astype(dtype) * (0.5 * dim * _LOG_2PI)
+    total = log_volumes(natural, weight) + _constants(natural, weight)
+    total -= jnp.sum(weight) * (0.5 * dim * _LOG_2PI)
     start = None, initial["mean"], initial["root"]
     move = transition["matrix"], transition["offset"], transition["root"]
     see = unary["rows"], -unary["target"], _root(unary)
-    total -= 0.5 * _square(first, *start, moments.initial, None, None)
-    total -= 0.5 * _square(inside[1:], *move, moments.transition, before, spreads[1])
-    total -= 0.5 * _square(inside, *see, moments.unary, means, spreads[2])
-    return total + _expected_tilt(natural, moments, inside)
+    total -= 0.5 * _square(weight[:1], *start, moments.initial, None, None)
+    total -= 0.5 * _square(weight[1:], *move, moments.transition, before, spreads[1])
+    total -= 0.5 * _square(weight, *see, moments.unary, means, spreads[2])
+    return total + _expected_tilt(natural, moments, weight)
 
 
 def _expected_tilt(natural, moments, inside):
@@ -429,9 +432,7 @@ def score_slope(natural: PyTree, moments: Moments, change: PyTree) -> Scalar:
     means = moments.means
     inside = (jnp.arange(len(means)) < natural["length"]).astype(means.dtype)
     initial, transition, unary = (change[name] for name in ("initial", "transition", "unary"))
-    total = _expected_tilt(change, moments, inside) + _sum_of_constants(
-        change, len(means), natural["length"]
-    )
+    total = _expected_tilt(change, moments, inside) + _sum_of_constants(change, inside)
     total += _density_slope(
         inside[:1], moments.initial, None, None, initial["mean"], initial["root"]
     )
@@ -528,31 +529,33 @@ def _tilted(terms, weight, means, covariances):
     return total
 
 
-def log_volumes(natural: PyTree) -> Scalar:
-    """Returns -log |S| - Σ_t log |L_t| - Σ_t log |N_t|, each over the directions that have noise."""
+def log_volumes(natural: PyTree, weight: Array) -> Scalar:
+    """Returns -log |S| - Σ_t w_t log |L_t| - Σ_t w_t log |N_t|, each over the directions that have noise."""
     total = jnp.zeros((), natural["initial"]["root"].dtype)
-    for inside, pivots in _pivots(natural):
+    for own, pivots in zip((weight[:1], weight[1:], weight), _pivots(natural), strict=True):
         noisy = pivots != 0
         logs = jnp.where(noisy, jnp.log(jnp.where(noisy, jnp.abs(pivots), 1)), 0)
-        total -= jnp.sum(jnp.where(inside, jnp.sum(logs, -1), 0))
+        total -= _weighted_sum(own, jnp.sum(logs, -1))
     return total
 
 
-def _pivots(natural):
-    """Returns (which steps are valid, the root's diagonal) for each conditional."""
+def _inside(natural):
+    """Returns which steps are valid for the initial state, for transitions and for observations."""
     time, last = jnp.arange(len(natural["unary"]["target"])), natural["length"] - 1
-    roots = (
-        (jnp.ones(1, bool), natural["initial"]["root"]),
-        (time[:-1] < last, natural["transition"]["root"]),
-        (time <= last, _root(natural["unary"])),
-    )
-    return [(inside, jnp.diagonal(root, axis1=-2, axis2=-1)) for inside, root in roots]
+    return jnp.ones(1, bool), time[:-1] < last, time <= last
+
+
+def _pivots(natural):
+    """Returns the diagonal of each conditional's root."""
+    roots = natural["initial"]["root"], natural["transition"]["root"], _root(natural["unary"])
+    return [jnp.diagonal(root, axis1=-2, axis2=-1) for root in roots]
 
 
 def noisy(natural: PyTree) -> Array:
     """Returns whether every direction has noise."""
     parts = [
-        jnp.where(inside, jnp.all(pivots != 0, -1), True) for inside, pivots in _pivots(natural)
+        jnp.where(inside, jnp.all(pivots != 0, -1), True)
+        for inside, pivots in zip(_inside(natural), _pivots(natural), strict=True)
     ]
     return jnp.all(jnp.concatenate(parts))
 
@@ -560,7 +563,7 @@ def noisy(natural: PyTree) -> Array:
 def same_directions(one: PyTree, other: PyTree) -> Array:
     """Returns whether the same directions have noise; observations of different width are not compared."""
     found = jnp.array(True)
-    for (inside, left), (_, right) in zip(_pivots(one), _pivots(other), strict=True):
+    for inside, left, right in zip(_inside(one), _pivots(one), _pivots(other), strict=True):
         if left.shape[-1] == right.shape[-1]:
             same = jnp.all((left == 0) == (right == 0), -1)
             found &= jnp.all(jnp.where(inside, same, True))
@@ -569,5 +572,7 @@ def same_directions(one: PyTree, other: PyTree) -> Array:
 
 def spread_out(natural: PyTree, found: Filtered) -> Scalar:
     """Returns ½ log |2π e Cov| of the states, over the directions that have noise."""
-    states = natural["length"].astype(found.means.dtype) * found.means.shape[1]
-    return 0.5 * (1 + _LOG_2PI) * states - log_volumes(natural) - found.log_narrowing
+    number, dim = found.means.shape
+    inside = (jnp.arange(number) < natural["length"]).astype(found.means.dtype)
+    states = jnp.sum(inside) * dim
+    return 0.5 * (1 + _LOG_2PI) * states - log_volumes(natural, inside) - found.log_narrowing

@@ -1,6 +1,5 @@
 """A Gaussian path whose linear dynamics switch along a Markov chain."""
 
-import math
 from typing import ClassVar
 
 import equinox as eqx
@@ -8,17 +7,15 @@ import jax
 import jax.numpy as jnp
 
 from .._arguments import check_count
-from .._math.algebra import matmul, vdot
+from .._math.algebra import product
 from .._math.linear_algebra import invert_triangle, root_of_inverse
 from .._types import Any, Array, Callable, Float, Key, PyTree, Scalar
 from ._ascending import AbstractAscending
 from ._factored import factored, no_blocks
 from ._gaussian_chain import GaussianChain
 from ._independent import Product
+from ._kalman import at, expected_score, Moments, spread_out
 from ._markov_chain import MarkovChain
-
-
-_LOG_2PI = math.log(2 * math.pi)
 
 
 class SwitchingChain(AbstractAscending):
@@ -83,29 +80,32 @@ class SwitchingChain(AbstractAscending):
         """Returns the natural parameters of switches without data, and of the states given these."""
         switches = _without_data(potentials)
         shares = self.switches.mean(switches)["unary"]
-        return switches, _lean(_averaged(potentials["regimes"], shares))
+        return switches, averaged(potentials["regimes"], shares)
 
     def ascend(self, natural: PyTree, potentials: PyTree) -> PyTree:
         """Updates the switches given the states, then the states given the switches."""
-        switches, states = natural
-        regimes, shares = potentials["regimes"], self.switches.mean(switches)["unary"]
-        unary = jax.grad(lambda shares: self.states.bound(states, _averaged(regimes, shares)))(
-            shares
-        )
-        switches = _without_data(potentials) | {"unary": unary}
-        shares = self.switches.mean(switches)["unary"]
-        return switches, _lean(_averaged(regimes, shares))
+        regimes = potentials["regimes"]
+        _, moments = self.states._smoothed(natural[1])
+        switches = _without_data(potentials)
+        # The bound is linear in the shares, so any positive ones will do.
+        anywhere = jnp.ones_like(switches["unary"])
+        unary = jax.grad(lambda shares: _expected(regimes, moments, shares))(anywhere)
+        switches = switches | {"unary": unary}
+        return switches, averaged(regimes, self.switches.mean(switches)["unary"])
 
     def bound(self, natural: PyTree, potentials: PyTree) -> Scalar:
         switches, states = natural
+        found, moments = self.states._smoothed(states)
         shares = self.switches.mean(switches)["unary"]
-        of_states = self.states.bound(states, _averaged(potentials["regimes"], shares))
+        of_states = _expected(potentials["regimes"], moments, shares) + spread_out(states, found)
         return self.switches.bound(switches, _without_data(potentials)) + of_states
 
     def score(self, natural: PyTree, z: tuple[Array, Float[Array, "T d"]]) -> Scalar:
         path, states = z
+        regimes = natural["regimes"]
         shares = jax.nn.one_hot(path, self.num_regimes, dtype=states.dtype)
-        of_states = self.states.score(_averaged(natural["regimes"], shares), states)
+        each = jax.vmap(lambda regime, share: expected_score(regime, at(regime, states), share))
+        of_states = jnp.sum(each(regimes, shares.T))
         return self.switches.score(_without_data(natural), path) + of_states
 
     def sample(self, natural: PyTree, key: Key) -> PyTree:
@@ -124,85 +124,60 @@ def _without_data(potentials: PyTree) -> PyTree:
     return switches | {"unary": jnp.zeros(shape, dtype), "length": regimes["length"][0]}
 
 
-def _lean(natural: PyTree) -> PyTree:
-    """Returns a Gaussian chain without what only its bound needs."""
-    names = ("initial", "transition", "unary")
-    return {
-        name: {key: leaf for key, leaf in natural[name].items() if key != "constant"}
-        for name in names
-    } | {"length": natural["length"]}
+def _expected(regimes: PyTree, moments: Moments, shares: Float[Array, "T K"]) -> Scalar:
+    """Returns the expected exponents of the regimes at the steps in which they are active, linear in the shares."""
+    return jnp.sum(jax.vmap(expected_score, (0, None, 1))(regimes, moments, shares))
 
 
-def _averaged(regimes: PyTree, shares: Float[Array, "T K"]) -> PyTree:
-    """Returns the Gaussian chain whose exponent is the average of those of the regimes, with their constants."""
+def averaged(regimes: PyTree, shares: Float[Array, "T K"]) -> PyTree:
+    """Returns the Gaussian chain whose exponent is the average of those of the regimes, up to a constant."""
     # In the padding no regime has a share, and the average does not count.
     even = jnp.full_like(shares, 1 / shares.shape[1])
     shares = jnp.where(jnp.sum(shares, -1, keepdims=True) > 0, shares, even)
-    initial, transition, unary = (regimes[name] for name in ("initial", "transition", "unary"))
-    none = jnp.zeros((*initial["mean"].shape, initial["mean"].shape[-1]), initial["mean"].dtype)
+    initial, unary = regimes["initial"], regimes["unary"]
+    none = jnp.zeros((*initial["mean"].shape, 0), initial["mean"].dtype)
     first = {"matrix": none, "offset": initial["mean"], "root": initial["root"]}
-    first = _at_step(shares[0], first | {"constant": initial["constant"]})
-    moves = _every_step(shares[1:], transition)
-    seen = {"matrix": unary["rows"], "offset": -unary["target"]}
-    seen = _every_step(shares, seen | {name: unary[name] for name in ("root", "constant")})
-    tilt = ("linear", "precision")
-    probe = {
-        name: {key: jnp.tensordot(weights, terms[key], 1, precision="highest") for key in tilt}
-        for name, weights, terms in (
-            ("transition", shares[1:], regimes["probe"]["transition"]),
-            ("unary", shares, regimes["probe"]["unary"]),
-        )
-    }
+    first = _at_step(shares[0], first)
+    seen = {"matrix": unary["rows"], "offset": -unary["target"], "root": unary["root"]}
+    seen = _every_step(shares, seen)
     return {
-        "initial": {
-            "mean": first["offset"],
-            "root": first["root"],
-            "constant": first["constant"],
-        },
-        "transition": moves,
+        "initial": {"mean": first["offset"], "root": first["root"]},
+        "transition": _every_step(shares[1:], regimes["transition"]),
         "unary": {
             "rows": seen["matrix"],
             "target": -seen["offset"],
-            **{name: seen[name] for name in ("root", "constant", *tilt)},
+            **{name: seen[name] for name in ("root", "linear", "precision")},
         },
-        "probe": probe,
         "length": regimes["length"][0],
     }
 
 
 def _every_step(shares: Float[Array, "T K"], conditional: PyTree) -> PyTree:
     """Maps `_at_step` over steps; a term of a regime may be the same at all steps."""
-    axes = {"matrix": 2, "offset": 1, "root": 2, "constant": 0}
+    axes = {"matrix": 2, "offset": 1, "root": 2}
     conditional = {name: conditional[name] for name in axes}
     places = {name: 1 if conditional[name].ndim > axes[name] + 1 else None for name in axes}
     return jax.vmap(_at_step, (0, places))(shares, conditional)
 
 
 def _at_step(shares: Float[Array, " K"], conditional: PyTree) -> PyTree:
-    """Returns Σ_k q_k log N(y; A_k u + b_k, L_k L_kᵀ) as one conditional, and a factor in u."""
-    names = ("matrix", "offset", "root", "constant")
-    matrix, offset, root, constant = (conditional[name] for name in names)
+    """Returns Σ_k q_k log N(y; A_k u + b_k, L_k L_kᵀ) as one conditional times a factor in u."""
+    matrix, offset, root = (conditional[name] for name in ("matrix", "offset", "root"))
     whiten = invert_triangle(root)
-    precision = matmul(whiten.mT, whiten)
-    weighted = shares[:, None, None] * precision
+    weighted = shares[:, None, None] * product(whiten.mT, whiten)
     mean_root = root_of_inverse(jnp.sum(weighted, 0))
-    covariance = matmul(mean_root, mean_root.T)
-    mean_matrix = matmul(covariance, jnp.sum(matmul(weighted, matrix), 0))
-    mean_offset = matmul(covariance, jnp.sum(matmul(weighted, offset[..., None])[..., 0], 0))
+    both = jnp.concatenate([matrix, offset[..., None]], -1)
+    covariance = product(mean_root, mean_root.T)
+    mean = product(covariance, jnp.sum(product(weighted, both), 0))
     # What is left of the squares after the average, in units of each regime's noise.
-    slope = matmul(whiten, matrix - mean_matrix)
-    rest = matmul(whiten, (offset - mean_offset)[..., None])[..., 0]
-    pulled = shares[:, None] * rest
-    logs = lambda root: jnp.sum(jnp.log(jnp.diagonal(root, axis1=-2, axis2=-1)), -1)
-    normalizer = -logs(root) - 0.5 * _LOG_2PI * root.shape[-1]
-    own = -logs(mean_root) - 0.5 * _LOG_2PI * root.shape[-1]
+    left = product(whiten, both - mean)
+    square = jnp.sum(shares[:, None, None] * product(left.mT, left), 0)
     return {
-        "matrix": mean_matrix,
-        "offset": mean_offset,
+        "matrix": mean[:, :-1],
+        "offset": mean[:, -1],
         "root": mean_root,
-        "linear": -jnp.einsum("kpd,kp->d", slope, pulled, precision="highest"),
-        "precision": jnp.einsum("k,kpd,kpe->de", shares, slope, slope, precision="highest"),
-        "constant": vdot(shares, normalizer + constant) - own - 0.5 * vdot(pulled, rest),
+        "linear": -square[:-1, -1],
+        "precision": square[:-1, :-1],
     }
 
 

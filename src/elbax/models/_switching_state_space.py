@@ -82,11 +82,8 @@ class SwitchingStateSpace(AbstractExponentialFamilyModel):
         transition_prior: Dirichlet | None = None,
     ):
         who = "SwitchingStateSpace"
-        if not isinstance(regime, LinearGaussianStateSpace):
-            raise TypeError(
-                f"{who}: regime must be a model elbax.LinearGaussianStateSpace(dim), got {regime!r}."
-            )
         check_count(who, num_regimes=num_regimes)
+        check_kind(who, LinearGaussianStateSpace, regime=regime)
         check_kind(who, Dirichlet, prior=prior, transition_prior=transition_prior)
         switching = (switching,) if isinstance(switching, str) else tuple(switching)
         if not switching or not {*switching} <= {*_PARTS}:

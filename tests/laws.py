@@ -434,6 +434,8 @@ def chunks(system):
     model, params, x = system.model, system.params, system.x
     if model.exact:
         posterior = elbax.Exact(model, params)
+    elif isinstance(model.latent, elbax.families.SwitchingChain):
+        posterior = elbax.posteriors.CoordinateAscent(elbax.Exact(model, params), 2)
     else:
         posterior = encoder(system, 4)
     key = jax.random.key(4)

@@ -56,7 +56,12 @@ class Product(AbstractFamily):
         return self.each("mode", natural)
 
     def from_network(self, output: PyTree) -> PyTree:
-        return self.each("from_network", output)
+        if not isinstance(output, tuple | list) or len(output) != len(self.factors):
+            raise ValueError(
+                f"An encoder of {len(self.factors)} independent latents must return a tuple with the output for each; "
+                f"got {jax.tree.map(jnp.shape, output)}."
+            )
+        return self.each("from_network", tuple(output))
 
     def read(self, function: Callable[[Any], Scalar], dtype: Any = float) -> tuple[PyTree, Scalar]:
         raise TypeError(NO_READING)

@@ -10,7 +10,7 @@ import numpy as np
 
 from .._arguments import check_choice, check_count, check_key, check_kind, check_not_negative, in_full
 from .._door import enter_sample
-from .._invariance import as_invariances, beside_by_name, Invariances, shifts
+from .._invariance import beside_by_name, Invariances, nothing, shifts
 from .._math.algebra import log, matmul, vdot
 from .._math.linear_algebra import cholesky
 from .._math.triangularize import invert_noise
@@ -42,14 +42,14 @@ class FactorialHiddenMarkovModel(AbstractExponentialFamilyModel):
 
     A datum is one sequence, an array `(T, dim)`; sequences of different lengths are given as
     `elbax.sequences(...)`. Params: `{"initial": (C, K), "transition": (C, K, K)}`, logits, and `"emission":
-    {"matrix": (dim, C K), "offset": (dim,), "scale"}`: a column for each state of each chain, one chain after
-    another. With a floor the emission holds a `"unit"`, a `Reference` to the standard deviations of the data's
-    columns. The ELBO is in nats per sequence.
+    {"matrix": (dim, C (K - 1)), "offset": (dim,), "scale"}`. A constant could be moved from one chain to another, so
+    the states of each chain have mean zero, and the matrix acts on K − 1 orthonormal contrasts of them. With a
+    floor the emission holds a `"unit"`, a `Reference` to the standard deviations of the data's columns. The ELBO is
+    in nats per sequence.
 
     With `MeanFieldEStep(model)` each chain is exact given the marginals of the others (the structured
     approximation). With `ExactEStep(model)` inference is that of all $K^C$ states together, for small C. The M-step
-    is the regression of x on the indicators of all states. A constant may be moved between chains, so
-    `describe` returns states that have mean zero within each chain.
+    is the regression of x on the states of all chains.
 
     Noise below 3e-4 of a column's standard deviation is lost to rounding in float32.
 
@@ -123,7 +123,19 @@ class FactorialHiddenMarkovModel(AbstractExponentialFamilyModel):
 
     @property
     def _width(self) -> int:
-        return self.num_chains * self.num_states
+        return self.num_chains * (self.num_states - 1)
+
+    @property
+    def _contrasts(self) -> np.ndarray:
+        """The contrasts of the indicators of all states, (C K, C (K − 1)), orthonormal columns."""
+        states = self.num_states
+        # Helmert's: each state against the mean of those before it.
+        helmert = np.zeros((states, states - 1))
+        for j in range(states - 1):
+            helmert[: j + 1, j] = -1.0
+            helmert[j + 1, j] = j + 1.0
+        helmert /= np.linalg.norm(helmert, axis=0)
+        return np.kron(np.eye(self.num_chains), helmert)
 
     def check(self, batch: PyTree, who: str = "fit") -> None:
         x, weight = host_rows(batch)
@@ -177,10 +189,10 @@ class FactorialHiddenMarkovModel(AbstractExponentialFamilyModel):
         return natural | {"emission": moved}
 
     def prepare(self, natural: PyTree) -> PyTree:
-        """Returns the log-density of a step as a quadratic form in the indicators u of all states.
+        """Returns the log-density of a step as a quadratic form in the indicators of all states.
 
-        In units of the noise the residual is ε = w − V u with w = L⁻¹(x − b), and the log-density is quadratic in ε
-        and u (see `LinearGaussian`): a term in w alone, one linear in u, and −½ u·Q u.
+        In units of the noise the residual is ε = w − V u with w = L⁻¹(x − b) and the contrasts u, and the log-density
+        is quadratic in ε and u (see `LinearGaussian`): a term in w alone, one linear in u, and −½ u·Q u.
         """
         emission = natural["emission"]
         about = emission["about"].value
@@ -193,14 +205,16 @@ class FactorialHiddenMarkovModel(AbstractExponentialFamilyModel):
         square += mixed + mixed.T + matmul(columns.T, weighted)
         pivots = jnp.diagonal(about["root"])
         constant = emission["count"] - jnp.sum(jnp.log(pivots)) - 0.5 * _LOG_2PI * len(pivots)
+        contrasts = jnp.asarray(self._contrasts, columns.dtype)
+        square = matmul(contrasts, matmul(square, contrasts.T))
+        own = matmul(contrasts, emission["input"] - matmul(columns.T, emission["linear"]))
         shape = (self.num_chains, self.num_states) * 2
-        own = emission["input"] - matmul(columns.T, emission["linear"]) - 0.5 * jnp.diagonal(square)
         return {
             "initial": natural["initial"],
             "transition": natural["transition"],
             "coupling": jnp.where(self.latent.apart, -0.5 * square.reshape(shape), 0),
-            "own": own,
-            "slope": (emission["cross"] + weighted).T,
+            "own": own - 0.5 * jnp.diagonal(square),
+            "slope": matmul(contrasts, (emission["cross"] + weighted).T),
             "linear": emission["linear"],
             "precision": precision,
             "constant": constant,
@@ -264,16 +278,18 @@ class FactorialHiddenMarkovModel(AbstractExponentialFamilyModel):
         The means of each chain's states sum to zero.
         """
         emission = params["emission"]
-        dim = len(emission["offset"])
-        means = emission["matrix"].T.reshape(self.num_chains, self.num_states, dim)
-        center = jnp.mean(means, 1, keepdims=True)
         return {
             "initial": jax.nn.softmax(params["initial"]),
             "transition": jax.nn.softmax(params["transition"]),
-            "means": means - center,
-            "offset": emission["offset"] + jnp.sum(center, (0, 1)),
-            "covariance": self._emission.covariance(emission, dim),
+            "means": self._means(emission["matrix"]),
+            "offset": emission["offset"],
+            "covariance": self._emission.covariance(emission, len(emission["offset"])),
         }
+
+    def _means(self, matrix: Array) -> Array:
+        """Returns what each state of each chain adds, (C, K, dim)."""
+        contrasts = jnp.asarray(self._contrasts, matrix.dtype)
+        return matmul(contrasts, matrix.T).reshape(self.num_chains, self.num_states, -1)
 
     def from_description(
         self,
@@ -303,9 +319,10 @@ class FactorialHiddenMarkovModel(AbstractExponentialFamilyModel):
             covariance=(covariance, ("dim", "dim"), "covariances"),
         )
         covariance = jnp.asarray(covariance, float)
+        flat = means.reshape(chains * states, -1)
         emission = {
-            "matrix": means.reshape(self._width, -1).T,
-            "offset": offset,
+            "matrix": matmul(flat.T, jnp.asarray(self._contrasts, flat.dtype)),
+            "offset": offset + jnp.sum(jnp.mean(means, 1), 0),
             "scale": NOISE[self.noise].pack(cholesky(covariance)),
         }
         variance = jnp.diagonal(covariance)
@@ -322,7 +339,7 @@ class FactorialHiddenMarkovModel(AbstractExponentialFamilyModel):
         params = enter_sample(self, params, key, num_data=num_data, length=length)
         emission = params["emission"]
         root = self._emission.root(emission, len(emission["offset"]))
-        means = emission["matrix"].T.reshape(self.num_chains, self.num_states, -1)
+        means = self._means(emission["matrix"])
 
         def one(key):
             key_first, key_rest, key_x = jax.random.split(key, 3)
@@ -342,21 +359,12 @@ class FactorialHiddenMarkovModel(AbstractExponentialFamilyModel):
         return jax.vmap(one)(jax.random.split(key, num_data))
 
     def invariances(self, params: PyTree) -> Invariances:
-        """Returns the shifts of all logits of a row, and of a constant from the offset to a chain's states."""
-        emission = jax.tree.map(lambda leaf: np.asarray(leaf, float), params["emission"])
-        dim, moved = len(emission["offset"]), []
-        for c in range(self.num_chains):
-            for d in range(dim):
-                change = jax.tree.map(np.zeros_like, emission)
-                change["matrix"][d, c * self.num_states : (c + 1) * self.num_states] = 1.0
-                change["offset"][d] = -1.0
-                moved.append(change)
-        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *moved)
+        """Returns the shifts of all logits of a row."""
         return beside_by_name(
             {
                 "initial": shifts(params["initial"].shape),
                 "transition": shifts(params["transition"].shape),
-                "emission": as_invariances(stacked, params["emission"]),
+                "emission": nothing(params["emission"]),
             }
         )
 
@@ -383,7 +391,7 @@ def _start(model: FactorialHiddenMarkovModel, key: Key, x: Array, weight: Array)
     # A share of the variance keeps the root regular where columns are collinear.
     eye = jnp.eye(len(center), dtype=x.dtype)
     root = cholesky(covariance / jnp.outer(scale, scale) + 1e-3 * eye)
-    draws = jax.random.normal(key, (len(center), number * states), x.dtype)
+    draws = jax.random.normal(key, (len(center), model._width), x.dtype)
     sticky = jnp.log(0.8 * jnp.eye(states, dtype=x.dtype) + 0.2 / states)
     return {
         "initial": jnp.zeros((number, states), x.dtype),

@@ -119,7 +119,7 @@ def factorial(num_chains=2, scale=1.0):
         offset=[5.0, -3.0],
         covariance=[[0.5, 0.2], [0.2, 0.4]],
     )
-    x = rng.normal(size=(3, 4, 2)) + [5.0, -3.0]
+    x = rng.normal(size=(3, 4, 2)) + np.array([5.0, -3.0])
     return model, params, elbax.Sequence(jnp.asarray(x), jnp.array([4, 2, 3]))
 
 
@@ -223,9 +223,7 @@ def positive(rng, dim=2):
 def switching(num_regimes=2, apart=1.0):
     """A model, its params, and 2 sequences of 4 and 3 steps of two columns."""
     rng = np.random.default_rng(2)
-    regime = elbax.LinearGaussianStateSpace(
-        2, offsets=True, floor=0.0, emission_noise="full"
-    )
+    regime = elbax.LinearGaussianStateSpace(2, offsets=True, floor=0.0, emission_noise="full")
     model = elbax.SwitchingStateSpace(regime, num_regimes)
     every = [
         {

@@ -1,5 +1,7 @@
 """Independent latents side by side: the members of families of blocks."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -23,31 +25,31 @@ class Product(AbstractFamily):
     def batch_ndim(self, natural: PyTree) -> int:
         return self.factors[0].batch_ndim(natural[0])
 
-    def each(self, method: str, *arguments: tuple) -> tuple:
+    def each(self, method: str, *arguments: Any) -> Any:
         """Returns what a method of each factor returns for its own arguments."""
         rows = zip(self.factors, *arguments, strict=True)
         return tuple(getattr(factor, method)(*own) for factor, *own in rows)
 
     def log_normalizer(self, natural: PyTree) -> Scalar:
-        return sum(self.each("log_normalizer", natural))
+        return _total(self.each("log_normalizer", natural))
 
     def mean(self, natural: PyTree) -> PyTree:
         return self.each("mean", natural)
 
     def entropy(self, natural: PyTree) -> Scalar:
-        return sum(self.each("entropy", natural))
+        return _total(self.each("entropy", natural))
 
     def bound(self, natural: PyTree, potentials: PyTree) -> Scalar:
-        return sum(self.each("bound", natural, potentials))
+        return _total(self.each("bound", natural, potentials))
 
     def statistics(self, z: PyTree) -> PyTree:
         return self.each("statistics", z)
 
     def score(self, natural: PyTree, z: PyTree) -> Scalar:
-        return sum(self.each("score", natural, z))
+        return _total(self.each("score", natural, z))
 
     def log_prob(self, natural: PyTree, z: PyTree) -> Scalar:
-        return sum(self.each("log_prob", natural, z))
+        return _total(self.each("log_prob", natural, z))
 
     def sample(self, natural: PyTree, key: Key) -> PyTree:
         return self.each("sample", natural, jax.random.split(key, len(self.factors)))
@@ -58,8 +60,8 @@ class Product(AbstractFamily):
     def from_network(self, output: PyTree) -> PyTree:
         if not isinstance(output, tuple | list) or len(output) != len(self.factors):
             raise ValueError(
-                f"An encoder of {len(self.factors)} independent latents must return a tuple with the output for each; "
-                f"got {jax.tree.map(jnp.shape, output)}."
+                f"An encoder of {len(self.factors)} independent latents must return a tuple with the output for "
+                f"each; got {jax.tree.map(jnp.shape, output)}."
             )
         return self.each("from_network", tuple(output))
 
@@ -117,7 +119,11 @@ class Copies(AbstractFamily):
         raise TypeError(NO_READING)
 
 
+def _total(values: tuple[Scalar, ...]) -> Scalar:
+    return functools.reduce(jnp.add, values)
+
+
 NO_READING = (
-    "Natural parameters of independent chains cannot be read from a plain log_joint. Use a model with this latent, "
-    "such as FactorialHiddenMarkovModel or SwitchingStateSpace."
+    "Natural parameters of independent chains cannot be read from a plain log_joint. Use a model with this "
+    "latent, such as FactorialHiddenMarkovModel or SwitchingStateSpace."
 )

@@ -388,8 +388,8 @@ def expected_score(natural: PyTree, moments: Moments, weight: Any = None) -> Sca
     """Returns the expected exponent and log-densities, over the directions that have noise.
 
     The noise is computed from its own moments, about the chain that they were computed under. As a difference of
-    the states' moments it would cancel. It is linear in the `weight` (T,) of the steps, by default 1 for each up to
-    the length; that of a transition is its target's.
+    the states' moments it would cancel. It is linear in the `weight` (T,) of the steps, by default 1 for each up
+    to the length; that of a transition is its target's.
     """
     initial, transition, unary = (natural[name] for name in ("initial", "transition", "unary"))
     means, covariances = moments.means, moments.covariances

@@ -22,17 +22,18 @@ class SwitchingChain(AbstractAscending):
     r"""A path of switches and a Gaussian path, $q(s, z) = q(s)\, q(z)$, two exact chains.
 
     Their joint density is that of a linear state space whose step t has the parameters of regime $s_t$. Its
-    posterior is a mixture of $K^T$ Gaussian paths, and the two blocks approximate it (Ghahramani and Hinton 2000). A
-    latent is the pair (switches (T,), states (T, dim)).
+    posterior is a mixture of $K^T$ Gaussian paths, and the two blocks approximate it (Ghahramani and Hinton 2000).
+    A latent is the pair (switches (T,), states (T, dim)).
 
     Members have the natural parameters of a `MarkovChain` and of a `GaussianChain`, as a pair. Potentials are
-    `{"switches": {"initial": (K,), "transition": (K, K)}, "regimes": natural parameters of K Gaussian chains}`. The
-    latter have a leading axis of regimes, and a root for every conditional. The log-density is linear in the shares
-    of the regimes at each step:
+    `{"switches": {"initial": (K,), "transition": (K, K)}, "regimes": natural parameters of K Gaussian chains}`.
+    The latter have a leading axis of regimes, and a root for every conditional. The log-density is linear in the
+    shares of the regimes at each step:
 
-    - The Gaussian chain given the shares is again one. Of regimes with precisions $P_k$, matrices $A_k$ and offsets
-        $b_k$ at a step it has $\bar P = \sum_k q_k P_k$, $\bar A = \bar P^{-1} \sum_k q_k P_k A_k$ and $\bar b$
-        alike, and the factor $-\tfrac12 \sum_k q_k |(A_k - \bar A) z + b_k - \bar b|^2_{P_k}$, a sum of squares.
+    - The Gaussian chain given the shares is again one. Of regimes with precisions $P_k$, matrices $A_k$ and
+        offsets $b_k$ at a step it has $\bar P = \sum_k q_k P_k$, $\bar A = \bar P^{-1} \sum_k q_k P_k A_k$ and
+        $\bar b$ alike, and the factor $-\tfrac12 \sum_k q_k |(A_k - \bar A) z + b_k - \bar b|^2_{P_k}$, a sum of
+        squares.
     - The Markov chain given the states has the derivatives of the bound in the shares as its potentials.
 
     **Arguments:**
@@ -125,8 +126,8 @@ def _without_data(potentials: PyTree) -> PyTree:
 
 
 def _expected(regimes: PyTree, moments: Moments, shares: Float[Array, "T K"]) -> Scalar:
-    """Returns the expected exponents of the regimes at the steps in which they are active, linear in the shares."""
-    return jnp.sum(jax.vmap(expected_score, (0, None, 1))(regimes, moments, shares))
+    """Returns the expected exponents of the regimes at the steps in which they are active, linear in the
+    shares.""" return jnp.sum(jax.vmap(expected_score, (0, None, 1))(regimes, moments, shares))
 
 
 def averaged(regimes: PyTree, shares: Float[Array, "T K"]) -> PyTree:

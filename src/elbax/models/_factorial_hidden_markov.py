@@ -1,14 +1,20 @@
 """The factorial hidden Markov model: several chains that add up in what is observed."""
 
 import math
-from typing import Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._arguments import check_choice, check_count, check_key, check_kind, check_not_negative, in_full
+from .._arguments import (
+    check_choice,
+    check_count,
+    check_key,
+    check_kind,
+    check_not_negative,
+    in_full,
+)
 from .._door import enter_sample
 from .._invariance import beside_by_name, Invariances, nothing, shifts
 from .._math.algebra import log, matmul, vdot
@@ -42,14 +48,14 @@ class FactorialHiddenMarkovModel(AbstractExponentialFamilyModel):
 
     A datum is one sequence, an array `(T, dim)`; sequences of different lengths are given as
     `elbax.sequences(...)`. Params: `{"initial": (C, K), "transition": (C, K, K)}`, logits, and `"emission":
-    {"matrix": (dim, C (K - 1)), "offset": (dim,), "scale"}`. A constant could be moved from one chain to another, so
-    the states of each chain have mean zero, and the matrix acts on K − 1 orthonormal contrasts of them. With a
-    floor the emission holds a `"unit"`, a `Reference` to the standard deviations of the data's columns. The ELBO is
-    in nats per sequence.
+    {"matrix": (dim, C (K - 1)), "offset": (dim,), "scale"}`. A constant could be moved from one chain to another,
+    so the states of each chain have mean zero, and the matrix acts on K − 1 orthonormal contrasts of them. With a
+    floor the emission holds a `"unit"`, a `Reference` to the standard deviations of the data's columns. The ELBO
+    is in nats per sequence.
 
     With `MeanFieldEStep(model)` each chain is exact given the marginals of the others (the structured
-    approximation). With `ExactEStep(model)` inference is that of all $K^C$ states together, for small C. The M-step
-    is the regression of x on the states of all chains.
+    approximation). With `ExactEStep(model)` inference is that of all $K^C$ states together, for small C. The
+    M-step is the regression of x on the states of all chains.
 
     Noise below 3e-4 of a column's standard deviation is lost to rounding in float32.
 
@@ -57,9 +63,10 @@ class FactorialHiddenMarkovModel(AbstractExponentialFamilyModel):
 
     - `num_chains`, `num_states`: C and K.
     - `noise`: the structure of R, `"full"`, `"diagonal"` or `"isotropic"`.
-    - `prior`, `transition_prior`: `Dirichlet` priors on the first states and on the rows of all transition matrices.
-    - `floor`: the weight of the penalty −½ floor · tr R⁻¹D, where D are the variances of the data's columns; 0 turns
-        it off.
+    - `prior`, `transition_prior`: `Dirichlet` priors on the first states and on the rows of all transition
+        matrices.
+    - `floor`: the weight of the penalty −½ floor · tr R⁻¹D, where D are the variances of the data's columns; 0
+        turns it off.
     - `limit`: the largest table of exact inference, as for `elbax.families.CoupledChains`.
 
     ```python
@@ -141,8 +148,8 @@ class FactorialHiddenMarkovModel(AbstractExponentialFamilyModel):
         x, weight = host_rows(batch)
         if is_incomplete(values_of(x)):
             raise ValueError(
-                f"{who}: FactorialHiddenMarkovModel takes sequences without gaps; got missing values. Fill them, or "
-                "cut the sequences there."
+                f"{who}: FactorialHiddenMarkovModel takes sequences without gaps; got missing values. Fill them, "
+                "or cut the sequences there."
             )
         check_sequences(x, weight, who, 3)
         check_table(*all_steps(x, weight), who, varied=False)
@@ -191,8 +198,9 @@ class FactorialHiddenMarkovModel(AbstractExponentialFamilyModel):
     def prepare(self, natural: PyTree) -> PyTree:
         """Returns the log-density of a step as a quadratic form in the indicators of all states.
 
-        In units of the noise the residual is ε = w − V u with w = L⁻¹(x − b) and the contrasts u, and the log-density
-        is quadratic in ε and u (see `LinearGaussian`): a term in w alone, one linear in u, and −½ u·Q u.
+        In units of the noise the residual is ε = w − V u with w = L⁻¹(x − b) and the contrasts u, and the
+        log-density is quadratic in ε and u (see `LinearGaussian`): a term in w alone, one linear in u, and −½ u·Q
+        u.
         """
         emission = natural["emission"]
         about = emission["about"].value
@@ -228,8 +236,8 @@ class FactorialHiddenMarkovModel(AbstractExponentialFamilyModel):
         if is_incomplete(values) or jnp.shape(values)[1:] != (dim,):
             raise ValueError(
                 f"FactorialHiddenMarkovModel: with these params one sequence must have shape (T, {dim}) and no "
-                f"gaps; got {jax.tree.map(jnp.shape, values)}. A posterior takes one sequence. For all sequences use "
-                "jax.vmap(posterior)(x)."
+                f"gaps; got {jax.tree.map(jnp.shape, values)}. A posterior takes one sequence. For all sequences "
+                "use jax.vmap(posterior)(x)."
             )
         inside = jnp.arange(steps) < length
         values = jnp.where(inside[:, None], values - natural["offset"], 0)
@@ -245,8 +253,8 @@ class FactorialHiddenMarkovModel(AbstractExponentialFamilyModel):
         return potentials | {"unary": unary, "length": length}, constant
 
     def maximize(self, statistics: PyTree, params: PyTree, free: PyTree) -> PyTree:
-        """Returns the regression on all states with its residual noise, and probabilities in proportion to counts."""
-        possible = np.ones(self.num_states, bool)
+        """Returns the regression on all states with its residual noise, and probabilities in proportion to
+        counts.""" possible = np.ones(self.num_states, bool)
         shares = {
             name: maximize_shares(statistics[name], params[name], free[name], possible, prior)
             for name, prior in self._priors.items()

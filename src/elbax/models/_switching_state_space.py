@@ -32,11 +32,12 @@ Part = Literal["initial", "transition", "emission"]
 class SwitchingStateSpace(AbstractExponentialFamilyModel):
     r"""A state space that switches between regimes along a Markov chain $s_t$ (Ghahramani and Hinton 2000):
 
-    $$z_{t+1} \sim N(A_{s_{t+1}} z_t + b_{s_{t+1}}, Q_{s_{t+1}}), \quad x_t \sim N(C_{s_t} z_t + d_{s_t}, R_{s_t}).$$
+    $$z_{t+1} \sim N(A_{s_{t+1}} z_t + b_{s_{t+1}}, Q_{s_{t+1}}), \quad x_t \sim N(C_{s_t} z_t + d_{s_t},
+    R_{s_t}).$$
 
     A datum is a sequence as for `LinearGaussianStateSpace`, with the same rules for lengths and missing values.
-    The latent is the pair (switches (T,), states (T, dim)). Its posterior is a mixture of $K^T$ Gaussians, so q is a
-    product of a Markov chain and a Gaussian chain, each exact given the other: `MeanFieldEStep` with a table, or
+    The latent is the pair (switches (T,), states (T, dim)). Its posterior is a mixture of $K^T$ Gaussians, so q is
+    a product of a Markov chain and a Gaussian chain, each exact given the other: `MeanFieldEStep` with a table, or
     `CoordinateAscentEStep` without one. `elbax.elbo` is the bound; the evidence is not known.
 
     Params: `{"switches": {"initial": (K,), "transition": (K, K)}}`, logits, and the parts `"initial"`,
@@ -105,8 +106,8 @@ class SwitchingStateSpace(AbstractExponentialFamilyModel):
 
     def conditional(self, natural: PyTree, x: PyTree) -> NoReturn:
         raise TypeError(
-            "SwitchingStateSpace: p(switches, states | sequence) and the evidence are not known. Use MeanFieldEStep "
-            "or CoordinateAscentEStep, and elbax.elbo with their posterior."
+            "SwitchingStateSpace: p(switches, states | sequence) and the evidence are not known. Use "
+            "MeanFieldEStep or CoordinateAscentEStep, and elbax.elbo with their posterior."
         )
 
     def potentials_at(self, natural: PyTree, x: PyTree) -> PyTree:
@@ -145,7 +146,7 @@ class SwitchingStateSpace(AbstractExponentialFamilyModel):
         """The axis of regimes of each part, as `jax.vmap` takes it."""
         return {name: 0 if name in self.switching else None for name in _PARTS}
 
-    def _in_regimes(self, function: Any, name: Part, *trees: PyTree) -> PyTree:
+    def _in_regimes(self, function: Any, name: str, *trees: PyTree) -> PyTree:
         """Applies a function to one part of each regime, or of all if they share it."""
         return (jax.vmap(function) if name in self.switching else function)(*trees)
 
@@ -246,8 +247,8 @@ class SwitchingStateSpace(AbstractExponentialFamilyModel):
         return total
 
     def describe(self, params: PyTree) -> dict[str, Any]:
-        """Returns the switches' initial (K,) and transition (K, K) probabilities, and each regime's description."""
-        return {
+        """Returns the switches' initial (K,) and transition (K, K) probabilities, and each regime's
+        description.""" return {
             "initial": jax.nn.softmax(params["switches"]["initial"]),
             "transition": jax.nn.softmax(params["switches"]["transition"]),
             "regimes": [
@@ -341,7 +342,9 @@ def _start(model: SwitchingStateSpace, key: Key, params: PyTree) -> PyTree:
         part, own = model.regime._parts[name], params[name]
         root = part.root(own, sizes[name][0])
         stacked = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (number, *leaf.shape)), own)
-        stacked["scale"] = jax.vmap(lambda factor, p=part, r=root: p.noise.pack(factor * r))(factors)
+        stacked["scale"] = jax.vmap(lambda factor, p=part, r=root: p.noise.pack(factor * r))(
+            factors
+        )
         if name == "transition" and number > 1:
             matrix = stacked["matrix"]
             stacked["matrix"] = matrix + 0.1 * jax.random.normal(key, matrix.shape, dtype)

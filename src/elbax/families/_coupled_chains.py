@@ -21,9 +21,8 @@ class CoupledChains(AbstractStructured):
         + \sum_t u_{ct}[z_{ct}] \Big) + \sum_t \sum_{c \ne d} J_{cd}[z_{ct}, z_{dt}].$$
 
     The natural parameters are log-potentials, `{"initial": (C, K), "transition": (C, K, K), "unary": (C, T, K),
-    "coupling": (C, K, C, K), "length": whole number}`. The couplings are the same at all steps; those of a "
-    "chain with
-    itself count for nothing. Steps from `length` on are padding, and −1 in a path.
+    "coupling": (C, K, C, K), "length": whole number}`. The couplings are the same at all steps; those of a
+    chain with itself count for nothing. Steps from `length` on are padding, and −1 in a path.
 
     Exact inference sums over one chain after another, with a table over the states of all: time is proportional to
     $T C K^{C + 1}$ (Ghahramani and Jordan 1997, appendix B). Mean field, `factored(chains)`, has exact chains

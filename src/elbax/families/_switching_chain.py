@@ -126,8 +126,8 @@ def _without_data(potentials: PyTree) -> PyTree:
 
 
 def _expected(regimes: PyTree, moments: Moments, shares: Float[Array, "T K"]) -> Scalar:
-    """Returns the expected exponents of the regimes at the steps in which they are active, linear in the
-    shares.""" return jnp.sum(jax.vmap(expected_score, (0, None, 1))(regimes, moments, shares))
+    """Returns the expected exponents of the regimes at their steps, linear in the shares."""
+    return jnp.sum(jax.vmap(expected_score, (0, None, 1))(regimes, moments, shares))
 
 
 def averaged(regimes: PyTree, shares: Float[Array, "T K"]) -> PyTree:

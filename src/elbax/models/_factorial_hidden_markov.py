@@ -35,7 +35,7 @@ from ..families._undefined import draw_label
 from ..priors import Dirichlet
 from ..priors._shares import log_prior_of_shares, maximize_shares, vanished
 from ._linear_gaussian import LinearGaussian
-from ._linear_gaussian_state_space import Noise, NOISE
+from ._linear_gaussian_state_space import NOISE, Noise
 
 
 _LOG_2PI = math.log(2 * math.pi)
@@ -199,8 +199,8 @@ class FactorialHiddenMarkovModel(AbstractExponentialFamilyModel):
         """Returns the log-density of a step as a quadratic form in the indicators of all states.
 
         In units of the noise the residual is ε = w − V u with w = L⁻¹(x − b) and the contrasts u, and the
-        log-density is quadratic in ε and u (see `LinearGaussian`): a term in w alone, one linear in u, and −½ u·Q
-        u.
+        log-density is quadratic in ε and u (see `LinearGaussian`): a term in w alone, one linear in u, and
+        −½ u·Q u.
         """
         emission = natural["emission"]
         about = emission["about"].value
@@ -253,8 +253,8 @@ class FactorialHiddenMarkovModel(AbstractExponentialFamilyModel):
         return potentials | {"unary": unary, "length": length}, constant
 
     def maximize(self, statistics: PyTree, params: PyTree, free: PyTree) -> PyTree:
-        """Returns the regression on all states with its residual noise, and probabilities in proportion to
-        counts.""" possible = np.ones(self.num_states, bool)
+        """Returns the regression on all states with its noise, and probabilities in proportion to counts."""
+        possible = np.ones(self.num_states, bool)
         shares = {
             name: maximize_shares(statistics[name], params[name], free[name], possible, prior)
             for name, prior in self._priors.items()

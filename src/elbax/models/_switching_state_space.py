@@ -32,8 +32,8 @@ Part = Literal["initial", "transition", "emission"]
 class SwitchingStateSpace(AbstractExponentialFamilyModel):
     r"""A state space that switches between regimes along a Markov chain $s_t$ (Ghahramani and Hinton 2000):
 
-    $$z_{t+1} \sim N(A_{s_{t+1}} z_t + b_{s_{t+1}}, Q_{s_{t+1}}), \quad x_t \sim N(C_{s_t} z_t + d_{s_t},
-    R_{s_t}).$$
+    $$z_{t+1} \sim N(A_{s_{t+1}} z_t + b_{s_{t+1}}, Q_{s_{t+1}}),
+        \quad x_t \sim N(C_{s_t} z_t + d_{s_t}, R_{s_t}).$$
 
     A datum is a sequence as for `LinearGaussianStateSpace`, with the same rules for lengths and missing values.
     The latent is the pair (switches (T,), states (T, dim)). Its posterior is a mixture of $K^T$ Gaussians, so q is
@@ -247,8 +247,8 @@ class SwitchingStateSpace(AbstractExponentialFamilyModel):
         return total
 
     def describe(self, params: PyTree) -> dict[str, Any]:
-        """Returns the switches' initial (K,) and transition (K, K) probabilities, and each regime's
-        description.""" return {
+        """Returns the switches' initial (K,) and transition (K, K) probabilities, and each regime's own."""
+        return {
             "initial": jax.nn.softmax(params["switches"]["initial"]),
             "transition": jax.nn.softmax(params["switches"]["transition"]),
             "regimes": [

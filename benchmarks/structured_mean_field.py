@@ -65,11 +65,11 @@ def measured(num_chains: int) -> dict[str, str]:
 def report() -> Iterator[str]:
     yield (
         "# Structured mean field\n\n"
-        f"`python benchmarks/structured_mean_field.py`: a factorial hidden Markov model, {STATES} states a chain, 8 "
-        f"sequences of 250 steps and 6 columns, float32, {processor()}, which other programs used at the same time: "
-        "read the figures as ratios. A sweep is an E-step (one round over all chains, or the exact program over all "
-        f"states together) and an M-step; medians of {ROUNDS} alternating rounds. The gap of the bound is at the "
-        f"params after {SWEEPS} sweeps of blocks."
+        f"`python benchmarks/structured_mean_field.py`: a factorial hidden Markov model, {STATES} states a chain, "
+        f"8 sequences of 250 steps and 6 columns, float32, {processor()}, which other programs used at the same "
+        "time: read the figures as ratios. A sweep is an E-step (one round over all chains, or the exact program "
+        f"over all states together) and an M-step; medians of {ROUNDS} alternating rounds. The gap of the bound is "
+        f"at the params after {SWEEPS} sweeps of blocks."
     )
     yield markdown([measured(number) for number in (1, 2, 4, 6)])
 

@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import scipy.linalg
 import scipy.special
@@ -407,3 +408,32 @@ def test_regimes_are_weighted_least_squares(switched):
 def test_what_is_refused(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+def several_switches():
+    model = elbax.FactorialHiddenMarkovModel(2, 2)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 5, 2)))
+    return model, model.init(jax.random.key(0), x), x
+
+
+def walks():
+    model = elbax.SwitchingStateSpace(elbax.LinearGaussianStateSpace(1, floor=0.01), 2)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 5, 1)).cumsum(1))
+    return model, model.init(jax.random.key(0), x), x
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [several_switches, walks])
+@pytest.mark.parametrize("step", ["online", "gradient"])
+def test_other_steps_without_a_table(make, step):
+    """The bound rises by coordinate ascent afresh and running statistics, or a gradient step."""
+    model, params, x = make()
+    m_step = {
+        "online": elbax.OnlineMStep(model, rate=lambda t: (t + 1.0) ** -0.6),
+        "gradient": elbax.GradientMStep(model, optax.adam(1e-2)),
+    }[step]
+    update = elbax.Chain(elbax.CoordinateAscentEStep(model), m_step)
+    state = update.init(params, key=jax.random.key(1))
+    run = jax.jit(lambda s, x: jax.lax.scan(lambda s, _: update(s, x), s, length=12))
+    _, info = run(state, x)
+    assert np.all(np.isfinite(info.elbo)) and info.elbo[-1] > info.elbo[0] + 0.01

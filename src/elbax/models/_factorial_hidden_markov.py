@@ -57,8 +57,6 @@ class FactorialHiddenMarkovModel(AbstractExponentialFamilyModel):
     approximation). With `ExactEStep(model)` inference is that of all $K^C$ states together, for small C. The
     M-step is the regression of x on the states of all chains.
 
-    Noise below 3e-4 of a column's standard deviation is lost to rounding in float32.
-
     **Arguments:**
 
     - `num_chains`, `num_states`: C and K.

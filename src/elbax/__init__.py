@@ -127,10 +127,12 @@ from .models import (
     HiddenMarkovModel as HiddenMarkovModel,
     LatentDirichletAllocation as LatentDirichletAllocation,
     LinearGaussianStateSpace as LinearGaussianStateSpace,
+    LogisticRegression as LogisticRegression,
     Mixture as Mixture,
     MixtureOfExperts as MixtureOfExperts,
     Model as Model,
     ProbabilisticPCA as ProbabilisticPCA,
+    ProbitRegression as ProbitRegression,
     SwitchingStateSpace as SwitchingStateSpace,
     Tied as Tied,
 )

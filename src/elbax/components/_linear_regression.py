@@ -106,7 +106,7 @@ class LinearRegression(AbstractComponent):
             "gram": jnp.zeros((num_components, width, width), coefficients.dtype),
             "about": Reference(
                 {
-                    "coefficients": _at_center(coefficients, center),
+                    "coefficients": at_center(coefficients, center),
                     "center": center,
                     "deviation": jnp.exp(params["log_noise"]),
                 }
@@ -136,11 +136,11 @@ class LinearRegression(AbstractComponent):
 
     def at_center(self, params: PyTree) -> Float[Array, "K width"]:
         """Returns the coefficients with intercepts at the inputs' mean."""
-        return _at_center(params["coefficients"], _center(params))
+        return at_center(params["coefficients"], _center(params))
 
     def from_center(self, params: PyTree, row: Float[Array, "K width"]) -> Float[Array, "K width"]:
         """Returns coefficients with intercepts at u = 0, given those at the inputs' mean."""
-        return _at_center(row, -_center(params))
+        return at_center(row, -_center(params))
 
     def maximize(self, statistics, params, free):
         if self.prior is not None:
@@ -181,7 +181,7 @@ class LinearRegression(AbstractComponent):
         new = jnp.where(moving, old + deviation[:, None] * change, old)
 
         def made(new):
-            return (_at_center(new, center) - _at_center(old, center)) / deviation[:, None]
+            return (at_center(new, center) - at_center(old, center)) / deviation[:, None]
 
         lost = explained(jax.lax.stop_gradient(made(new))) <= 0
         new = unless(lost, old, new)
@@ -279,15 +279,15 @@ def _center(params: PyTree) -> Array:
     return jnp.zeros_like(params["coefficients"][0, 1:])
 
 
-def _at_center(coefficients: Array, center: Array) -> Array:
+def at_center(coefficients: Array, center: Array) -> Array:
     """Returns the coefficients with intercepts at the center.
 
     The barriers keep it apart from surrounding code, so that its last digit is the same wherever it is computed.
     """
     coefficients, center = jax.lax.optimization_barrier((coefficients, center))
-    intercept = coefficients[:, 0] + matmul(coefficients[:, 1:], center)
+    intercept = coefficients[..., 0] + matmul(coefficients[..., 1:], center)
     intercept = jax.lax.optimization_barrier(intercept)
-    return jnp.concatenate([intercept[:, None], coefficients[:, 1:]], 1)
+    return jnp.concatenate([intercept[..., None], coefficients[..., 1:]], -1)
 
 
 def noise_penalty(params: dict, floor: float, who: str) -> Array | float:
@@ -395,4 +395,4 @@ def least_squares(inputs, target, weight, assignment, num_components, pull: floa
 
     gram, cross = map(systems, weighted)
     found = jax.vmap(lambda g, c: solve_masked(g, c, jnp.ones(len(c), bool)))(gram, cross)
-    return _at_center(found, -center)
+    return at_center(found, -center)

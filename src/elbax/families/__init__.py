@@ -31,6 +31,7 @@ from ._markov_chain import MarkovChain as MarkovChain
 from ._normal import Normal as Normal
 from ._normal_wishart import NormalWishart as NormalWishart
 from ._parse_tree import ParseTree as ParseTree
+from ._polya_gamma import PolyaGamma as PolyaGamma
 from ._proportions import Proportions as Proportions
 from ._semiring import (
     AbstractSemiring as AbstractSemiring,
@@ -41,4 +42,5 @@ from ._semiring import (
 from ._structured import AbstractStructured as AbstractStructured
 from ._switching_chain import SwitchingChain as SwitchingChain
 from ._topic_proportions import TopicProportions as TopicProportions
+from ._truncated_normal import TruncatedNormal as TruncatedNormal
 from ._wishart import Wishart as Wishart

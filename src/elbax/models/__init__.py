@@ -1,6 +1,10 @@
 """Models, one per file: log-joint, structure, start."""
 
 from ._bayesian_network import BayesianNetwork as BayesianNetwork
+from ._binary_regression import (
+    LogisticRegression as LogisticRegression,
+    ProbitRegression as ProbitRegression,
+)
 from ._connectionist_temporal_classification import (
     ConnectionistTemporalClassification as ConnectionistTemporalClassification,
 )

@@ -602,8 +602,24 @@ def drawn():
         "bayesian-drawn",
         bayesian,
         lambda x: moved(bayesian.start(params, x)),
-        lambda: (table(), jnp.arange(24) % 2),
+        labeled,
     )
+
+
+def labeled():
+    """Returns inputs, and labels that no plane separates."""
+    return table(), jnp.arange(24) % 2
+
+
+def binary_regressions():
+    """Returns both regressions of a label, and a belief over the coefficients of one."""
+    prior = elbax.priors.Normal(2.0)
+    models = {
+        "logistic": elbax.LogisticRegression(prior),
+        "probit": elbax.ProbitRegression(prior),
+        "bayesian-logistic": elbax.Bayesian(elbax.LogisticRegression(prior)),
+    }
+    return {name: of(name, model, labeled, False) for name, model in models.items()}
 
 
 def documents():
@@ -624,7 +640,7 @@ def topics_in_belief():
 
 
 def build():
-    full = gaussian_mixture("full")
+    full, labels = gaussian_mixture("full"), binary_regressions()
     components, both = elbax.components, ["exact/closed", "exact/gradient"]
     rows = [
         (
@@ -689,6 +705,9 @@ def build():
         *((system, 3, ["exact/closed"]) for name, system in believed().items() if name != "full"),
         (believed()["full"], 3, ["exact/closed", "exact/online", "merge"]),
         (drawn(), 1, ["exact/gradient", "exact/online"]),
+        (labels["logistic"], 1, ["exact/closed"]),
+        (labels["probit"], 2, ["exact/closed"]),
+        (labels["bayesian-logistic"], 1, ["exact/closed", "exact/online"]),
         (topics(), 4, ["mean-field/closed", "ascent/closed", "ascent/online"]),
         (topics_in_belief(), 4, ["mean-field/closed", "ascent/online"]),
     ]

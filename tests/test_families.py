@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.integrate
 import scipy.stats
 from hypothesis import given, settings, strategies as st
 
@@ -148,3 +149,103 @@ def test_from_network_says_how_many_outputs_it_wants(family, size, message):
 def test_empty_families_are_refused(family):
     with pytest.raises(ValueError, match="at least 1, got 0"):
         family(0)
+
+
+def test_polya_gamma():
+    """Its log-normalizer is the Laplace transform of PG(1, 0), E[exp(−t ω)] = 1 / cosh √(t / 2)."""
+    family, t = elbax.families.PolyaGamma(), np.array([0.0, 1e-9, 0.3, 1.9, 2.1, 50.0])
+    natural = jnp.asarray(-t)
+    expected = -np.log(np.cosh(np.sqrt(t / 2)))
+    np.testing.assert_allclose(family.log_normalizer(natural), expected, rtol=1e-12, atol=1e-15)
+    tilt = np.sqrt(2 * t[1:])
+    mean = np.concatenate([[0.25], np.tanh(tilt / 2) / (2 * tilt)])
+    np.testing.assert_allclose(family.mean(natural), mean, rtol=1e-12)
+    slope = jax.jit(jax.vmap(jax.grad(family.log_normalizer)))(natural)
+    np.testing.assert_allclose(slope, mean, rtol=1e-12)
+    # The variance of PG(1, 0) is 1 / 24.
+    curvature = jax.jit(jax.grad(jax.grad(family.log_normalizer)))(jnp.array(0.0))
+    np.testing.assert_allclose(curvature, 1 / 24, rtol=1e-12)
+    q = family.from_description(tilt=np.array([0.0, 1.3]))
+    prior = family.from_description(tilt=0.0)
+    divergence = prior.family.log_normalizer(prior.natural) - q.bound(jnp.zeros(2))
+    np.testing.assert_allclose(q.entropy(), -divergence, atol=1e-15)
+    function = lambda z: 2.0 - 0.7 * z
+    np.testing.assert_allclose(jax.tree.leaves(family.read(function)), [-0.7, 2.0], rtol=1e-15)
+
+
+def test_polya_gamma_in_float32():
+    family = elbax.families.PolyaGamma()
+    tilt = np.float32([0, 1e-20, 1e-3, 1, 30, 1e3])
+    natural = jnp.asarray(-0.5 * tilt**2)
+    with np.errstate(invalid="ignore"):
+        mean = np.where(tilt > 1e-10, np.tanh(np.float64(tilt) / 2) / (2 * np.float64(tilt)), 0.25)
+    assert family.mean(natural).dtype == jnp.float32
+    np.testing.assert_allclose(family.mean(natural), mean, rtol=2e-6)
+    slope = jax.jit(jax.vmap(jax.value_and_grad(family.log_normalizer)))(natural)
+    np.testing.assert_allclose(slope[1], mean, rtol=2e-6)
+    np.testing.assert_allclose(slope[0][-1], np.log(2) - 500, rtol=1e-6)
+    assert np.isnan(family.mean(jnp.array(1.0)))
+
+
+def test_polya_gamma_has_no_draws():
+    q = elbax.families.PolyaGamma().from_description(tilt=1.0)
+    with pytest.raises(TypeError, match="draws of a Polya-gamma latent.*use ExactEStep"):
+        q.sample(jax.random.key(0))
+    with pytest.raises(TypeError, match="most probable value of a Polya-gamma"):
+        q.mode()
+
+
+MEANS = np.array([-30.0, -5.0, -2.5, -0.1, 0.0, 2.0, 30.0])
+
+
+def test_truncated_normal():
+    family, precision = elbax.families.TruncatedNormal(), 4.0
+    q = family.from_description(mean=MEANS, precision=precision)
+    peer = scipy.stats.truncnorm(-2 * MEANS, np.inf, MEANS, 0.5)
+    z = np.exp(np.linspace(-4, 1, 7))
+    np.testing.assert_allclose(q.log_prob(jnp.asarray(z)), peer.logpdf(z), rtol=1e-9)
+    moments = [
+        scipy.integrate.quad(lambda r: r**k * np.exp(2 * m * r - r**2 / 2), 0, np.inf)[0]
+        for m in MEANS[:-1]
+        for k in range(3)
+    ]
+    mass, first, second = np.array(moments).reshape(-1, 3).T
+    np.testing.assert_allclose(q.mean()[0][:-1], 0.5 * first / mass, rtol=1e-8)
+    np.testing.assert_allclose(q.mean()[1][:-1], -0.125 * second / mass, rtol=1e-8)
+    expected = scipy.stats.truncnorm(-2 * MEANS[1:], np.inf, MEANS[1:], 0.5).entropy()
+    np.testing.assert_allclose(q.entropy()[1:], expected, rtol=1e-8)
+    np.testing.assert_allclose(q.mode(), np.maximum(MEANS, 0))
+    assert q.log_prob(jnp.full(7, -0.1)).max() == -np.inf
+    slope = jax.jit(jax.vmap(jax.grad(family.log_normalizer)))(q.natural)
+    for ours, theirs in zip(q.mean(), slope, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-9)
+    np.testing.assert_allclose(q.bound((0.0 * MEANS, 0.0 * MEANS)), q.entropy(), atol=1e-9)
+    read, constant = family.read(lambda z: 3 + 2 * z - 0.6 * z**2)
+    np.testing.assert_allclose((*read, constant), (2, 1.2, 3), rtol=1e-14)
+
+
+def test_truncated_normal_draws():
+    family = elbax.families.TruncatedNormal()
+    q = family.from_description(mean=MEANS, precision=4.0)
+    keys = jax.random.split(jax.random.key(0), 2000)
+    draws = np.asarray(jax.jit(jax.vmap(q.sample))(keys))
+    assert draws.min() > 0
+    for one, mean in zip(draws.T, MEANS, strict=True):
+        peer = scipy.stats.truncnorm(-2 * mean, np.inf, mean, 0.5)
+        assert scipy.stats.kstest(one, peer.cdf).pvalue > 1e-3
+    # Reparameterized: the derivative of a draw is that of the quantile.
+    one = lambda mean: family((4 * mean, 4.0)).sample(keys[0])
+    both = jax.jit(jax.vmap(jax.value_and_grad(one)))
+    values, slopes = both(jnp.array([-3.0, 1.0, -3 + 1e-5, 1 + 1e-5, -3 - 1e-5, 1 - 1e-5]))
+    np.testing.assert_allclose(slopes[:2], (values[2:4] - values[4:]) / 2e-5, rtol=1e-6)
+
+
+def test_truncated_normal_in_float32():
+    """Far below 0 the mean is 1/|m| (1 − 2/m²), which m + φ(m)/Φ(m) would round away."""
+    family, means = elbax.families.TruncatedNormal(), np.float32([-1e3, -100, -5, 0, 5, 1e3])
+    natural = jnp.asarray(means), jnp.ones(6, jnp.float32)
+    exact = elbax.families.TruncatedNormal().mean((np.float64(means), np.ones(6)))[0]
+    found = family.mean(natural)[0]
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, exact, rtol=1e-5)
+    np.testing.assert_allclose(exact[0], 1e-3 * (1 - 2e-6), rtol=1e-9)

@@ -15,7 +15,7 @@ from .._types import Any, Array
 
 
 # From here on 20 terms of the continued fraction are exact to 1e-16; above, Φ does not underflow in float32.
-_FAR = -4.0
+_FAR = -6.0
 _TERMS = 20
 _HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
 

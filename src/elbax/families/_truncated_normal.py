@@ -100,10 +100,11 @@ def _beyond(start: Array, level: Array) -> Array:
     The left side's logarithm is concave in δ, and at the δ with start δ + δ²/2 = level it lies below the right
     side's. So Newton's method from there falls to the root without overshooting it.
     """
-    step = 2 * level / (start + jnp.sqrt(start**2 + 2 * level))
-    for _ in range(6):
-        gap = log_normal_cdf(-start - step) - log_normal_cdf(-start)
-        far = log_truncated_mass(-start - step) - log_truncated_mass(-start)
-        gap = jnp.where(start > 1, far - start * step - 0.5 * step**2, gap)
-        step = step + (gap + level) / hazard(-start - step)
-    return step
+    whole = log_truncated_mass(-start)
+
+    def newton(_, step):
+        left = log_truncated_mass(-start - step) - start * step - 0.5 * step**2
+        return step + (left - whole + level) / hazard(-start - step)
+
+    first = 2 * level / (start + jnp.sqrt(start**2 + 2 * level))
+    return jax.lax.fori_loop(0, 6, newton, first)

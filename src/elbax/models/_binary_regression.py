@@ -243,11 +243,9 @@ class LogisticRegression(AbstractBinaryRegression):
         return -0.5 * square, 0.5 * sign * mean - math.log(2)
 
     def highest_bound(self, mean, variance, sign):
-        # ½ (± E[s] − c) − log(1 + e⁻ᶜ) with c² = E[s²], in logarithms of logistic functions: where the variance is
-        # 0, c is |E[s]| and this is log F(± s).
+        # With c² = E[s²] it is ½ (± E[s] − c) − log(1 + e⁻ᶜ). Without a variance c is |s|, and this is log F(± s).
         square = mean**2 + variance
-        some = square > 0
-        tilt = jnp.sqrt(jnp.where(some, square, 1))
+        tilt = jnp.sqrt(jnp.where(square > 1, square, 1))
         far = 0.5 * (sign * mean - tilt) - jnp.log1p(jnp.exp(-tilt))
         potentials, constant = self.from_score(mean, square, sign)
         near = constant + self.latent.log_normalizer(potentials)

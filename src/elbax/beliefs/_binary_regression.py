@@ -89,7 +89,7 @@ def _predictive(params: PyTree, x: Any) -> Scalar:
     u = design(inputs.astype(params["mean"].dtype) - params["center"].value)
     variance = jnp.sum(matmul(u, params["root"]) ** 2)
     score = vdot(params["mean"], u) / jnp.sqrt(1 + variance)
-    return log_normal_cdf(jnp.where(label > 0, score, -score))
+    return log_normal_cdf(jnp.where(label.astype(u.dtype) > 0, score, -score))
 
 
 belief.register(LogisticRegression, BinaryRegressionBelief)

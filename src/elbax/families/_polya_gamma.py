@@ -57,9 +57,7 @@ class PolyaGamma(AbstractFamily):
     def from_network(self, output: Array) -> Scalar:
         return -0.5 * jnp.exp(2 * output.reshape(()))
 
-    def read(
-        self, function: Callable[[Any], Scalar], dtype: Any = float
-    ) -> tuple[Scalar, Scalar]:
+    def read(self, function: Callable[[Any], Scalar], dtype: Any = float) -> tuple[Scalar, Scalar]:
         """Takes one derivative at ω = 0."""
         value, slope = jax.value_and_grad(function)(jnp.zeros((), dtype))
         return slope, value

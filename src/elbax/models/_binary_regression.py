@@ -117,7 +117,7 @@ class AbstractBinaryRegression(AbstractExponentialFamilyModel):
         score, change = vdot(coefficients, u), vdot(natural["first"], u)
         second = vdot(natural["second"], jnp.outer(u, u))
         square = score**2 + 2 * score * change + second
-        sign = jnp.where(label > 0, 1, -1).astype(u.dtype)
+        sign = jnp.where(label.astype(u.dtype) > 0, 1, -1).astype(u.dtype)
         return score + change, square, second - change**2, sign
 
     def potentials(self, natural: PyTree, x: Any) -> tuple[PyTree, Scalar]:

@@ -12,7 +12,8 @@ import scipy.stats
 from sklearn.linear_model import LogisticRegression as Peer
 
 import elbax
-from elbax import beliefs, priors
+from elbax import priors
+from elbax.beliefs._rows import root_of_covariance
 
 
 KEY = jax.random.key(0)
@@ -55,7 +56,7 @@ def believed(name):
 def moments(q):
     """Returns (m, V) of a belief, by NumPy from its params."""
     point, raw = (np.asarray(q["coefficients"][name]) for name in ("point", "precision"))
-    root = np.asarray(beliefs._rows.root_of_covariance(jnp.asarray(raw), point.size))
+    root = np.asarray(root_of_covariance(jnp.asarray(raw), point.size))
     return point, root @ root.T
 
 
@@ -119,7 +120,7 @@ def test_logistic_regression_is_that_of_scikit_learn():
 
 def test_the_logistic_bound_is_that_of_jaakkola_and_jordan():
     """Written out as in Bishop (2006), section 10.6, and its fixed point by their equations."""
-    (u, y), (model, q, bounds) = data(1), believed("logistic")
+    (u, y), (_, q, bounds) = data(1), believed("logistic")
     design, prior = np.column_stack([np.ones(len(u)), u]), np.diag([1 / 9, 1 / 1.5**2])
     rate = lambda xi: np.tanh(xi / 2) / (4 * xi)
     mean, covariance = np.zeros(2), np.linalg.inv(prior)
@@ -140,7 +141,7 @@ def test_the_logistic_bound_is_that_of_jaakkola_and_jordan():
 
 @both
 def test_the_bound_ascends_to_below_the_evidence(name):
-    (u, y), (model, q, bounds) = data(1), believed(name)
+    (u, y), (_, q, bounds) = data(1), believed(name)
     assert np.diff(bounds).min() > -1e-12
     mean, covariance = moments(q)
     # By quadrature on a grid of 15 deviations of the belief.

@@ -205,7 +205,9 @@ def test_truncated_normal():
     z = np.exp(np.linspace(-4, 1, 7))
     np.testing.assert_allclose(q.log_prob(jnp.asarray(z)), peer.logpdf(z), rtol=1e-9)
     moments = [
-        scipy.integrate.quad(lambda r: r**k * np.exp(2 * m * r - r**2 / 2), 0, np.inf)[0]
+        scipy.integrate.quad(
+            lambda r, m, k: r**k * np.exp(2 * m * r - r**2 / 2), 0, np.inf, (m, k)
+        )[0]
         for m in MEANS[:-1]
         for k in range(3)
     ]

@@ -13,10 +13,11 @@ from ._family import AbstractFamily
 class PolyaGamma(AbstractFamily):
     r"""A Polya-gamma latent $\omega \sim \mathrm{PG}(1, c)$ with $t(\omega) = \omega$ and $\eta = -c^2 / 2$.
 
-    PG(1, c) is $e^{\eta \omega} / e^{A}$ times PG(1, 0), with $A(\eta) = -\log \cosh(c / 2)$ and $E[\omega] =
+    PG(1, c) is $e^{\eta \omega - A(\eta)}$ times PG(1, 0), with $A = -\log \cosh(c / 2)$ and $E[\omega] =
     \tanh(c / 2) / 2c$ (Polson, Scott and Windle 2013). Densities are with respect to PG(1, 0), whose own is an
-    infinite series; so the entropy is −KL(q ‖ PG(1, 0)), and there is no sampler or mode. Natural parameters are at
-    most 0; the answers for others are NaN. It is the latent of `LogisticRegression`. An encoder returns log c.
+    infinite series. So the entropy is −KL(q ‖ PG(1, 0)), and there are no draws and no mode. Natural parameters
+    are at most 0; the answers for others are NaN. It is the latent of `LogisticRegression`. An encoder returns
+    log c.
 
     ```python
     >>> import elbax
@@ -65,8 +66,8 @@ class PolyaGamma(AbstractFamily):
 
 def _refuse(what: str) -> NoReturn:
     raise TypeError(
-        f"PolyaGamma: got a request for {what} of a Polya-gamma latent, which this library does not have: its density "
-        "is an infinite series. The E-step is exact without: use ExactEStep(model), or em(model)."
+        f"PolyaGamma: got a request for {what} of a Polya-gamma latent, which this library does not have, as its "
+        "density is an infinite series. The E-step is exact without: use ExactEStep(model), or em(model)."
     )
 
 

@@ -15,10 +15,10 @@ from ._family import AbstractFamily
 class TruncatedNormal(AbstractFamily):
     r"""A normal number truncated to z > 0, with $t(z) = (z, -\tfrac12 z^2)$.
 
-    The natural parameters are (h, J), those of the `Normal` that is truncated: J is its precision and h = J m. With
-    $a = h / \sqrt J$ the log-normalizer is $A = \tfrac12 (a^2 - \log J + \log 2\pi) + \log \Phi(a)$. It is the
-    latent of `ProbitRegression` (Albert and Chib 1993). An encoder returns m and the log standard deviation before
-    the truncation.
+    The natural parameters are (h, J), those of the `Normal` that is truncated: J is its precision and h = J m.
+    With $a = h / \sqrt J$ the log-normalizer is $A = \tfrac12 (a^2 - \log J + \log 2\pi) + \log \Phi(a)$. It is
+    the latent of `ProbitRegression` (Albert and Chib 1993). An encoder returns m and the log standard deviation
+    before the truncation.
 
     ```python
     >>> import elbax
@@ -53,7 +53,7 @@ class TruncatedNormal(AbstractFamily):
         return deviation * mean, -0.5 * deviation**2 * (1 + start * mean)
 
     def entropy(self, natural: tuple) -> Scalar:
-        # In units of the deviation: A − a E[z] + ½ E[z²], with the terms that cancel taken out on either side of 0.
+        # In units of the deviation: A − a E[z] + ½ E[z²], without the terms that cancel on either side of 0.
         start = natural[0] / jnp.sqrt(natural[1])
         below, above = jnp.minimum(start, 0), jnp.maximum(start, 0)
         small = log_truncated_mass(below) - 0.5 * below * truncated_mean(below)

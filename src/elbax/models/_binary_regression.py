@@ -34,8 +34,8 @@ from ..priors import Normal
 class AbstractBinaryRegression(AbstractExponentialFamilyModel):
     r"""A regression $p(y = 1 \mid u) = F(s)$ of a label y on the score $s = \beta_0 + \beta \cdot u$.
 
-    With a latent z for each datum log p(y, z | β) is quadratic in s, so that the coordinates η are first and second
-    moments of the coefficients. They are about the current coefficients: with β = b + d and ũ = (1, u − c),
+    With a latent z for each datum log p(y, z | β) is quadratic in s, so that the coordinates η are first and
+    second moments of the coefficients. They are about the current coefficients: with β = b + d and ũ = (1, u − c),
 
         E[s] = b·ũ + first·ũ,    E[s²] = (b·ũ)² + 2 (b·ũ) first·ũ + ũᵀ second ũ
 
@@ -198,12 +198,14 @@ class LogisticRegression(AbstractBinaryRegression):
     $$\log p(y, \omega) = -\log 2 + (y - \tfrac12) s - \tfrac12 \omega s^2 + \log \mathrm{PG}(\omega \mid 1, 0)$$
 
     So EM has an exact E-step, $E[\omega] = \tanh(s / 2) / 2s$, and weighted least squares for an M-step. Under
-    `Bayesian` it is coordinate ascent on the bound of Jaakkola and Jordan (2000), as Durante and Rigon (2019) show;
-    an `OnlineMStep` makes it stochastic. `NewtonMStep` takes fewer steps where there are few inputs.
+    `Bayesian` it is coordinate ascent on the bound of Jaakkola and Jordan (2000), as Durante and Rigon (2019)
+    show; an `OnlineMStep` makes it stochastic. `NewtonMStep` takes fewer steps where there are few inputs. The
+    belief is narrower than the posterior, the more so the better the labels are separated; a `GaussianBelief` is
+    less so.
 
     Params: `{"coefficients": (num_inputs + 1,)}`, the intercept first. They also hold `"center"`, a `Reference` to
-    the inputs' means, about which sums are formed (0 if absent). Where a plane separates the labels, the likelihood
-    has no maximum and the coefficients grow without end: pass a prior.
+    the inputs' means, about which sums are formed (0 if absent). Where a plane separates the labels, the
+    likelihood has no maximum and the coefficients grow without end: pass a prior.
 
     **Arguments:**
 
@@ -262,13 +264,13 @@ class ProbitRegression(AbstractBinaryRegression):
     r"""Probit regression, $p(y = 1 \mid u) = \Phi(s)$ with $s = \beta_0 + \beta \cdot u$.
 
     A datum is `(inputs, label)`: u of shape `(num_inputs,)` and y, 0 or 1. The latent is z > 0, the size of a
-    normal number ±z ~ N(s, 1) whose sign is the label (Albert and Chib 1993), a `TruncatedNormal`. EM regresses its
-    mean, s ± φ(s)/Φ(±s), on the inputs. Under `Bayesian` it is coordinate ascent (Consonni and Marin 2007), and
-    `predictive` is a probit again, of the score's mean over $\sqrt{1 + \mathrm{var}(s)}$.
+    normal number ±z ~ N(s, 1) whose sign is the label (Albert and Chib 1993), a `TruncatedNormal`. EM regresses
+    the mean of this number, s ± φ(s)/Φ(±s), on the inputs. Under `Bayesian` it is coordinate ascent (Consonni and
+    Marin 2007), and `predictive` is a probit again, of the score's mean over $\sqrt{1 + \mathrm{var}(s)}$.
 
     Params: `{"coefficients": (num_inputs + 1,)}`, the intercept first. They also hold `"center"`, a `Reference` to
-    the inputs' means, about which sums are formed (0 if absent). Where a plane separates the labels, the likelihood
-    has no maximum and the coefficients grow without end: pass a prior.
+    the inputs' means, about which sums are formed (0 if absent). Where a plane separates the labels, the
+    likelihood has no maximum and the coefficients grow without end: pass a prior.
 
     **Arguments:**
 

@@ -289,9 +289,9 @@ def report() -> Iterator[str]:
         f"{DEVIATION:g}²), the intercept under N(0, {INTERCEPT_DEVIATION:g}²). Coordinate ascent is "
         "`em(Bayesian(LogisticRegression(prior)))`, the bound of Jaakkola and Jordan, and the same of "
         "`ProbitRegression`; it stops at gains of 1e-9 a datum. The others are `Bayesian(Model(log_density), "
-        "GaussianBelief(prior))` after 600 steps of `OnlineMStep`, of which 20 wait before θ moves, and after 3000 "
-        "of Adam, with a pair of draws of each datum; their bounds are by quadrature. Seconds are those of one run, "
-        "compiled before. `python benchmarks/bayesian_regression.py`."
+        "GaussianBelief(prior))` after 600 steps of `OnlineMStep`, of which 20 wait before θ moves, and after "
+        "3000 of Adam, with a pair of draws of each datum; their bounds are by quadrature. Seconds are those of "
+        "one run, compiled before. `python benchmarks/bayesian_regression.py`."
     )
     yield markdown(list(table()))
 

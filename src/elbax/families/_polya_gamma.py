@@ -22,7 +22,7 @@ class PolyaGamma(AbstractFamily):
     ```python
     >>> import elbax
     >>> q = elbax.families.PolyaGamma().from_description(tilt=2.0)
-    >>> print(q.mean().round(4))
+    >>> print(f"{q.mean():.4f}")
     0.1904
 
     ```

@@ -23,7 +23,7 @@ class TruncatedNormal(AbstractFamily):
     ```python
     >>> import elbax
     >>> q = elbax.families.TruncatedNormal().from_description(mean=0.0, precision=1.0)
-    >>> print(q.mean()[0].round(4), q.entropy().round(4))
+    >>> print(f"{q.mean()[0]:.4f} {q.entropy():.4f}")
     0.7979 0.7258
 
     ```

@@ -217,7 +217,7 @@ class LogisticRegression(AbstractBinaryRegression):
     >>> model = elbax.LogisticRegression()
     >>> result = elbax.fit(elbax.em(model), (u, y), key=jax.random.key(0))
     >>> print(f"{model.predict(result.params, jnp.array([1.5])):.2f}")
-    0.75
+    0.73
 
     ```
 
@@ -284,7 +284,7 @@ class ProbitRegression(AbstractBinaryRegression):
     >>> result = elbax.fit(elbax.em(bayesian), (u, y), key=jax.random.key(0))
     >>> predictive, params = bayesian.predictive(result.params)
     >>> print(f"{elbax.evidence(predictive, params, (u, y)):.2f}")
-    -0.46
+    -0.50
 
     ```
     """

@@ -117,12 +117,26 @@ def test_natural_gradients_of_a_logistic_regression():
     bayesian = elbax.Bayesian(
         elbax.Model(logistic), GaussianBelief(3.0, full=lambda params: params, **PAIRS)
     )
-    step = elbax.OnlineMStep(bayesian, rate=lambda t: (t + 1.0) ** -0.7)
+    step = elbax.OnlineMStep(bayesian, rate=lambda t: (t + 10.0) ** -0.7)
     state, info = trained(bayesian, step, jnp.zeros(2), x, 300)
     assert abs(400 * info.elbo[-50:].mean() - evidence) < 0.1
     assert np.all(np.abs(state.params["mean"] - mean) < 0.05 * deviations)
     _, (normal,) = bayesian.belief._normals(state.params)
     np.testing.assert_allclose(np.sqrt(normal.variance), deviations, rtol=0.02)
+
+
+@pytest.mark.parametrize("full", [None, lambda params: params])
+def test_an_online_step_starts_from_q(full):
+    """At a rate of almost 0 it changes nothing: the statistics of q give q."""
+    x, *_ = flowers()
+    bayesian = elbax.Bayesian(elbax.Model(logistic), GaussianBelief(3.0, full=full, **PAIRS))
+    q = bayesian.start(jnp.array([0.3, -0.2]), x)
+    if full is not None:
+        q = q | {"lower": jnp.array([[0.0, 0.0], [0.7, 0.0]])}
+    step = elbax.Chain(elbax.ExactEStep(bayesian), elbax.OnlineMStep(bayesian, rate=1e-13))
+    state, _ = step(step.init(q, key=jax.random.key(0)), x)
+    for new, old in zip(jax.tree.leaves(state.params), jax.tree.leaves(q), strict=True):
+        np.testing.assert_allclose(new, old, atol=1e-9)
 
 
 def test_natural_gradients_of_minibatches():
@@ -233,7 +247,7 @@ def test_learned_deviations_of_the_prior():
     """At the optimum s² is the mean of m² + v; frozen they stay."""
     bayesian = of_lines(learned=True, **FULL, **PAIRS)
     q0 = bayesian.start(SLOPES, lines())
-    step = elbax.OnlineMStep(bayesian, rate=lambda t: (t + 1.0) ** -0.7)
+    step = elbax.OnlineMStep(bayesian, rate=lambda t: (t + 10.0) ** -0.7)
     state, _ = trained(bayesian, step, SLOPES, lines(), 100)
     _, (normal,) = bayesian.belief._normals(state.params)
     width = jnp.exp(2 * state.params["log_prior_deviations"]["slopes"])

@@ -111,6 +111,18 @@ class AbstractModel(eqx.Module):
             f"{type(self).__name__} has no closed-form M-step. Use GradientMStep(model, optimizer)."
         )
 
+    def statistics_of(self, params: PyTree) -> PyTree:
+        """Returns the statistics at which `maximize` returns these params, where `knows_statistics`.
+
+        An online step then starts there. Otherwise its first step counts whole.
+        """
+        raise TypeError(f"{type(self).__name__} does not know the statistics of its params.")
+
+    @property
+    def knows_statistics(self) -> bool:
+        """Whether `statistics_of` is known."""
+        return False
+
     def impute(self, params: PyTree, x: PyTree, q: Any) -> tuple[PyTree, PyTree]:
         """Returns one datum with missing numbers replaced by their means, and their standard deviations.
 

@@ -112,6 +112,13 @@ class Bayesian(AbstractAround):
         """Returns the best q(θ): its counts are the prior's plus the expected statistics."""
         return self.belief.posterior(statistics, params, free)
 
+    def statistics_of(self, params: PyTree) -> PyTree:
+        return self.belief.statistics_of(params)
+
+    @property
+    def knows_statistics(self) -> bool:
+        return self.belief.knows_statistics
+
     def log_prior(self, params: PyTree) -> Scalar:
         """Returns −KL(q(θ) ‖ p(θ)), in nats."""
         return self.belief.global_term(params, jax.random.key(0))

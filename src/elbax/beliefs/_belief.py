@@ -2,6 +2,7 @@ r"""Beliefs: distributions q(θ) over a model's params, of the kind of their pri
 
 import abc
 import functools
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +45,13 @@ class AbstractBelief(abc.ABC):
     @abc.abstractmethod
     def posterior(self, statistics: PyTree, q: PyTree, free: PyTree) -> PyTree:
         """Returns the best q given expected statistics at q; blocks that are not free are unchanged."""
+
+    knows_statistics: ClassVar[bool] = False
+    """Whether `statistics_of` is known."""
+
+    def statistics_of(self, q: PyTree) -> PyTree:
+        """Returns the statistics at which `posterior` returns q."""
+        raise TypeError(f"{type(self).__name__} does not know the statistics of q.")
 
     @abc.abstractmethod
     def divergence(self, q: PyTree) -> dict[str, Scalar]:

@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 import equinox as eqx
 import jax
@@ -41,8 +41,8 @@ class GaussianBelief(eqx.Module, AbstractBelief):
 
     `OnlineMStep` takes natural-gradient steps: the gradients of the bound in E[θ] and E[θ θᵀ], which are its
     statistics, are added to the prior's mean and precision (conjugate-computation variational inference, Khan and
-    Lin 2017). They need antithetic draws. The precision is kept at least the prior's, as it is where the
-    likelihood is log-concave.
+    Lin 2017). They need antithetic draws, and rates below 1 from the start, such as $(t + 10)^{-0.7}$. The
+    precision is kept at least the prior's, as it is where the likelihood is log-concave.
 
     Its params: `{"mean": θ, "log_deviations": ...}` with a number for each trained number of θ. With a `full`
     block also `"lower"`, N of $L = D (1 + N)$ with D the deviations of that block and N strictly lower triangular.
@@ -83,6 +83,8 @@ class GaussianBelief(eqx.Module, AbstractBelief):
 
     ```
     """
+
+    knows_statistics: ClassVar[bool] = True
 
     prior: Any = eqx.field(static=True)
     full: Callable[[PyTree], Any] | None = eqx.field(static=True)
@@ -298,12 +300,9 @@ class GaussianBelief(eqx.Module, AbstractBelief):
                 "the slope cancels. Use GaussianBelief(..., num_samples=2, antithetic=True, draws='datum'), or "
                 "GradientMStep(bayesian, optimizer)."
             )
-        trained, rest = split_coordinates(q["mean"])
+        _, rest = split_coordinates(q["mean"])
         pieces, normals = self._normals(q)
-        as_precision = lambda leaf, log_width: jnp.full(
-            leaf.shape, jnp.exp(-2 * jnp.asarray(log_width, leaf.dtype))
-        )
-        precisions = pieces.split(jax.tree.map(as_precision, trained, self._widths(q)))
+        precisions = self._precisions(q)
         given = zip(normals, precisions, statistics.first, statistics.second, strict=True)
         found = [normal.posterior(*each) for normal, *each in given]
         means = pieces.join([normal.mean for normal in found])
@@ -319,6 +318,24 @@ class GaussianBelief(eqx.Module, AbstractBelief):
             second = jax.tree.map(lambda v, m: jnp.mean(jnp.add(v, m**2)), variances, means)
             moved["log_prior_deviations"] = jax.tree.map(lambda leaf: 0.5 * jnp.log(leaf), second)
         return moved
+
+    def _precisions(self, q: PyTree) -> list[Array]:
+        """Returns the prior's precision of every number, by piece."""
+        trained, _ = split_coordinates(q["mean"])
+        spread = lambda leaf, log_width: jnp.full(
+            leaf.shape, jnp.exp(-2 * jnp.asarray(log_width, leaf.dtype))
+        )
+        precisions = jax.tree.map(spread, trained, self._widths(q))
+        return self._pieces(trained).split(precisions)
+
+    def statistics_of(self, q):
+        """Returns what q has beside the prior, so that the first online step does not forget it."""
+        _, normals = self._normals(q)
+        each = zip(normals, self._precisions(q), strict=True)
+        gradients = [normal.gradients(precision) for normal, precision in each]
+        coordinates, _ = split_coordinates(self.natural(q))
+        found = [g for g, _ in gradients], [c for _, c in gradients]
+        return eqx.tree_at(lambda at: (at.first, at.second), coordinates, found)
 
     def rebase(self, model, natural, q):
         """Returns the same E[θ] and E[θ θᵀ] about another q."""

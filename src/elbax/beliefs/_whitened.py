@@ -47,6 +47,11 @@ class Independent(eqx.Module):
         c, d = self.factor / new.factor, (self.mean - new.mean) / new.factor
         return c * first + d, c**2 * second + 2 * c * d * first + d**2
 
+    def gradients(self, prior: Array) -> tuple[Array, Array]:
+        """Returns (g, G) at which `posterior` is this normal."""
+        own = prior * self.factor
+        return own * self.mean, 0.5 * (own * self.factor - 1)
+
     def posterior(self, prior: Array, slope: Array, curvature: Array) -> "Independent":
         """Returns the normal of precision L² λ₀ − 2 G and mean (g − L λ₀ m) / precision in w."""
         precision = prior * self.factor**2 + jnp.maximum(-2 * curvature, 0)
@@ -92,6 +97,12 @@ class Joint(eqx.Module):
         mixed = jnp.outer(moved, gap)
         second = matmul(matmul(change, second), change.T)
         return moved + gap, second + mixed + mixed.T + jnp.outer(gap, gap)
+
+    def gradients(self, prior: Array) -> tuple[Array, Array]:
+        """Returns (g, G) at which `posterior` is this normal."""
+        own = self.factor.T * prior
+        unit = jnp.eye(len(self.mean), dtype=self.mean.dtype)
+        return matmul(own, self.mean), 0.5 * (matmul(own, self.factor) - unit)
 
     def posterior(self, prior: Array, slope: Array, curvature: Array) -> "Joint":
         """Returns the normal of precision Lᵀ Λ₀ L − 2 G and mean precision⁻¹ (g − Lᵀ Λ₀ m) in w."""

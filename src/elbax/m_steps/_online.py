@@ -28,7 +28,8 @@ class OnlineMStep(AbstractStatisticsStep):
     **Arguments:**
 
     - `model`: a model with a closed form for what is free.
-    - `rate`: ρ, a number in (0, 1] or a function of the step 0, 1, …; at the first step ρ is 1.
+    - `rate`: ρ, a number in (0, 1] or a function of the step 0, 1, …; at the first step ρ is 1, but for a
+        `Bayesian` with a `GaussianBelief`, which starts from the statistics of its own params.
     - `delay`: the number of steps before θ first moves, while statistics accumulate (for small batches).
     - `chunk_size`: about how many rows to process at a time.
     - `free`: which params this step updates; see `ClosedFormMStep`.
@@ -67,7 +68,10 @@ class OnlineMStep(AbstractStatisticsStep):
 
     def init_memory(self, params: PyTree, posterior: PyTree) -> Remembered:
         check_schedule("OnlineMStep", self.rate, float)
-        return AbstractStatisticsStep.init_memory(self, params, posterior)
+        memory = AbstractStatisticsStep.init_memory(self, params, posterior)
+        if not self.model.knows_statistics:
+            return memory
+        return Remembered(self.model.statistics_of(params), memory.about, memory.step)
 
     def start(self, zeros):
         return zeros
@@ -76,8 +80,10 @@ class OnlineMStep(AbstractStatisticsStep):
         return change(kept)
 
     def join(self, kept, fresh, step):
+        whole = not self.model.knows_statistics
+
         def mix(old, new):
-            return old + rate_at(self.rate, step, old.dtype) * (new - old)
+            return old + rate_at(self.rate, step, old.dtype, whole) * (new - old)
 
         mixed = jax.tree.map(mix, kept, fresh)
         return mixed, mixed
@@ -86,7 +92,7 @@ class OnlineMStep(AbstractStatisticsStep):
         return step < self.delay
 
 
-def rate_at(rate: Any, step: Array, dtype: Any) -> Scalar:
-    """Returns ρ of a number or a schedule; at the first step it is 1."""
-    now = rate(step.astype(dtype)) if callable(rate) else rate
-    return jnp.where(step == 0, 1.0, jnp.asarray(now, dtype)).astype(dtype)
+def rate_at(rate: Any, step: Array, dtype: Any, whole: bool = True) -> Scalar:
+    """Returns ρ of a number or a schedule; with `whole` it is 1 at the first step."""
+    now = jnp.asarray(rate(step.astype(dtype)) if callable(rate) else rate, dtype)
+    return jnp.where(step == 0, 1.0, now).astype(dtype) if whole else now

@@ -281,8 +281,7 @@ if hasattr(elbax, "Bayesian"):
             drawn,
             params=lambda model, x: model.start(jnp.zeros(x[0].shape[1], x[0].dtype), x),
             update=lambda model: elbax.Chain(
-                elbax.ExactEStep(model),
-                elbax.OnlineMStep(model, rate=lambda t: (t + 10.0) ** -0.7),
+                elbax.ExactEStep(model), elbax.GradientMStep(model, optax.adam(1e-3))
             ),
         ),
     ]

@@ -28,7 +28,8 @@ MODEL, PARAMS, X = CASE.system.model, CASE.system.params, CASE.system.x
 
 def child(code, **environment):
     """What a fresh process prints, as JSON."""
-    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": ""} | environment
+    ours = {"JAX_COMPILATION_CACHE_DIR": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    environment = os.environ | ours | environment
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
@@ -329,7 +330,7 @@ print((time.process_time() - middle) / (middle - start))
 """
     written = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(tmp_path)}
     child(code, **written)  # The sources are compiled.
-    assert min(child(code, **written) for _ in range(4)) < 0.4
+    assert any(child(code, **written) < 0.4 for _ in range(4))
 
 
 def test_a_pass_by_chunks_traces_its_function_once():

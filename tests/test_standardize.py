@@ -6,23 +6,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from sklearn.datasets import load_iris, load_wine
+from sklearn.datasets import load_wine
 
 import elbax
 
 
-SETS = {
-    "old faithful": lambda: elbax.datasets.old_faithful(),
-    "iris, far": lambda: load_iris().data[:, :2] * 100 + 1e4,
-    "wine": lambda: load_wine().data[:, [0, 12]],
-}
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SETS)
-def test_an_encoder_on_raw_data_finds_bayes_rule(name):
-    """The encoder alone, at EM's optimum: standardized it ends at the evidence; as it stands it does not."""
-    x = jnp.asarray(SETS[name](), float)
+def test_an_encoder_on_raw_data_finds_bayes_rule():
+    """The encoder alone, at EM's optimum: standardized it ends at the evidence; as it stands it does not.
+
+    Columns of deviations 1 and 300, far from 0.
+    """
+    x = jnp.asarray(load_wine().data[:, [0, 12]] + 1e4, float)
     model = elbax.GaussianMixture(2)
     params = elbax.fit(elbax.em(model), x, key=jax.random.key(0), restarts=4).params
     update = elbax.GradientEStep(model, optax.adam(0.03))

@@ -110,7 +110,7 @@ def test_monte_carlo_em_learns_an_unknown_conditional():
     update = elbax.Chain(elbax.MonteCarloEStep(model), elbax.GradientMStep(model, optax.adam(0.05)))
     posterior = elbax.posteriors.Importance(prior, elbax.Exact(model, params), 50)
     state = update.init(params, posterior, key=jax.random.key(0))
-    state, _ = jax.jit(lambda s, x: jax.lax.scan(lambda s, _: update(s, x), s, length=300))(
+    state, _ = jax.jit(lambda s, x: jax.lax.scan(lambda s, _: update(s, x), s, length=150))(
         state, x
     )
 

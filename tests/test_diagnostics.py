@@ -131,9 +131,8 @@ def test_missing_information_of_a_state_space():
     coordinates, rest = split_coordinates(params)
     start, unflatten = ravel_pytree(coordinates)
     theta = lambda vector: eqx.combine(unflatten(vector), rest)
-    draws = jax.vmap(elbax.Exact(model, params)(x).sample)(
-        jax.random.split(jax.random.key(0), 40000)
-    )
+    draw = jax.jit(lambda keys: jax.vmap(elbax.Exact(model, params)(x).sample)(keys))
+    draws = draw(jax.random.split(jax.random.key(0), 40000))
     score = jax.grad(lambda vector, z: model.log_joint(theta(vector), x, z))
     scores = jax.jit(jax.vmap(score, (None, 0)))(start, draws)
     size = float(jnp.max(jnp.abs(found.missing)))

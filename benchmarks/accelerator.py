@@ -53,7 +53,8 @@ SMALL_SEQUENCES = [(2, 8)]
 COVARIANCES = ("full", "tied", "diagonal", "spherical")
 # In small each kind of data and of update is tried once: the library's own tests have the others in float32.
 ONCE = {"the same, columns missing", "categorical", "mixture of experts", "alignments"}
-ONCE |= {"autoencoder, quadrature", "beliefs, mixture of normals", "beliefs, draws"}
+ONCE |= {"autoencoder, quadrature", "Bayesian network", "beliefs, mixture of normals"}
+ONCE |= {"beliefs, factors with relevance", "beliefs, draws"}
 
 Row = dict[str, Any]
 

@@ -69,7 +69,7 @@ class FactorialHiddenMarkovModel(AbstractExponentialFamilyModel):
 
     ```python
     >>> import elbax, jax, jax.numpy as jnp
-    >>> steps = jnp.arange(40)
+    >>> steps = jnp.arange(40.0)
     >>> x = 1.0 * (steps // 5 % 2) + 3.0 * (steps // 8 % 2)  # two switches
     >>> x = (x + 0.1 * jnp.sin(7.0 * steps**2))[None, :, None]
     >>> model = elbax.FactorialHiddenMarkovModel(2, 2)

@@ -111,7 +111,7 @@ class AbstractModel(eqx.Module):
             f"{type(self).__name__} has no closed-form M-step. Use GradientMStep(model, optimizer)."
         )
 
-    def statistics_of(self, params: PyTree) -> PyTree:
+    def statistics_at(self, params: PyTree) -> PyTree:
         """Returns the statistics at which `maximize` returns these params, where `knows_statistics`.
 
         An online step then starts there. Otherwise its first step counts whole.
@@ -120,7 +120,7 @@ class AbstractModel(eqx.Module):
 
     @property
     def knows_statistics(self) -> bool:
-        """Whether `statistics_of` is known."""
+        """Whether `statistics_at` is known."""
         return False
 
     def impute(self, params: PyTree, x: PyTree, q: Any) -> tuple[PyTree, PyTree]:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from .._around import AbstractAround
 from .._model import AbstractModel
 from .._shortcut import Shortcut
-from .._types import Any, Key, PyTree, Scalar
+from .._types import Any, Callable, Key, PyTree, Scalar
 from ..families import Distribution
 from ._local import drawn_per_datum
 from ._whitened import Whitened
@@ -60,60 +60,49 @@ class AtDraws(AbstractAround):
 
     def at(self, natural: Whitened, key: Key) -> Draws:
         """Returns the model's prepared coordinates at draws with this key."""
-        prepared = lambda theta: self.model.prepare(self.model.natural(theta))
-        return Draws(jax.vmap(prepared)(self.chosen.thetas(natural, key)))
+        if self.chosen.draws == "local":
+            thetas = drawn_per_datum(self.chosen, natural, key)
+        else:
+            thetas = self.chosen.thetas(natural, key)
+        return Draws(jax.vmap(self._prepared)(thetas))
+
+    def _prepared(self, theta: PyTree) -> PyTree:
+        return self.model.prepare(self.model.natural(theta))
 
     def prepare(self, natural: PyTree) -> PyTree:
         if isinstance(natural, Draws | Whitened):
             return natural
         return self.model.prepare(natural)
 
-    def _center(self, natural: Whitened) -> PyTree:
-        return self.model.prepare(self.model.natural(self.chosen.center(natural)))
+    def _average(self, natural: PyTree, function: Callable[[PyTree], Any]) -> Any:
+        """Returns a function of the model's coordinates: its average over draws, else at q's mean."""
+        if isinstance(natural, Draws):
+            average = lambda leaf: jnp.mean(leaf, 0) if eqx.is_inexact_array(leaf) else leaf[0]
+            return jax.tree.map(average, jax.vmap(function)(natural.each))
+        if isinstance(natural, Whitened):
+            natural = self._prepared(self.chosen.center(natural))
+        return function(natural)
 
     def elbo(self, natural: PyTree, x: PyTree, q: Any, key: Key) -> Scalar:
         if isinstance(natural, Whitened):
             key, key_draw = jax.random.split(key)
-            if self.chosen.draws == "local":
-                thetas = drawn_per_datum(self.chosen, natural, key_draw)
-                one = lambda theta: self.model.elbo(
-                    self.model.prepare(self.model.natural(theta)), x, q, key
-                )
-                return jnp.mean(jax.vmap(one)(thetas))
             natural = self.at(natural, key_draw)
-        if isinstance(natural, Draws):
-            return jnp.mean(jax.vmap(lambda one: self.model.elbo(one, x, q, key))(natural.each))
-        return self.model.elbo(natural, x, q, key)
+        return self._average(natural, lambda one: self.model.elbo(one, x, q, key))
 
     def conditional(self, natural: PyTree, x: PyTree) -> Distribution:
         """Returns p(z | x) at the draws of a pass, as their geometric mean, else at q's mean."""
-        if isinstance(natural, Whitened):
-            natural = self._center(natural)
-        if isinstance(natural, Draws):
-            each = jax.vmap(lambda one: self.model.conditional(one, x))(natural.each)
-            average = lambda leaf: jnp.mean(leaf, 0) if eqx.is_inexact_array(leaf) else leaf[0]
-            return each.family(jax.tree.map(average, each.natural))
-        return self.model.conditional(natural, x)
+        return self._average(natural, lambda one: self.model.conditional(one, x))
 
     def potentials_at(self, natural: PyTree, x: PyTree) -> PyTree:
-        if isinstance(natural, Whitened):
-            natural = self._center(natural)
-        if isinstance(natural, Draws):
-            each = jax.vmap(lambda one: self.model.potentials_at(one, x))(natural.each)
-            return jax.tree.map(lambda leaf: jnp.mean(leaf, 0), each)
-        return self.model.potentials_at(natural, x)
+        return self._average(natural, lambda one: self.model.potentials_at(one, x))
+
+    def log_joint_at(self, natural: PyTree, x: PyTree, z: PyTree) -> Scalar:
+        return self._average(natural, lambda one: self.model.log_joint_at(one, x, z))
 
     @property
     def tight(self) -> bool:
         # A datum's own draws are not those of its conditional.
         return self.model.tight and self.chosen.draws == "pass"
-
-    def log_joint_at(self, natural: PyTree, x: PyTree, z: PyTree) -> Scalar:
-        if isinstance(natural, Whitened):
-            natural = self._center(natural)
-        if isinstance(natural, Draws):
-            return jnp.mean(jax.vmap(lambda one: self.model.log_joint_at(one, x, z))(natural.each))
-        return self.model.log_joint_at(natural, x, z)
 
     @property
     def divergence_weight(self) -> None:

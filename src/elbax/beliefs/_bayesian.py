@@ -112,8 +112,8 @@ class Bayesian(AbstractAround):
         """Returns the best q(θ): its counts are the prior's plus the expected statistics."""
         return self.belief.posterior(statistics, params, free)
 
-    def statistics_of(self, params: PyTree) -> PyTree:
-        return self.belief.statistics_of(params)
+    def statistics_at(self, params: PyTree) -> PyTree:
+        return self.belief.statistics_at(params)
 
     @property
     def knows_statistics(self) -> bool:

@@ -47,9 +47,9 @@ class AbstractBelief(abc.ABC):
         """Returns the best q given expected statistics at q; blocks that are not free are unchanged."""
 
     knows_statistics: ClassVar[bool] = False
-    """Whether `statistics_of` is known."""
+    """Whether `statistics_at` is known."""
 
-    def statistics_of(self, q: PyTree) -> PyTree:
+    def statistics_at(self, q: PyTree) -> PyTree:
         """Returns the statistics at which `posterior` returns q."""
         raise TypeError(f"{type(self).__name__} does not know the statistics of q.")
 

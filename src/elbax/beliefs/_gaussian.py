@@ -18,6 +18,7 @@ from .._arguments import (
     kind_of,
     takes,
 )
+from .._math.algebra import diagonal
 from .._model import AbstractModel
 from .._program import by_value
 from .._reference import Reference, split_coordinates
@@ -312,7 +313,7 @@ class GaussianBelief(eqx.Module, AbstractBelief):
         }
         if "lower" in q:
             factor = found[-1].factor
-            moved["lower"] = jnp.tril(factor / jnp.diagonal(factor)[:, None], -1)
+            moved["lower"] = jnp.tril(factor / diagonal(factor)[:, None], -1)
         if self.learned:
             variances = pieces.join([normal.variance for normal in found])
             second = jax.tree.map(lambda v, m: jnp.mean(jnp.add(v, m**2)), variances, means)
@@ -328,7 +329,7 @@ class GaussianBelief(eqx.Module, AbstractBelief):
         precisions = jax.tree.map(spread, trained, self._widths(q))
         return self._pieces(trained).split(precisions)
 
-    def statistics_of(self, q):
+    def statistics_at(self, q):
         """Returns what q has beside the prior, so that the first online step does not forget it."""
         _, normals = self._normals(q)
         each = zip(normals, self._precisions(q), strict=True)

@@ -1,5 +1,6 @@
 """Local reparameterization: draws of what a linear layer returns in place of its weights."""
 
+import itertools
 from typing import TYPE_CHECKING
 
 import equinox as eqx
@@ -44,7 +45,7 @@ def drawn_per_datum(chosen: "GaussianBelief", natural: "Whitened", key: Key) -> 
     key, key_rest = jax.random.split(key)
     keys = jax.random.split(key, chosen.num_samples)
     whole = chosen.thetas(natural, key_rest)
-    number = iter(range(len(jax.tree.leaves(center, is_leaf=is_linear))))
+    number = itertools.count()
 
     def one(mean, deviation, drawn):
         place = next(number)

@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._math.algebra import matmul
+from .._math.algebra import diagonal, matmul
 from .._math.linear_algebra import eigh, invert_triangle, root_of_inverse
 from .._reference import Reference
 from .._types import Array, PyTree
@@ -75,7 +75,7 @@ class Joint(eqx.Module):
 
     @property
     def log_diagonal(self) -> Array:
-        return jnp.log(jnp.diagonal(self.factor))
+        return jnp.log(diagonal(self.factor))
 
     def at(self, first: Array, second: Array, noise: Array | None) -> Array:
         """Returns θ at this noise, or E[θ].
@@ -84,9 +84,9 @@ class Joint(eqx.Module):
         """
         w = first
         if noise is not None:
-            excess = second - jnp.outer(first, first) - jnp.eye(len(first), dtype=first.dtype)
+            excess = second - jnp.outer(first, first) - self.moments[1]
             below = matmul(jnp.tril(0.5 * (excess + excess.T), -1), noise)
-            w = first + noise + 0.5 * jnp.diagonal(excess) * noise + below
+            w = first + noise + 0.5 * diagonal(excess) * noise + below
         return self.mean + matmul(self.factor, w)
 
     def about(self, first: Array, second: Array, new: "Joint") -> tuple[Array, Array]:
@@ -101,16 +101,15 @@ class Joint(eqx.Module):
     def gradients(self, prior: Array) -> tuple[Array, Array]:
         """Returns (g, G) at which `posterior` is this normal."""
         own = self.factor.T * prior
-        unit = jnp.eye(len(self.mean), dtype=self.mean.dtype)
-        return matmul(own, self.mean), 0.5 * (matmul(own, self.factor) - unit)
+        return matmul(own, self.mean), 0.5 * (matmul(own, self.factor) - self.moments[1])
 
     def posterior(self, prior: Array, slope: Array, curvature: Array) -> "Joint":
         """Returns the normal of precision Lᵀ Λ₀ L − 2 G and mean precision⁻¹ (g − Lᵀ Λ₀ m) in w."""
         values, vectors = eigh(-(curvature + curvature.T))
         gained = matmul(vectors * jnp.maximum(values, 0), vectors.T)
-        precision = matmul(self.factor.T * prior, self.factor) + gained
-        root = root_of_inverse(precision)
-        step = matmul(root, matmul(root.T, slope - matmul(self.factor.T, prior * self.mean)))
+        own = self.factor.T * prior
+        root = root_of_inverse(matmul(own, self.factor) + gained)
+        step = matmul(root, matmul(root.T, slope - matmul(own, self.mean)))
         return Joint(self.mean + matmul(self.factor, step), matmul(self.factor, root))
 
 

@@ -10,6 +10,7 @@ from jax.scipy.special import ndtri
 from .._math.normal import hazard, log_normal_cdf, log_truncated_mass, truncated_mean
 from .._types import Any, Array, Callable, Key, Scalar
 from ._family import AbstractFamily
+from ._normal import Normal
 
 
 class TruncatedNormal(AbstractFamily):
@@ -36,10 +37,7 @@ class TruncatedNormal(AbstractFamily):
 
     def from_description(self, *, mean: Any, precision: Any) -> Any:
         """Returns N(mean, 1 / precision) truncated to z > 0, one for each entry of arrays."""
-        mean, precision = jnp.broadcast_arrays(
-            jnp.asarray(mean, float), jnp.asarray(precision, float)
-        )
-        return self((precision * mean, precision))
+        return self(Normal().from_description(mean=mean, precision=precision).natural)
 
     def log_normalizer(self, natural: tuple) -> Scalar:
         linear, precision = natural
@@ -62,7 +60,7 @@ class TruncatedNormal(AbstractFamily):
         return unit + 0.5 * (math.log(2 * math.pi * math.e) - jnp.log(natural[1]))
 
     def statistics(self, z: Scalar) -> tuple[Scalar, Scalar]:
-        return z, -0.5 * z**2
+        return Normal().statistics(z)
 
     def score(self, natural: tuple, z: Scalar) -> Scalar:
         return jnp.where(z > 0, natural[0] * z - 0.5 * natural[1] * z**2, -jnp.inf)
@@ -81,8 +79,7 @@ class TruncatedNormal(AbstractFamily):
         return jnp.maximum(natural[0], 0) / natural[1]
 
     def from_network(self, output: Array) -> tuple[Scalar, Scalar]:
-        precision = jnp.exp(-2 * output[1])
-        return precision * output[0], precision
+        return Normal().from_network(output)
 
     def read(
         self, function: Callable[[Any], Scalar], dtype: Any = float

@@ -71,7 +71,7 @@ class OnlineMStep(AbstractStatisticsStep):
         memory = AbstractStatisticsStep.init_memory(self, params, posterior)
         if not self.model.knows_statistics:
             return memory
-        return Remembered(self.model.statistics_of(params), memory.about, memory.step)
+        return Remembered(self.model.statistics_at(params), memory.about, memory.step)
 
     def start(self, zeros):
         return zeros

@@ -45,6 +45,9 @@ class AbstractBinaryRegression(AbstractExponentialFamilyModel):
 
     prior: eqx.AbstractVar[Normal | None]
 
+    def __check_init__(self):
+        check_kind(type(self).__name__, Normal, prior=self.prior)
+
     @abc.abstractmethod
     def from_score(self, mean: Scalar, square: Scalar, sign: Scalar) -> tuple[PyTree, Scalar]:
         """Returns `potentials` from E[s], E[s²] and the label as ±1."""
@@ -233,9 +236,6 @@ class LogisticRegression(AbstractBinaryRegression):
 
     prior: Normal | None = None
 
-    def __check_init__(self):
-        check_kind("LogisticRegression", Normal, prior=self.prior)
-
     @property
     def latent(self) -> PolyaGamma:
         """The family of ω, `families.PolyaGamma()`."""
@@ -290,9 +290,6 @@ class ProbitRegression(AbstractBinaryRegression):
     """
 
     prior: Normal | None = None
-
-    def __check_init__(self):
-        check_kind("ProbitRegression", Normal, prior=self.prior)
 
     @property
     def latent(self) -> TruncatedNormal:

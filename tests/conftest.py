@@ -25,6 +25,7 @@ import jax
 import jaxtyping
 import pytest
 from jax._src.interpreters import mlir
+from jaxlib.mlir import ir
 
 
 jax.config.update("jax_enable_x64", True)
@@ -42,7 +43,12 @@ new_context, context = mlir.make_ir_context, threading.local()
 
 
 def shared_context():
-    """Returns the context of this thread, which so many programs share."""
+    """Returns the context of this thread, which so many programs share, one after the other.
+
+    A program that is written down while another one is has its own, or it would be written into that.
+    """
+    if ir.Context.current is not None:
+        return new_context()
     if getattr(context, "left", 0) == 0:
         context.shared, context.left = new_context(), 200
     context.left -= 1

@@ -1,5 +1,8 @@
 """Every law on every case."""
 
+import dataclasses
+
+import jax
 import laws
 import pytest
 from cases import CASES, find, SYSTEMS
@@ -21,6 +24,15 @@ def named(items):
         return () if item.name in QUICK else (pytest.mark.slow,)
 
     return [pytest.param(item, id=item.name, marks=marks(item)) for item in items]
+
+
+def test_a_program_that_asks_first_keeps_nothing_of_itself():
+    """Params, data and posteriors are made once, by whichever test comes first, perhaps inside of a trace."""
+    case = find("mixture-full-auto:encoder/closed")
+    fresh = dataclasses.replace(case, system=dataclasses.replace(case.system))
+    jax.make_jaxpr(lambda: (fresh.system.params, fresh.posterior))()
+    made = jax.tree.leaves((fresh.system.params, fresh.system.x, fresh.posterior))
+    assert made and not any(isinstance(leaf, jax.core.Tracer) for leaf in made)
 
 
 # The updates that pass over data in ways of their own, and every model once. (Both forms take twice as long to

@@ -579,8 +579,14 @@ def believed():
         "student": (elbax.Mixture(heavy, 3, prior=dirichlet), table),
         "hidden-markov": (chain, chains),
     }
+    learned = {"product": ("components/kind/logits",)}
     return {
-        name: of(f"bayesian-{name}", elbax.Bayesian(model), data, name in {"full", "product"})
+        name: of(
+            f"bayesian-{name}",
+            elbax.Bayesian(model, learned=learned.get(name, ())),
+            data,
+            name in {"full", "product"},
+        )
         for name, (model, data) in models.items()
     }
 

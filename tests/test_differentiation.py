@@ -11,6 +11,7 @@ from cases import find, gaussian_mixture
 from laws import assert_close, on_two_devices
 
 import elbax
+from elbax._math.algebra import difference
 
 
 @pytest.mark.slow
@@ -145,3 +146,10 @@ def test_a_sharded_table_stays_sharded():
     state = case.update.init(case.system.params, posterior, key=jax.random.key(7))
     end, _ = jax.lax.scan(lambda state, _: case.update(state, x), state, length=2)
     assert jax.typeof(end.posterior.table) == jax.typeof(table)
+
+
+def test_the_slope_of_a_difference_of_equal_values():
+    """A change of coordinates to the point where they are has the slope of any other one."""
+    slope = lambda value: jax.grad(difference)(jnp.array(value), jnp.array(value))
+    assert slope(2.0) == 1
+    assert slope(jnp.inf) == 0

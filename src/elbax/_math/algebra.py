@@ -51,7 +51,9 @@ def log(x: Array) -> Array:
 
 def difference(a: Array, b: Array) -> Array:
     """Returns a − b, 0 where both are the same infinity."""
-    return jnp.where(a == b, 0, a - jnp.where(a == b, 0, b))
+    # Not where they are equal and finite: there the slope would be 0.
+    same = (a == b) & jnp.isinf(a)
+    return jnp.where(same, 0, a - jnp.where(same, 0, b))
 
 
 def without_data(count: Array) -> Array:

@@ -1,5 +1,7 @@
 """Variational Bayes, as a model whose params are those of a belief."""
 
+from collections.abc import Sequence
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -18,6 +20,7 @@ from ..starts import AbstractPartitioned
 from ._belief import AbstractBelief, belief as belief_of
 from ._drawn import Drawn
 from ._gaussian import gaussian, GaussianBelief
+from ._learned import LearnedBelief
 
 
 class Bayesian(AbstractAround):
@@ -44,6 +47,9 @@ class Bayesian(AbstractAround):
         grammars, Bayesian networks. Floors of variances are dropped, as the prior does their work. With a belief
         of your own: any model.
     - `belief`: a `beliefs.GaussianBelief`, for a Gaussian q(θ) by draws in place of one of the priors' kind.
+    - `learned`: the blocks whose prior is learned too (empirical Bayes, or type-II maximum likelihood), by the
+        names of `elbo_terms`: the concentration of a `Dirichlet` or a `StickBreaking`, a and b of a `Beta`, shape
+        and rate of a `Gamma`, the deviation of a `Normal`. The params are then `{"belief": q, "log_priors": ...}`.
 
     **Raises** `TypeError` for a model without such a prior, `ValueError` for an improper one.
 
@@ -61,20 +67,29 @@ class Bayesian(AbstractAround):
     """
 
     model: AbstractModel
+    learned: tuple[str, ...] = eqx.field(static=True)
 
-    def __init__(self, model: AbstractModel, belief: GaussianBelief | None = None):
+    def __init__(
+        self,
+        model: AbstractModel,
+        belief: GaussianBelief | None = None,
+        *,
+        learned: str | Sequence[str] = (),
+    ):
         check_model(model, "Bayesian")
         if isinstance(model, Bayesian):
             raise TypeError(
                 "Bayesian: the model is a Bayesian already. Pass the model inside of it."
             )
         self.model = model if belief is None else gaussian(model, belief)
-        belief_of(self.model)
+        self.learned = (learned,) if isinstance(learned, str) else tuple(learned)
+        _ = self.belief
 
     @property
     def belief(self) -> AbstractBelief:
         """The kind of q(θ), made from the model."""
-        return belief_of(self.model)
+        found = belief_of(self.model)
+        return LearnedBelief(found, self.learned) if self.learned else found
 
     def inside(self, params: PyTree) -> PyTree:
         """Returns the model's params at a mean of q."""
@@ -159,7 +174,9 @@ class Bayesian(AbstractAround):
 
     def shortcut(self, params: PyTree, x: PyTree) -> Shortcut | None:
         found = self.model.shortcut(self.inside(params), x)
-        return None if found is None else found.around(Bayesian)
+        if found is None:
+            return None
+        return found.around(lambda form: eqx.tree_at(lambda outer: outer.model, self, form))
 
     def invariances(self, params: PyTree) -> Invariances | None:
         return None

@@ -1,6 +1,7 @@
 r"""Beliefs: distributions q(θ) over a model's params, of the kind of their prior."""
 
 import abc
+import copy
 import functools
 from typing import ClassVar
 
@@ -57,6 +58,15 @@ class AbstractBelief(abc.ABC):
     def divergence(self, q: PyTree) -> dict[str, Scalar]:
         """Returns KL(q ‖ p) of each block, in nats; they add up to that of all."""
 
+    @property
+    def learnable(self) -> dict[str, tuple[tuple[str, ...], "AbstractOnePrior"]]:
+        """The beliefs whose prior can be learned and the path to their part of q, by block as in `divergence`."""
+        return {}
+
+    def with_priors(self, priors: dict[str, Any]) -> "AbstractBelief":
+        """Returns the belief with other priors, by block; those that are not named stay."""
+        return self
+
     @abc.abstractmethod
     def sample(self, q: PyTree, key: Key) -> PyTree:
         """Returns params drawn from q."""
@@ -110,11 +120,53 @@ def needed(prior: Any, model: Any, name: str, example: str) -> Any:
     return prior
 
 
+def joined(name: str, below: str) -> str:
+    """Returns the name of a block below another one, as errors and tables print it."""
+    return f"{name}/{below}" if below else name
+
+
+class AbstractOnePrior(AbstractBelief):
+    """A belief over one block, whose prior has numbers that can be learned (its `learnable`)."""
+
+    prior: Any
+    block: ClassVar[str] = ""
+
+    @property
+    def learnable(self):
+        return {self.block: ((), self)}
+
+    def about(self, natural: PyTree, q: PyTree) -> PyTree:
+        """Returns E[η] of another q in the coordinates at `point(q)`."""
+        return natural
+
+    def with_priors(self, priors):
+        found = copy.copy(self)
+        found.prior = priors.get(self.block, self.prior)
+        return found
+
+
 class Blocks(AbstractBelief):
     """Independent beliefs over the named blocks of a dictionary of params."""
 
     def __init__(self, **blocks: AbstractBelief):
         self.blocks = blocks
+
+    @property
+    def learnable(self):
+        return {
+            joined(name, below): ((name, *path), one)
+            for name, block in self.blocks.items()
+            for below, (path, one) in block.learnable.items()
+        }
+
+    def with_priors(self, priors):
+        def inside(name, block):
+            names = {below: joined(name, below) for below in block.learnable}
+            return block.with_priors({b: priors[n] for b, n in names.items() if n in priors})
+
+        found = copy.copy(self)
+        found.blocks = {name: inside(name, block) for name, block in self.blocks.items()}
+        return found
 
     def start(self, params, count):
         return {name: block.start(params[name], count) for name, block in self.blocks.items()}
@@ -136,7 +188,7 @@ class Blocks(AbstractBelief):
 
     def divergence(self, q):
         return {
-            f"{name}/{below}" if below else name: value
+            joined(name, below): value
             for name, block in self.blocks.items()
             for below, value in block.divergence(q[name]).items()
         }

@@ -1,22 +1,26 @@
 """Beta beliefs over single probabilities."""
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 
 from .._math.special import log_minus_digamma
 from ..components import Bernoulli
 from ..priors import Beta
-from ._belief import AbstractBelief, belief, needed
+from ._belief import AbstractOnePrior, belief, needed
 from ._divergence import dirichlet_divergence
 from ._flags import together
 
 
-class BetaBelief(AbstractBelief):
+class BetaBelief(AbstractOnePrior):
     r"""Betas over the probabilities of Bernoulli columns: `logits` holds the mean and the count it is worth.
 
     $q(\pi) = \mathrm{Beta}(a, b)$ has mean a / (a + b) and count a + b, and $E_q[\log \pi] = \psi(a) - \psi(a +
     b)$. The best a and b are the prior's plus the expected numbers of ones and zeros.
     """
+
+    block: ClassVar[str] = "logits"
 
     def __init__(self, component: Bernoulli):
         self.component = component

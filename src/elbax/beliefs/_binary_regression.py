@@ -1,5 +1,7 @@
 """Beliefs over the coefficients of logistic and probit regressions."""
 
+from typing import ClassVar
+
 import jax.numpy as jnp
 
 from .._math.algebra import matmul, vdot
@@ -10,17 +12,19 @@ from ..components._linear import design
 from ..components._linear_regression import at_center
 from ..models import LogisticRegression, Model, ProbitRegression
 from ..models._binary_regression import AbstractBinaryRegression, center_of
-from ._belief import AbstractBelief, belief, needed, no_predictive
+from ._belief import AbstractOnePrior, belief, needed, no_predictive
 from ._flags import together
 from ._rows import draw_rows, packed, root_of_covariance, row_divergence
 
 
-class BinaryRegressionBelief(AbstractBelief):
+class BinaryRegressionBelief(AbstractOnePrior):
     r"""$q(\beta) = N(m, \Lambda^{-1})$ with a full covariance, and the intercept at the inputs' mean.
 
     The params are `{"coefficients": {"point": m, "precision": Λ}}` and the center of the inputs. E_q[η] are the
     moments 0 and Λ⁻¹ about m. The best Λ is the prior's plus the expected sum of weighted ũũᵀ.
     """
+
+    block: ClassVar[str] = "coefficients"
 
     def __init__(self, model: AbstractBinaryRegression):
         example = "elbax.priors.Normal(1.0)"
@@ -51,6 +55,9 @@ class BinaryRegressionBelief(AbstractBelief):
     def _root(self, q: PyTree) -> Array:
         block = q["coefficients"]
         return root_of_covariance(block["precision"], block["point"].size)
+
+    def about(self, natural, q):
+        return self.model.rebase(natural, self.point(q))
 
     def posterior(self, statistics, q, free):
         point = self.point(q)

@@ -1,5 +1,7 @@
 """Beliefs over the params of components made of rows of probabilities, and of products of components."""
 
+from typing import cast
+
 import numpy as np
 
 from .._arguments import Apart
@@ -30,12 +32,11 @@ class MultinomialBelief(Blocks):
     def __init__(self, component: Multinomial):
         self.component = component
         prior = needed(component.prior, component, "prior", FLAT)
-        self.rows = DirichletBelief(prior, True)
-        Blocks.__init__(self, logits=self.rows)
+        Blocks.__init__(self, logits=DirichletBelief(prior, True))
 
     def natural(self, q):
-        natural = self.component.natural(q)
-        return natural | {"logits": natural["logits"] + self.rows.gain(q["logits"])}
+        natural, rows = self.component.natural(q), cast(DirichletBelief, self.blocks["logits"])
+        return natural | {"logits": natural["logits"] + rows.gain(q["logits"])}
 
     def predictive(self, q):
         raise TypeError(no_predictive("the probabilities of a Multinomial"))

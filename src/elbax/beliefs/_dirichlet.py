@@ -8,7 +8,7 @@ from .._math.special import log_minus_digamma
 from .._types import Any, Array
 from ..data._check import is_concrete
 from ..priors import Dirichlet
-from ._belief import AbstractBelief
+from ._belief import AbstractOnePrior
 from ._divergence import dirichlet_divergence
 from ._flags import whole
 
@@ -17,7 +17,7 @@ FLAT = "elbax.priors.Dirichlet(1.0)"
 """A prior of rows, for errors."""
 
 
-class DirichletBelief(AbstractBelief):
+class DirichletBelief(AbstractOnePrior):
     r"""Dirichlets over rows of probabilities, the last axis: q is log α, whose softmax is the mean.
 
     $E_q[\log \pi_k] = \psi(\alpha_k) - \psi(\sum_j \alpha_j)$. The best α is the prior's plus the expected counts.

@@ -1,22 +1,26 @@
 """Gamma beliefs over rates."""
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 
 from .._math.special import log_minus_digamma
 from ..components import Poisson
 from ..priors import Gamma
-from ._belief import AbstractBelief, belief, needed
+from ._belief import AbstractOnePrior, belief, needed
 from ._divergence import gamma_divergence
 from ._flags import together
 
 
-class GammaBelief(AbstractBelief):
+class GammaBelief(AbstractOnePrior):
     r"""Gammas over the rates of Poisson columns: `log_rates` holds the mean and the exposure it is worth.
 
     $q(\lambda) = \mathrm{Gamma}(a, b)$ has mean a / b and exposure b, and $E_q[\log \lambda] = \psi(a) - \log b$.
     The best a is the prior's shape plus the expected events, the best b its rate plus the expected exposure.
     """
+
+    block: ClassVar[str] = "log_rates"
 
     def __init__(self, component: Poisson):
         self.component = component
@@ -45,6 +49,9 @@ class GammaBelief(AbstractBelief):
     def natural(self, q):
         natural = self.component.natural(self.point(q))
         return natural | {"log_rate": natural["log_rate"] - log_minus_digamma(self._shape(q))}
+
+    def about(self, natural, q):
+        return self.component.rebase(natural, self.point(q))
 
     def posterior(self, statistics, q, free):
         events, exposure = statistics["log_rate"], -statistics["rate"]

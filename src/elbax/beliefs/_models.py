@@ -1,5 +1,7 @@
 """Beliefs over the params of models made of components and of tables of probabilities."""
 
+from typing import cast
+
 import jax
 import jax.numpy as jnp
 
@@ -30,8 +32,12 @@ class MixtureBelief(Blocks):
                 "Bayesian: StickBreaking needs at least 2 components, got 1. Use Dirichlet(1.0), which is the "
                 "same for a single component."
             )
-        self.weights = StickBreakingBelief(prior) if sticks else DirichletBelief(prior, True)
-        Blocks.__init__(self, logits=self.weights, components=belief(model.component))
+        weights = StickBreakingBelief(prior) if sticks else DirichletBelief(prior, True)
+        Blocks.__init__(self, logits=weights, components=belief(model.component))
+
+    @property
+    def weights(self) -> StickBreakingBelief | DirichletBelief:
+        return cast(StickBreakingBelief | DirichletBelief, self.blocks["logits"])
 
     def start(self, params, count):
         shares = count * jax.nn.softmax(params["logits"])

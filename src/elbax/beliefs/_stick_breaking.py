@@ -6,12 +6,12 @@ import jax.numpy as jnp
 from .._math.special import log_minus_digamma
 from .._types import Array
 from ..priors import StickBreaking
-from ._belief import AbstractBelief
+from ._belief import AbstractOnePrior
 from ._divergence import dirichlet_divergence
 from ._flags import together
 
 
-class StickBreakingBelief(AbstractBelief):
+class StickBreakingBelief(AbstractOnePrior):
     r"""Betas over the fractions $v_k$: q is `{"on": log a, "off": log b}`, each of shape `(K − 1,)`.
 
     The best a is 1 plus the expected number of data in the component, the best b is γ plus that in all later ones
@@ -19,15 +19,15 @@ class StickBreakingBelief(AbstractBelief):
     """
 
     def __init__(self, prior: StickBreaking):
-        self.concentration = prior.concentration
+        self.prior = prior
 
     def _of_counts(self, counts: Array) -> dict[str, Array]:
         later = jnp.cumsum(counts[::-1])[::-1][1:]
-        return {"on": jnp.log(1 + counts[:-1]), "off": jnp.log(self.concentration + later)}
+        return {"on": jnp.log(1 + counts[:-1]), "off": jnp.log(self.prior.concentration + later)}
 
     def counts(self, q) -> Array:
         """Returns the expected number of data in each component."""
-        last = jnp.exp(q["off"][-1:]) - self.concentration
+        last = jnp.exp(q["off"][-1:]) - self.prior.concentration
         return jnp.concatenate([jnp.exp(q["on"]) - 1, last])
 
     def start(self, params, count):
@@ -57,7 +57,7 @@ class StickBreakingBelief(AbstractBelief):
     def divergence(self, q):
         log_mean = self._log_means(q)
         concentration = jnp.exp(jnp.stack([q["on"], q["off"]], -1))
-        prior = jnp.array([1.0, self.concentration], log_mean.dtype)
+        prior = jnp.array([1.0, self.prior.concentration], log_mean.dtype)
         return {"": jnp.sum(dirichlet_divergence(log_mean, concentration, prior))}
 
     def sample(self, q, key):

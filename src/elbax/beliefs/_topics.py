@@ -1,5 +1,7 @@
 """Beliefs over topics."""
 
+import copy
+
 from ..models import LatentDirichletAllocation
 from ..models._latent_dirichlet_allocation import (
     maximize_log_concentration,
@@ -15,6 +17,15 @@ class TopicBelief(AbstractBelief):
     def __init__(self, model: LatentDirichletAllocation):
         prior = needed(model.prior, model, "prior", "elbax.priors.Dirichlet(0.1)")
         self.topics = DirichletBelief(prior, True)
+
+    @property
+    def learnable(self):
+        return {"topics": (("topics",), self.topics)}
+
+    def with_priors(self, priors):
+        found = copy.copy(self)
+        found.topics = DirichletBelief(priors.get("topics", self.topics.prior), True)
+        return found
 
     def start(self, params, count):
         # A topic is worth about one occurrence of each word: which words are whose is not known before the first

@@ -46,38 +46,45 @@ class NewtonMStep(AbstractSearchStep):
         check_count("NewtonMStep", least=0, num_halvings=self.num_halvings)
 
     def search(self, objective: Callable[[PyTree], Scalar], start: PyTree) -> tuple[PyTree, Scalar]:
-        start, unflatten = ravel_pytree(start)
-        ascent = lambda vector: objective(unflatten(vector))
+        return newton_step(objective, start, self.num_halvings)
 
-        def slope(vector):
-            value, gradient = jax.value_and_grad(ascent)(vector)
-            return gradient, (value, gradient)
 
-        hessian, (value, gradient) = jax.jacfwd(slope, has_aux=True)(start)
-        # Params of any units are scaled alike first, so that flatness does not depend on units.
-        diagonal = jnp.abs(jnp.diagonal(hessian))
-        unit = jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1))
-        values, vectors = eigh(hessian / jnp.outer(unit, unit))
-        size = jnp.abs(values)
-        curved = size > 10 * start.size * jnp.finfo(start.dtype).eps * jnp.max(size)
-        along = jnp.matmul(gradient / unit, vectors, precision="highest")
-        step = jnp.where(curved, along / jnp.where(curved, size, 1), 0)
-        direction = jnp.matmul(vectors, step, precision="highest") / unit
+def newton_step(
+    objective: Callable[[PyTree], Scalar], start: PyTree, num_halvings: int
+) -> tuple[PyTree, Scalar]:
+    """Returns (the end of one damped step that ascends the objective, the objective at the start)."""
+    start, unflatten = ravel_pytree(start)
+    ascent = lambda vector: objective(unflatten(vector))
 
-        # At the maximum all differences are rounding, which must not halve a correct step.
-        enough = value - 8 * jnp.finfo(start.dtype).eps * (1 + jnp.abs(value))
+    def slope(vector):
+        value, gradient = jax.value_and_grad(ascent)(vector)
+        return gradient, (value, gradient)
 
-        def falls(carry):
-            _, reached, tries = carry
-            return ~(reached >= enough) & (tries < self.num_halvings)
+    hessian, (value, gradient) = jax.jacfwd(slope, has_aux=True)(start)
+    # Params of any units are scaled alike first, so that flatness does not depend on units.
+    diagonal = jnp.abs(jnp.diagonal(hessian))
+    unit = jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1))
+    values, vectors = eigh(hessian / jnp.outer(unit, unit))
+    size = jnp.abs(values)
+    curved = size > 10 * start.size * jnp.finfo(start.dtype).eps * jnp.max(size)
+    along = jnp.matmul(gradient / unit, vectors, precision="highest")
+    step = jnp.where(curved, along / jnp.where(curved, size, 1), 0)
+    direction = jnp.matmul(vectors, step, precision="highest") / unit
 
-        def halve(carry):
-            t, _, tries = carry
-            return 0.5 * t, ascent(start + 0.5 * t * direction), tries + 1
+    # At the maximum all differences are rounding, which must not halve a correct step.
+    enough = value - 8 * jnp.finfo(start.dtype).eps * (1 + jnp.abs(value))
 
-        whole = jnp.ones((), start.dtype)
-        first = whole, ascent(start + direction), jnp.zeros((), int)
-        t, reached, _ = jax.lax.while_loop(falls, halve, first)
-        moved = jnp.where(reached >= enough, start + t * direction, start)
-        # If the Hessian is not finite no step is made; NaN keeps this from passing for convergence.
-        return unflatten(moved), jnp.where(jnp.all(jnp.isfinite(hessian)), value, jnp.nan)
+    def falls(carry):
+        _, reached, tries = carry
+        return ~(reached >= enough) & (tries < num_halvings)
+
+    def halve(carry):
+        t, _, tries = carry
+        return 0.5 * t, ascent(start + 0.5 * t * direction), tries + 1
+
+    whole = jnp.ones((), start.dtype)
+    first = whole, ascent(start + direction), jnp.zeros((), int)
+    t, reached, _ = jax.lax.while_loop(falls, halve, first)
+    moved = jnp.where(reached >= enough, start + t * direction, start)
+    # If the Hessian is not finite no step is made; NaN keeps this from passing for convergence.
+    return unflatten(moved), jnp.where(jnp.all(jnp.isfinite(hessian)), value, jnp.nan)

@@ -1,5 +1,7 @@
 """A prior on one probability."""
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax.numpy as jnp
 from jax.scipy.special import betaln
@@ -21,6 +23,8 @@ class Beta(eqx.Module):
 
     ```
     """
+
+    learnable: ClassVar[tuple[str, ...]] = ("a", "b")
 
     a: float = eqx.field(static=True)
     b: float = eqx.field(static=True)

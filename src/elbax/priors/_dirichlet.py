@@ -1,5 +1,7 @@
 """A prior on probabilities."""
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
@@ -26,6 +28,8 @@ class Dirichlet(eqx.Module):
 
     ```
     """
+
+    learnable: ClassVar[tuple[str, ...]] = ("concentration",)
 
     concentration: float = eqx.field(static=True)
 

@@ -1,5 +1,7 @@
 """A prior on a rate."""
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax.numpy as jnp
 from jax.scipy.special import gammaln
@@ -21,6 +23,8 @@ class Gamma(eqx.Module):
 
     ```
     """
+
+    learnable: ClassVar[tuple[str, ...]] = ("shape", "rate")
 
     shape: float = eqx.field(static=True)
     rate: float = eqx.field(static=True)

@@ -1,6 +1,7 @@
 """A normal prior on the coefficients of a regression without a noise variance."""
 
 import math
+from typing import ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -29,6 +30,8 @@ class Normal(eqx.Module):
 
     ```
     """
+
+    learnable: ClassVar[tuple[str, ...]] = ("deviation",)
 
     deviation: float = eqx.field(static=True)
     intercept_deviation: float = eqx.field(static=True)

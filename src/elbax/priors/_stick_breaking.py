@@ -1,6 +1,6 @@
 """The prior of a Dirichlet process on weights, truncated."""
 
-from typing import NoReturn
+from typing import ClassVar, NoReturn
 
 import equinox as eqx
 
@@ -25,6 +25,8 @@ class StickBreaking(eqx.Module):
 
     ```
     """
+
+    learnable: ClassVar[tuple[str, ...]] = ("concentration",)
 
     concentration: float = eqx.field(static=True)
 

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 import scipy.stats
+import sklearn.datasets
 from cases import sweeps, SYSTEMS
 
 import elbax
@@ -123,6 +124,44 @@ def test_natural_gradients_of_a_logistic_regression():
     assert np.all(np.abs(state.params["mean"] - mean) < 0.05 * deviations)
     _, (normal,) = bayesian.belief._normals(state.params)
     np.testing.assert_allclose(np.sqrt(normal.variance), deviations, rtol=0.02)
+
+
+def gates(params, x):
+    inputs, label = x
+    return jax.nn.log_softmax(params @ inputs)[label.astype(int)]
+
+
+def of_gates(deviation):
+    chosen = GaussianBelief(deviation, full=lambda params: params, **PAIRS)
+    return elbax.Bayesian(elbax.Model(gates), chosen)
+
+
+def test_natural_gradients_of_two_gates():
+    """Under N(0, σ² / 2) they are the regression under N(0, σ²), and their sum keeps its prior."""
+    x, mean, deviations, evidence = flowers()
+    bayesian = of_gates(3.0 / np.sqrt(2))
+    step = elbax.OnlineMStep(bayesian, rate=lambda t: (t + 10.0) ** -0.7)
+    state, info = trained(bayesian, step, jnp.zeros((2, 2)), x, 300)
+    assert abs(400 * info.elbo[-50:].mean() - evidence) < 0.1
+    _, (normal,) = bayesian.belief._normals(state.params)
+    covariance = np.asarray(normal.factor @ normal.factor.T).reshape(2, 2, 2, 2)
+    for sign, center, spread in ((-1.0, mean, deviations), (1.0, np.zeros(2), 3.0 * np.ones(2))):
+        turn = np.array([sign, 1.0])
+        found = np.einsum("i,iajb,j->ab", turn, covariance, turn)
+        np.testing.assert_allclose(np.sqrt(np.diag(found)), spread, rtol=0.02)
+        assert np.all(np.abs(turn @ state.params["mean"] - center) < 0.05 * spread)
+
+
+def test_natural_gradients_where_data_say_nothing():
+    """The noise of a precision there, below 0 as often as above, must not add up: the bound diverged by it."""
+    inputs, label = sklearn.datasets.load_iris(return_X_y=True)
+    inputs = (inputs - inputs.mean(0)) / inputs.std(0)
+    x = jnp.asarray(np.column_stack([np.ones(150), inputs])), jnp.asarray(label)
+    bayesian = of_gates(2.0)
+    step = elbax.OnlineMStep(bayesian, rate=lambda t: (t + 1.0) ** -0.7, delay=20)
+    _, info = trained(bayesian, step, jnp.zeros((3, 5)), x, 300)
+    # 30 000 steps of Adam end at −30.56.
+    assert abs(150 * info.elbo[-100:].mean() + 30.56) < 0.3
 
 
 @pytest.mark.parametrize("full", [None, lambda params: params])

@@ -29,7 +29,7 @@ class OnlineMStep(AbstractStatisticsStep):
 
     - `model`: a model with a closed form for what is free.
     - `rate`: ρ, a number in (0, 1] or a function of the step 0, 1, …; at the first step ρ is 1, but for a
-        `Bayesian` with a `GaussianBelief`, which starts from the statistics of its own params.
+        `Bayesian` with a `GaussianBelief`, whose s is always that of its own params.
     - `delay`: the number of steps before θ first moves, while statistics accumulate (for small batches).
     - `chunk_size`: about how many rows to process at a time.
     - `free`: which params this step updates; see `ClosedFormMStep`.
@@ -78,6 +78,15 @@ class OnlineMStep(AbstractStatisticsStep):
 
     def move(self, kept, change):
         return change(kept)
+
+    def recall(self, memory, params):
+        moved = AbstractStatisticsStep.recall(self, memory, params)
+        if not self.model.knows_statistics:
+            return moved
+        # Once θ has moved they are its own: apart from it they keep what `maximize` refuses, such as a precision
+        # below 0 by noise where data say nothing, and there they would grow from step to step.
+        own, still = self.model.statistics_at(params), self.waits(memory.step - 1)
+        return jax.tree.map(lambda old, new: jnp.where(still, old, new), moved, own)
 
     def join(self, kept, fresh, step):
         whole = not self.model.knows_statistics

@@ -52,6 +52,10 @@ class AbstractStatisticsStep(AbstractUpdate):
     def waits(self, step: Array) -> Array:
         """Returns whether θ is unchanged in this step."""
 
+    def recall(self, memory: Remembered, params: PyTree) -> PyTree:
+        """Returns what is kept, about these params."""
+        return self.move(memory.kept, change_of_statistics(self.model, memory.about, params))
+
     @property
     def ascends(self) -> bool:
         return False
@@ -69,8 +73,7 @@ class AbstractStatisticsStep(AbstractUpdate):
             model, state.params, state.posterior, batch, key=now, chunk_size=self.chunk_size
         )
         elbo = per_datum(total, model.global_term(state.params, now), weight)
-        change = change_of_statistics(model, memory.about, state.params)
-        kept, statistics = self.join(self.move(memory.kept, change), fresh, step)
+        kept, statistics = self.join(self.recall(memory, state.params), fresh, step)
         free = spread(self.free, state.params)
         moved = choose(free, model.maximize(statistics, state.params, free), state.params)
         waits = self.waits(step)

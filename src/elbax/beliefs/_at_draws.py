@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from .._around import AbstractAround
 from .._model import AbstractModel
+from .._reference import is_reference, Reference
 from .._shortcut import Shortcut
 from .._types import Any, Callable, Key, PyTree, Scalar
 from ..families import Distribution
@@ -20,9 +21,29 @@ if TYPE_CHECKING:
 
 
 class Draws(eqx.Module):
-    """The prepared coordinates of the model at some draws of θ, with a leading axis."""
+    """The prepared coordinates of the model at some draws of θ, with a leading axis.
+
+    The points that these are about are draws too, so they have gradients: no `Reference` hides them.
+    """
 
     each: PyTree
+
+    def __init__(self, each: PyTree):
+        shown = lambda node: Point(node.value) if is_reference(node) else node
+        self.each = jax.tree.map(shown, each, is_leaf=is_reference)
+
+
+class Point(eqx.Module):
+    """The value of a `Reference` of the model, at draws."""
+
+    value: PyTree
+
+
+def as_the_model_has_them(each: PyTree) -> PyTree:
+    """Returns the coordinates of one of the `Draws`, with a `Reference` where the model has one."""
+    is_point = lambda node: isinstance(node, Point)
+    hidden = lambda node: Reference(node.value) if is_point(node) else node
+    return jax.tree.map(hidden, each, is_leaf=is_point)
 
 
 class AtDraws(AbstractAround):
@@ -78,7 +99,8 @@ class AtDraws(AbstractAround):
         """Returns a function of the model's coordinates: its average over draws, else at q's mean."""
         if isinstance(natural, Draws):
             average = lambda leaf: jnp.mean(leaf, 0) if eqx.is_inexact_array(leaf) else leaf[0]
-            return jax.tree.map(average, jax.vmap(function)(natural.each))
+            of_each = jax.vmap(lambda each: function(as_the_model_has_them(each)))
+            return jax.tree.map(average, of_each(natural.each))
         if isinstance(natural, Whitened):
             natural = self._prepared(self.chosen.center(natural))
         return function(natural)

@@ -171,13 +171,13 @@ class GaussianBelief(eqx.Module, AbstractBelief):
         """Returns the logarithm of the prior's deviation of every array; 0 for a prior of another shape."""
         if isinstance(self.prior, tuple):
             found = dict(self.prior)
-            if not isinstance(trained, dict) or trained.keys() != found.keys():
-                names = sorted(trained) if isinstance(trained, dict) else "no names"
+            names = _random(trained) if isinstance(trained, dict) else "no names"
+            if names != sorted(found):
                 raise ValueError(
                     f"GaussianBelief: prior has the blocks {sorted(found)}, the params have {names}. Pass one "
                     "deviation for each block, or one number for all."
                 )
-            logs = {name: math.log(found[name]) for name in trained}
+            logs = {name: math.log(found.get(name, 1.0)) for name in trained}
             return {n: jax.tree.map(lambda _, n=n: logs[n], trained[n]) for n in trained}
         width = self.prior if isinstance(self.prior, float) else 1.0
         return jax.tree.map(lambda _: math.log(width), trained)
@@ -271,7 +271,7 @@ class GaussianBelief(eqx.Module, AbstractBelief):
 
         each = jax.tree.map(one, trained, variances, q["log_deviations"], self._widths(q))
         blocks = each if isinstance(each, dict) else {"params": each}
-        return {name: _total(below) for name, below in blocks.items()}
+        return {name: _total(blocks[name]) for name in _random(blocks)}
 
     def _widths(self, q: PyTree) -> PyTree:
         trained, _ = split_coordinates(q["mean"])
@@ -353,6 +353,11 @@ def _noise(like: list[Array], key: Key, number: int) -> list[Array]:
         jax.random.normal(key, (number, *leaf.shape), leaf.dtype)
         for key, leaf in zip(keys, like, strict=True)
     ]
+
+
+def _random(blocks: dict[str, PyTree]) -> list[str]:
+    """Returns the names of the blocks that hold random numbers: a `Reference` holds none."""
+    return sorted(name for name, below in blocks.items() if jax.tree.leaves(below))
 
 
 def _total(tree: PyTree) -> Scalar:

@@ -1,6 +1,13 @@
 """Beliefs over params: q(θ) of the kind of each prior, one kind a file, and the model that they make."""
 
-from . import _analyzer, _binary_regression, _components, _models, _regression  # noqa: F401  They register beliefs.
+from . import (  # noqa: F401  They register beliefs.
+    _analyzer,
+    _binary_regression,
+    _components,
+    _models,
+    _regression,
+    _state_space,
+)
 from ._bayesian import Bayesian as Bayesian
 from ._belief import AbstractBelief as AbstractBelief, belief as belief, Blocks as Blocks
 from ._beta import BetaBelief as BetaBelief

@@ -16,7 +16,6 @@ from .._shortcut import Shortcut
 from .._types import Any, Array, Key, PyTree, Scalar
 from ..data._batch import as_batch, effective_weight
 from ..data._check import check_no_nan
-from ..starts import AbstractPartitioned
 from ._belief import AbstractBelief, belief as belief_of
 from ._drawn import Drawn
 from ._gaussian import gaussian, GaussianBelief
@@ -102,9 +101,9 @@ class Bayesian(AbstractAround):
 
     def start(self, params: PyTree, batch: PyTree) -> PyTree:
         """Returns q about the model's params, as if they were estimated from this batch."""
-        model = self.model
-        parted = isinstance(model, AbstractPartitioned)
-        weight = model.start_rows(batch)[1] if parted else effective_weight(as_batch(batch))
+        model: Any = self.model
+        steps = hasattr(model, "start_rows")
+        weight = model.start_rows(batch)[1] if steps else effective_weight(as_batch(batch))
         return self.outside(params, jnp.sum(weight))
 
     def init(self, key: Key, x: PyTree, **options: Any) -> PyTree:

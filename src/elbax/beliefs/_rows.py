@@ -93,10 +93,16 @@ def root_of_covariance(raw: Array, width: int) -> Float[Array, "width width"]:
 
 
 def expected_natural(
-    natural: PyTree, raw: Float[Array, "rows size"], log_count: Float[Array, "..."]
+    natural: PyTree,
+    raw: Float[Array, "rows size"],
+    log_count: Float[Array, "..."],
+    own: slice = slice(None),
 ) -> PyTree:
-    """Returns E_q[η] from η at the point: a gram of Λ⁻¹ for each row, and a count less ½ (log a − ψ(a))."""
-    width = natural["gram"].shape[-1]
+    """Returns E_q[η] from η at the point: a gram of Λ⁻¹ for each row, and a count less ½ (log a − ψ(a)).
+
+    `own` are the entries of a row that Λ is of; the others are known.
+    """
+    width = len(range(natural["gram"].shape[-1])[own])
 
     def covariance(raw):
         root = root_of_covariance(raw, width)
@@ -105,7 +111,7 @@ def expected_natural(
     gap = log_minus_digamma(0.5 * jnp.exp(log_count))
     return natural | {
         "count": natural["count"] - 0.5 * gap,
-        "gram": jax.vmap(covariance)(raw),
+        "gram": jnp.zeros_like(natural["gram"]).at[:, own, own].set(jax.vmap(covariance)(raw)),
     }
 
 

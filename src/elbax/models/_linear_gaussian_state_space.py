@@ -33,7 +33,9 @@ from ..data._sequence import (
     without_steps_after,
 )
 from ..families import GaussianChain
+from ..priors import Gamma, NormalInverseGamma, NormalInverseWishart
 from ..starts import start_of
+from ._gaussian_rows import conditional_of_rows, factor_in_inputs, is_in_rows
 from ._linear_gaussian import LinearGaussian
 
 
@@ -41,6 +43,8 @@ NOISE = {"full": Full(), "diagonal": Diagonal(), "isotropic": Spherical()}
 _LOG_2PI = math.log(2 * math.pi)
 
 Noise = Literal["full", "diagonal", "diag", "isotropic"]
+Known = Literal["known"]
+RowsPrior = NormalInverseGamma | Gamma | Known | None
 
 
 class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
@@ -76,6 +80,13 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
         `init`. Without a floor, noise of one kind may shrink to nothing where the likelihood is highest (as for a
         constant level). 0 turns it off. Directions without noise are left out.
     - `order`: how the chain runs, as for `GaussianChain`.
+    - `initial_prior`: a `NormalInverseWishart` on m and V.
+    - `transition_prior`, `emission_prior`: a `NormalInverseGamma` on the rows of (A, b) and Q, of (C, d) and R; its
+        `intercept_precision` is that of the offset. Such noise is diagonal or isotropic.
+
+    The priors are for `Bayesian`, which needs all three. There a part may also be `"known"`: it stays as it is in the
+    params. With a `Gamma`, a prior on the precisions of the noise, only its matrix and offset do. EM does not take
+    these two; it has `free`.
 
     ```python
     >>> import elbax, jax, jax.numpy as jnp
@@ -98,6 +109,9 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
     offsets: bool = eqx.field(static=True)
     floor: float = eqx.field(static=True)
     chain: GaussianChain
+    initial_prior: NormalInverseWishart | Known | None
+    transition_prior: RowsPrior
+    emission_prior: RowsPrior
 
     def __init__(
         self,
@@ -108,6 +122,9 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
         offsets: bool = False,
         floor: float = 1e-6,
         order: Literal["auto", "sequential", "pairwise"] = "auto",
+        initial_prior: NormalInverseWishart | Known | None = None,
+        transition_prior: RowsPrior = None,
+        emission_prior: RowsPrior = None,
     ):
         who = "LinearGaussianStateSpace"
         transition_noise, emission_noise = in_full(transition_noise), in_full(emission_noise)
@@ -120,6 +137,10 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
         self.offsets = offsets
         self.floor = float(floor)
         self.chain = GaussianChain(dim, order=order)
+        self.initial_prior = _prior("initial_prior", initial_prior, NormalInverseWishart)
+        rows = NormalInverseGamma, Gamma
+        self.transition_prior = _prior("transition_prior", transition_prior, *rows)
+        self.emission_prior = _prior("emission_prior", emission_prior, *rows)
 
     @property
     def latent(self) -> GaussianChain:
@@ -133,6 +154,19 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
             "transition": LinearGaussian(NOISE[self.transition_noise]),
             "emission": LinearGaussian(NOISE[self.emission_noise]),
         }
+
+    @property
+    def priors(self) -> dict[str, Any]:
+        """The priors of the parts, by their names in the params."""
+        return {
+            "initial": self.initial_prior,
+            "transition": self.transition_prior,
+            "emission": self.emission_prior,
+        }
+
+    def start_rows(self, batch: PyTree) -> tuple[PyTree, Array]:
+        """Returns the steps of all sequences, for starts, which ignore their order."""
+        return all_steps(*rows(batch))
 
     def _shapes(self, params: PyTree) -> dict[str, tuple[int, int]]:
         """Returns (outputs, inputs) of each conditional."""
@@ -205,7 +239,12 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
 
     def prepare(self, natural: PyTree) -> PyTree:
         """Returns the conditionals."""
-        return {name: part.conditional(natural[name]) for name, part in self._parts.items()}
+        return {
+            name: conditional_of_rows(natural[name])
+            if is_in_rows(natural[name])
+            else part.conditional(natural[name])
+            for name, part in self._parts.items()
+        }
 
     def potentials(self, natural: PyTree, x: PyTree) -> tuple[PyTree, Scalar]:
         values, length, _ = as_sequence(x)
@@ -217,7 +256,7 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
                 f"{shape}. Data have a leading axis, the sequences. A posterior takes one sequence. For all "
                 "sequences use jax.vmap(posterior)(x)."
             )
-        tilt = ("linear", "precision")
+        in_rows = is_in_rows(emission)
         if is_incomplete(values):
             unary = jax.vmap(lambda row, seen: self._observed(natural, row, seen))(*known(values))
         else:
@@ -226,22 +265,28 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
                 "rows": emission["matrix"],
                 "root": emission["root"],
                 "target": values - emission["offset"],
-                "constant": emission["constant"],
             }
+            unary |= factor_in_inputs(emission) if in_rows else {"constant": emission["constant"]}
         transition = natural["transition"]
-        names = ("matrix", "offset", "root", "constant")
+        moving = {name: transition[name] for name in ("matrix", "offset", "root")}
+        if is_in_rows(transition):
+            moving |= factor_in_inputs(transition)
+        else:
+            moving["constant"] = transition["constant"]
         potentials = {
             "initial": {
                 "mean": initial["offset"],
                 "root": initial["root"],
                 "constant": initial["constant"],
             },
-            "transition": {name: transition[name] for name in names},
+            "transition": moving,
             "unary": unary,
-            # The factors in the inputs are zero at any params: only their statistics are needed.
+            # Under params the factors in the inputs are zero: only their statistics are needed. Under a belief they
+            # are not, and those of outputs have been added above.
             "probe": {
-                "unary": {name: emission[name] for name in tilt},
-                "transition": {name: transition[name] for name in tilt},
+                place: {name: block[name] for name in ("linear", "precision")}
+                for place, block in (("unary", emission), ("transition", transition))
+                if not is_in_rows(block)
             },
             "length": length,
         }
@@ -259,9 +304,12 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
             own = jnp.diag(jnp.where(seen, 0, 1).astype(root.dtype))
             both = jnp.concatenate([jnp.where(seen[:, None], root, 0), own], 1)
             root = triangularize(both, len(root))[0][:, : len(root)]
-        missing = jnp.sum(jnp.where(seen, 0, 1).astype(root.dtype))
-        constant = 0.5 * _LOG_2PI * missing + emission["constant"]
-        return {"rows": matrix, "root": root, "target": residual, "constant": constant}
+        missing = 0.5 * _LOG_2PI * jnp.sum(jnp.where(seen, 0, 1).astype(root.dtype))
+        found = {"rows": matrix, "root": root, "target": residual}
+        if is_in_rows(emission):
+            factor = factor_in_inputs(emission, seen)
+            return found | factor | {"constant": missing + factor["constant"]}
+        return found | {"constant": missing + emission["constant"]}
 
     def maximize(self, statistics: PyTree, params: PyTree, free: PyTree) -> PyTree:
         """Returns least squares for A, b, C, d with the residual noise, and the first state's moments."""
@@ -483,6 +531,14 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
 
     def summary(self) -> dict[str, Any]:
         return {"dim": self.dim, "structure": f"{self.transition_noise}, {self.emission_noise}"}
+
+
+def _prior(name: str, prior: Any, *kinds: type) -> Any:
+    """Returns the prior of a part. **Raises** `TypeError` for anything else."""
+    if prior is None or isinstance(prior, kinds) or (isinstance(prior, str) and prior == "known"):
+        return prior
+    names = " or ".join(f"elbax.priors.{kind.__name__}" for kind in kinds)
+    raise TypeError(f'LinearGaussianStateSpace: {name} must be an {names}, or "known"; got {prior!r}.')
 
 
 @compiled

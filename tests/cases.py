@@ -591,6 +591,27 @@ def believed():
     }
 
 
+def state_space_in_belief():
+    """Returns a belief over a state space of which numbers are missing."""
+    priors = elbax.priors
+    rows = priors.NormalInverseGamma(0.5, 2.0, 1.0, intercept_precision=0.1)
+    model = elbax.LinearGaussianStateSpace(
+        2,
+        transition_noise="isotropic",
+        offsets=True,
+        initial_prior=priors.NormalInverseWishart(0.3, 0.7, 4.0, 1.5),
+        transition_prior=rows,
+        emission_prior=rows,
+    )
+
+    def steps():
+        values = table(24 * 3, 3).reshape(24, 3, 3)
+        missing = jax.random.bernoulli(jax.random.key(13), 0.1, values.shape)
+        return elbax.incomplete(np.where(missing, np.nan, values))
+
+    return of("bayesian-state-space", elbax.Bayesian(model), steps, linear=False)
+
+
 def drawn():
     """Returns a Gaussian belief over the params of a logistic regression, part of it with a full covariance."""
     gaussian = elbax.beliefs.GaussianBelief(
@@ -707,6 +728,7 @@ def build():
         (factor_analysis("pattern", pattern=np.array(PATTERN)), 4, ["ecme"]),
         (hidden_markov(), 0, ["exact/closed", "hard/closed", "mean-field/closed", "draws/closed"]),
         (state_space(), 0, ["exact/closed"]),
+        (state_space_in_belief(), 0, ["exact/closed"]),
         (factorial(), 0, ["mean-field/closed"]),
         (switching(), 0, ["mean-field/closed"]),
         (grammar(), 0, ["exact/closed"]),

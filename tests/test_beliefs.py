@@ -301,6 +301,23 @@ def test_the_bound_of_a_regression_is_its_evidence():
     np.testing.assert_allclose(described["deviation"]["coefficients"][0, 1:], spread[1:], rtol=0.06)
 
 
+def sequences():
+    return columns().reshape(5, 8, 5)[..., :3]
+
+
+def dynamics(noise, **arguments):
+    return elbax.LinearGaussianStateSpace(
+        2,
+        transition_noise=noise,
+        emission_noise=noise,
+        floor=0.0,
+        initial_prior=PRIOR,
+        transition_prior=ROWS,
+        emission_prior=ROWS,
+        **arguments,
+    )
+
+
 RELEVANT = priors.NormalInverseGamma(priors.Gamma(0.1, 0.1), 2.0, 1.0, intercept_precision=0.1)
 STATIONARY = {
     "MAP regression": (elbax.Mixture(components.LinearRegression(0.0, ROWS), 2), lines),
@@ -308,6 +325,10 @@ STATIONARY = {
     "MAP principal components": (elbax.ProbabilisticPCA(2, floor=0.0, prior=ROWS), columns),
     "factors": (elbax.Bayesian(elbax.FactorAnalysis(2, prior=ROWS)), columns),
     "principal components": (elbax.Bayesian(elbax.ProbabilisticPCA(2, prior=ROWS)), columns),
+    "MAP state space": (dynamics("diagonal"), sequences),
+    "MAP isotropic state space": (dynamics("isotropic", offsets=True), sequences),
+    "state space": (elbax.Bayesian(dynamics("diagonal", offsets=True)), sequences),
+    "isotropic state space": (elbax.Bayesian(dynamics("isotropic")), sequences),
 }
 
 

@@ -28,8 +28,8 @@ class AnalyzerBelief(AbstractBelief):
 
     The blocks hold `{"mean": μ, "loadings": {"point": W, "precision": Λ}, "log_noise": {"point", "log_count": log
     2a}}`, Λ for a column's mean and loadings together, which move together. Isotropic noise has one variance for
-    all. With a Gamma prior on the loadings' precision q holds `"relevance"` too, log E[λ] of each factor. Without a
-    `mean` it is 0 and no part of q, and Λ is that of the loadings alone.
+    all. With a Gamma prior on the loadings' precision q holds `"relevance"` too, log E[λ] of each factor. Without
+    `mean` a column's mean is 0 and no part of q, and Λ is that of the loadings alone.
     """
 
     def __init__(self, one: Analyzer, owner: Any, mean: bool = True):

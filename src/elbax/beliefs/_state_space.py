@@ -7,13 +7,13 @@ from .._math.algebra import matmul
 from .._math.linear_algebra import invert_triangle
 from .._math.special import log_minus_digamma
 from .._reference import Reference
-from .._types import Any, Array, PyTree
+from .._types import Any, PyTree
 from ..components import Normal
 from ..components._analyzer import Analyzer
 from ..components._covariance import Full
 from ..models import LinearGaussianStateSpace
 from ..models._linear_gaussian import LinearGaussian
-from ..priors import Gamma, NormalInverseGamma, NormalInverseWishart
+from ..priors import Gamma, Known, NormalInverseGamma, NormalInverseWishart
 from ._analyzer import AnalyzerBelief
 from ._belief import AbstractBelief, belief, Blocks, needed, no_predictive
 from ._flags import together
@@ -31,11 +31,10 @@ class StateSpaceBelief(Blocks):
 
     def __init__(self, model: LinearGaussianStateSpace):
         self.model = model
-        known = [name for name, prior in model.priors.items() if prior == "known"]
-        if len(known) == len(model.priors):
+        if all(isinstance(prior, Known) for prior in model.priors.values()):
             raise ValueError(
-                "Bayesian: all parts of the LinearGaussianStateSpace are known, so there is nothing to believe. Give "
-                "at least one of initial_prior, transition_prior and emission_prior a prior."
+                "Bayesian: all parts of the LinearGaussianStateSpace are known: there is nothing to infer. Pass a "
+                "prior as initial_prior, transition_prior or emission_prior."
             )
         Blocks.__init__(self, **{name: _part(model, name) for name in model.priors})
 
@@ -58,24 +57,16 @@ class StateSpaceBelief(Blocks):
 
 def _part(model: LinearGaussianStateSpace, name: str) -> AbstractBelief:
     """Returns the belief over one part of the model."""
-    example = 'elbax.priors.NormalInverseWishart(0.0, 1.0, dim + 1.0, 1.0), or "known",'
+    own = f"elbax.priors.NormalInverseWishart(0.0, 1.0, {model.dim + 1.0}, 1.0)"
     if name != "initial":
-        example = f'{EXAMPLE}, elbax.priors.Gamma(1.0, 1.0) if its matrix is known, or "known",'
+        own = f"{EXAMPLE}, elbax.priors.Gamma(1.0, 1.0) if its matrix is known,"
+    example = f"{own} or elbax.priors.Known()"
     prior = needed(model.priors[name], model, f"{name}_prior", example)
-    if isinstance(prior, str):
+    if isinstance(prior, Known):
         return KnownBelief(model._parts[name], name, model.dim)
     if isinstance(prior, NormalInverseWishart):
         return InitialBelief(prior, model.dim)
-    noise = {"transition": model.transition_noise, "emission": model.emission_noise}[name]
-    if noise == "full":
-        turned = (
-            " Coordinates of the state may be chosen so that Q is diagonal." * (name == "transition")
-        )
-        raise TypeError(
-            f"Bayesian: the belief over the {name}s of a LinearGaussianStateSpace has a variance for each row, but "
-            f'the model has {name}_noise="full".{turned} Use {name}_noise="diagonal" or "isotropic"; or pass '
-            "beliefs.GaussianBelief(prior=1.0) beside the model, a Gaussian q(θ) by draws, for any noise."
-        )
+    noise = model.transition_noise if name == "transition" else model.emission_noise
     if isinstance(prior, Gamma):
         return NoiseBelief(prior, noise, model.dim, model.offsets)
     return RowsBelief(prior, noise, model.dim, model.offsets)
@@ -219,9 +210,7 @@ class InitialBelief(AbstractBelief):
         return self._out(self.inside.start(self._in(point), jnp.asarray(count)))
 
     def shapes(self, shapes):
-        return {
-            name: {"point": shapes[name], "log_count": (1,)} for name in COMPONENT
-        }
+        return {name: {"point": shapes[name], "log_count": (1,)} for name in COMPONENT}
 
     def point(self, q):
         return {name: q[name]["point"] for name in COMPONENT}
@@ -254,7 +243,10 @@ class InitialBelief(AbstractBelief):
             "offset": point["offset"] + matmul(root, change),
             "scale": self.part.noise.rescale(point["scale"], scatter / dof, dim),
         }
-        best = self._out(self.inside._q(self._in(moved), count[None]))
+        counts = {"offset": shrinkage, "scale": dof}
+        best = {
+            name: {"point": moved[name], "log_count": jnp.log(counts[name])[None]} for name in moved
+        }
         return {name: together(free[name], best[name], q[name]) for name in best}
 
     def divergence(self, q):
@@ -272,12 +264,14 @@ class KnownBelief(AbstractBelief):
         self.inputs = 0 if name == "initial" else dim
 
     def start(self, params, count):
-        return {name: Reference(params[name]) for name in ("matrix", "offset", "scale") if name in params}
+        return {
+            name: Reference(params[name])
+            for name in ("matrix", "offset", "scale")
+            if name in params
+        }
 
     def shapes(self, shapes):
-        return {
-            name: Reference(shape) for name, shape in shapes.items() if name != "unit"
-        }
+        return {name: Reference(shape) for name, shape in shapes.items() if name != "unit"}
 
     def point(self, q):
         return {name: node.value for name, node in q.items()}

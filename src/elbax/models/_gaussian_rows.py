@@ -1,8 +1,8 @@
 r"""A linear-Gaussian conditional whose outputs have independent noise, in coordinates for each output.
 
-Those of `LinearGaussian` share one factor in the inputs u between all outputs. Under a belief over the coefficients
-each output has a factor of its own, $-\tfrac12 \tilde u^\top G_j \tilde u$ with $\tilde u = (1, u)$, which is left
-out where that output is missing. The coordinates are those of a factor analyzer, whose inputs are its factors.
+In those of `LinearGaussian` all outputs share one factor in the inputs u. Under a belief over the coefficients
+each has its own, $-\tfrac12 \tilde u^\top G_j \tilde u$ with $\tilde u = (1, u)$, which is left out where that
+output is missing. The coordinates are those of a factor analyzer, with u as its factors.
 """
 
 import math

@@ -16,18 +16,22 @@ from .._math.linear_algebra import root_of_inverse
 from .._math.triangularize import invert_noise
 from .._reference import Reference
 from .._types import Any, Array, PyTree, Scalar
-from ..components._covariance import AbstractCovariance
+from ..components._covariance import AbstractCovariance, Spherical
 from ..components._linear_regression import solve_masked
 from ..components._unit import floors
+from ..priors import NormalInverseGamma, NormalInverseWishart
 
 
 class LinearGaussian(eqx.Module):
     """A conditional with params `{"matrix": (p, k), "offset": (p,), "scale": array of the noise's structure}`.
 
     A plain normal has k = 0 inputs and no matrix. The offset is optional. `"unit"` is what a floor is relative to.
+    EM takes two kinds of `prior`: a `NormalInverseGamma` on rows, where their noise is independent, and a
+    `NormalInverseWishart` for a plain normal.
     """
 
     noise: AbstractCovariance
+    prior: Any = None
 
     def root(self, params: PyTree, dim: int) -> Array:
         """Returns L, lower triangular."""
@@ -103,10 +107,13 @@ class LinearGaussian(eqx.Module):
     def maximize(
         self, statistics: PyTree, params: PyTree, free: PyTree, dim: int, floor: float
     ) -> PyTree:
-        """Returns the params of highest expected log-density: least squares, then the residual noise.
+        """Returns the params of highest expected log-density and prior: least squares, then the residual noise.
 
         With a mask on entries of the matrix the least squares are weighted by the previous noise.
         """
+        of_offset = statistics["count"]
+        if self.prior is not None:
+            statistics, of_offset = self._with_prior(statistics, params, dim)
         count, linear, cross = statistics["count"], statistics["linear"], statistics["cross"]
         scatter = -(statistics["precision"] + statistics["precision"].T)
         square = -(statistics["square"] + statistics["square"].T)
@@ -122,7 +129,7 @@ class LinearGaussian(eqx.Module):
         normal, target = jnp.zeros((0, 0), dtype), jnp.zeros((dim, 0), dtype)
         if names:
             both = jnp.concatenate([square, statistics["input"][:, None]], 1)
-            last = jnp.concatenate([statistics["input"], count[None]])
+            last = jnp.concatenate([statistics["input"], of_offset[None]])
             whole = jnp.concatenate([both, last[None]], 0)
             keep = [i for i in range(inputs + 1) if ("matrix" if i < inputs else "offset") in names]
             normal = whole[jnp.array(keep)][:, jnp.array(keep)]
@@ -161,12 +168,75 @@ class LinearGaussian(eqx.Module):
             jax.vmap(self.noise.outer)(jnp.eye(len(moment), dtype=moment.dtype), moment), 0
         )
 
+    def _with_prior(self, statistics: PyTree, params: PyTree, dim: int) -> tuple[PyTree, Scalar]:
+        """Returns the statistics with the prior's pseudo-data, and how many data the offset has."""
+        root, count = self.root(params, dim), statistics["count"]
+        inverse, dtype = invert_noise(root), root.dtype
+        offset = params.get("offset", jnp.zeros(dim, dtype))
+        if isinstance(self.prior, NormalInverseWishart):
+            prior = self.prior
+            # For the mode: N(m; ·, V/κ) has a factor |V|^(−1/2), IW(V; Ψ, ν) the power −(ν + D + 1)/2.
+            more, weight = prior.dof + dim + 2, jnp.asarray(prior.shrinkage, dtype)
+            gap = matmul(inverse, prior.center(dim, dtype) - offset)
+            scale = matmul(inverse, jnp.asarray(prior.root(dim), dtype))
+            own = matmul(scale, scale.T) + weight * jnp.outer(gap, gap)
+            matrix = jnp.zeros((dim, 0), dtype)
+            precisions = jnp.zeros(0, dtype)
+        else:
+            weight, precisions = self._row_precisions(params)
+            width = precisions.size + ("offset" in params)
+            share = 1 / dim if isinstance(self.noise, Spherical) else 1.0
+            more = share * (2 * self.prior.shape + 2) + width
+            gap, matrix = -matmul(inverse, offset), -matmul(inverse, params["matrix"])
+            # Rows are independent: what is off the diagonal is not used.
+            square = weight * gap**2 + jnp.sum(precisions * matrix**2, -1)
+            own = jnp.diag(square + share * 2 * self.prior.rate * diagonal(inverse) ** 2)
+        return statistics | {
+            "count": count + more,
+            "linear": statistics["linear"] + weight * gap,
+            "cross": statistics["cross"] + precisions * matrix,
+            "precision": statistics["precision"] - 0.5 * own,
+            "square": statistics["square"] - 0.5 * jnp.diag(precisions),
+        }, count + weight
+
+    def _row_precisions(self, params: PyTree) -> tuple[Array, Array]:
+        """Returns λ of the offset and of the columns of the matrix."""
+        if not isinstance(self.prior, NormalInverseGamma):
+            raise TypeError(
+                f"LinearGaussianStateSpace: the prior of a part is {self.prior!r}, which is for Bayesian only: it "
+                "holds params as they are. Use Bayesian(model); or EM with free=, such as "
+                'ClosedFormMStep(model, free={"transition": {"matrix": False, "scale": True}, ...}).'
+            )
+        matrix = params["matrix"]
+        found = self.prior.precisions(matrix.shape[1] + 1, matrix.dtype)
+        return found[0], found[1:]
+
     def log_prior(self, params: PyTree, dim: int, floor: float) -> Scalar | float:
-        """Returns −½ floor tr (L Lᵀ)⁻¹ D, over the directions that have noise."""
+        """Returns log p(params) and −½ floor tr (L Lᵀ)⁻¹ D, over the directions that have noise."""
+        total = 0.0 if self.prior is None else self._log_density_of_prior(params, dim)
         if not floor:
-            return 0.0
+            return total
         weighted = matmul(invert_noise(self.root(params, dim)), _floor(params, floor))
-        return -0.5 * vdot(weighted, weighted)
+        return total - 0.5 * vdot(weighted, weighted)
+
+    def _log_density_of_prior(self, params: PyTree, dim: int) -> Scalar:
+        prior, root = self.prior, self.root(params, dim)
+        if isinstance(prior, NormalInverseWishart):
+            inverse = invert_noise(root)
+            gap = matmul(inverse, params["offset"] - prior.center(dim, root.dtype))
+            scale = matmul(inverse, jnp.asarray(prior.root(dim), root.dtype))
+            log_determinant = 2 * jnp.sum(jnp.log(diagonal(root)))
+            return prior.log_density_of_mean(
+                vdot(gap, gap), log_determinant, dim
+            ) + prior.log_density_of_covariance(vdot(scale, scale), log_determinant, dim)
+        of_offset, precisions = self._row_precisions(params)
+        variance, rows = diagonal(root) ** 2, params["matrix"]
+        if "offset" in params:
+            rows = jnp.concatenate([params["offset"][:, None], rows], 1)
+            precisions = jnp.concatenate([of_offset[None], precisions])
+        own = variance[0] if isinstance(self.noise, Spherical) else variance
+        densities = prior.log_density_of_row(rows, variance, precisions)
+        return jnp.sum(densities) + jnp.sum(prior.log_density_of_variance(own))
 
     def covariance(self, params: PyTree, dim: int) -> Array:
         return self.noise.matrix(self.noise.factor(params["scale"], dim), dim)

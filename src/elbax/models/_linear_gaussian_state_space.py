@@ -33,7 +33,7 @@ from ..data._sequence import (
     without_steps_after,
 )
 from ..families import GaussianChain
-from ..priors import Gamma, NormalInverseGamma, NormalInverseWishart
+from ..priors import Gamma, Known, NormalInverseGamma, NormalInverseWishart
 from ..starts import start_of
 from ._gaussian_rows import conditional_of_rows, factor_in_inputs, is_in_rows
 from ._linear_gaussian import LinearGaussian
@@ -43,7 +43,6 @@ NOISE = {"full": Full(), "diagonal": Diagonal(), "isotropic": Spherical()}
 _LOG_2PI = math.log(2 * math.pi)
 
 Noise = Literal["full", "diagonal", "diag", "isotropic"]
-Known = Literal["known"]
 RowsPrior = NormalInverseGamma | Gamma | Known | None
 
 
@@ -81,12 +80,11 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
         constant level). 0 turns it off. Directions without noise are left out.
     - `order`: how the chain runs, as for `GaussianChain`.
     - `initial_prior`: a `NormalInverseWishart` on m and V.
-    - `transition_prior`, `emission_prior`: a `NormalInverseGamma` on the rows of (A, b) and Q, of (C, d) and R; its
-        `intercept_precision` is that of the offset. Such noise is diagonal or isotropic.
+    - `transition_prior`, `emission_prior`: a `NormalInverseGamma` on the rows of (A, b) and Q, of (C, d) and R,
+        whose `intercept_precision` is that of the offset. Such noise is diagonal or isotropic.
 
-    The priors are for `Bayesian`, which needs all three. There a part may also be `"known"`: it stays as it is in the
-    params. With a `Gamma`, a prior on the precisions of the noise, only its matrix and offset do. EM does not take
-    these two; it has `free`.
+    `Bayesian` needs all three. For it a part may also be `priors.Known()`: it stays as it is in the params. With a
+    `Gamma`, a prior on the precisions of the noise, only its matrix and offset do. EM refuses both; it has `free`.
 
     ```python
     >>> import elbax, jax, jax.numpy as jnp
@@ -137,10 +135,12 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
         self.offsets = offsets
         self.floor = float(floor)
         self.chain = GaussianChain(dim, order=order)
-        self.initial_prior = _prior("initial_prior", initial_prior, NormalInverseWishart)
-        rows = NormalInverseGamma, Gamma
-        self.transition_prior = _prior("transition_prior", transition_prior, *rows)
-        self.emission_prior = _prior("emission_prior", emission_prior, *rows)
+        check_prior("initial", initial_prior, NormalInverseWishart)
+        check_prior_of_rows("transition", transition_prior, transition_noise)
+        check_prior_of_rows("emission", emission_prior, emission_noise)
+        self.initial_prior = initial_prior
+        self.transition_prior = transition_prior
+        self.emission_prior = emission_prior
 
     @property
     def latent(self) -> GaussianChain:
@@ -150,9 +150,9 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
     @property
     def _parts(self) -> dict[str, LinearGaussian]:
         return {
-            "initial": LinearGaussian(Full()),
-            "transition": LinearGaussian(NOISE[self.transition_noise]),
-            "emission": LinearGaussian(NOISE[self.emission_noise]),
+            "initial": LinearGaussian(Full(), self.initial_prior),
+            "transition": LinearGaussian(NOISE[self.transition_noise], self.transition_prior),
+            "emission": LinearGaussian(NOISE[self.emission_noise], self.emission_prior),
         }
 
     @property
@@ -197,9 +197,15 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
 
         **Raises** `ValueError` for data that no fit could use.
         """
-        check_key(key, "LinearGaussianStateSpace.init")
+        who = "LinearGaussianStateSpace.init"
+        check_key(key, who)
+        held = [name for name, prior in self.priors.items() if isinstance(prior, Known | Gamma)]
+        if held and isinstance(init, str):
+            raise ValueError(
+                f"{who}: params of a known part are not to be drawn ({', '.join(held)}). Make params with "
+                "from_description, and pass them as init=params, or to Bayesian(model).start(params, x)."
+            )
         if is_concrete(x):
-            who = "LinearGaussianStateSpace.init"
             found = host_rows(x)
             check_sequences(*found, who, 3)
             check_table(*all_steps(*found), who)
@@ -281,8 +287,8 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
             },
             "transition": moving,
             "unary": unary,
-            # Under params the factors in the inputs are zero: only their statistics are needed. Under a belief they
-            # are not, and those of outputs have been added above.
+            # Under params the factors in the inputs are zero: only their statistics are needed. Those of a belief
+            # are not, and have been added above.
             "probe": {
                 place: {name: block[name] for name in ("linear", "precision")}
                 for place, block in (("unary", emission), ("transition", transition))
@@ -312,7 +318,10 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
         return found | {"constant": missing + emission["constant"]}
 
     def maximize(self, statistics: PyTree, params: PyTree, free: PyTree) -> PyTree:
-        """Returns least squares for A, b, C, d with the residual noise, and the first state's moments."""
+        """Returns least squares for A, b, C, d with the residual noise, and the first state's moments.
+
+        Under priors it is their mode.
+        """
         shapes = self._shapes(params)
         return {
             name: part.maximize(
@@ -533,12 +542,27 @@ class LinearGaussianStateSpace(AbstractExponentialFamilyModel):
         return {"dim": self.dim, "structure": f"{self.transition_noise}, {self.emission_noise}"}
 
 
-def _prior(name: str, prior: Any, *kinds: type) -> Any:
-    """Returns the prior of a part. **Raises** `TypeError` for anything else."""
-    if prior is None or isinstance(prior, kinds) or (isinstance(prior, str) and prior == "known"):
-        return prior
-    names = " or ".join(f"elbax.priors.{kind.__name__}" for kind in kinds)
-    raise TypeError(f'LinearGaussianStateSpace: {name} must be an {names}, or "known"; got {prior!r}.')
+def check_prior(name: str, prior: Any, *kinds: type) -> None:
+    """Raises `TypeError` for anything but the prior of a part."""
+    kinds = (*kinds, Known)
+    if prior is not None and not isinstance(prior, kinds):
+        names = " or ".join(f"elbax.priors.{kind.__name__}" for kind in kinds)
+        raise TypeError(
+            f"LinearGaussianStateSpace: {name}_prior must be an {names}, got {prior!r}."
+        )
+
+
+def check_prior_of_rows(name: str, prior: Any, noise: Noise) -> None:
+    """Raises `TypeError` for a prior of another kind, or for one that noise of this structure does not have."""
+    check_prior(name, prior, NormalInverseGamma, Gamma)
+    if noise == "full" and isinstance(prior, NormalInverseGamma | Gamma):
+        turned = " The states have coordinates in which it is." if name == "transition" else ""
+        raise TypeError(
+            f"LinearGaussianStateSpace: the {name}_prior is of a variance for each row, but {name}_noise is "
+            f'"full". Use {name}_noise="diagonal" or "isotropic".{turned} For full noise there is no belief in '
+            "closed form: leave the priors out, and pass beliefs.GaussianBelief(prior=1.0) beside the model to "
+            "Bayesian."
+        )
 
 
 @compiled

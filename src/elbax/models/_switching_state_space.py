@@ -85,6 +85,10 @@ class SwitchingStateSpace(AbstractExponentialFamilyModel):
         who = "SwitchingStateSpace"
         check_count(who, num_regimes=num_regimes)
         check_kind(who, LinearGaussianStateSpace, regime=regime)
+        if any(prior is not None for prior in regime.priors.values()):
+            raise ValueError(
+                f"{who}: the regime has priors, which this model does not take. Leave them out of the regime."
+            )
         check_kind(who, Dirichlet, prior=prior, transition_prior=transition_prior)
         switching = (switching,) if isinstance(switching, str) else tuple(switching)
         if not switching or not {*switching} <= {*_PARTS}:

@@ -3,6 +3,7 @@
 from ._beta import Beta as Beta
 from ._dirichlet import Dirichlet as Dirichlet
 from ._gamma import Gamma as Gamma
+from ._known import Known as Known
 from ._normal import Normal as Normal
 from ._normal_inverse_gamma import NormalInverseGamma as NormalInverseGamma
 from ._normal_inverse_wishart import NormalInverseWishart as NormalInverseWishart

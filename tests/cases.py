@@ -607,7 +607,7 @@ def state_space_in_belief():
     def steps():
         values = table(24 * 3, 3).reshape(24, 3, 3)
         missing = jax.random.bernoulli(jax.random.key(13), 0.1, values.shape)
-        return elbax.incomplete(np.where(missing, np.nan, values))
+        return elbax.sequences(list(np.where(missing, np.nan, values)))
 
     return of("bayesian-state-space", elbax.Bayesian(model), steps, linear=False)
 

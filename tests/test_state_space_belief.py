@@ -13,6 +13,7 @@ from scipy.special import digamma, gammaln, multigammaln, polygamma
 
 import elbax
 from elbax import priors
+from elbax.models._linear_gaussian_state_space import check_prior
 
 
 ROWS = priors.NormalInverseGamma(0.5, 2.0, 1.0, intercept_precision=0.1)
@@ -264,3 +265,89 @@ def test_a_local_level_by_quadrature():
         assert abs(found - mean) < 0.3 * deviation
         # q has the path independent of the variances, and so knows too much (Turner and Sahani 2011).
         assert np.sqrt(polygamma(1, a)) < deviation
+
+
+def test_what_is_known_stays():
+    """In a fit and in draws; the density of new data is the average over draws."""
+    bayesian, params, x, result = level()
+    for name in ("transition", "emission"):
+        for block in ("matrix", "scale"):
+            was, found = params[name][block], bayesian.inside(result.params)[name][block]
+            assert jnp.array_equal(was, found) == (block == "matrix")
+    known = bayesian.describe(result.params)["initial_covariance"]
+    np.testing.assert_allclose(known, [[100.0]], rtol=1e-12)
+    drawn = bayesian.sample_params(result.params, jax.random.key(0))
+    assert drawn["transition"]["matrix"] == 1.0
+    model, draws = bayesian.predictive(result.params, key=jax.random.key(0), num_samples=200)
+    later = x + 0.01
+    each = jax.jit(jax.vmap(lambda params: elbax.evidence(bayesian.model, params, later)))(draws)
+    average = jax.nn.logsumexp(each) - jnp.log(len(each))
+    np.testing.assert_allclose(elbax.evidence(model, draws, later), average, rtol=1e-10)
+
+
+def test_relevance_finds_the_number_of_states():
+    """Of four states the two of a rotation are left."""
+    generator = np.random.default_rng(0)
+    turn = 0.99 * np.array([[np.cos(0.5), -np.sin(0.5)], [np.sin(0.5), np.cos(0.5)]])
+    z, x, emission = np.ones(2), [], generator.normal(size=(4, 2))
+    for _ in range(100):
+        z = turn @ z + 0.3 * generator.normal(size=2)
+        x.append(emission @ z + 0.3 * generator.normal(size=4))
+    relevant = priors.NormalInverseGamma(priors.Gamma(0.1, 0.1), 2.0, 1.0)
+    bayesian = elbax.Bayesian(model(4, transition_prior=relevant, emission_prior=relevant))
+    x = np.array(x)[None]
+    em = elbax.em(bayesian)
+    start = em.init(bayesian.init(jax.random.key(0), x), key=jax.random.key(1))
+    result = elbax.fit(em, start, x, max_steps=200)
+    assert np.diff(result.trace).min() > -1e-10
+    size = np.linalg.norm(bayesian.describe(result.params)["emission"], axis=0)
+    assert np.sum(size > 0.1 * size.max()) == 2
+
+
+# --- errors ------------------------------------------------------------------------------------------
+
+
+KNOWN, NOISE = priors.Known(), priors.Gamma(1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: elbax.Bayesian(model(emission_prior=None)), "no emission_prior.*priors.Gamma"),
+        (
+            lambda: elbax.Bayesian(model(initial_prior=None)),
+            r"no initial_prior.*NormalInverseWishart\(0.0, 1.0, 3.0, 1.0\) or .*Known",
+        ),
+        (lambda: model(noise="full"), 'is "full".*coordinates.*GaussianBelief'),
+        (
+            lambda: check_prior("initial", ROWS, priors.NormalInverseWishart),
+            "initial_prior must be an .*Wishart or .*Known, got",
+        ),
+        (
+            lambda: elbax.Bayesian(
+                model(initial_prior=KNOWN, transition_prior=KNOWN, emission_prior=KNOWN)
+            ),
+            "nothing to infer. Pass a prior",
+        ),
+        (
+            lambda: elbax.Bayesian(
+                model(3, initial_prior=priors.NormalInverseWishart(0.0, 1.0, 1.5, 1.0))
+            ),
+            "dof 1.5. Pass more than 2",
+        ),
+        (
+            lambda: model(emission_prior=NOISE).init(jax.random.key(0), series()),
+            r"known part are not to be drawn \(emission\).*from_description",
+        ),
+        (
+            lambda: elbax.em(model(1, transition_prior=NOISE)).init(
+                model(1).init(jax.random.key(0), series()), key=jax.random.key(0)
+            ),
+            "for Bayesian only.*free=",
+        ),
+        (lambda: elbax.SwitchingStateSpace(model(1), 2), "regime has priors.*Leave them out"),
+    ],
+)
+def test_what_has_no_belief_says_why(make, words):
+    with pytest.raises((TypeError, ValueError), match=words):
+        make()

@@ -13,7 +13,8 @@ from .._types import Array, Scalar
 class Gamma(eqx.Module):
     r"""A gamma prior on a rate: $p(\lambda) \propto \lambda^{a - 1} e^{-b \lambda}$.
 
-    For a Poisson rate it adds a − 1 pseudo-events in b pseudo-observations.
+    For a Poisson rate it adds a − 1 pseudo-events in b pseudo-observations. For a `LinearGaussianStateSpace` λ is
+    the precision of noise, and it adds 2a pseudo-observations whose squares have the sum 2b.
 
     **Arguments:** `shape`, `rate`: a and b, positive numbers.
 

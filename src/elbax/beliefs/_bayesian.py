@@ -43,8 +43,8 @@ class Bayesian(AbstractAround):
     - `model`: a model with a proper conjugate prior on all params: mixtures and hidden Markov models of `Normal`,
         `StudentT`, `Bernoulli`, `Categorical`, `Multinomial`, `Poisson`, `LinearRegression`, `FactorAnalyzer`,
         `Conjugate` and products of these, factor analysis, linear-Gaussian state spaces, topic models, logistic
-        and probit regression, grammars, Bayesian networks. Floors of variances are dropped, as the prior does their work. With a belief
-        of your own: any model.
+        and probit regression, grammars, Bayesian networks. Floors of variances are dropped, as the prior does
+        their work. With a belief of your own: any model.
     - `belief`: a `beliefs.GaussianBelief`, for a Gaussian q(θ) by draws in place of one of the priors' kind.
     - `learned`: the blocks whose prior is learned too (empirical Bayes, or type-II maximum likelihood), by the
         names of `elbo_terms`: the concentration of a `Dirichlet` or a `StickBreaking`, a and b of a `Beta`, shape

@@ -104,9 +104,9 @@ def belief(model: Any) -> AbstractBelief:
     """
     raise TypeError(
         f"Bayesian: {kind_of(model)} has no conjugate prior in this library, so its belief has no closed form. "
-        "Mixtures, hidden Markov models, factor models, state spaces, logistic and probit regression, grammars and "
-        "Bayesian networks have one. For a Gaussian q(θ) by draws pass beliefs.GaussianBelief(prior=1.0) beside the model; "
-        "for a component of your own use components.Conjugate."
+        "Mixtures, hidden Markov models, factor models, state spaces, logistic and probit regression, grammars "
+        "and Bayesian networks have one. For a Gaussian q(θ) by draws pass beliefs.GaussianBelief(prior=1.0) "
+        "beside the model; for a component of your own use components.Conjugate."
     )
 
 

@@ -15,9 +15,9 @@ class NormalInverseGamma(eqx.Module):
     r"""A prior on coefficients and a variance, $N(w; 0, \sigma^2 / \lambda)\, \mathrm{IG}(\sigma^2; a, b)$.
 
     For `LinearRegression` it is a prior on the coefficients of each regression, with the intercept at the inputs'
-    mean; for factor models on the mean and loadings of each column; for `LinearGaussianStateSpace` on the offset and
-    matrix of each row. As pseudo-data: λ rows with a target of 0 for
-    each coefficient, and 2a rows with a sum of squares of 2b.
+    mean; for factor models on the mean and loadings of each column; for `LinearGaussianStateSpace` on the offset
+    and the matrix of each row. As pseudo-data: λ rows with a target of 0 for each coefficient, and 2a rows with a
+    sum of squares of 2b.
 
     **Arguments:**
 

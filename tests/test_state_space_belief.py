@@ -304,6 +304,36 @@ def test_relevance_finds_the_number_of_states():
     assert np.sum(size > 0.1 * size.max()) == 2
 
 
+def test_parts_move_as_one():
+    """A row of the emissions with its offset; the first state's mean as a whole."""
+    bayesian = elbax.Bayesian(model(offsets=True))
+    x = jnp.asarray(series())
+    q = bayesian.init(jax.random.key(0), x)
+    state = elbax.ExactEStep(bayesian).init(q, key=jax.random.key(0))
+    rows = np.array([True, False, True])
+    fixed = dict.fromkeys(q, False)
+
+    def moved(**free):
+        return elbax.ClosedFormMStep(bayesian, free=fixed | free)(state, x)[0].params
+
+    found = moved(emission={"offset": rows, "matrix": rows[:, None], "scale": True})
+    for name in ("point", "precision"):
+        changed = found["emission"]["matrix"][name] != q["emission"]["matrix"][name]
+        assert np.all(np.any(changed, -1) == rows)
+    assert np.all((found["emission"]["offset"] != q["emission"]["offset"]) == rows)
+    assert jnp.array_equal(
+        found["transition"]["matrix"]["point"], q["transition"]["matrix"]["point"]
+    )
+    first = moved(initial={"offset": True, "scale": False})["initial"]
+    assert np.all(first["offset"]["point"] != q["initial"]["offset"]["point"])
+    assert np.all(first["scale"]["point"] == q["initial"]["scale"]["point"])
+    bound = lambda q: elbax.elbo(bayesian, q, state.posterior, x)
+    assert bound(q) < bound(q | {"initial": first}) < bound(found | {"initial": first})
+    with pytest.raises(ValueError, match="Free or freeze whole rows"):
+        part = {"point": np.array([True, False]), "log_count": True}
+        moved(initial={"offset": part, "scale": True})
+
+
 # --- errors ------------------------------------------------------------------------------------------
 
 

@@ -118,7 +118,7 @@ class AnalyzerBelief(AbstractBelief):
         fresh = self.rows.relevance(square, len(rows))
         return found | {name: together(free[name], new, q[name]) for name, new in fresh.items()}
 
-    def _moving(self, free: PyTree, shape: tuple[int, int]) -> Any:
+    def _moving(self, free: PyTree, shape: Any) -> Any:
         """Returns which columns are free, as one flag or a mask (dim, 1)."""
         loadings = free["loadings"]["point"]
         return (

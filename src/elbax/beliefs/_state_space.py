@@ -16,7 +16,7 @@ from ..models._linear_gaussian import LinearGaussian
 from ..priors import Gamma, Known, NormalInverseGamma, NormalInverseWishart
 from ._analyzer import AnalyzerBelief
 from ._belief import AbstractBelief, belief, Blocks, needed, no_predictive
-from ._flags import together
+from ._flags import together, whole
 from ._normal_wishart import NormalWishartBelief
 from ._rows import draw_log_deviation, EXAMPLE
 
@@ -235,8 +235,10 @@ class InitialBelief(AbstractBelief):
         linear = statistics["linear"] + prior.shrinkage * gap
         scatter = -(statistics["precision"] + statistics["precision"].T)
         scatter += prior.shrinkage * jnp.outer(gap, gap) + matmul(weighted, weighted.T)
-        flag = free["offset"]["point"]
-        change = jnp.where(jnp.asarray(flag), linear / shrinkage, 0)
+        flags = {
+            name: whole(free[name]["point"], point[name].shape, "numbers") for name in COMPONENT
+        }
+        change = jnp.where(jnp.asarray(flags["offset"]), linear / shrinkage, 0)
         mixed = jnp.outer(change, linear)
         scatter += shrinkage * jnp.outer(change, change) - mixed - mixed.T
         moved = {
@@ -247,7 +249,7 @@ class InitialBelief(AbstractBelief):
         best = {
             name: {"point": moved[name], "log_count": jnp.log(counts[name])[None]} for name in moved
         }
-        return {name: together(free[name], best[name], q[name]) for name in best}
+        return {name: together(flags[name], best[name], q[name]) for name in best}
 
     def divergence(self, q):
         return _back(self.inside.divergence(self._in(q)), COMPONENT)

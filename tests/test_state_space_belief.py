@@ -329,9 +329,11 @@ def test_parts_move_as_one():
     assert np.all(first["scale"]["point"] == q["initial"]["scale"]["point"])
     bound = lambda q: elbax.elbo(bayesian, q, state.posterior, x)
     assert bound(q) < bound(q | {"initial": first}) < bound(found | {"initial": first})
+    part = {"point": np.array([True, False]), "log_count": True}
     with pytest.raises(ValueError, match="Free or freeze whole rows"):
-        part = {"point": np.array([True, False]), "log_count": True}
-        moved(initial={"offset": part, "scale": True})
+        elbax.em(bayesian, free=fixed | {"initial": {"offset": part, "scale": True}}).init(
+            q, key=jax.random.key(0)
+        )
 
 
 # --- errors ------------------------------------------------------------------------------------------

@@ -285,6 +285,7 @@ def test_what_is_known_stays():
     np.testing.assert_allclose(elbax.evidence(model, draws, later), average, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_relevance_finds_the_number_of_states():
     """Of four states the two of a rotation are left."""
     generator = np.random.default_rng(0)
@@ -304,6 +305,7 @@ def test_relevance_finds_the_number_of_states():
     assert np.sum(size > 0.1 * size.max()) == 2
 
 
+@pytest.mark.slow
 def test_parts_move_as_one():
     """A row of the emissions with its offset; the first state's mean as a whole."""
     bayesian = elbax.Bayesian(model(offsets=True))

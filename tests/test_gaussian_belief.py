@@ -3,6 +3,7 @@
 import functools
 
 import equinox as eqx
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import scipy.stats
 import sklearn.datasets
 from cases import sweeps, SYSTEMS
+from flax import nnx
 
 import elbax
 from elbax._reference import split_coordinates
@@ -244,6 +246,46 @@ def test_draws_average_to_the_expectation(draws, full):
             jax.tree.leaves(slopes[name]), jax.tree.leaves(slope[name]), strict=True
         ):
             assert np.all(np.abs(draws_of.mean(0) - truth) < error(draws_of))
+
+
+def of_linen():
+    network = nn.Sequential(
+        [nn.Dense(4, param_dtype=float), nn.tanh, nn.Dense(1, param_dtype=float)]
+    )
+    return elbax.Network(network.apply, network.init(jax.random.key(0), jnp.zeros(3)))
+
+
+def of_nnx():
+    layer = functools.partial(nnx.Linear, rngs=nnx.Rngs(0), param_dtype=float)
+    definition, weights = nnx.split(nnx.Sequential(layer(3, 4), nnx.tanh, layer(4, 1)))
+    return elbax.Network(lambda weights, inputs: nnx.merge(definition, weights)(inputs), weights)
+
+
+@pytest.mark.parametrize("draws", ["pass", "datum"])
+@pytest.mark.parametrize("make", [of_linen, of_nnx])
+def test_networks_of_flax(make, draws):
+    """Their bound and gradient are those of the same layers by hand, and they train."""
+    network, x = make(), lines()
+    # The leaves are the bias and the kernel of both layers.
+    by_hand = jax.tree.leaves(network)
+
+    def layers(weights, inputs):
+        first, kernel, last, outer = weights
+        return jnp.tanh(inputs @ kernel + first) @ outer + last
+
+    def log_density(params, x):
+        inputs, target = x
+        return jax.scipy.stats.norm.logpdf(target, params(inputs)[0], NOISE)
+
+    bayesian = elbax.Bayesian(elbax.Model(log_density), GaussianBelief(1.0, draws=draws))
+    step = elbax.GradientMStep(bayesian, optax.sgd(0.1))
+    state, info = trained(bayesian, step, network, x, 20)
+    assert info.elbo[-5:].mean() > info.elbo[0] + 0.5
+    plain, theirs = trained(bayesian, step, elbax.Network(layers, by_hand), x, 20)
+    np.testing.assert_allclose(info.elbo, theirs.elbo, rtol=1e-9)
+    ours, theirs = map(jax.tree.leaves, (state.params, plain.params))
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
 
 
 def noise_of(draws):

@@ -324,6 +324,46 @@ def test_a_prior_that_is_a_function_is_averaged_over_the_draws():
     np.testing.assert_allclose(terms.global_term, closed.log_prior(q) / 60)
 
 
+def test_a_hierarchical_prior_beside_quadrature():
+    """The logarithm of a prior's deviation is random too: the bound by draws is that by quadrature."""
+    normal = jax.scipy.stats.norm
+    inputs, target = (np.asarray(leaf)[:20] for leaf in lines())
+    x = jnp.asarray(inputs[:, :1]), jnp.asarray(target)
+
+    def log_prior(params):
+        of_slopes = normal.logpdf(params["slopes"], 0.0, jnp.exp(params["log_scale"]))
+        return of_slopes.sum() + normal.logpdf(params["log_scale"])
+
+    def log_joint(log_scale, slope):
+        likelihood = scipy.stats.norm.logpdf(target, np.multiply.outer(slope, inputs[:, 0]), NOISE)
+        prior = scipy.stats.norm.logpdf(slope, 0, np.exp(log_scale))
+        return likelihood.sum(-1) + prior + scipy.stats.norm.logpdf(log_scale)
+
+    grid = np.meshgrid(np.linspace(-8, 6, 800), np.linspace(-1, 2.5, 700), indexing="ij")
+    posterior = np.exp(log_joint(*grid))
+    total = posterior.sum()
+    evidence = np.log(total * (14 / 799) * (3.5 / 699))
+
+    chosen = GaussianBelief(log_prior, full=lambda params: params, num_samples=10, antithetic=True)
+    bayesian = elbax.Bayesian(elbax.Model(regression), chosen)
+    start = {"log_scale": jnp.zeros(()), "slopes": jnp.zeros(1)}
+    rate = optax.exponential_decay(3e-2, 400, 0.2)
+    state, _ = trained(bayesian, elbax.GradientMStep(bayesian, optax.adam(rate)), start, x, 1200)
+    _, (found,) = bayesian.belief._normals(state.params)
+    mean, root = np.asarray(found.mean), np.asarray(found.factor)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(60)
+    points = mean + np.stack(np.meshgrid(nodes, nodes), -1).reshape(-1, 2) @ root.T
+    share = np.outer(weights, weights).ravel() / (2 * np.pi)
+    bound = share @ log_joint(*points.T) + 1 + np.log(2 * np.pi * np.linalg.det(root))
+    assert evidence - 0.1 < bound < evidence
+    for one, axis, deviation in zip(mean, grid, np.linalg.norm(root, axis=1), strict=True):
+        assert abs(one - (posterior * axis).sum() / total) < 0.15 * deviation
+    exact = elbax.Exact(bayesian, state.params)
+    of_key = jax.jit(lambda key: elbax.elbo(bayesian, state.params, exact, x, key=key))
+    bounds = 20 * jax.lax.map(of_key, jax.random.split(jax.random.key(1), 4000))
+    assert abs(bounds.mean() - bound) < 4.5 * bounds.std() / np.sqrt(4000) < 0.05
+
+
 def test_learned_deviations_of_the_prior():
     """At the optimum s² is the mean of m² + v; frozen they stay."""
     bayesian = of_lines(learned=True, **FULL, **PAIRS)

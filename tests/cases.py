@@ -39,6 +39,7 @@ class System:
     make_params: Callable[[Any], Any]
     make_x: Callable[[], Any]
     linear: bool = False
+    make_encoder: Callable[[], Any] | None = None
 
     # They are kept, so that a test whose program is the first to ask for them must not make them a part of it.
     @functools.cached_property
@@ -287,7 +288,37 @@ class Flat(eqx.Module):
         )
 
 
+def hierarchy():
+    """Returns two layers of latents as ancestral programs, down for the model and up for its encoder."""
+    programs = elbax.programs
+
+    def generate(params, draw):
+        z2 = draw("z2", programs.Normal(jnp.zeros_like(params["above"][0]), 1.0))
+        z1 = draw("z1", programs.Normal(jnp.tanh(params["above"] @ z2), jnp.exp(params["noise"])))
+        draw("x", programs.Normal(params["below"] @ z1, 0.5))
+
+    def infer(weights, x, draw):
+        z1 = draw("z1", programs.Normal(weights["below"] @ x, jnp.exp(weights["noise"])))
+        draw("z2", programs.Normal(jnp.tanh(weights["above"] @ z1), 0.7))
+
+    def weights(key, shapes):
+        keys = jax.random.split(jax.random.key(key), len(shapes))
+        return {n: 0.5 * jax.random.normal(k, s) for k, (n, s) in zip(keys, shapes.items())}
+
+    down = {"above": (2, 1), "below": (3, 2), "noise": (2,)}
+    up = {"below": (2, 3), "above": (1, 2), "noise": (2,)}
+    return System(
+        "hierarchy",
+        elbax.Model(programs.log_joint(generate)),
+        lambda x: weights(3, down),
+        functools.partial(table, dim=3),
+        make_encoder=lambda: programs.encoder(infer, weights(4, up)),
+    )
+
+
 def encoder(system, num_outputs):
+    if system.make_encoder:
+        return system.make_encoder()
     dim = sum(leaf[0].size for leaf in jax.tree.leaves(system.x))
     network = eqx.nn.MLP(
         dim, num_outputs, 4, 1, activation=jnp.tanh, key=jax.random.key(3), dtype=float
@@ -710,6 +741,7 @@ def build():
         (plain_categorical(), 3, ["exact/gradient", "joint"]),
         (plain_gaussian(), 4, ["exact/gradient", "joint", "warm-up"]),
         (autoencoder(), 4, ["encoder/gradient", "joint", "importance/gradient"]),
+        (hierarchy(), 0, ["encoder/gradient", "joint"]),
         *((system, 3, ["exact/closed"]) for system in mixtures()),
         (
             mixture("categorical", components.Categorical((2, 3, 4)), codes),

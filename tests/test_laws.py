@@ -225,7 +225,7 @@ def test_every_system_of_measured_columns_has_units():
     """What is counted or chosen has none, nor what has a prior in units; a plain model is its user's."""
     counted = {"bernoulli", "poisson", "multinomial", "categorical", "poisson-regression"}
     others = {"grammar", "ctc", "bayesian-network", "autoencoder", "topics", "bayesian-topics"}
-    others |= {"logistic", "probit"}
+    others |= {"logistic", "probit", "hierarchy"}
     # The law is of exact steps, which these have no row of.
     others |= {"factorial-hidden-markov", "switching"}
     others |= {f"mixture-{name}" for name in (*counted, "with-priors", "tied-with-priors")}

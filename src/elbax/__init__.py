@@ -45,6 +45,7 @@ from . import (
     passes as passes,
     posteriors as posteriors,
     priors as priors,
+    programs as programs,
     starts as starts,
     wrappers as wrappers,
 )

@@ -1,0 +1,181 @@
+"""Distributions written as ancestral programs."""
+
+import dataclasses
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._arguments import takes, takes_key
+from .._network import Network
+from .._program import by_value
+from .._types import Any, Callable, Key, PyTree, Scalar
+from ..data._sequence import values_of
+from ..posteriors import Amortized
+from ._draw import Modes, Sampling, Scoring
+
+
+class Ancestral(eqx.Module):
+    r"""The distribution of what a program draws: $p(z) = \prod_i p(z_i \mid z_1, \ldots, z_{i-1})$.
+
+    A program is a function `program(*arguments, draw)` that names what it draws, in order: `z = draw("z",
+    distribution)` returns a sample when the program is sampled, and the value given when its density is computed.
+    A z of the whole is a dictionary by these names.
+
+    **Arguments:**
+
+    - `program`: a function `program(*arguments, draw)`; its return value is not used.
+    - `arguments`: what it is called with before `draw`: pytrees such as weights and a datum.
+    - `key`: handed to a program that has an argument `key`, for dropout; `None` is for evaluation.
+
+    ```python
+    >>> import elbax, jax, jax.numpy as jnp
+    >>> def program(scale, draw):
+    ...     mean = draw("mean", elbax.programs.Normal(jnp.zeros(2), scale))
+    ...     draw("x", elbax.programs.Normal(mean, 1.0))
+    >>> p = elbax.programs.Ancestral(program, jnp.array(3.0))
+    >>> z = p.sample(jax.random.key(0))
+    >>> sorted(z), p.log_prob(z).shape
+    (['mean', 'x'], ())
+
+    ```
+    """
+
+    program: Callable[..., Any] = eqx.field(static=True)
+    arguments: tuple[PyTree, ...]
+    key: Key | None
+
+    def __init__(self, program: Callable[..., Any], *arguments: PyTree, key: Key | None = None):
+        self.program, self.arguments, self.key = by_value(program), arguments, key
+
+    def _run(self, draw: Any) -> Any:
+        more = {"key": self.key} if takes_key(self.program) else {}
+        self.program(*self.arguments, draw, **more)
+        return draw
+
+    def sample(self, key: Key) -> dict[str, PyTree]:
+        """Returns one draw of all names; a continuous one moves with the arguments."""
+        return self._run(Sampling(key)).drawn
+
+    def mode(self) -> dict[str, PyTree]:
+        """Returns the mode of each draw given those before, for distributions that have a `mode()`."""
+        return self._run(Modes(jax.random.key(0))).drawn
+
+    def log_prob(self, z: dict[str, PyTree]) -> Scalar:
+        """Returns log p(z), in nats.
+
+        **Raises** `ValueError` if z has other names than the program draws.
+        """
+        draw = self._run(Scoring(z))
+        unknown = sorted(set(z) - draw.seen)
+        if unknown:
+            raise ValueError(
+                f"The values of {unknown} are given, but the program draws {sorted(draw.seen)}."
+            )
+        return jnp.asarray(draw.total)
+
+    @property
+    def discrete(self) -> bool:
+        """Whether anything that it draws is discrete: a whole number or a truth value."""
+        shapes = jax.eval_shape(lambda: self.sample(jax.random.key(0)))
+        return any(not jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in jax.tree.leaves(shapes))
+
+
+def encoder(
+    program: Callable[..., Any], weights: PyTree, *, standardize: PyTree | None = None
+) -> Amortized:
+    """Returns the posterior q(z | x) whose draws are those of `program(weights, x, draw)`.
+
+    **Arguments:** `program`; `weights`: its first argument, trained as an encoder's are; `standardize` as in
+    `Amortized`.
+
+    ```python
+    >>> import elbax, jax, jax.numpy as jnp
+    >>> def program(weights, x, draw):
+    ...     z2 = draw("z2", elbax.programs.Normal(weights["up"] @ x, 1.0))
+    ...     draw("z1", elbax.programs.Normal(weights["down"] @ z2, 0.5))
+    >>> weights = {"up": jnp.ones((1, 3)), "down": jnp.ones((2, 1))}
+    >>> posterior = elbax.programs.encoder(program, weights)
+    >>> sorted(posterior(jnp.zeros(3)).mode())
+    ['z1', 'z2']
+
+    ```
+    """
+    return Amortized(
+        Network(_Encoder(by_value(program)), weights), _as_it_is, standardize=standardize
+    )
+
+
+def log_joint(
+    program: Callable[..., Any], observed: str | tuple[str, ...] = "x"
+) -> Callable[..., Scalar]:
+    """Returns log p(x, z; θ) of `program(params, draw)`, for `elbax.Model`.
+
+    **Arguments:**
+
+    - `program`: `program(params, draw)`, or `program(params, x, draw)` if something in the datum is given, such as
+        inputs or the length of a sequence.
+    - `observed`: the name under which it draws the datum; or several, which are entries of a datum that is a
+        dictionary. A `Sequence` is observed as its values.
+    """
+    return _Joint(by_value(program), observed)
+
+
+def dream(program: Callable[..., Any], observed: str | tuple[str, ...] = "x") -> Callable[..., Any]:
+    """Returns `sample(params, key) -> (x, z)` of `program(params, draw)`, for `elbax.SleepEStep`.
+
+    **Arguments:** as for `log_joint`, but the program must not need a datum.
+    """
+    return _Dream(by_value(program), observed)
+
+
+def prior(program: Callable[..., Any]) -> Callable[..., Ancestral]:
+    """Returns p(z; θ) of `program(params, draw)`, or p(z | x; θ) of `program(params, x, draw)`, for
+    `elbax.Model(likelihood=, prior=)`."""
+    return _Prior(by_value(program))
+
+
+# These are equal if their programs are, so that two models of one program share what is compiled.
+@dataclasses.dataclass(frozen=True)
+class _Encoder:
+    program: Any
+
+    def __call__(self, weights: PyTree, x: PyTree, key: Key | None = None) -> Ancestral:
+        return Ancestral(self.program, weights, x, key=key)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Prior:
+    program: Any
+
+    def __call__(self, params: PyTree, x: PyTree, key: Key | None = None) -> Ancestral:
+        more = (x,) if takes(self.program, 3) else ()
+        return Ancestral(self.program, params, *more, key=key)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Joint:
+    program: Any
+    observed: str | tuple[str, ...]
+
+    def __call__(self, params: PyTree, x: PyTree, z: PyTree, key: Key | None = None) -> Scalar:
+        seen = values_of(x)
+        one = isinstance(self.observed, str)
+        given = {self.observed: seen} if one else {name: seen[name] for name in self.observed}
+        return _Prior(self.program)(params, x, key).log_prob(z | given)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Dream:
+    program: Any
+    observed: str | tuple[str, ...]
+
+    def __call__(self, params: PyTree, key: Key) -> tuple[PyTree, PyTree]:
+        z = Ancestral(self.program, params).sample(key)
+        if isinstance(self.observed, str):
+            return z.pop(self.observed), z
+        return {name: z.pop(name) for name in self.observed}, z
+
+
+def _as_it_is(distribution: Ancestral) -> Ancestral:
+    return distribution

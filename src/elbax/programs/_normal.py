@@ -1,0 +1,45 @@
+"""Independent normal numbers."""
+
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._types import Any, Array, Float, Key
+
+
+class Normal(eqx.Module):
+    r"""Independent normals, $\log p(z) = -\sum_i \tfrac12 ((z_i - m_i) / s_i)^2 + \log s_i + \tfrac12 \log 2\pi$.
+
+    **Arguments:** `mean`, `deviation`: arrays that broadcast to each other.
+
+    ```python
+    >>> import elbax, jax.numpy as jnp
+    >>> p = elbax.programs.Normal(jnp.zeros(2), 1.0)
+    >>> print(p.log_prob(jnp.array([0.0, 1.0])).round(4))
+    -2.3379
+
+    ```
+    """
+
+    mean: Float[Array, "..."]
+    deviation: Float[Array, "..."]
+
+    def __init__(self, mean: Any, deviation: Any):
+        mean = jnp.asarray(mean)
+        self.mean, self.deviation = jnp.broadcast_arrays(mean, jnp.asarray(deviation, mean.dtype))
+
+    def sample(self, key: Key) -> Float[Array, "..."]:
+        """Returns m + s ε, which moves with m and s."""
+        noise = jax.random.normal(key, self.mean.shape, self.mean.dtype)
+        return self.mean + self.deviation * noise
+
+    def log_prob(self, z: Float[Array, "..."]) -> Float[Array, ""]:
+        """Returns log p(z), in nats, summed over all entries."""
+        scaled = (z - self.mean) / self.deviation
+        return -jnp.sum(0.5 * scaled**2 + jnp.log(self.deviation) + 0.5 * math.log(2 * math.pi))
+
+    def mode(self) -> Float[Array, "..."]:
+        """Returns the mean."""
+        return self.mean

@@ -1,0 +1,303 @@
+"""Ancestral programs: SciPy's densities, a linear-Gaussian hierarchy and enumeration as oracles."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import scipy.stats
+
+import elbax
+from elbax import estimators, programs
+from elbax.families import Bernoulli
+
+
+KEYS = jax.random.split(jax.random.key(0), 8)
+
+# z2 ~ N(0, I), z1 = A z2 + N(0, a²), x = B z1 + N(0, b²).
+PARAMS = {
+    "A": jnp.array([[1.0], [-0.5]]),
+    "B": jnp.array([[0.5, 1.0], [1.0, 0.2], [-0.3, 0.7]]),
+    "a": jnp.array(0.8),
+    "b": jnp.array(0.6),
+}
+X = jnp.asarray(np.random.default_rng(0).normal(size=(7, 3)))
+
+
+def generate(params, draw):
+    z2 = draw("z2", programs.Normal(jnp.zeros(1), 1.0))
+    z1 = draw("z1", programs.Normal(params["A"] @ z2, params["a"]))
+    draw("x", programs.Normal(params["B"] @ z1, params["b"]))
+
+
+def moments():
+    """The covariance of (z2, z1, x)."""
+    root = np.zeros((6, 6))
+    root[0, 0] = 1
+    root[1:3, 0], root[1:3, 1:3] = PARAMS["A"][:, 0], PARAMS["a"] * np.eye(2)
+    root[3:] = PARAMS["B"] @ root[1:3]
+    root[3:, 3:] += PARAMS["b"] * np.eye(3)
+    return root @ root.T
+
+
+def conditional(covariance, of, given):
+    """The matrix of the mean, and the covariance, of some entries given others."""
+    gain = covariance[np.ix_(of, given)] @ np.linalg.inv(covariance[np.ix_(given, given)])
+    return gain, covariance[np.ix_(of, of)] - gain @ covariance[np.ix_(given, of)]
+
+
+class Joint(programs.Normal):
+    """A normal with a full covariance, of a library outside."""
+
+    root: jax.Array
+
+    def __init__(self, mean, covariance):
+        self.mean, self.deviation = mean, jnp.ones_like(mean)
+        self.root = jnp.linalg.cholesky(covariance)
+
+    def sample(self, key):
+        return self.mean + self.root @ jax.random.normal(key, self.mean.shape)
+
+    def log_prob(self, z):
+        white = jax.scipy.linalg.solve_triangular(self.root, z - self.mean, lower=True)
+        constant = jnp.sum(jnp.log(jnp.diagonal(self.root))) + 0.5 * len(z) * np.log(2 * np.pi)
+        return -0.5 * jnp.sum(white**2) - constant
+
+
+def bayes():
+    """The weights of q(z1 | x) q(z2 | z1) by Bayes' rule."""
+    up, spread = conditional(moments(), [1, 2], [3, 4, 5])
+    top, rest = conditional(moments(), [0], [1, 2])
+    return jax.tree.map(jnp.asarray, {"up": up, "spread": spread, "top": top, "rest": rest})
+
+
+BAYES = bayes()
+
+
+def infer(weights, x, draw):
+    z1 = draw("z1", Joint(weights["up"] @ x, weights["spread"]))
+    draw("z2", Joint(weights["top"] @ z1, weights["rest"]))
+
+
+MODEL = elbax.Model(programs.log_joint(generate), estimator=estimators.StickingTheLanding())
+
+
+def evidence(x):
+    return scipy.stats.multivariate_normal(np.zeros(3), moments()[3:, 3:]).logpdf(x)
+
+
+def test_the_density_is_that_of_all_draws():
+    z = programs.Ancestral(generate, PARAMS).sample(KEYS[0])
+    joint = np.concatenate([z["z2"], z["z1"], z["x"]])
+    expected = scipy.stats.multivariate_normal(np.zeros(6), moments()).logpdf(joint)
+    found = programs.Ancestral(generate, PARAMS).log_prob(z)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_samples_have_the_covariance_of_the_program():
+    draw = lambda key: programs.Ancestral(generate, PARAMS).sample(key)
+    z = jax.jit(jax.vmap(draw))(jax.random.split(KEYS[1], 40_000))
+    drawn = np.concatenate([z["z2"], z["z1"], z["x"]], -1)
+    np.testing.assert_allclose(np.cov(drawn.T), moments(), atol=0.05)
+
+
+def test_bayes_rule_as_a_program_has_the_evidence_at_every_draw():
+    """The bound is the evidence without noise, and sticking the landing leaves no noise in the slope of q."""
+    posterior = programs.encoder(infer, BAYES)
+    step = elbax.GradientEStep(MODEL, optax.sgd(1.0))
+    state = step.init(PARAMS, posterior, key=KEYS[2])
+    after, info = jax.jit(step)(state, X)
+    np.testing.assert_allclose(info.elbo, evidence(X).mean(), rtol=1e-10)
+    moved = jax.tree.leaves(after.posterior.network.weights)
+    for new, old in zip(moved, jax.tree.leaves(BAYES), strict=True):
+        np.testing.assert_allclose(new, old, atol=1e-10)
+
+
+def test_sleep_learns_bayes_rule():
+    """Dreams (x, z) teach the encoder the conditional means, which are linear."""
+    weights = {"up": jnp.zeros((2, 3)), "scale": jnp.zeros(2)}
+
+    def program(weights, x, draw):
+        z1 = draw("z1", programs.Normal(weights["up"] @ x, jnp.exp(weights["scale"])))
+        draw("z2", Joint(BAYES["top"] @ z1, BAYES["rest"]))
+
+    sleep = elbax.SleepEStep(MODEL, optax.adam(0.03), programs.dream(generate), num_samples=500)
+    state = sleep.init(PARAMS, programs.encoder(program, weights), key=KEYS[3])
+    run = jax.jit(lambda state: jax.lax.scan(lambda s, _: sleep(s, X), state, length=300))
+    learned = run(state)[0].posterior.network.weights
+    up, spread = conditional(moments(), [1, 2], [3, 4, 5])
+    np.testing.assert_allclose(learned["up"], up, atol=0.05)
+    np.testing.assert_allclose(np.exp(learned["scale"]), np.sqrt(np.diag(spread)), atol=0.05)
+
+
+def switches(params, draw):
+    """A Helmholtz machine: two switches, one above the other, and three observed ones."""
+    top = draw("top", Bernoulli()(params["top"]))
+    below = draw("below", Bernoulli()(params["below"] @ jnp.append(top, 1).astype(float)))
+    draw("x", Bernoulli()(params["x"] @ jnp.append(below, 1).astype(float)))
+
+
+def guess(weights, x, draw):
+    below = draw("below", Bernoulli()(weights["below"] @ x))
+    draw("top", Bernoulli()(weights["top"] @ below.astype(float)))
+
+
+def machine():
+    shapes = {"top": (1,), "below": (2, 2), "x": (3, 3)}
+    params = {n: jax.random.normal(k, s) for (n, s), k in zip(shapes.items(), KEYS)}
+    weights = {
+        "below": jax.random.normal(KEYS[4], (2, 3)),
+        "top": jax.random.normal(KEYS[5], (1, 2)),
+    }
+    return params, weights, jnp.array([1.0, 0.0, 1.0])
+
+
+def test_the_score_of_a_discrete_program_is_unbiased():
+    params, weights, x = machine()
+    joint = programs.log_joint(switches)
+    model = elbax.Model(joint, estimator=estimators.ScoreFunction(4))
+    states = [
+        {"top": jnp.array(bits[:1]), "below": jnp.array(bits[1:])}
+        for bits in itertools.product([0, 1], repeat=3)
+    ]
+    every = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+
+    def bound(weights):
+        q = programs.Ancestral(guess, weights, x)
+        logs = jax.vmap(q.log_prob)(every)
+        values = jax.vmap(lambda z: joint(params, x, z))(every)
+        return jnp.sum(jnp.exp(logs) * (values - logs))
+
+    def estimate(weights, key):
+        return model.elbo(params, x, programs.encoder(guess, weights)(x), key)
+
+    assert programs.encoder(guess, weights)(x).discrete
+    keys = jax.random.split(KEYS[6], 20_000)
+    each = jax.jit(jax.vmap(jax.value_and_grad(estimate), (None, 0)))(weights, keys)
+    exact = jax.value_and_grad(bound)(weights)
+    for found, expected in zip(jax.tree.leaves(each), jax.tree.leaves(exact), strict=True):
+        error = 5 * np.std(found, axis=0) / np.sqrt(len(keys))
+        np.testing.assert_array_less(np.abs(np.mean(found, axis=0) - expected), error + 1e-12)
+
+
+def walk(params, x, draw):
+    """A random walk that is observed with noise; x has padding, and gaps that a mask names."""
+    steps = jnp.arange(len(x.values["y"]))
+
+    def step(z, _, draw):
+        z = draw("z", programs.Normal(params * z, 0.5))
+        return z, z
+
+    _, z = draw.scan(step, jnp.zeros(2), length=len(steps), where=steps < x.length)
+    seen = x.values["seen"] & (steps < x.length)[:, None]
+    draw("y", Entries(z, 0.3), where=seen)
+
+
+class Entries(programs.Normal):
+    """Independent normals with a density for each entry."""
+
+    def log_prob(self, z):
+        return jax.scipy.stats.norm.logpdf(z, self.mean, self.deviation)
+
+
+def test_a_scan_is_a_loop_and_padding_does_not_count():
+    rng = np.random.default_rng(1)
+    y, seen = rng.normal(size=(6, 2)), rng.random((6, 2)) < 0.7
+    x = elbax.Sequence({"y": jnp.asarray(y), "seen": jnp.asarray(seen)}, jnp.array(4))
+    z = programs.Ancestral(walk, jnp.array(0.9), x).sample(KEYS[7])["z"]
+    found = programs.log_joint(walk, ("y",))(jnp.array(0.9), x, {"z": z})
+    before = np.concatenate([np.zeros((1, 2)), z[:3]])
+    expected = scipy.stats.norm.logpdf(z[:4], 0.9 * before, 0.5).sum()
+    each = scipy.stats.norm.logpdf(y, z, 0.3)
+    expected += each[:4][seen[:4]].sum()
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_modes_follow_one_another():
+    found = programs.Ancestral(generate, PARAMS | {"A": PARAMS["A"] + 1}).mode()
+    assert {name: leaf.shape for name, leaf in found.items()} == {"z2": (1,), "z1": (2,), "x": (3,)}
+    chain = programs.Ancestral(
+        walk, jnp.array(0.9), elbax.Sequence({"y": X, "seen": X > 0}, jnp.array(7))
+    )
+    np.testing.assert_array_equal(chain.mode()["z"], np.zeros((7, 2)))
+
+
+def test_a_prior_is_a_program():
+    def prior(params, draw):
+        z2 = draw("z2", programs.Normal(jnp.zeros(1), 1.0))
+        draw("z1", programs.Normal(params["A"] @ z2, params["a"]))
+
+    def likelihood(params, x, z):
+        return programs.Normal(params["B"] @ z["z1"], params["b"]).log_prob(x)
+
+    apart = elbax.Model(
+        likelihood=likelihood,
+        prior=programs.prior(prior),
+        estimator=estimators.StickingTheLanding(),
+    )
+    posterior = programs.encoder(infer, BAYES)
+    found = elbax.elbo(apart, PARAMS, posterior, X, key=KEYS[0])
+    np.testing.assert_allclose(found, evidence(X).mean(), rtol=1e-10)
+    terms = elbax.elbo_terms(apart, PARAMS, posterior, X, key=KEYS[0])
+    np.testing.assert_allclose(terms.reconstruction - terms.kl_prior, found, rtol=1e-10)
+
+
+def test_a_key_reaches_a_program():
+    def noisy(weights, x, draw, key=None):
+        noise = 0.0 if key is None else jax.random.normal(key)
+        draw("z", programs.Normal(weights + noise, 1.0))
+
+    posterior = programs.encoder(noisy, jnp.zeros(2))
+    assert (posterior(X[0]).mode()["z"] == 0).all()
+    assert (posterior(X[0], key=KEYS[0]).mode()["z"] != 0).all()
+
+
+def test_equal_programs_make_equal_models():
+    def make(scale):
+        return elbax.Model(
+            programs.log_joint(lambda params, draw: draw("x", programs.Normal(params, scale)))
+        )
+
+    assert make(1.0) == make(1.0) and hash(make(1.0)) == hash(make(1.0))
+    assert make(1.0) != make(2.0)
+
+
+NORMAL = programs.Normal(jnp.zeros(()), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("program", "given", "error", "words"),
+    [
+        (lambda draw: draw("a", NORMAL), {"b": 0.0}, ValueError, "draws 'a', but.*of \\['b'\\]"),
+        (
+            lambda draw: draw("a", NORMAL),
+            {"a": 0.0, "b": 0.0},
+            ValueError,
+            "\\['b'\\] are given, but",
+        ),
+        (
+            lambda draw: (draw("a", NORMAL), draw("a", NORMAL)),
+            None,
+            ValueError,
+            "'a' twice.*draw.scan",
+        ),
+        (
+            lambda draw: draw("a", 1.0),
+            None,
+            TypeError,
+            "sample\\(key\\) and log_prob\\(z\\), got a float",
+        ),
+        (
+            lambda draw: draw.scan(lambda c, x, draw: (c, draw("a", NORMAL)), 0.0),
+            None,
+            ValueError,
+            "pass xs with the steps",
+        ),
+    ],
+)
+def test_errors_teach(program, given, error, words):
+    p = programs.Ancestral(program)
+    with pytest.raises(error, match=words):
+        p.sample(KEYS[0]) if given is None else p.log_prob(given)

@@ -475,4 +475,4 @@ def test_perplexity_is_that_of_gensim(ours):
     peer.state.sstats = np.exp(np.asarray(params["topics"])) - 0.2
     peer.sync_state()
     perplexity = elbax.diagnostics.perplexity(BAYESIAN, params, posterior, batch)
-    np.testing.assert_allclose(perplexity, 2 ** -peer.log_perplexity(pairs), rtol=1e-6)
+    np.testing.assert_allclose(perplexity, np.exp(-peer.log_perplexity(pairs)), rtol=1e-6)

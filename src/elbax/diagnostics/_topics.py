@@ -22,10 +22,11 @@ def perplexity(
     r"""Returns exp(−bound per word) of documents: the lower, the better.
 
     The bound is `elbo`, for an `elbax.Bayesian` model with its global term, the KL of all topics. So at the same
-    topics and proportions it is scikit-learn's `perplexity`, and 2 ** −(gensim's `log_perplexity`). Few held-out
-    documents carry the whole KL: for their words alone pass `model.model` and `model.inside(params)`, topics at
-    the mean. A point's log-prior is left out. gensim counts documents `total_docs` / `len(chunk)` times: pass them
-    as `Batch(x, weight=...)`, and so does scikit-learn with `sub_sampling=True`.
+    topics and proportions it is scikit-learn's `perplexity`, and exp(−gensim's `log_perplexity`), which is in nats
+    though gensim logs 2 to its power (its issue 2623). Few held-out documents carry the whole KL: for their words
+    alone pass `model.model` and `model.inside(params)`, topics at the mean. A point's log-prior is left out.
+    gensim counts documents `total_docs` / `len(chunk)` times: pass them as `Batch(x, weight=...)`, and so does
+    scikit-learn with `sub_sampling=True`.
 
     **Arguments:** those of `elbax.elbo`. `model` has `num_observations(batch)`, the number of words.
 

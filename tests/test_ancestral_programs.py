@@ -173,7 +173,7 @@ def test_the_score_of_a_discrete_program_is_unbiased():
     def estimate(weights, key):
         return model.elbo(params, x, programs.encoder(guess, weights)(x), key)
 
-    assert programs.encoder(guess, weights)(x).discrete
+    assert not programs.encoder(guess, weights)(x).moves
     keys = jax.random.split(KEYS[6], 20_000)
     each = jax.jit(jax.vmap(jax.value_and_grad(estimate), (None, 0)))(weights, keys)
     exact = jax.value_and_grad(bound)(weights)

@@ -2,7 +2,8 @@ r"""Estimators of a datum's bound $E_q[\log p(x, z) - \log q(z)]$ and of its gra
 
 | estimator | latent | value | gradient |
 |---|---|---|---|
-| `Enumeration` | finite | exact | exact |
+| `Enumeration` | finite, in part | exact there | exact there |
+| `LocalExpectation` | finite, in part | unbiased | unbiased, the noise of the other parts |
 | `Quadrature` | Gaussian of few dimensions | exact to rounding for smooth log-joints | of the same |
 | `Reparameterized` | continuous | unbiased | unbiased |
 | `StickingTheLanding` | continuous | unbiased | unbiased, without noise at q = p(z given x) |
@@ -14,7 +15,7 @@ r"""Estimators of a datum's bound $E_q[\log p(x, z) - \log q(z)]$ and of its gra
 Pass one as `Model(log_joint, latent, estimator=...)`.
 """
 
-from ._enumeration import Enumeration as Enumeration
+from ._enumeration import Enumeration as Enumeration, LocalExpectation as LocalExpectation
 from ._estimator import AbstractEstimator as AbstractEstimator
 from ._gumbel_softmax import GumbelSoftmax as GumbelSoftmax
 from ._importance_weighted import (

@@ -55,7 +55,7 @@ class AbstractMovingDraws(AbstractEstimator):
         return True
 
     def check(self, family: AbstractFamily) -> None:
-        if family.discrete:
+        if not family.moves:
             raise TypeError(
                 f"{type(self).__name__}: got a discrete {type(family).__name__} latent, but draws can be "
                 "reparameterized only for a continuous one. Use ScoreFunction. For a Categorical latent, "

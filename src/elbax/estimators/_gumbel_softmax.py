@@ -5,7 +5,8 @@ import jax
 import jax.numpy as jnp
 
 from .._arguments import check_positive
-from ..families import Categorical
+from .._types import Key, PyTree
+from ..families import AbstractFamily, Categorical, Copies, Product
 from ._estimator import AbstractEstimator, check_number
 
 
@@ -14,7 +15,8 @@ class GumbelSoftmax(AbstractEstimator):
 
     $y_s = \mathrm{softmax}((\eta + g_s) / \tau)$ are points inside the simplex instead of its corners (Jang, Gu
     and Poole 2017; Maddison, Mnih and Teh 2017). The log-joint is called with a vector of K shares instead of a
-    number 0, …, K − 1, so write it for one-hot z. A lower temperature gives less bias and more noise.
+    number 0, …, K − 1, so write it for one-hot z. A lower temperature gives less bias and more noise. Of a
+    `families.Product` or `families.Copies` all categorical parts are relaxed; the others move with q.
 
     **Arguments:**
 
@@ -30,16 +32,37 @@ class GumbelSoftmax(AbstractEstimator):
         check_positive("GumbelSoftmax", temperature=self.temperature)
 
     def check(self, family):
-        if not isinstance(family, Categorical):
+        if family.moves or not _relaxes(family):
             raise TypeError(
-                f"GumbelSoftmax: the latent must be Categorical, got {type(family).__name__}. Use ScoreFunction."
+                "GumbelSoftmax: the latent must be Categorical, or a Product or Copies of such and of continuous "
+                f"ones; got {type(family).__name__}. Use ScoreFunction."
             )
 
     def __call__(self, log_joint, q, key):
         return self.average(log_joint, q, key) + q.entropy()
 
     def average(self, function, q, key):
-        shape = (self.num_samples, *q.natural.shape)
-        noise = jax.random.gumbel(key, shape, q.natural.dtype)
-        relaxed = jax.nn.softmax((q.natural + noise) / self.temperature, -1)
-        return jnp.mean(jax.vmap(function)(relaxed))
+        keys = jax.random.split(key, self.num_samples)
+        draw = lambda key: self._relaxed(q.family, q.natural, key)
+        return jnp.mean(jax.vmap(function)(jax.vmap(draw)(keys)))
+
+    def _relaxed(self, family: AbstractFamily, natural: PyTree, key: Key) -> PyTree:
+        if isinstance(family, Product):
+            keys = jax.random.split(key, len(family.factors))
+            each = zip(family.factors, family.parts(natural), keys, strict=True)
+            return family.whole([self._relaxed(*one) for one in each])
+        if isinstance(family, Copies):
+            keys = jax.random.split(key, len(jax.tree.leaves(natural)[0]))
+            return jax.vmap(lambda own, key: self._relaxed(family.family, own, key))(natural, keys)
+        if isinstance(family, Categorical):
+            noise = jax.random.gumbel(key, natural.shape, natural.dtype)
+            return jax.nn.softmax((natural + noise) / self.temperature, -1)
+        return family.sample(natural, key)
+
+
+def _relaxes(family: AbstractFamily) -> bool:
+    if isinstance(family, Product):
+        return all(map(_relaxes, family.factors))
+    if isinstance(family, Copies):
+        return _relaxes(family.family)
+    return family.moves or isinstance(family, Categorical)

@@ -27,6 +27,7 @@ from ._gamma import Gamma as Gamma
 from ._gaussian import Gaussian as Gaussian
 from ._gaussian_chain import GaussianChain as GaussianChain
 from ._grid import GridGraph as GridGraph
+from ._independent import Copies as Copies, Product as Product
 from ._markov_chain import MarkovChain as MarkovChain
 from ._normal import Normal as Normal
 from ._normal_wishart import NormalWishart as NormalWishart

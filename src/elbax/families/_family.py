@@ -65,6 +65,11 @@ class AbstractFamily(eqx.Module):
     linear: ClassVar[bool] = True
     """Whether natural parameters add and scale as coordinates do, so that β η belongs to q^β."""
 
+    @property
+    def moves(self) -> bool:
+        """Whether draws are differentiable functions of the natural parameters (reparameterized)."""
+        return not self.discrete
+
     def __init_subclass__(cls, **arguments):
         super().__init_subclass__(**arguments)
         map_over_rows(cls, _ARGUMENTS)
@@ -211,6 +216,11 @@ class Distribution(eqx.Module):
     def discrete(self) -> bool:
         """Whether z is discrete."""
         return self.family.discrete
+
+    @property
+    def moves(self) -> bool:
+        """Whether draws are differentiable functions of the natural parameters."""
+        return self.family.moves
 
     @program
     def mean(self) -> PyTree:

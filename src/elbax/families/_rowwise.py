@@ -62,8 +62,8 @@ def _depth(who: str, family: Any, kind: str, argument: PyTree) -> int:
     if kind == "q":
         return argument.batch_ndim
     if kind == "z":
-        # Of a tuple of arrays the first one tells.
-        first = argument[0] if isinstance(argument, tuple) else argument
+        # Of several arrays the first one tells.
+        first = jax.tree.leaves(argument)[0]
         depth = jnp.ndim(first) - family.event_ndim
     else:
         of = family if kind == "natural" else family.of_potentials

@@ -64,7 +64,7 @@ class SwitchingChain(AbstractAscending):
 
     @property
     def parts(self) -> Product:
-        return Product((self.switches, self.states))
+        return Product(self.switches, self.states)
 
     def batch_ndim(self, natural: PyTree) -> int:
         if isinstance(natural, dict):

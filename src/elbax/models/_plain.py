@@ -255,9 +255,10 @@ class Model(AbstractModel):
 
     def _estimator(self, q: Any) -> AbstractEstimator | None:
         """Returns the estimator of expectations under q, or `None` if they are exact."""
-        discrete = getattr(q, "discrete", self.latent.discrete)
+        # A distribution of another library does not say.
+        still = not getattr(q, "moves", not getattr(q, "discrete", not self.latent.moves))
         moved = self.estimator is not None and self.estimator.moves_draws and hasattr(q, "log_prob")
-        if moved and discrete:
+        if moved and still:
             raise TypeError(
                 f"{type(self.estimator).__name__}: draws of this "
                 f"{type(getattr(q, 'source', getattr(q, 'family', q))).__name__} are not reparameterized, but "
@@ -266,7 +267,7 @@ class Model(AbstractModel):
             )
         if self.exact or self.estimator is not None:
             return self.estimator
-        return ScoreFunction() if discrete else Reparameterized()
+        return ScoreFunction() if still else Reparameterized()
 
     def _expected(self, function: Callable[[Any], Scalar], q: Any, key: Key) -> Scalar:
         estimator = self._estimator(q)

@@ -128,7 +128,7 @@ def moves(q: Any, z: PyTree) -> bool:
 def _is_discrete(family: Any, z: PyTree) -> bool:
     """Returns whether z is discrete, at least in part, by its family or, without one, by its dtypes."""
     named = isinstance(family, AbstractFamily) and not isinstance(family, AnyLatent)
-    return family.discrete if named else any(map(is_label, jax.tree.leaves(z)))
+    return not family.moves if named else any(map(is_label, jax.tree.leaves(z)))
 
 
 def _average(values: Array, log_weights: Array) -> Array:

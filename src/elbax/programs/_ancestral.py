@@ -75,10 +75,10 @@ class Ancestral(eqx.Module):
         return jnp.asarray(draw.total)
 
     @property
-    def discrete(self) -> bool:
-        """Whether anything that it draws is discrete: a whole number or a truth value."""
+    def moves(self) -> bool:
+        """Whether draws are differentiable functions of the arguments: none is a whole number or a truth value."""
         shapes = jax.eval_shape(lambda: self.sample(jax.random.key(0)))
-        return any(not jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in jax.tree.leaves(shapes))
+        return all(jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in jax.tree.leaves(shapes))
 
 
 def encoder(

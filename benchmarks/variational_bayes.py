@@ -1,9 +1,9 @@
-"""What variational Bayes costs, beside scikit-learn, hmmlearn and our own EM.
+"""What variational Bayes costs, beside scikit-learn, hmmlearn, BayesPy and our own EM.
 
 python benchmarks/variational_bayes.py    prints the tables, writes results/variational_bayes.md
 make benchmark                            the same functions, one pytest-benchmark each
 
-hmmlearn takes part where it is installed; how it is measured stands in `measuring.py`.
+hmmlearn and BayesPy take part where they are installed; how it is measured stands in `measuring.py`.
 """
 
 import functools
@@ -42,12 +42,20 @@ from elbax import components, priors
 
 RESULTS = Path(__file__).parent / "results" / "variational_bayes.md"
 HMMLEARN = importlib.util.find_spec("hmmlearn") is not None
+BAYESPY = importlib.util.find_spec("bayespy") is not None
 # (rows, columns, components), and the numbers of sweeps of a slope.
 SIZES = {
     "100k x 16, K = 16": ((100_000, 16, 16), (2, 6), 5),
     "20k x 8, K = 8": ((20_000, 8, 8), (5, 25), 5),
     "Old Faithful, K = 6": (None, (20, 1020), 9),
 }
+BESIDE_BAYESPY = (
+    "## A sweep, models of BayesPy\n\n"
+    "A mixture of Gaussians with a normal-Wishart prior, and factor analysis with a relevance of each factor "
+    "(a gamma prior on its precision). p, the data and the start are the same. For the factors q is the same too, "
+    "and the bounds agree after as many sweeps. For the mixture BayesPy takes means and precisions as independent "
+    "in q, so its bound is lower. A sweep of both measures the bound."
+)
 
 
 @functools.cache
@@ -70,14 +78,8 @@ def mixture(name: str) -> Row:
     plain = elbax.GaussianMixture(number, prior=prior, weights_prior=flat, floor=0.0)
     model = elbax.Bayesian(plain)
     parts = KMeans(number, n_init=1, random_state=0).fit(x).labels_
-
-    # The first M-step of the peer, from its k-means.
     data = jnp.asarray(x)
-    given = elbax.posteriors.Local(jnp.log(jnp.eye(number, dtype=x.dtype))[parts], plain.latent)
-    first = elbax.ClosedFormMStep(model)
-    state = first.init(model.init(jax.random.key(0), data), given, key=jax.random.key(1))
-    state, _ = jax.jit(first)(state, data)
-    q = state.params
+    q = after_clusters(model, x, parts)
 
     def theirs(n: int) -> BayesianGaussianMixture:
         peer = BayesianGaussianMixture(
@@ -111,6 +113,16 @@ def mixture(name: str) -> Row:
         "elbax / our EM": ratio(found["elbax"], found["EM"]),
         f"largest gap of means after {few} sweeps": f"{np.abs(gap).max():.1g}",
     }
+
+
+def after_clusters(model: elbax.Bayesian, x: np.ndarray, parts: np.ndarray) -> Any:
+    """Returns q after an M-step from these clusters, a peer's first."""
+    latent, data = model.model.latent, jnp.asarray(x)
+    certain = jnp.log(jnp.eye(latent.num_values, dtype=x.dtype))[parts]
+    given = elbax.posteriors.Local(certain, latent)
+    first = elbax.ClosedFormMStep(model)
+    state = first.init(model.init(jax.random.key(0), data), given, key=jax.random.key(1))
+    return jax.jit(first)(state, data)[0].params
 
 
 def hidden_markov() -> Row:
@@ -154,6 +166,96 @@ def _hmmlearn(x: np.ndarray) -> Run:
             return peer.fit(x.reshape(-1, dim).astype(float), [length] * count)
 
     return run
+
+
+def mixture_in_bayespy(name: str, counts: tuple[int, int]) -> Row:
+    """The same mixture as nodes of BayesPy, from the same clusters.
+
+    Its normal-Wishart node has no messages, so its q has means and precisions apart: p is the same, and its bound
+    is a little lower.
+    """
+    from bayespy.nodes import Categorical, Dirichlet, Gaussian, Mixture, Wishart
+
+    x, number = table(name)
+    x = x - x.mean(0)
+    dim, dof = x.shape[1], x.shape[1] + 2.0
+    scale = np.cov(x.T) / number ** (2 / dim)
+    prior = priors.NormalInverseWishart(0.0, 1.0, dof, scale)
+    flat = priors.Dirichlet(1.0)
+    plain = elbax.GaussianMixture(number, prior=prior, weights_prior=flat, floor=0.0)
+    parts = KMeans(number, n_init=1, random_state=0).fit(x).labels_
+
+    weights = Dirichlet(np.ones(number))
+    labels = Categorical(weights, plates=(len(x),))
+    precision = Wishart(dof, scale, plates=(number,))
+    mean = Gaussian(np.zeros(dim), precision, plates=(number,))
+    rows = Mixture(labels, Gaussian, mean, precision)
+    labels.initialize_from_value(parts)
+    rows.observe(x.astype(float))
+
+    model = elbax.Bayesian(plain)
+    q = after_clusters(model, x, parts)
+    return beside_bayespy(
+        name, model, q, jnp.asarray(x), (rows, mean, precision, weights, labels), counts
+    )
+
+
+def relevant_factors_in_bayespy(name: str, number: int, counts: tuple[int, int]) -> Row:
+    """Factor analysis whose factors have a relevance each, as nodes of BayesPy: the same p, q and start.
+
+    Its nodes have no mean. So the columns are centered, and ours has a prior that keeps it at 0.
+    """
+    from bayespy.nodes import Gamma, GaussianARD, GaussianGamma, SumMultiply
+
+    x = table(name)[0]
+    x = x - x.mean(0)
+    dim, relevance = x.shape[1], priors.Gamma(0.1, 0.1)
+    prior = priors.NormalInverseGamma(relevance, 1.0, 1.0, intercept_precision=1e9)
+    model = elbax.Bayesian(elbax.FactorAnalysis(number, prior=prior))
+    data = jnp.asarray(x)
+    q = model.init(jax.random.key(0), data)
+
+    shape = relevance.shape + dim / 2
+    relevances = Gamma(0.1, 0.1, plates=(number,))
+    relevances.initialize_from_parameters(shape, shape / np.exp(q["relevance"]))
+    loadings = GaussianGamma(
+        np.zeros(number), relevances.as_diagonal_wishart(), 1.0, 1.0, plates=(dim, 1)
+    )
+    scores = GaussianARD(0, 1, shape=(number,), plates=(1, len(x)))
+    linear, precision = jax.vmap(elbax.Exact(model, q))(data).natural
+    covariance = np.linalg.inv(np.asarray(precision, float))
+    scores.initialize_from_mean_and_covariance(
+        np.einsum("nij,nj->ni", covariance, np.asarray(linear))[None], covariance[None]
+    )
+    rows = GaussianARD(SumMultiply("k,k->", loadings, scores), 1.0)
+    rows.observe(x.T.astype(float))
+    title = f"{name.split(',')[0]}, {number} factors"
+    return beside_bayespy(title, model, q, data, (rows, loadings, relevances, scores), counts)
+
+
+def beside_bayespy(
+    title: str, model: Any, q: Any, data: Any, nodes: tuple, counts: tuple[int, int]
+) -> Row:
+    """Seconds a sweep, and the bounds once both have made as many sweeps as BayesPy has by then."""
+    from bayespy.inference import VB
+
+    graph = VB(*nodes)
+    ours = sweeps(chain(model), start(model, q), data)
+    theirs = lambda n: graph.update(repeat=n, tol=-1, verbose=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = slopes({"elbax": ours, "BayesPy": theirs}, counts, 5)
+    params = ours(graph.iter)[0].params
+    bound = elbax.elbo(model, params, elbax.Exact(model, params), data)
+    return {
+        "model": title,
+        "elbax, ms": spread(found["elbax"], 1e-3),
+        "BayesPy, ms": spread(found["BayesPy"], 1e-3),
+        "BayesPy / elbax": ratio(found["BayesPy"], found["elbax"]),
+        "sweeps": graph.iter,
+        "bound, nats a datum": f"{bound:.6f}",
+        "BayesPy's": f"{graph.L[graph.iter - 1] / len(data):.6f}",
+    }
 
 
 def streamed() -> list[Row]:
@@ -211,16 +313,28 @@ def report() -> Iterator[str]:
     peers: dict[str, Any] = {"scikit-learn": sklearn}
     if HMMLEARN:
         peers["hmmlearn"] = __import__("hmmlearn")
+    if BAYESPY:
+        peers["BayesPy"] = __import__("bayespy")
     yield heading(
         "Variational Bayes",
         "python benchmarks/variational_bayes.py",
         peers,
-        "float32; hmmlearn float64. Full covariances.",
+        "float32; hmmlearn and BayesPy float64. Full covariances. Other programs may use the machine.",
     )
     yield "## A sweep, Gaussian mixture"
     yield markdown([mixture(name) for name in SIZES])
     yield "## A sweep, hidden Markov model"
     yield markdown([hidden_markov()])
+    if BAYESPY:
+        yield BESIDE_BAYESPY
+        yield markdown(
+            [
+                mixture_in_bayespy("Old Faithful, K = 6", (20, 220)),
+                mixture_in_bayespy("20k x 8, K = 8", (2, 12)),
+                relevant_factors_in_bayespy("Old Faithful, K = 6", 1, (20, 220)),
+                relevant_factors_in_bayespy("20k x 8, K = 8", 4, (2, 12)),
+            ]
+        )
     yield "## A million rows, streamed"
     yield markdown(streamed())
 

@@ -269,9 +269,9 @@ def report(corpora: list[str], wheels: Path | None) -> Iterator[str]:
         "process, from random starts that all share. Milliseconds are medians with quartiles: other programs may "
         "use the machine, so read ratios. Bounds are in nats per word of documents held out, at the mean topics, "
         "by one function for all: the mean over starts, with the least and the largest. Then comes, for each "
-        "start, the first pass whose bound is at least the mean that scikit-learn ends with. The seconds are its median "
-        "times the median pass, without compiling, which has its own column; `sooner` is the time of all of "
-        "scikit-learn's passes over them. `python benchmarks/topic_models.py --wheels WHEELS reuters news`."
+        "start, the first pass whose bound is at least the mean that scikit-learn ends with. The seconds are its "
+        "median times the median pass, without compiling, which has its own column; `sooner` is the time of all "
+        "passes of scikit-learn over them. `python benchmarks/topic_models.py --wheels WHEELS reuters news`."
     )
     for name in corpora:
         counts, held = CORPORA[name](wheels)

@@ -460,16 +460,25 @@ def units(case):
     model, x = system.model, system.x
     there = change_of_units(system)
 
+    table = isinstance(case.posterior, elbax.posteriors.MeanField)
+
     @jax.jit
     def run(params, x):
-        state = case.update.init(params, elbax.Exact(model, params), key=jax.random.key(7))
+        make = (
+            elbax.posteriors.MeanField.init
+            if table
+            else lambda model, params, x: elbax.Exact(model, params)
+        )
+        state = case.update.init(params, make(model, params, x), key=jax.random.key(7))
         end, _ = jax.lax.scan(lambda state, _: case.update(state, x), state, length=4)
 
-        def seen(params):
-            posterior = elbax.Exact(model, params)
-            return model.log_prior(params), jax.vmap(lambda x: posterior(x).mean())(x)
+        def seen(state):
+            posterior = state.posterior if table else elbax.Exact(model, state.params)
+            index = (jnp.arange(system.num_data),) if table else ()
+            q = jax.vmap(lambda x, *i: posterior(x, **dict(zip(["index"], i))).mean())(x, *index)
+            return model.log_prior(state.params), q
 
-        return seen(params), seen(end.params)
+        return seen(state), seen(end)
 
     key = jax.random.key(3)
     starts = system.params, model.init(key, x)

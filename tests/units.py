@@ -32,6 +32,8 @@ SCALINGS = {
             "factors-pattern",
             "hidden-markov",
             "state-space",
+            "factorial-hidden-markov",
+            "switching",
         ],
         "columns",
     ),
@@ -72,9 +74,12 @@ def change_of_units(system):
         value = np.asarray(value)
         squared = lambda: value * a[:, None] * a
         rules = {
-            "means": lambda: a * value + b,
+            # Of a factorial model, what each state of each chain adds to the offset.
+            "means": lambda: a * value + (b if value.ndim < 3 else 0),
+            "offset": lambda: a * value + b,
             "mean": lambda: a * value + b,
             "emission_offset": lambda: a * value + b,
+            "covariance": squared,
             "covariances": squared,
             "scales": squared,
             "emission_covariance": squared,
@@ -86,8 +91,10 @@ def change_of_units(system):
         return rules.get(name, lambda: value)()
 
     def translate(described):
+        if isinstance(described, list):
+            return [translate(each) for each in described]
         return {
-            name: translate(value) if isinstance(value, dict) else means(name, value)
+            name: translate(value) if isinstance(value, dict | list) else means(name, value)
             for name, value in described.items()
         }
 
@@ -97,9 +104,13 @@ def change_of_units(system):
             described["size"] = translate(described["size"])
         else:
             described = translate(described)
-        return in_unit(
-            model.from_description(**described), params, lambda unit: in_columns(unit, a)
-        )
+        fresh = model.from_description(**described)
+        if "emission" in params:
+            # The other parts are of the states, which have no columns.
+            same = {name: in_unit(fresh[name], params[name], lambda unit: unit) for name in fresh}
+            own = in_unit(fresh["emission"], params["emission"], lambda unit: a * unit)
+            return same | {"emission": own}
+        return in_unit(fresh, params, lambda unit: in_columns(unit, a))
 
     return There(there, params)
 

@@ -301,3 +301,28 @@ def test_errors_teach(program, given, error, words):
     p = programs.Ancestral(program)
     with pytest.raises(error, match=words):
         p.sample(KEYS[0]) if given is None else p.log_prob(given)
+
+
+def test_active_units_of_a_program():
+    """The variance of each mean over the data, with weights; a whole number counts as a number."""
+
+    def program(weights, x, draw):
+        draw("used", programs.Normal(jnp.stack([weights * x[0], jnp.zeros(())]), 1.0))
+        draw("kind", elbax.Categorical(2)(jnp.stack([x[1], jnp.zeros(())])))
+
+    batch = elbax.Batch(X, weight=jnp.arange(1.0, 8.0))
+    found = elbax.diagnostics.active_units(programs.encoder(program, jnp.array(2.0)), batch)
+    weight = np.arange(1.0, 8.0)
+    expected = np.cov(2 * np.asarray(X)[:, 0], ddof=0, aweights=weight)
+    np.testing.assert_allclose(found["used"], [expected, 0.0], rtol=1e-10, atol=1e-15)
+    kind = np.cov((np.asarray(X)[:, 1] <= 0).astype(float), ddof=0, aweights=weight)
+    np.testing.assert_allclose(found["kind"], kind, rtol=1e-10)
+
+
+def test_active_units_need_modes(as_users_run):
+    class Draws:
+        def sample(self, key):
+            return jax.random.normal(key)
+
+    with pytest.raises(TypeError, match="this Draws has no mode"):
+        elbax.diagnostics.active_units(lambda x: Draws(), X)

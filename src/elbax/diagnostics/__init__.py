@@ -1,5 +1,6 @@
-"""Diagnostics of a fit: standard errors, information criteria, convergence rates."""
+"""Diagnostics of a fit: standard errors, information criteria, convergence rates, latents without use."""
 
+from ._active_units import active_units as active_units
 from ._criteria import (
     Criteria as Criteria,
     information_criteria as information_criteria,

@@ -45,7 +45,7 @@ HMMLEARN = importlib.util.find_spec("hmmlearn") is not None
 BAYESPY = importlib.util.find_spec("bayespy") is not None
 # (rows, columns, components), and the numbers of sweeps of a slope.
 SIZES = {
-    "100k x 16, K = 16": ((100_000, 16, 16), (2, 10), 11),
+    "100k x 16, K = 16": ((100_000, 16, 16), (2, 10), 7),
     "20k x 8, K = 8": ((20_000, 8, 8), (5, 25), 11),
     "Old Faithful, K = 6": (None, (20, 1020), 9),
 }
@@ -196,7 +196,12 @@ def mixture_in_bayespy(name: str, counts: tuple[int, int]) -> Row:
     model = elbax.Bayesian(plain)
     q = after_clusters(model, x, parts)
     return beside_bayespy(
-        name, model, q, jnp.asarray(x), (rows, mean, precision, weights, labels), counts
+        f"mixture, {name}",
+        model,
+        q,
+        jnp.asarray(x),
+        (rows, mean, precision, weights, labels),
+        counts,
     )
 
 
@@ -229,7 +234,7 @@ def relevant_factors_in_bayespy(name: str, number: int, counts: tuple[int, int])
     )
     rows = GaussianARD(SumMultiply("k,k->", loadings, scores), 1.0)
     rows.observe(x.T.astype(float))
-    title = f"{name.split(',')[0]}, {number} factors"
+    title = f"{name.split(',')[0]}, factors: {number}"
     return beside_bayespy(title, model, q, data, (rows, loadings, relevances, scores), counts)
 
 
@@ -329,10 +334,10 @@ def report() -> Iterator[str]:
         yield BESIDE_BAYESPY
         yield markdown(
             [
-                mixture_in_bayespy("Old Faithful, K = 6", (20, 220)),
-                mixture_in_bayespy("20k x 8, K = 8", (2, 12)),
-                relevant_factors_in_bayespy("Old Faithful, K = 6", 1, (20, 220)),
-                relevant_factors_in_bayespy("20k x 8, K = 8", 4, (2, 12)),
+                mixture_in_bayespy("Old Faithful, K = 6", (20, 120)),
+                mixture_in_bayespy("20k x 8, K = 8", (1, 3)),
+                relevant_factors_in_bayespy("Old Faithful, K = 6", 1, (20, 120)),
+                relevant_factors_in_bayespy("20k x 8, K = 8", 4, (1, 3)),
             ]
         )
     yield "## A million rows, streamed"

@@ -152,3 +152,50 @@ def test_what_it_refuses(as_users_run):
     q = elbax.posteriors.Recognition(lambda x: jnp.zeros(4), elbax.Exact(dense, ()))
     with pytest.raises(TypeError, match=r"is a LogDensity; expected natural parameters"):
         q(jnp.zeros(2))
+
+
+def chains():
+    """A hidden Markov model, and what a network says of each step."""
+    model = elbax.HiddenMarkovModel(elbax.components.Normal("diagonal"), 3)
+    x = jax.random.normal(KEYS[4], (2, 6, 2))
+    network = elbax.Network(lambda w, x: x @ w, jax.random.normal(KEYS[5], (2, 3)))
+    return model, model.init(KEYS[0], x), x, network
+
+
+def states():
+    """A state space, and what a network says of each state."""
+    model = elbax.LinearGaussianStateSpace(2, transition_noise="diagonal")
+    x = jax.random.normal(KEYS[4], (2, 6, 2))
+    network = elbax.Network(lambda w, x: x @ w, 0.3 * jax.random.normal(KEYS[5], (2, 4)))
+    return model, model.init(KEYS[0], x), x, network
+
+
+@pytest.mark.parametrize("make", [chains, states])
+def test_structures_are_tilted_exactly(make):
+    """log p(x, z) + r(z) - log q(z) is the same for every path z: q is normalized and has the right density."""
+    model, params, x, network = make()
+    q = elbax.posteriors.Recognition(network, elbax.Exact(model, params))(x[0])
+    paths = jax.jit(jax.vmap(q.sample))(jax.random.split(KEYS[1], 4))
+    output = network(x[0])
+
+    def says(z):
+        if z.dtype.kind == "i":
+            return output[jnp.arange(len(z)), z].sum()
+        return -0.5 * jnp.sum(((z - output[:, :2]) / jnp.exp(output[:, 2:])) ** 2)
+
+    one = lambda z: model.log_joint(params, x[0], z) + says(z) - q.log_prob(z)
+    found = jax.jit(jax.vmap(one))(paths)
+    np.testing.assert_allclose(found, found[0], rtol=1e-9)
+    # And it climbs, with the gradient in θ through q.
+    update = elbax.JointGradientStep(model, optax.adam(0.02), through=True)
+    posterior = elbax.posteriors.Recognition(network, elbax.Exact(model, params))
+    state = update.init(params, posterior, key=KEYS[2])
+    _, info = jax.jit(lambda s: jax.lax.scan(lambda s, _: update(s, x), s, length=15))(state)
+    assert info.elbo[-1] > info.elbo[0]
+
+
+def test_what_a_network_says_of_states_has_their_shape():
+    model, params, x, _ = states()
+    q = elbax.posteriors.Recognition(lambda x: jnp.zeros((6, 3)), elbax.Exact(model, params))
+    with pytest.raises(ValueError, match=r"shape \(6, 4\), or a dictionary.*got shape \(6, 3\)"):
+        q(x[0])

@@ -6,7 +6,7 @@ from typing import ClassVar
 import equinox as eqx
 import jax
 
-from .._math.algebra import dot, subtract, zeros_like
+from .._math.algebra import dot, is_label, subtract, zeros_like
 from .._program import program
 from .._types import Any, Array, Callable, Float, Key, PyTree, Scalar
 from ._rowwise import map_over_rows, rowwise
@@ -107,6 +107,11 @@ class AbstractFamily(eqx.Module):
     @abc.abstractmethod
     def from_network(self, output: PyTree) -> PyTree:
         """Maps an encoder's unconstrained output to natural parameters."""
+
+    def tilted(self, natural: PyTree, output: PyTree) -> PyTree:
+        """Returns η of q(z) ∝ p(z) exp⟨r, t(z)⟩, from those of p and an encoder's output, which stands for r."""
+        add = lambda own, more: own if is_label(own) else own + more.astype(own.dtype)
+        return jax.tree.map(add, natural, self.from_network(output))
 
     def distribution(self, output: PyTree) -> "Distribution":
         """Maps an encoder's unconstrained output to a member of the family."""

@@ -144,6 +144,33 @@ class GaussianChain(AbstractFamily):
             "LinearGaussianStateSpace, or an encoder, Amortized(network, family), which samples."
         )
 
+    def tilted(self, natural: PyTree, output: PyTree) -> PyTree:
+        r"""Returns natural parameters with $h_t^\top z_t - \tfrac12 z_t^\top J_t z_t$ added for each state.
+
+        The output is an array (T, 2 d): the mean and the log standard deviation of what each step says of its
+        state, J = 1 / σ² and h = J m; or a dictionary of `"linear"` h, (T, d), and `"precision"` J, (T, d, d).
+        """
+        unary, dim = natural["unary"], self.dim
+        steps = len(unary["target"])
+        if not isinstance(output, dict):
+            if jnp.shape(output) != (steps, 2 * dim):
+                raise ValueError(
+                    f"GaussianChain({dim}): what an encoder adds to {steps} steps must be means and log standard "
+                    f'deviations, shape ({steps}, {2 * dim}), or a dictionary of "linear" and "precision"; got '
+                    f"shape {jnp.shape(output)}."
+                )
+            precision = jnp.exp(-2 * output[:, dim:])
+            output = {
+                "linear": precision * output[:, :dim],
+                "precision": precision[:, :, None] * jnp.eye(dim, dtype=output.dtype),
+            }
+        dtype = unary["target"].dtype
+        more = {
+            name: unary.get(name, 0) + output[name].astype(dtype)
+            for name in ("linear", "precision")
+        }
+        return natural | {"unary": unary | more}
+
     def from_network(self, output: PyTree) -> PyTree:
         """Maps an encoder's output to natural parameters.
 

@@ -1,9 +1,6 @@
 """Recognition networks: potentials of an encoder, added to those of the model."""
 
-import jax
-
 from .._arguments import kind_of
-from .._math.algebra import is_label
 from .._network import Network
 from .._program import program
 from .._types import Any, Callable, Key, PyTree
@@ -22,7 +19,9 @@ class Recognition(AbstractPosterior):
 
     **Arguments:**
 
-    - `network`: an Equinox module, or `Network(apply, weights)`, from a datum to what `family.from_network` takes.
+    - `network`: an Equinox module, or `Network(apply, weights)`, from a datum to what `family.tilted` takes: what
+        an encoder returns. Of a `MarkovChain` these are logits (T, K), of a `GaussianChain` what each step says of
+        its state (T, 2 d).
     - `target`: `Exact(model, params)`: the model at a snapshot of θ.
 
     **Raises** `TypeError` for a model that knows neither p(z | x) nor p(z); when called, for a prior of another
@@ -68,6 +67,4 @@ class Recognition(AbstractPosterior):
                 f"Recognition: the model's p(z) is {kind_of(own)}; expected natural parameters of the "
                 f"latent {type(model.latent).__name__}. Return natural parameters from prior."
             )
-        more = model.latent.from_network(self.network(x, key=key))
-        add = lambda own, more: own if is_label(own) else own + more.astype(own.dtype)
-        return model.latent(jax.tree.map(add, own.natural, more))
+        return model.latent(model.latent.tilted(own.natural, self.network(x, key=key)))

@@ -326,3 +326,39 @@ def test_active_units_need_modes(as_users_run):
 
     with pytest.raises(TypeError, match="this Draws has no mode"):
         elbax.diagnostics.active_units(lambda x: Draws(), X)
+
+
+def wide(weights, x, draw):
+    """A posterior that is too wide, in both layers."""
+    z1 = draw("z1", Joint(weights["up"] @ x, 2 * weights["spread"]))
+    draw("z2", Joint(weights["top"] @ z1, 1.5 * weights["rest"]))
+
+
+def test_the_evidence_by_importance_sampling():
+    """Within its standard errors, which are those of repetitions; without noise by Bayes' rule."""
+    estimate = lambda posterior, key, **options: elbax.diagnostics.importance_evidence(
+        MODEL, PARAMS, posterior, X, key=key, **options
+    )
+    exact = evidence(X).mean()
+    found = estimate(programs.encoder(infer, BAYES), KEYS[0], num_samples=3)
+    np.testing.assert_allclose(found.evidence, exact, rtol=1e-10)
+    assert found.standard_error < 1e-7 and abs(found.effective_samples - 3) < 1e-6
+    posterior = programs.encoder(wide, BAYES)
+    many = [estimate(posterior, key, num_samples=250) for key in jax.random.split(KEYS[1], 60)]
+    values = np.array([one.evidence for one in many])
+    errors = np.array([one.standard_error for one in many])
+    assert abs(values.mean() - exact) < 5 * values.std() / np.sqrt(60) + 2 * errors.mean() ** 2
+    np.testing.assert_allclose(errors.mean(), values.std(), rtol=0.3)
+    # A datum has draws of its own, in whatever chunk it is.
+    chunked = estimate(posterior, KEYS[1], num_samples=250, chunk_size=3)
+    whole = estimate(posterior, KEYS[1], num_samples=250)
+    np.testing.assert_allclose(chunked.evidence, whole.evidence, rtol=1e-12)
+    assert "of 250 draws" in str(whole)
+
+
+def test_importance_sampling_needs_a_density():
+    model = elbax.GaussianMixture(2)
+    params = model.init(KEYS[0], X)
+    hard = elbax.posteriors.Hard(elbax.Exact(model, params))
+    with pytest.raises(TypeError, match="has no log_prob"):
+        elbax.diagnostics.importance_evidence(model, params, hard, X, key=KEYS[0])

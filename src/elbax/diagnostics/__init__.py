@@ -5,6 +5,10 @@ from ._criteria import (
     Criteria as Criteria,
     information_criteria as information_criteria,
 )
+from ._importance import (
+    importance_evidence as importance_evidence,
+    ImportanceEvidence as ImportanceEvidence,
+)
 from ._information import (
     convergence_rate as convergence_rate,
     Information as Information,

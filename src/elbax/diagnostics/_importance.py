@@ -24,6 +24,18 @@ class ImportanceEvidence(eqx.Module):
     - `standard_error`: that of the draws; the data are given.
     - `effective_samples`: (Σ w)² / Σ w² of a datum's weights, the mean over data. Where it is near 1 a single draw
         decides, and the standard error itself is not to be trusted.
+
+    ```python
+    >>> import elbax, jax
+    >>> x, model = elbax.datasets.old_faithful(), elbax.GaussianMixture(1)
+    >>> params = model.init(jax.random.key(0), x)
+    >>> bayes = elbax.Exact(model, params)
+    >>> found = elbax.diagnostics.importance_evidence(
+    ...     model, params, bayes, x, key=jax.random.key(1), num_samples=5)
+    >>> bool(abs(found.evidence - elbax.evidence(model, params, x)) < 1e-4)
+    True
+
+    ```
     """
 
     evidence: Float[jax.Array, ""]

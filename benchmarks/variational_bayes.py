@@ -45,8 +45,8 @@ HMMLEARN = importlib.util.find_spec("hmmlearn") is not None
 BAYESPY = importlib.util.find_spec("bayespy") is not None
 # (rows, columns, components), and the numbers of sweeps of a slope.
 SIZES = {
-    "100k x 16, K = 16": ((100_000, 16, 16), (2, 10), 7),
-    "20k x 8, K = 8": ((20_000, 8, 8), (5, 25), 11),
+    "100k x 16, K = 16": ((100_000, 16, 16), (2, 32), 7),
+    "20k x 8, K = 8": ((20_000, 8, 8), (5, 65), 9),
     "Old Faithful, K = 6": (None, (20, 1020), 9),
 }
 BESIDE_BAYESPY = (

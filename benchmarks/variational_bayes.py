@@ -334,10 +334,10 @@ def report() -> Iterator[str]:
         yield BESIDE_BAYESPY
         yield markdown(
             [
-                mixture_in_bayespy("Old Faithful, K = 6", (20, 120)),
-                mixture_in_bayespy("20k x 8, K = 8", (1, 3)),
-                relevant_factors_in_bayespy("Old Faithful, K = 6", 1, (20, 120)),
-                relevant_factors_in_bayespy("20k x 8, K = 8", 4, (1, 3)),
+                mixture_in_bayespy("Old Faithful, K = 6", (20, 820)),
+                mixture_in_bayespy("20k x 8, K = 8", (2, 22)),
+                relevant_factors_in_bayespy("Old Faithful, K = 6", 1, (20, 820)),
+                relevant_factors_in_bayespy("20k x 8, K = 8", 4, (2, 22)),
             ]
         )
     yield "## A million rows, streamed"

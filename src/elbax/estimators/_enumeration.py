@@ -1,6 +1,8 @@
 """Sums over the values of a finite latent."""
 
+import functools
 import math
+import operator
 
 import jax
 import jax.numpy as jnp
@@ -54,9 +56,10 @@ class Enumeration(AbstractEstimator):
         def at(values):
             return function(_with_values(z, found, values))
 
-        weights = jnp.ones((), q.entropy().dtype)
-        for site, values in zip(found, combinations):
-            weights = weights * site.probabilities[values]
+        each = zip(found, combinations, strict=True)
+        weights = functools.reduce(
+            operator.mul, (site.probabilities[values] for site, values in each)
+        )
         return _weighted(weights, jax.vmap(at)(jnp.asarray(combinations.T)))
 
 

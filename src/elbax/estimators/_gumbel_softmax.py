@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from .._arguments import check_positive
 from .._types import Key, PyTree
 from ..families import AbstractFamily, Categorical, Copies, Product
+from ..families._independent import has_parts
 from ._estimator import AbstractEstimator, check_number
 
 
@@ -32,7 +33,7 @@ class GumbelSoftmax(AbstractEstimator):
         check_positive("GumbelSoftmax", temperature=self.temperature)
 
     def check(self, family):
-        if family.moves or not _relaxes(family):
+        if not has_parts(family, Categorical):
             raise TypeError(
                 "GumbelSoftmax: the latent must be Categorical, or a Product or Copies of such and of continuous "
                 f"ones; got {type(family).__name__}. Use ScoreFunction."
@@ -58,11 +59,3 @@ class GumbelSoftmax(AbstractEstimator):
             noise = jax.random.gumbel(key, natural.shape, natural.dtype)
             return jax.nn.softmax((natural + noise) / self.temperature, -1)
         return family.sample(natural, key)
-
-
-def _relaxes(family: AbstractFamily) -> bool:
-    if isinstance(family, Product):
-        return all(map(_relaxes, family.factors))
-    if isinstance(family, Copies):
-        return _relaxes(family.family)
-    return family.moves or isinstance(family, Categorical)

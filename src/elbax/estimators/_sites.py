@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from .._arguments import kind_of
 from .._types import Any, Array, Callable, Float, PyTree
 from ..families import AbstractFamily, Bernoulli, Categorical, Copies, Product
+from ..families._independent import has_parts
 
 
 class Site(NamedTuple):
@@ -60,25 +61,9 @@ def _put_row(i: int, site: Site) -> Callable[[PyTree, Any], PyTree]:
 
 def check_sites(who: str, family: AbstractFamily) -> None:
     """Raises `TypeError` unless some parts of z have finitely many values, and the others draws that move."""
-    if not (_known(family) and _has_sites(family)):
+    if not has_parts(family, Categorical, Bernoulli):
         raise TypeError(
             f"{who}: the latent must have finitely many values, such as Categorical(K), or be a Product or Copies "
             f"of such and of continuous ones; got {kind_of(family)}. Use ScoreFunction, Reparameterized or "
             "Quadrature."
         )
-
-
-def _has_sites(family: AbstractFamily) -> bool:
-    if isinstance(family, Product):
-        return any(map(_has_sites, family.factors))
-    if isinstance(family, Copies):
-        return _has_sites(family.family)
-    return isinstance(family, Categorical | Bernoulli)
-
-
-def _known(family: AbstractFamily) -> bool:
-    if isinstance(family, Product):
-        return all(map(_known, family.factors))
-    if isinstance(family, Copies):
-        return _known(family.family)
-    return family.moves or _has_sites(family)

@@ -159,11 +159,7 @@ class GaussianChain(AbstractFamily):
                     f'deviations, shape ({steps}, {2 * dim}), or a dictionary of "linear" and "precision"; got '
                     f"shape {jnp.shape(output)}."
                 )
-            precision = jnp.exp(-2 * output[:, dim:])
-            output = {
-                "linear": precision * output[:, :dim],
-                "precision": precision[:, :, None] * jnp.eye(dim, dtype=output.dtype),
-            }
+            output = _said(output)
         dtype = unary["target"].dtype
         more = {
             name: unary.get(name, 0) + output[name].astype(dtype)
@@ -186,13 +182,12 @@ class GaussianChain(AbstractFamily):
                     f"{2 * dim}), or a dictionary of natural parameters; got shape {shape}."
                 )
             # A standard normal state, times a factor that changes its precision to the desired one.
-            precision = jnp.exp(-2 * output[:, dim:])
-            eye = jnp.eye(dim, dtype=output.dtype)
+            said = _said(output)
             unary = {
                 "rows": jnp.zeros((1, dim), output.dtype),
                 "target": jnp.zeros((shape[0], 1), output.dtype),
-                "linear": precision * output[:, :dim],
-                "precision": precision[:, :, None] * eye - eye,
+                "linear": said["linear"],
+                "precision": said["precision"] - jnp.eye(dim, dtype=output.dtype),
             }
             output = {"unary": unary}
         target = output["unary"]["target"]
@@ -204,6 +199,14 @@ class GaussianChain(AbstractFamily):
             "length": jnp.asarray(len(target)),
         }
         return {**defaults, **output}
+
+
+def _said(output: Float[Array, "T size"]) -> dict[str, Array]:
+    """Returns h and J of each step from the means and log standard deviations that an encoder returns."""
+    mean, log_deviation = jnp.split(output, 2, 1)
+    precision = jnp.exp(-2 * log_deviation)
+    eye = jnp.eye(mean.shape[1], dtype=output.dtype)
+    return {"linear": precision * mean, "precision": precision[:, :, None] * eye}
 
 
 # The derivative of a log-normalizer is an expectation (Fisher's identity): it takes a smoother's moments and one

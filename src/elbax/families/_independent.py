@@ -190,6 +190,20 @@ class Copies(AbstractFamily):
         raise TypeError(NO_READING)
 
 
+def has_parts(family: AbstractFamily, *kinds: type[AbstractFamily]) -> bool:
+    """Returns whether some independent parts of z are of these kinds, and the draws of all others move."""
+    parts = _parts(family)
+    own = [isinstance(part, kinds) for part in parts]
+    return any(own) and all(one or part.moves for one, part in zip(own, parts, strict=True))
+
+
+def _parts(family: AbstractFamily) -> list[AbstractFamily]:
+    """Returns the families that a product or copies are made of, at whatever depth; else the family itself."""
+    if isinstance(family, Product):
+        return [part for factor in family.factors for part in _parts(factor)]
+    return _parts(family.family) if isinstance(family, Copies) else [family]
+
+
 def _total(values: Sequence[Scalar]) -> Scalar:
     return functools.reduce(jnp.add, values)
 

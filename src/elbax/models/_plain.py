@@ -255,8 +255,7 @@ class Model(AbstractModel):
 
     def _estimator(self, q: Any) -> AbstractEstimator | None:
         """Returns the estimator of expectations under q, or `None` if they are exact."""
-        # A distribution of another library does not say.
-        still = not getattr(q, "moves", not getattr(q, "discrete", not self.latent.moves))
+        still = not self._moves(q)
         moved = self.estimator is not None and self.estimator.moves_draws and hasattr(q, "log_prob")
         if moved and still:
             raise TypeError(
@@ -268,6 +267,12 @@ class Model(AbstractModel):
         if self.exact or self.estimator is not None:
             return self.estimator
         return ScoreFunction() if still else Reparameterized()
+
+    def _moves(self, q: Any) -> bool:
+        """Returns whether draws of q move with its parameters; one that does not say is like the latent."""
+        if hasattr(q, "moves"):
+            return q.moves
+        return not q.discrete if hasattr(q, "discrete") else self.latent.moves
 
     def _expected(self, function: Callable[[Any], Scalar], q: Any, key: Key) -> Scalar:
         estimator = self._estimator(q)

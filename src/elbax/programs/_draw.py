@@ -59,9 +59,6 @@ class Sampling(AbstractDraw):
     def _value(self, distribution: Any) -> PyTree:
         return distribution.sample(self._next_key())
 
-    def _inside(self, key: Key) -> "Sampling":
-        return type(self)(key)
-
     def __call__(self, name, distribution, *, where=True):
         check_distribution(name, distribution)
         check_new(name, self.drawn)
@@ -73,7 +70,7 @@ class Sampling(AbstractDraw):
 
         def body(carry, at):
             x, key = at
-            draw = self._inside(key)
+            draw = type(self)(key)
             carry, y = step(carry, x, draw)
             return carry, (y, draw.drawn)
 

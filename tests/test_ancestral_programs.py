@@ -362,3 +362,113 @@ def test_importance_sampling_needs_a_density():
     hard = elbax.posteriors.Hard(elbax.Exact(model, params))
     with pytest.raises(TypeError, match="has no log_prob"):
         elbax.diagnostics.importance_evidence(model, params, hard, X, key=KEYS[0])
+
+
+def ladder(weights, params, x, draw):
+    """q(z2 | x) q(z1 | z2, x), whose second factor is p(z1 | z2; θ) times what the network says of z1."""
+    z2 = draw("z2", programs.Normal(weights["top"] @ x, jnp.exp(weights["scale"])))
+    above, says = params["a"] ** -2, jnp.exp(weights["precision"])
+    precision = above + says
+    mean = (above * (params["A"] @ z2) + says * (weights["up"] @ x)) / precision
+    draw("z1", programs.Normal(mean, precision**-0.5))
+
+
+LADDER = {
+    "top": jnp.array([[0.2, -0.1, 0.3]]),
+    "scale": jnp.array([-0.3]),
+    "up": 0.3 * jax.random.normal(KEYS[4], (2, 3)),
+    "precision": jnp.array([0.1, -0.2]),
+}
+
+
+def climbing(model, params=PARAMS, weights=LADDER):
+    return programs.encoder(ladder, weights, target=elbax.Exact(model, params))
+
+
+@pytest.mark.parametrize("through", [True, False])
+def test_the_gradient_through_an_encoder_that_reads_the_params(through):
+    """With `through` it is that of the bound as one function of θ; without, θ inside of q stays."""
+    step = elbax.JointGradientStep(MODEL, optax.sgd(1.0), through=through)
+
+    def one_function(params, weights):
+        inside = params if through else jax.lax.stop_gradient(params)
+        posterior, key = climbing(MODEL, inside, weights), jax.random.split(KEYS[0])[1]
+        return elbax.elbo(MODEL, params, posterior, X, key=key)
+
+    @jax.jit
+    def both(params, weights):
+        state = step.init(params, climbing(MODEL, params, weights), key=KEYS[0])
+        after, info = step(state, X)
+        moved = after.params, after.posterior.network.weights
+        steps = jax.tree.map(lambda new, old: new - old, moved, (params, weights))
+        return (info.elbo, steps), jax.value_and_grad(one_function, (0, 1))(params, weights)
+
+    ours, theirs = both(PARAMS, LADDER)
+    for found, expected in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_what_reads_the_params_sees_those_of_the_step_in_every_wrapper():
+    """Tied, annealed and at draws of θ, the program gets the params that the log-joint has."""
+    tied = elbax.Tied(MODEL, lambda params: params["all"])
+    posterior = climbing(tied, {"all": PARAMS})
+    found = elbax.elbo(tied, {"all": PARAMS}, posterior, X, key=KEYS[0])
+    expected = elbax.elbo(MODEL, PARAMS, climbing(MODEL), X, key=KEYS[0])
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+    step = elbax.JointGradientStep(MODEL, optax.sgd(0.1), through=True)
+    annealed = elbax.wrappers.Anneal(step, optax.constant_schedule(1.0))
+    ends = [
+        jax.jit(update)(update.init(PARAMS, climbing(MODEL), key=KEYS[0]), X)[0]
+        for update in (step, annealed)
+    ]
+    for found, expected in zip(
+        *map(jax.tree.leaves, (ends[0].params, ends[1].params)), strict=True
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_what_reads_the_params_sees_the_draw_of_a_belief():
+    """q(z) = p(z | θ) at the same θ: nothing is left of the bound but the global term."""
+    joint = programs.log_joint(lambda params, x, draw: draw("z", programs.Normal(params, 1.0)), ())
+    model = elbax.Model(joint)
+    bayesian = elbax.Bayesian(model, elbax.beliefs.GaussianBelief(prior=1.0))
+    belief = bayesian.start(jnp.zeros(2), X)
+    same = lambda weights, params, x, draw: draw("z", programs.Normal(params, 1.0))
+    posterior = programs.encoder(same, (), target=elbax.Exact(bayesian, belief))
+    found = elbax.elbo(bayesian, belief, posterior, X, key=KEYS[0])
+    np.testing.assert_allclose(found, bayesian.log_prior(belief) / len(X), rtol=1e-10)
+
+
+def test_an_encoder_made_of_the_params_has_no_weights():
+    """The encoder may be a part of θ; a joint step with `through` then trains it there."""
+
+    def program(weights, params, x, draw):
+        ladder(params["encoder"], params["model"], x, draw)
+
+    joint = programs.log_joint(lambda params, draw: generate(params["model"], draw))
+    model = elbax.Model(joint, estimator=estimators.StickingTheLanding())
+    params = {"model": PARAMS, "encoder": LADDER}
+    posterior = programs.encoder(program, (), target=elbax.Exact(model, params))
+    step = elbax.JointGradientStep(model, optax.sgd(0.1), through=True)
+    inside = jax.jit(step)(step.init(params, posterior, key=KEYS[0]), X)[0].params
+    apart = elbax.JointGradientStep(MODEL, optax.sgd(0.1), through=True)
+    state = jax.jit(apart)(apart.init(PARAMS, climbing(MODEL), key=KEYS[0]), X)[0]
+    expected = {"model": state.params, "encoder": state.posterior.network.weights}
+    for found, other in zip(*map(jax.tree.leaves, (inside, expected)), strict=True):
+        np.testing.assert_allclose(found, other, rtol=1e-12)
+    with pytest.raises(TypeError, match="no weights to train"):
+        elbax.JointGradientStep(model, optax.sgd(0.1)).init(params, posterior, key=KEYS[0])
+
+
+def test_an_encoder_reads_the_params_of_its_own_model(as_users_run):
+    other = elbax.Model(programs.log_joint(generate))
+    step = elbax.JointGradientStep(other, optax.sgd(0.1), through=True)
+    with pytest.raises(ValueError, match="reads the params of another model: a Model whose"):
+        step.init(PARAMS, climbing(MODEL), key=KEYS[0])
+    mixture = elbax.GaussianMixture(2)
+    params = mixture.init(KEYS[0], X)
+    with pytest.raises(TypeError, match="GaussianMixture: a pass over data sees its natural"):
+        programs.encoder(ladder, LADDER, target=elbax.Exact(mixture, params))(X[0])
+    with pytest.raises(TypeError, match="Amortized: target must be elbax.Exact"):
+        programs.encoder(ladder, LADDER, target=PARAMS)

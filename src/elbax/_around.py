@@ -36,6 +36,9 @@ class AbstractAround(AbstractModel):
     def log_joint_at(self, natural: PyTree, x: PyTree, z: PyTree) -> Scalar:
         return self.model.log_joint_at(natural, x, z)
 
+    def params_at(self, natural: PyTree) -> PyTree:
+        return self.model.params_at(natural)
+
     def natural(self, params: PyTree) -> PyTree:
         return self.model.natural(self.inside(params))
 

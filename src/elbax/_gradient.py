@@ -51,7 +51,8 @@ class AbstractGradientStep(AbstractUpdate):
 
     def init_memory(self, params: PyTree, posterior: PyTree) -> PyTree:
         if "posterior" in self.blocks:
-            check_trainable(type(self).__name__, posterior)
+            reads_params = self.differentiates_through and nodes_of(Exact, posterior)
+            check_trainable(type(self).__name__, posterior, bool(reads_params))
         everything = {"params": params, "posterior": posterior}
         return self.optimizer.init(self._trained({name: everything[name] for name in self.blocks}))
 
@@ -124,14 +125,14 @@ def _info(total, global_term, weight, beta) -> Info:
     return Info(elbo, reconstruction=reconstruction, kl_prior=divergence)
 
 
-def check_trainable(name: str, posterior: PyTree) -> None:
-    """Raises `TypeError` for a posterior that a gradient step cannot move."""
+def check_trainable(name: str, posterior: PyTree, reads_params: bool = False) -> None:
+    """Raises `TypeError` for a posterior that a gradient step cannot move, by weights or params."""
     if nodes_of(Hard, posterior):
         raise TypeError(
             f"{name}: got a Hard posterior, whose mode has no derivative with respect to the weights that this "
             "step trains. Train the posterior without Hard, then wrap it in Hard."
         )
-    if jax.tree.leaves(weights_of(posterior)):
+    if reads_params or jax.tree.leaves(weights_of(posterior)):
         return
     if nodes_of(Exact, posterior):
         raise TypeError(

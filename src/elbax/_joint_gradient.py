@@ -4,8 +4,11 @@ from typing import ClassVar
 
 import equinox as eqx
 
-from ._arguments import check_flag
+from ._arguments import check_flag, kind_of
 from ._gradient import AbstractGradientStep
+from ._math.algebra import nodes_of
+from ._types import PyTree
+from .posteriors import Exact
 
 
 class JointGradientStep(AbstractGradientStep):
@@ -21,10 +24,11 @@ class JointGradientStep(AbstractGradientStep):
     - `chunk_size`: about how many rows to process at a time.
     - `free`: which params move, `True` or `False` for each block, or a mask for each entry.
     - `through`: whether the gradient in θ includes the posterior's dependence on θ. It matters for a posterior
-        that contains `Exact(model, params)`, such as `Recognition`. Otherwise that is a fixed snapshot, moved to
-        the current params before each step.
+        that contains `Exact(model, params)`, such as `Recognition` or an encoder with a `target`. Otherwise that
+        is a fixed snapshot, moved to the current params before each step.
 
-    **Raises** `TypeError` at `init` for a posterior without weights, such as `Exact`.
+    **Raises** `TypeError` at `init` for a posterior without weights, such as `Exact`, unless it moves with the
+    params; `ValueError` with `through` if the posterior reads the params of another model.
 
     ```python
     >>> import elbax, equinox as eqx, jax, jax.numpy as jnp, optax
@@ -52,3 +56,13 @@ class JointGradientStep(AbstractGradientStep):
     @property
     def differentiates_through(self) -> bool:
         return self.through
+
+    def init_memory(self, params: PyTree, posterior: PyTree) -> PyTree:
+        read = nodes_of(Exact, posterior) if self.through else []
+        if read and not any(exact.model == self.model for exact in read):
+            raise ValueError(
+                "JointGradientStep: through=True, but the posterior reads the params of another model: "
+                f"{kind_of(read[0].model)} whose functions or estimator differ from those of the step's model. "
+                "Make it with elbax.Exact(model, params) of the same model."
+            )
+        return AbstractGradientStep.init_memory(self, params, posterior)

@@ -71,6 +71,22 @@ class AbstractModel(eqx.Module):
         """Returns `log_joint` from natural parameters, prepared as for `elbo` and `conditional`."""
         return self.log_joint(natural, x, z)
 
+    def params_at(self, natural: PyTree) -> PyTree:
+        """Returns θ from natural parameters, prepared as for `elbo`, for an encoder that reads θ.
+
+        The default is for a model whose natural parameters are the params themselves.
+
+        **Raises** `TypeError` for another one.
+        """
+        own = type(self)
+        if (own.natural, own.prepare) != (AbstractModel.natural, AbstractModel.prepare):
+            raise TypeError(
+                f"{own.__name__}: a pass over data sees its natural parameters, so an encoder cannot read its "
+                "params. Write the model as elbax.Model(log_joint, latent), or add potentials to its own by "
+                "elbax.posteriors.Recognition."
+            )
+        return natural
+
     def natural(self, params: PyTree) -> PyTree:
         """Returns η(θ), the coordinates in which the log-joint is linear, or θ itself without such structure."""
         return params

@@ -41,6 +41,9 @@ class Tempered(AbstractAround):
         # The q that maximizes the bound does not come from the bound's own potentials.
         return False
 
+    def params_at(self, natural: PyTree) -> PyTree:
+        return self.model.params_at(natural["model"])
+
     def natural(self, params: PyTree) -> PyTree:
         return {"model": self.model.natural(params), "params": self._kept(params)}
 

@@ -121,6 +121,10 @@ class AtDraws(AbstractAround):
     def log_joint_at(self, natural: PyTree, x: PyTree, z: PyTree) -> Scalar:
         return self._average(natural, lambda one: self.model.log_joint_at(one, x, z))
 
+    def params_at(self, natural: PyTree) -> PyTree:
+        """Returns θ at the draw of a pass, the mean of several, else at q's mean."""
+        return self._average(natural, self.model.params_at)
+
     @property
     def tight(self) -> bool:
         # A datum's own draws are not those of its conditional.

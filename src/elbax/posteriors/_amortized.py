@@ -12,6 +12,7 @@ from .._reference import Reference
 from .._types import Any, Callable, Key, PyTree
 from ..data._batch import as_batch, read, rows
 from ..families import AbstractFamily, AnyLatent
+from ._exact import check_target, Exact
 from ._posterior import AbstractPosterior
 
 
@@ -35,12 +36,17 @@ class Amortized(AbstractPosterior):
     - `family`: the family of the latent, usually `model.latent`; its `from_network` takes the outputs. Or a
         function from the outputs to a distribution of another library (numpyro, distreqx, flowjax, …), an object
         with `sample(key)` and `log_prob(z)`; its bound is then estimated by draws.
+    - `target`: `Exact(model, params)`, for a network that reads θ: it is called with `(params, x)`. So does q in a
+        ladder or with recurrent layers that it shares with the model. `JointGradientStep(model, optimizer,
+        through=True)` differentiates the ELBO through that, too; other steps use a snapshot of θ, which they keep
+        up to date.
     - `standardize`: data, a batch of rows such as the encoder will see. The network then sees each floating-point
         column minus its mean, divided by its standard deviation. Both are kept beside the weights and are not
         trained. Without it, an encoder of columns in different units often ends far from Bayes' rule.
 
     **Raises** `TypeError` for a `family` that is neither a family nor a function, and for `standardize` that is
-    not data; at `init` of an update, for a family that does not fit the latent of the model.
+    not data; at `init` of an update, for a family that does not fit the latent of the model; when called, for a
+    target whose params cannot be read in a pass over data (a model with natural parameters of its own).
 
     ```python
     >>> import elbax, equinox as eqx, jax, jax.numpy as jnp
@@ -62,9 +68,15 @@ class Amortized(AbstractPosterior):
     network: Network
     family: AbstractFamily | Function
     inputs: Reference | None
+    target: Exact | None
 
     def __init__(
-        self, network: Callable[..., Any], family: Any, *, standardize: PyTree | None = None
+        self,
+        network: Callable[..., Any],
+        family: Any,
+        *,
+        target: Exact | None = None,
+        standardize: PyTree | None = None,
     ):
         of_class = isinstance(family, type) and issubclass(family, AbstractFamily)
         if of_class or not (isinstance(family, AbstractFamily) or callable(family)):
@@ -74,6 +86,9 @@ class Amortized(AbstractPosterior):
             )
         self.network = network if isinstance(network, Network) else Network(network)
         self.family = family if isinstance(family, AbstractFamily) else Function(family)
+        if target is not None:
+            check_target("Amortized", target)
+        self.target = target
         self.inputs = None
         if standardize is not None:
             data = read(standardize)
@@ -89,6 +104,7 @@ class Amortized(AbstractPosterior):
         return isinstance(self.family, Function)
 
     def check(self, model: AbstractModel, who: str) -> None:
+        AbstractPosterior.check(self, model, who)
         own, other = self.family, model.latent
         if not isinstance(own, AbstractFamily) or isinstance(other, AnyLatent):
             return
@@ -102,7 +118,8 @@ class Amortized(AbstractPosterior):
 
     def output(self, x: PyTree, key: Key | None) -> Any:
         """Returns what the network makes of the datum, in standard units if the encoder standardizes."""
-        return self.network(self._standardized(x), key=key)
+        seen = () if self.target is None else (self.target.model.params_at(self.target.prepared),)
+        return self.network(*seen, self._standardized(x), key=key)
 
     def _standardized(self, x: PyTree) -> PyTree:
         if self.inputs is None:

@@ -11,7 +11,7 @@ from .._network import Network
 from .._program import by_value
 from .._types import Any, Callable, Key, PyTree, Scalar
 from ..data._sequence import values_of
-from ..posteriors import Amortized
+from ..posteriors import Amortized, Exact
 from ._draw import Modes, Sampling, Scoring
 
 
@@ -82,12 +82,22 @@ class Ancestral(eqx.Module):
 
 
 def encoder(
-    program: Callable[..., Any], weights: PyTree, *, standardize: PyTree | None = None
+    program: Callable[..., Any],
+    weights: PyTree,
+    *,
+    target: Exact | None = None,
+    standardize: PyTree | None = None,
 ) -> Amortized:
     """Returns the posterior q(z | x) whose draws are those of `program(weights, x, draw)`.
 
-    **Arguments:** `program`; `weights`: its first argument, trained as an encoder's are; `standardize` as in
-    `Amortized`.
+    **Arguments:**
+
+    - `program`: the program. With a target it is `program(weights, params, x, draw)`, and reads the params of the
+        model.
+    - `weights`: its first argument, trained as an encoder's are; `()` if it has none of its own.
+    - `target`: `Exact(model, params)`, as in `Amortized`: `JointGradientStep(..., through=True)` then moves the
+        params along the gradient through q, too.
+    - `standardize`: as in `Amortized`.
 
     ```python
     >>> import elbax, jax, jax.numpy as jnp
@@ -101,9 +111,8 @@ def encoder(
 
     ```
     """
-    return Amortized(
-        Network(_Encoder(by_value(program)), weights), _as_it_is, standardize=standardize
-    )
+    network = Network(_Encoder(by_value(program)), weights)
+    return Amortized(network, _as_it_is, target=target, standardize=standardize)
 
 
 def log_joint(
@@ -140,8 +149,8 @@ def prior(program: Callable[..., Any]) -> Callable[..., Ancestral]:
 class _Encoder:
     program: Any
 
-    def __call__(self, weights: PyTree, x: PyTree, key: Key | None = None) -> Ancestral:
-        return Ancestral(self.program, weights, x, key=key)
+    def __call__(self, weights: PyTree, *seen: PyTree, key: Key | None = None) -> Ancestral:
+        return Ancestral(self.program, weights, *seen, key=key)
 
 
 @dataclasses.dataclass(frozen=True)

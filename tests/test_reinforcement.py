@@ -137,8 +137,8 @@ def gains(eta_of, num_steps, number=12):
 
 
 def test_policies_reach_riccatis_gain():
-    """With the temperature of MPO's dual at a geometric rate. At a fixed one the noise of the policy, by which it
-    learns, shrinks: after n steps its precision is that of n rewards, and a step moves the gain by 1 / n of the way.
+    """At a geometric rate with the temperature of MPO's dual. At a fixed one the policy's noise shrinks: after n
+    steps its precision is that of n rewards, and a step moves the gain by 1 / n of the way.
     """
     matrices = [np.asarray(m, float) for m in (A, B[:, None], COST, [[EFFORT]])]
     cost = scipy.linalg.solve_discrete_are(*matrices)

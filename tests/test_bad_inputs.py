@@ -945,6 +945,7 @@ def constructors():
         (elbax.estimators.GumbelSoftmax, {}),
         (elbax.estimators.ImportanceWeighted, {}),
         (elbax.estimators.DoublyReparameterized, {}),
+        (elbax.estimators.ImportanceWeightedScore, {}),
         (elbax.estimators.Quadrature, {}),
         (elbax.estimators.Reparameterized, {}),
         (elbax.estimators.StickingTheLanding, {}),

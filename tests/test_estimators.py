@@ -8,6 +8,7 @@ import pytest
 
 import elbax
 from elbax import estimators
+from elbax.estimators._estimator import draws
 
 
 X, NOISE = 1.3, 0.6
@@ -91,7 +92,11 @@ def two_draws(point):
 
 @pytest.mark.parametrize(
     "estimator",
-    [estimators.ImportanceWeighted(2), estimators.DoublyReparameterized(2)],
+    [
+        estimators.ImportanceWeighted(2),
+        estimators.DoublyReparameterized(2),
+        estimators.ImportanceWeightedScore(2),
+    ],
     ids=lambda e: type(e).__name__,
 )
 def test_unbiased_for_the_bound_of_two_draws(estimator):
@@ -179,6 +184,59 @@ def test_scores_of_choices_are_unbiased():
     assert_unbiased(choices(estimators.ScoreFunction(3)), expected)
 
 
+@pytest.mark.parametrize("number", [2, 3])
+def test_scores_of_several_choices_are_unbiased(number):
+    """An estimate is a function of the draws; its mean over all tuples of them, weighted by their probability, is
+    the bound of that many draws and its slope, to rounding."""
+    estimator = estimators.ImportanceWeightedScore(number)
+
+    def one(point, key):
+        def log_joint(z):
+            return point["payoff"][z]
+
+        return estimator(log_joint, CHOICE(point["logits"]), key)
+
+    point = {"logits": LOGITS, "payoff": PAYOFF}
+    keys = jax.random.split(jax.random.key(3), 1000)
+    found = jax.jit(jax.vmap(jax.value_and_grad(one), (None, 0)))(point, keys)
+    drawn = jax.vmap(lambda key: draws(CHOICE(LOGITS), key, number))(keys)
+    tuples, first = np.unique(np.asarray(drawn), axis=0, return_index=True)
+    assert len(tuples) == 3**number
+
+    def probabilities(logits):
+        return jnp.prod(jax.nn.softmax(logits)[tuples], 1)
+
+    def expected(point):
+        log_weights = point["payoff"] - jax.nn.log_softmax(point["logits"])
+        bounds = jax.nn.logsumexp(log_weights[tuples], 1) - np.log(number)
+        return probabilities(point["logits"]) @ bounds
+
+    share = probabilities(LOGITS)
+    for ours, theirs in zip(
+        jax.tree.leaves(found), jax.tree.leaves(jax.value_and_grad(expected)(point)), strict=True
+    ):
+        np.testing.assert_allclose(share @ ours[first], theirs, rtol=1e-10, atol=1e-12)
+
+
+def test_each_choice_learns_what_it_added():
+    """So its gradient has a third of the noise, or less, of the score times the whole bound."""
+    number = 8
+
+    def alone(logits, key):
+        q = CHOICE(logits)
+        z = draws(q, key, number)
+        density = jax.vmap(q.log_prob)(z)
+        log_weights = PAYOFF[z] - density
+        bound = jax.nn.logsumexp(log_weights) - np.log(number)
+        still = jax.lax.stop_gradient
+        return bound + still(bound) * jnp.sum(density - still(density))
+
+    keys = jax.random.split(jax.random.key(4), 2000)
+    plain = jax.jit(jax.vmap(jax.grad(alone), (None, 0)))(LOGITS, keys)
+    _, ours = choices(estimators.ImportanceWeightedScore(number), 2000)
+    assert 3 * jnp.std(ours, 0).max() < jnp.std(plain, 0).min()
+
+
 def test_relaxed_choices_come_near_as_they_cool():
     """A payoff that is no linear function: the bias of the gradient shrinks with the temperature."""
 
@@ -251,6 +309,8 @@ def test_numbers_are_checked(as_users_run):
         estimators.Reparameterized(0)
     with pytest.raises(ValueError, match="temperature must be positive"):
         estimators.GumbelSoftmax(temperature=0.0)
+    with pytest.raises(ValueError, match="num_samples must be at least 2, got 1"):
+        estimators.ImportanceWeightedScore(1)
     with pytest.raises(TypeError, match="one of elbax.estimators"):
         elbax.Model(lambda params, x, z: 0.0, FAMILY, estimator="exact")
 

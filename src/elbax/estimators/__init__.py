@@ -11,6 +11,7 @@ r"""Estimators of a datum's bound $E_q[\log p(x, z) - \log q(z)]$ and of its gra
 | `GumbelSoftmax` | categorical | biased | biased, small variance |
 | `ImportanceWeighted` | continuous | the tighter bound of S draws | unbiased for it |
 | `DoublyReparameterized` | continuous | the same | unbiased for it, signal grows with S |
+| `ImportanceWeightedScore` | any | the same | unbiased for it, leave-one-out baselines (VIMCO) |
 
 Pass one as `Model(log_joint, latent, estimator=...)`.
 """
@@ -21,6 +22,7 @@ from ._gumbel_softmax import GumbelSoftmax as GumbelSoftmax
 from ._importance_weighted import (
     DoublyReparameterized as DoublyReparameterized,
     ImportanceWeighted as ImportanceWeighted,
+    ImportanceWeightedScore as ImportanceWeightedScore,
 )
 from ._quadrature import Quadrature as Quadrature
 from ._reparameterized import (

@@ -1,10 +1,11 @@
-"""The bound from several draws, and its two gradients."""
+"""The bound from several draws, and its three gradients."""
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from ._estimator import AbstractMovingDraws, draws, frozen
+from ._estimator import AbstractEstimator, AbstractMovingDraws, check_number, draws, frozen
 
 
 class ImportanceWeighted(AbstractMovingDraws):
@@ -61,6 +62,41 @@ class DoublyReparameterized(AbstractMovingDraws):
         )
         # The log-mean has the gradient in θ, at fixed draws.
         return _log_mean(log_weights) + sum(jax.tree.leaves(moved))
+
+
+class ImportanceWeightedScore(AbstractEstimator):
+    r"""Computes the bound of `ImportanceWeighted` for any latent, with the score of the draws: VIMCO.
+
+    The gradient for the encoder is $\sum_s (\hat L - \hat L_{-s})\, \nabla_\phi \log q(z_s) + \sum_s \tilde w_s\,
+    \nabla_\phi \log w_s$, which is unbiased. $\hat L_{-s}$ is the bound with the geometric mean of the other
+    weights in place of $w_s$, so that each draw learns what it added (Mnih and Rezende 2016).
+
+    **Arguments:** `num_samples`: S, at least 2.
+    """
+
+    num_samples: int = eqx.field(static=True, default=10)
+
+    def __check_init__(self):
+        check_number("ImportanceWeightedScore", self.num_samples, 2)
+
+    @property
+    def tighter(self) -> bool:
+        return True
+
+    def check(self, family):
+        pass
+
+    def __call__(self, log_joint, q, key):
+        z = frozen(draws(q, key, self.num_samples))
+        joint, density = jax.vmap(lambda z: (log_joint(z), q.log_prob(z)))(z)
+        log_weights = joint - density
+        bound = _log_mean(log_weights)
+        own = np.eye(self.num_samples, dtype=bool)
+        others = jnp.sum(jnp.where(own, 0, log_weights), 1) / (self.num_samples - 1)
+        without = jax.vmap(_log_mean)(jnp.where(own, others[:, None], log_weights))
+        # Its value is zero.
+        score = frozen(bound - without) * (density - frozen(density))
+        return bound + jnp.sum(score)
 
 
 def _log_mean(x):

@@ -72,8 +72,8 @@ def inference_gap(
     - `encoder`: `Amortized(network, family)`.
     - `key`: for the draws.
     - `optimizer`, `num_steps`: of the refinement; Adam with a rate of 0.05 that falls to 0 by default. Where more
-        steps still gain, the amortization gap is larger than is said. The noise of the refinement may bring it below
-        0; an `estimator` of the model such as `StickingTheLanding(10)` leaves little of that.
+        steps still gain, the amortization gap is larger than is said. The noise of the refinement may bring it
+        below 0; an `estimator` of the model such as `StickingTheLanding(10)` leaves little of that.
     - `num_samples`: the number of draws per datum for each of the three.
     - `chunk_size`: about how many rows to process at a time.
 

@@ -11,6 +11,7 @@ import scipy.stats
 from hypothesis import given, settings, strategies as st
 
 from elbax import GaussianChain
+from elbax.families._gaussian_slopes import draw
 
 
 D, P, T = 2, 3, 5
@@ -239,6 +240,219 @@ def test_orders_agree(length):
             np.testing.assert_allclose(left, right, rtol=1e-10, atol=1e-10)
 
 
+# --- derivatives -----------------------------------------------------------------------------------
+
+
+def exponent(eta, z):
+    """The formula in the family's docstring, for a whole chain, by autodiff: value, slope and curvature at 0."""
+    initial, transition, unary = eta["initial"], eta["transition"], eta["unary"]
+
+    def at(terms, name, t, axes):
+        leaf = terms.get(name, jnp.zeros((D,) * axes))
+        return leaf[t] if leaf.ndim > axes else leaf
+
+    def normal(residual, root):
+        white = jnp.linalg.solve(root, residual)
+        volume = jnp.sum(jnp.log(jnp.abs(jnp.diagonal(root))))
+        return -0.5 * white @ white - volume - 0.5 * len(root) * LOG_2PI
+
+    def tilt(terms, t):
+        linear, precision = at(terms, "linear", t, 1), at(terms, "precision", t, 2)
+        return at(terms, "constant", t, 0) + linear @ z[t] - 0.5 * z[t] @ precision @ z[t]
+
+    total = normal(z[0] - initial["mean"], initial["root"]) + tilt(initial, 0)
+    for t in range(len(z)):
+        residual = unary["target"][t] - at(unary, "rows", t, 2) @ z[t]
+        total += normal(residual, unary["root"]) if "root" in unary else -0.5 * residual @ residual
+        total += tilt(unary, t)
+        if t + 1 < len(z):
+            mean = at(transition, "matrix", t, 2) @ z[t] + at(transition, "offset", t, 1)
+            total += normal(z[t + 1] - mean, at(transition, "root", t, 2)) + tilt(transition, t)
+    return total
+
+
+def of_dense(eta, other, noise):
+    """(log-normalizer, bound of another chain, means, covariances, those of neighbors, a draw)."""
+    zero = jnp.zeros_like(noise)
+    of = lambda eta: lambda z: exponent(eta, z)
+    linear, curvature = jax.grad(of(eta))(zero).ravel(), jax.hessian(of(eta))(zero)
+    covariance = jnp.linalg.inv(-curvature.reshape(noise.size, noise.size))
+    mean = (covariance @ linear).reshape(noise.shape)
+    volume = 0.5 * (noise.size * LOG_2PI + jnp.linalg.slogdet(covariance)[1])
+    theirs = jax.hessian(of(other))(zero).reshape(noise.size, noise.size)
+    bound = of(other)(mean) + 0.5 * jnp.vdot(theirs, covariance) + 0.5 * noise.size + volume
+    blocks = covariance.reshape(*noise.shape, *noise.shape)
+    steps = jnp.arange(len(noise))
+    # Each state given the next one: the Cholesky factor of the states in reversed order.
+    turned = blocks[::-1, :, ::-1].reshape(noise.size, noise.size)
+    moved = (jnp.linalg.cholesky(turned) @ noise[::-1].ravel()).reshape(noise.shape)[::-1]
+    value = of(eta)(mean) + volume
+    own, cross = blocks[steps, :, steps], blocks[steps[:-1], :, steps[1:]]
+    return value, bound, mean, own, cross, mean + moved
+
+
+def of_family(family, eta, other, noise):
+    number = len(noise)
+    means, covariances, cross = family.moments(eta)
+    z = draw(eta, jnp.zeros((T, D)).at[:number].set(noise), family.order == "pairwise")
+    value, bound = family.log_normalizer(eta), family.bound(eta, other)
+    return value, bound, means[:number], covariances[:number], cross[: number - 1], z[:number]
+
+
+def both_ways(function, arguments, change, weights):
+    """All results, their change, and the gradient of their weighted sum."""
+    found, moved = jax.jvp(function, arguments, change)
+    _, back = jax.vjp(function, *arguments)
+    return found, moved, back(weights)
+
+
+CHAINS = [
+    pytest.param("sequential", False, 4),
+    pytest.param("sequential", True, T, marks=pytest.mark.slow),
+    pytest.param("pairwise", True, 3, marks=pytest.mark.slow),
+    pytest.param("sequential", False, 1, marks=pytest.mark.slow),
+]
+
+
+def derivable(varying, length):
+    """(numbers, other numbers, labels, noise, directions that keep triangles and symmetric matrices)."""
+    rng = np.random.default_rng(4)
+    root = {"root": jnp.asarray(np.tril(0.3 * rng.normal(size=(P, P))) + np.eye(P))}
+    chains = [natural(seed, varying, True, length) for seed in (2, 3)]
+    chains = [eta | {"unary": eta["unary"] | root} for eta in chains]
+    (eta, labels), (other, _) = (eqx.partition(chain, eqx.is_inexact_array) for chain in chains)
+
+    def direction(path, leaf):
+        move = rng.normal(size=leaf.shape)
+        name = path[-1].key
+        if name == "precision":
+            move = move + np.swapaxes(move, -1, -2)
+        return jnp.asarray(np.tril(move) if name == "root" else move)
+
+    noise = jnp.asarray(rng.normal(size=(length, D)))
+    moved = jnp.asarray(rng.normal(size=noise.shape))
+    change = (*jax.tree.map_with_path(direction, (eta, other)), moved)
+    return (eta, other, noise), labels, change
+
+
+@pytest.mark.parametrize(("order", "varying", "length"), CHAINS)
+def test_derivatives_are_those_of_the_dense_gaussian(order, varying, length):
+    """In all parameters, forwards and backwards: of value, bound, moments and a draw at fixed noise."""
+    arguments, labels, change = derivable(varying, length)
+    family = GaussianChain(D, order=order)
+
+    def ours(eta, other, noise):
+        return of_family(family, eqx.combine(eta, labels), eqx.combine(other, labels), noise)
+
+    rng = np.random.default_rng(5)
+    weight = lambda leaf: jnp.asarray(rng.normal(size=leaf.shape))
+    weights = jax.tree.map(weight, jax.eval_shape(of_dense, *arguments))
+    run = jax.jit(both_ways, static_argnums=0)
+    found, expected = (run(one, arguments, change, weights) for one in (ours, of_dense))
+    for (path, left), right in zip(
+        jax.tree.leaves_with_path(found), jax.tree.leaves(expected), strict=True
+    ):
+        if "root" in jax.tree_util.keystr(path):
+            left, right = jnp.tril(left), jnp.tril(right)
+        if "precision" in jax.tree_util.keystr(path):
+            left, right = (leaf + jnp.swapaxes(leaf, -1, -2) for leaf in (left, right))
+        np.testing.assert_allclose(left, right, atol=1e-8, err_msg=jax.tree_util.keystr(path))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", [0, 1])
+def test_second_derivatives(which):
+    """Of log-normalizer and bound, forwards over backwards, as Newton's method and the information take them."""
+    arguments, labels, change = derivable(True, 4)
+    family = GaussianChain(D, order="sequential")
+
+    def ours(eta, other, noise):
+        return of_family(family, eqx.combine(eta, labels), eqx.combine(other, labels), noise)
+
+    def curvature(function):
+        slope = jax.grad(lambda *arguments: function(*arguments)[which])
+        return jax.jit(lambda: jax.jvp(slope, arguments, change)[1])()
+
+    found, expected = curvature(ours), curvature(of_dense)
+    total = sum(jax.tree.leaves(jax.tree.map(jnp.vdot, found, change[0])))
+    theirs = sum(jax.tree.leaves(jax.tree.map(jnp.vdot, expected, change[0])))
+    np.testing.assert_allclose(total, theirs, rtol=1e-8)
+
+
+def companion(case):
+    """Chains of which some noise is zero: an AR(2) process seen with noise, or without; a known first state."""
+    rng = np.random.default_rng(7)
+    triangle = np.array([[0.7, 0.0], [-0.2, 0.5]])
+    process = case != "known start"
+    eta = {
+        "initial": {"mean": rng.normal(size=D), "root": triangle * process},
+        "transition": {
+            "matrix": np.array([[0.5, -0.3], [1.0, 0.0]]),
+            "offset": rng.normal(size=D),
+            "root": np.diag([0.7, 0.0]) if process else triangle,
+        },
+        "unary": {
+            "rows": np.array([[1.0, 0.4 * (not process)]]),
+            "target": rng.normal(size=(4, 1)),
+            "root": np.full((1, 1), 0.5 * (case != "seen exactly")),
+        },
+    }
+    triangles = lambda path, leaf: np.tril(leaf) if path[-1].key == "root" else leaf
+    change = jax.tree.map_with_path(
+        triangles, jax.tree.map(lambda x: rng.normal(size=x.shape), eta)
+    )
+    if case == "seen exactly":
+        # The next state's second value is known. What would add noise to it is left out.
+        change["transition"]["matrix"][1, 1] = 0
+        change["transition"]["root"][1] = 0
+        change["unary"] |= {"rows": np.zeros((1, D)), "root": np.zeros((1, 1))}
+    return jax.tree.map(jnp.asarray, eta), jax.tree.map(jnp.asarray, change)
+
+
+def of_noises(eta):
+    """(means, covariances, those of neighbors): the states, a linear function of all noise, given what is seen."""
+    initial, transition, unary = eta["initial"], eta["transition"], eta["unary"]
+    target = unary["target"]
+    number = len(target)
+    mean, by_noise = [initial["mean"]], [jnp.zeros((D, number, D)).at[:, 0].set(initial["root"])]
+    for t in range(1, number):
+        mean.append(transition["matrix"] @ mean[-1] + transition["offset"])
+        moved = jnp.einsum("ij,jtk->itk", transition["matrix"], by_noise[-1])
+        by_noise.append(moved.at[:, t].set(transition["root"]))
+    mean, by_noise = jnp.stack(mean), jnp.stack(by_noise).reshape(number * D, number * D)
+    rows = jnp.kron(jnp.eye(number), unary["rows"])
+    prior = by_noise @ by_noise.T
+    seen = rows @ prior @ rows.T + jnp.kron(jnp.eye(number), unary["root"] @ unary["root"].T)
+    gain = jnp.linalg.solve(seen, rows @ prior).T
+    mean = mean.ravel() + gain @ (target.ravel() - rows @ mean.ravel())
+    blocks = (prior - gain @ rows @ prior).reshape(number, D, number, D)
+    steps = jnp.arange(number)
+    own, cross = blocks[steps, :, steps], blocks[steps[:-1], :, steps[1:]]
+    return mean.reshape(number, D), own, cross
+
+
+@pytest.mark.parametrize("case", ["seen with noise", "seen exactly", "known start"])
+def test_derivatives_without_noise(case):
+    """Of the moments, in all parameters, also those that move only what has no noise; and of draws, whose means
+    and covariances are those moments at every change."""
+    eta, change = companion(case)
+    family, length = GaussianChain(D, order="sequential"), {"length": jnp.array(4)}
+
+    def ours(eta):
+        found = draw(eta | length, jnp.zeros((4, D)), False)
+        each = jnp.eye(4 * D).reshape(-1, 4, D)
+        spread = jax.vmap(lambda noise: draw(eta | length, noise, False) - found)(each)
+        spread = jnp.einsum("ntk,nsl->tksl", spread, spread)
+        steps = jnp.arange(4)
+        drawn = found, spread[steps, :, steps], spread[steps[:-1], :, steps[1:]]
+        return family.moments(eta | length), drawn
+
+    twice = lambda eta: (of_noises(eta), of_noises(eta))
+    slope = lambda function: jax.jit(lambda: jax.jvp(function, (eta,), (change,)))()
+    for left, right in zip(*(jax.tree.leaves(slope(f)) for f in (ours, twice)), strict=True):
+        np.testing.assert_allclose(left, right, atol=1e-9)
+
+
 # --- float32 ---------------------------------------------------------------------------------------
 
 
@@ -287,6 +501,36 @@ def test_float32_beside_small_noise(noise, size):
     assert abs(float(value) - float(expected)) < 1e-5 * abs(float(expected)) + 60 * slip * (
         2 + slip
     )
+
+
+def test_float32_derivatives_beside_small_noise():
+    """Of moments in units of the noise, relative to the largest of a parameter: as far off as a state is by
+    rounding. Of the entropy, in nats for a relative change of a parameter: likewise."""
+    noise, size, rng = 1e-3, 10.0, np.random.default_rng(0)
+    eta, slip = precise(noise, size), np.finfo(np.float32).eps * size / noise
+    weights = rng.normal(size=(60, D)) / noise, rng.normal(size=(60, D, D)) / noise**2
+    family = GaussianChain(D, order="sequential")
+
+    def of_moments(eta):
+        found = zip(family.moments(eta), weights, strict=False)
+        return sum(jnp.sum(leaf * weight.astype(leaf.dtype)) for leaf, weight in found)
+
+    @jax.jit
+    def slopes(numbers, labels):
+        of = lambda function: jax.grad(lambda numbers: function(eqx.combine(numbers, labels)))(
+            numbers
+        )
+        return of(of_moments), of(family.entropy)
+
+    narrow, labels = eqx.partition(jax.tree.map(jnp.asarray, eta), eqx.is_inexact_array)
+    narrow = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), narrow)
+    wide = jax.tree.map(lambda leaf: leaf.astype(float), narrow)
+    found, expected = slopes(narrow, labels), slopes(wide, labels)
+    for left, right in zip(*map(jax.tree.leaves, (found[0], expected[0])), strict=True):
+        np.testing.assert_allclose(left, right, rtol=0, atol=slip * np.max(np.abs(right)))
+    for at, left, right in zip(*map(jax.tree.leaves, (wide, found[1], expected[1])), strict=True):
+        at, left, right = map(np.asarray, (at, left, right))
+        np.testing.assert_allclose(left * at, right * at, rtol=0, atol=slip)
 
 
 # --- errors ----------------------------------------------------------------------------------------

@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from .._arguments import check_count
-from .._math.algebra import apply
 from .._types import Any, Array, Callable, Float, Key, PyTree, Scalar
-from . import _kalman as kalman
+from . import _gaussian_slopes as slopes, _kalman as kalman
 from ._family import AbstractFamily
 from ._recursion import check_order, Order, runs_pairwise
 
@@ -44,7 +43,10 @@ class GaussianChain(AbstractFamily):
     log-normalizer is NaN.
 
     The log-normalizer is computed by a Kalman filter in square-root form, with orthogonal transformations (Morf
-    and Kailath 1975); the means are computed by a smoother.
+    and Kailath 1975); the means are computed by a smoother. Moments, bounds and draws have derivatives of any
+    order; the first ones take one more run in each direction. They hold without noise too, but for one case: where
+    the next state is known in a direction, whatever noise a change would add to it is left out. The slope of the
+    log-normalizer leaves out what moves a direction without noise.
 
     **Arguments:**
 
@@ -80,14 +82,14 @@ class GaussianChain(AbstractFamily):
         return _log_normalizer(natural, runs_pairwise(self.order))
 
     def _smoothed(self, natural):
-        return kalman.smoothed(natural, runs_pairwise(self.order))
+        return slopes.smoothed(natural, runs_pairwise(self.order))
 
     def moments(self, natural: PyTree) -> tuple[Array, Array, Array]:
         """Runs the smoother; returns (E z_t, Cov z_t, Cov(z_t, z_{t+1})), 0 in the padding.
 
         Their shapes are (T, d), (T, d, d) and (T - 1, d, d).
         """
-        _, found = self._smoothed(natural)
+        _, _, found = self._smoothed(natural)
         return found.means, found.covariances, found.cross
 
     def mean(self, natural: PyTree) -> dict[str, Array]:
@@ -103,26 +105,13 @@ class GaussianChain(AbstractFamily):
         return self.moments(natural)[0]
 
     def sample(self, natural: PyTree, key: Key) -> Float[Array, "T d"]:
-        """Draws a path by forward filtering and backward sampling."""
-        found = kalman.filtered(natural, runs_pairwise(self.order))
-        steps, (number, dim) = found.steps, found.means.shape
-        last, dtype = natural["length"] - 1, found.means.dtype
-        # ξ of the last state and of the padding after it, and the noise ρ that the next state leaves free.
-        key_end, key_back = jax.random.split(key)
-        alone = jax.random.normal(key_end, (number, dim), dtype)
-        noise = jax.random.normal(key_back, (number, steps.of_move.shape[1] - dim), dtype)
-        drawn = apply(steps.of_move[:, :dim, dim:], noise)
+        """Draws a path by forward filtering and backward sampling.
 
-        def step(later, row):
-            t, alone, drawn, by_next, of_state, known = row
-            own = jnp.where(t < last, apply(by_next, later) + drawn, alone)
-            return known + apply(of_state, own), own
-
-        by_next, of_state = steps.of_move[:, :dim, :dim], steps.left()[:, :dim]
-        rows = jnp.arange(number), alone, drawn, by_next, of_state, found.known[:, :dim]
-        _, own = jax.lax.scan(step, jnp.zeros(dim, dtype), rows, reverse=True)
-        z = found.means + apply(steps.root, own)
-        return jnp.where((jnp.arange(number) <= last)[:, None], z, 0)
+        A state is moved by its noise through the triangular root of its covariance given the next state.
+        """
+        shape, dtype = (len(natural["unary"]["target"]), self.dim), natural["initial"]["root"].dtype
+        noise = jax.random.normal(key, shape, dtype)
+        return slopes.draw(natural, noise, runs_pairwise(self.order))
 
     def score(self, natural: PyTree, z: Float[Array, "T d"]) -> Scalar:
         value = kalman.expected_score(natural, kalman.at(natural, z))
@@ -130,13 +119,13 @@ class GaussianChain(AbstractFamily):
 
     def bound(self, natural: PyTree, potentials: PyTree) -> Scalar:
         """Returns E_q[exponent of λ] + H(q), in nats."""
-        found, moments = self._smoothed(natural)
-        value = kalman.expected_score(potentials, moments) + kalman.spread_out(natural, found)
+        _, entropy, moments = self._smoothed(natural)
+        value = kalman.expected_score(potentials, moments) + entropy
         return jnp.where(kalman.same_directions(natural, potentials), value, -jnp.inf)
 
     def entropy(self, natural: PyTree) -> Scalar:
-        found = kalman.filtered(natural, runs_pairwise(self.order))
-        return jnp.where(kalman.noisy(natural), kalman.spread_out(natural, found), -jnp.inf)
+        _, entropy, _ = self._smoothed(natural)
+        return jnp.where(kalman.noisy(natural), entropy, -jnp.inf)
 
     def read(self, function: Callable[[Any], Scalar], dtype: Any = float) -> tuple[PyTree, Scalar]:
         raise TypeError(
@@ -219,8 +208,8 @@ def _log_normalizer(natural, pairwise):
 @_log_normalizer.defjvp
 def _(pairwise, primals, tangents):
     (natural,), (slope,) = primals, tangents
-    found, moments = kalman.smoothed(natural, pairwise)
-    return found.value, kalman.score_slope(natural, moments, slope)
+    value, _, moments = slopes.smoothed(natural, pairwise)
+    return value, kalman.score_slope(natural, moments, slope)
 
 
 def _second_moments(means, covariances, cross):

@@ -21,7 +21,7 @@ from .._math.algebra import apply, in_every_lane, matmul, matvec, product, vdot
 from .._math.linear_algebra import cholesky, invert_triangle
 from .._math.triangularize import invert_noise, triangularize, without_noise
 from .._types import Any, Array, PyTree, Scalar
-from ._gaussian_links import Links, run
+from ._gaussian_links import Links, run, run_back
 
 
 _LOG_2PI = math.log(2 * math.pi)
@@ -71,6 +71,28 @@ class Filtered(eqx.Module):
     value: Scalar
 
 
+class Back(eqx.Module):
+    """All that is random at a step, w = (η, z, ν, ε), as a function of what comes after it.
+
+    **Fields:**
+
+    - `found`: the filter's.
+    - `matrix` (T, 2 d + p + k, d + k): w is a mean plus this times y = (η', ρ), with ρ standard normal.
+    - `inside`, `in_time` (T,): whether the step has a next one; whether it is none of the padding.
+    """
+
+    found: Filtered
+    matrix: Array
+    inside: Array
+    in_time: Array
+
+    def blocks(self) -> tuple[slice, slice, slice, slice]:
+        """Returns the places of η, z, ν and ε in w."""
+        dim = self.found.means.shape[1]
+        ends = dim, 2 * dim, dim + self.found.known.shape[1], self.matrix.shape[1]
+        return tuple(map(slice, (0, *ends[:-1]), ends))
+
+
 class Noise(eqx.Module):
     """Moments of the noise e in y = A u + b + L e.
 
@@ -116,7 +138,7 @@ def _split(terms: PyTree) -> tuple[PyTree, PyTree]:
     return {name: leaf for name, leaf in terms.items() if name not in own}, own
 
 
-def _padded(leaf: Array, number: int) -> Array:
+def padded(leaf: Array, number: int) -> Array:
     """Returns the leaf padded with zeros for the last state, which has no transition."""
     return jnp.concatenate([leaf, jnp.zeros((number - len(leaf), *leaf.shape[1:]), leaf.dtype)])
 
@@ -124,19 +146,22 @@ def _padded(leaf: Array, number: int) -> Array:
 def _every(leaf: Array, axes: int, number: int) -> Array:
     """Returns the term for every step."""
     if leaf.ndim > axes:
-        return _padded(leaf, number)
+        return padded(leaf, number)
     return jnp.broadcast_to(leaf, (number, *leaf.shape))
 
 
-def _tilts(natural: PyTree) -> dict[str, Array]:
-    """Returns the sums of the terms h (T, d) and J (T, d, d) of each state; empty if there are none."""
+def tilts_of(natural: PyTree, more: Any = ()) -> dict[str, Array]:
+    """Returns the sums of the terms h (T, d) and J (T, d, d) of each state, and of `more`, pairs of a part and its
+    terms; empty if there are none."""
     time, last = jnp.arange(len(natural["unary"]["target"])), natural["length"] - 1
     places = {"initial": time == 0, "transition": time < last, "unary": time <= last}
-    found = {}
+    parts, found = [*((part, natural[part]) for part in places), *more], {}
     for name, axes in dict(linear=1, precision=2).items():
         leaves = [
-            jnp.where(there.reshape(-1, *(1,) * axes), _every(terms[name], axes, len(time)), 0)
-            for terms, there in ((natural[part], there) for part, there in places.items())
+            jnp.where(
+                places[part].reshape(-1, *(1,) * axes), _every(terms[name], axes, len(time)), 0
+            )
+            for part, terms in parts
             if name in terms
         ]
         if leaves:
@@ -156,7 +181,7 @@ def _steps(natural: PyTree, tilts: dict[str, Array]) -> Step:
     terms = {name: transition[name] for name in ("matrix", "root")}
     terms |= {"rows": unary["rows"], "noise": unary.get("root", jnp.eye(width, dtype=dtype))}
     shared, own = _split(terms)
-    own = jax.tree.map(lambda leaf: _padded(leaf, number), own)
+    own = jax.tree.map(lambda leaf: padded(leaf, number), own)
     own |= {name: leaf for name, leaf in tilts.items() if name == "precision"}
 
     def step(predicted, own):
@@ -177,9 +202,24 @@ def _steps(natural: PyTree, tilts: dict[str, Array]) -> Step:
         return moved[:, :dim], found
 
     start = natural["initial"]["root"]
-    if own:
-        return jax.lax.scan(step, start, own)[1]
-    return _until_settled(step, start, number)
+    if not own:
+        return _until_settled(step, start, number)
+    found = jax.lax.scan(step, start, own)[1]
+    return eqx.tree_at(lambda found: found.predicted, found, _predicted(start, transition, found))
+
+
+def _predicted(start, transition, steps):
+    """Returns each R, as [A S L] Φ.
+
+    Draws have no use for R. Were it an output of the loop, XLA would drop it there, and no longer see that a bound
+    and a draw run the same loop, which it then runs once.
+    """
+    number, dim = steps.root.shape[:2]
+    matrix, root = (_every(transition[name], 2, number) for name in ("matrix", "root"))
+    of_next = steps.of_move[..., :dim]
+    moved = product(product(matrix, steps.root), of_next[:, :dim])
+    moved += product(root, of_next[:, dim:])
+    return jnp.concatenate([start[None], moved[:-1]])
 
 
 _SETTLING = 64
@@ -222,7 +262,7 @@ def filtered(natural: PyTree, pairwise: bool = False) -> Filtered:
     target, rows = unary["target"], unary["rows"]
     number = len(target)
     in_time = jnp.arange(number) < natural["length"]
-    tilts = _tilts(natural)
+    tilts = tilts_of(natural)
     steps = _steps(natural, tilts)
 
     # The next prediction is linear in this one: z = predicted + K ζ + S c with X ζ = x - G predicted. c is the
@@ -231,7 +271,7 @@ def filtered(natural: PyTree, pairwise: bool = False) -> Filtered:
     whiten = invert_triangle(steps.innovation)
     gain = product(steps.gain, whiten)
     eye = jnp.eye(len(initial["mean"]), dtype=gain.dtype)
-    matrix = matrix if matrix.ndim == 2 else _padded(matrix, number)
+    matrix = matrix if matrix.ndim == 2 else padded(matrix, number)
     offset, keeping = _every(offset, 1, number), eye - product(gain, rows)
     if tilts:
         covariance = product(steps.root, steps.root.mT)
@@ -298,39 +338,40 @@ def _weighted_sum(weight, values):
     return jnp.sum(jnp.where(weight > 0, weight * values, 0))
 
 
-def smoothed(natural: PyTree, pairwise: bool = False) -> tuple[Filtered, Moments]:
-    """Runs the filter, then the smoother."""
+def back(natural: PyTree, pairwise: bool = False) -> Back:
+    """Runs the filter, and reads the chain backwards."""
     found = filtered(natural, pairwise)
-    steps, (number, dim) = found.steps, found.means.shape
-    width = found.known.shape[1] - dim
-    time, last = jnp.arange(number), natural["length"] - 1
-    in_time, inside = time <= last, time < last
-    each = inside[:, None, None]
-
-    # All that is random at a step, (η, z, ν, ε), as a function of the next state's η' and of ρ, which it leaves
-    # free.
-    left, eye = steps.left(), jnp.eye(dim, dtype=found.means.dtype)
+    steps, dim = found.steps, found.means.shape[1]
+    left = steps.left()
     of_xi = jnp.concatenate([left[:, :dim], steps.root, left[:, dim:]], 1)
-    both = jnp.concatenate([product(of_xi, steps.of_move[:, :dim]), steps.of_move[:, dim:]], 1)
-    by_next, by_rest = both[..., :dim], both[..., dim:]
-    open_, back = product(by_rest, by_rest.mT), by_next[:, :dim]
+    of_move = steps.of_move
+    matrix = jnp.concatenate([product(of_xi, of_move[:, :dim]), of_move[:, dim:]], 1)
+    time, last = jnp.arange(len(matrix)), natural["length"] - 1
+    return Back(found, matrix, time < last, time <= last)
 
-    # After the last state nothing is known of a next one.
-    alone = open_[:, :dim, :dim] + jnp.where(each, 0, product(back, back.mT))
-    links = Links(jnp.where(each, back, 0), found.known[:, :dim], alone)
-    links = jax.tree.map(lambda leaf: leaf[::-1], links)
-    ahead: Any = run(links, jnp.zeros_like(eye[0]), eye, pairwise=pairwise)
-    first, (mean, covariance) = ([leaf[-1:] for leaf in ahead], [leaf[-2::-1] for leaf in ahead])
+
+def smoothed(natural: PyTree, pairwise: bool = False) -> tuple[Back, tuple[Array, Array], Moments]:
+    """Runs the filter, then the smoother; returns its mean and covariance of each η' too.
+
+    After the last state η' is standard normal: nothing is known of a next state.
+    """
+    read = back(natural, pairwise)
+    found, inside, in_time = read.found, read.inside, read.in_time
+    steps, dim = found.steps, found.means.shape[1]
+    each, eye = inside[:, None, None], jnp.eye(dim, dtype=found.means.dtype)
+    by_next, by_rest = read.matrix[..., :dim], read.matrix[..., dim:]
+    open_, own = product(by_rest, by_rest.mT), by_next[:, :dim]
+
+    alone = open_[:, :dim, :dim] + jnp.where(each, 0, product(own, own.mT))
+    links = Links(jnp.where(each, own, 0), found.known[:, :dim], alone)
+    ahead = run_back(links, jnp.zeros_like(eye[0]), eye, pairwise)
+    first, (mean, covariance) = ([leaf[:1] for leaf in ahead], [leaf[1:] for leaf in ahead])
     mean, covariance = jnp.where(inside[:, None], mean, 0), jnp.where(each, covariance, eye)
 
+    _, z, nu, epsilon = read.blocks()
     shift = matvec(by_next[:, dim:], mean)
-    state, seen, noise = jnp.split(shift, [dim, dim + width], 1)
+    state, seen, noise = jnp.split(shift, [dim, found.known.shape[1]], 1)
     spread = product(by_next, product(covariance, by_next.mT)) + open_
-    z, nu, epsilon = (
-        slice(dim, 2 * dim),
-        slice(2 * dim, 2 * dim + width),
-        slice(2 * dim + width, None),
-    )
     means = jnp.where(in_time[:, None], found.means + state, 0)
     covariances = jnp.where(in_time[:, None, None], spread[:, z, z], 0)
     cross = product(product(by_next[:-1, z], covariance[:-1]), steps.predicted[1:].mT)
@@ -348,7 +389,7 @@ def smoothed(natural: PyTree, pairwise: bool = False) -> tuple[Filtered, Moments
         unary=Noise(
             unary["rows"],
             -unary["target"],
-            _root(unary),
+            root_of(unary),
             mean=found.known[:, dim:] + seen,
             covariance=spread[:, nu, nu],
             cross=spread[:, nu, z],
@@ -356,10 +397,10 @@ def smoothed(natural: PyTree, pairwise: bool = False) -> tuple[Filtered, Moments
         covariances=covariances,
         cross=jnp.where(each[:-1], cross, 0),
     )
-    return found, moments
+    return read, (mean, covariance), moments
 
 
-def _root(unary):
+def root_of(unary):
     width = unary["target"].shape[1]
     return unary.get("root", jnp.eye(width, dtype=unary["target"].dtype))
 
@@ -380,7 +421,7 @@ def at(natural: PyTree, z: Array) -> Moments:
         z,
         initial=Noise(None, mean, eye(initial["root"]), z[:1] - mean),
         transition=Noise(matrix, offset, eye(transition["root"]), drift),
-        unary=Noise(rows, -target, eye(_root(unary)), residual),
+        unary=Noise(rows, -target, eye(root_of(unary)), residual),
     )
 
 
@@ -404,7 +445,7 @@ def expected_score(natural: PyTree, moments: Moments, weight: Any = None) -> Sca
     total -= jnp.sum(weight) * (0.5 * dim * _LOG_2PI)
     start = None, initial["mean"], initial["root"]
     move = transition["matrix"], transition["offset"], transition["root"]
-    see = unary["rows"], -unary["target"], _root(unary)
+    see = unary["rows"], -unary["target"], root_of(unary)
     total -= 0.5 * _square(weight[:1], *start, moments.initial, None, None)
     total -= 0.5 * _square(weight[1:], *move, moments.transition, before, spreads[1])
     total -= 0.5 * _square(weight, *see, moments.unary, means, spreads[2])
@@ -450,13 +491,13 @@ def score_slope(natural: PyTree, moments: Moments, change: PyTree) -> Scalar:
 def _density_slope(weight, noise, inputs, matrix, offset, root):
     """Returns Σ_t w_t E (e·W (dL e + dA u + db) - tr W dL), with W = L⁻¹ in the directions that have noise."""
     whiten = invert_noise(noise.root)
-    moved, mean = apply(whiten, offset), weight[:, None] * noise.mean
+    moved, mean = matvec(whiten, offset), weight[:, None] * noise.mean
     total = vdot(mean if moved.ndim == 2 else jnp.sum(mean, 0), moved)
     if matrix is not None:
-        total += _form(weight, product(whiten, matrix), noise.mean, inputs, noise.cross)
+        total += _form(weight, matmul(whiten, matrix), noise.mean, inputs, noise.cross)
     if root is not None:
         excess = noise.covariance - jnp.eye(root.shape[-1], dtype=root.dtype)
-        moved = product(whiten, jnp.tril(root))
+        moved = matmul(whiten, jnp.tril(root))
         total += _form(weight, moved, noise.mean, noise.mean, excess)
     return total
 
@@ -479,20 +520,20 @@ def _square(weight, matrix, offset, root, noise, inputs, spread):
         noise = _about_nothing(root, inputs, spread)
     whiten = invert_noise(root)
     idle = without_noise(root).astype(root.dtype)
-    move = product(whiten, noise.root) + idle[..., None] * jnp.eye(root.shape[-1], dtype=root.dtype)
-    residual = _on_rows(move, noise.mean) - apply(whiten, offset - noise.offset)
-    off = None if matrix is None else product(whiten, matrix - noise.matrix)
+    move = matmul(whiten, noise.root) + idle[..., None] * jnp.eye(root.shape[-1], dtype=root.dtype)
+    residual = _on_rows(move, noise.mean) - matvec(whiten, offset - noise.offset)
+    off = None if matrix is None else matmul(whiten, matrix - noise.matrix)
     if off is not None:
         residual -= _on_rows(off, inputs)
     total = vdot(weight[:, None] * residual, residual)
     if noise.covariance is None:
         return total
     if off is None:
-        return total + vdot(product(move, _weighted(weight, noise.covariance)), move)
+        return total + vdot(matmul(move, _weighted(weight, noise.covariance)), move)
 
     def one(move, off, covariance, cross, spread):
-        moved = product(move, covariance) - 2 * product(off, cross.mT)
-        return vdot(moved, move) + vdot(product(off, spread), off)
+        moved = matmul(move, covariance) - 2 * matmul(off, cross.mT)
+        return vdot(moved, move) + vdot(matmul(off, spread), off)
 
     stacks = noise.covariance, noise.cross, spread
     if move.ndim == off.ndim == 2:
@@ -512,7 +553,7 @@ def _about_nothing(root, inputs, spread):
 
 def _on_rows(matrix, rows):
     """Returns A_t r_t for each row; A may be one matrix for all rows."""
-    return matmul(rows, matrix.T) if matrix.ndim == 2 else apply(matrix, rows)
+    return matmul(rows, matrix.T) if matrix.ndim == 2 else matvec(matrix, rows)
 
 
 def _weighted(weight, stack):
@@ -547,7 +588,7 @@ def _inside(natural):
 
 def _pivots(natural):
     """Returns the diagonal of each conditional's root."""
-    roots = natural["initial"]["root"], natural["transition"]["root"], _root(natural["unary"])
+    roots = natural["initial"]["root"], natural["transition"]["root"], root_of(natural["unary"])
     return [jnp.diagonal(root, axis1=-2, axis2=-1) for root in roots]
 
 

@@ -14,7 +14,7 @@ from ._ascending import AbstractAscending
 from ._factored import factored, no_blocks
 from ._gaussian_chain import GaussianChain
 from ._independent import Product
-from ._kalman import at, expected_score, Moments, spread_out
+from ._kalman import at, expected_score, Moments
 from ._markov_chain import MarkovChain
 
 
@@ -86,7 +86,7 @@ class SwitchingChain(AbstractAscending):
     def ascend(self, natural: PyTree, potentials: PyTree) -> PyTree:
         """Updates the switches given the states, then the states given the switches."""
         regimes = potentials["regimes"]
-        _, moments = self.states._smoothed(natural[1])
+        _, _, moments = self.states._smoothed(natural[1])
         switches = _without_data(potentials)
         # The bound is linear in the shares, so any positive ones will do.
         anywhere = jnp.ones_like(switches["unary"])
@@ -96,9 +96,9 @@ class SwitchingChain(AbstractAscending):
 
     def bound(self, natural: PyTree, potentials: PyTree) -> Scalar:
         switches, states = natural
-        found, moments = self.states._smoothed(states)
+        _, entropy, moments = self.states._smoothed(states)
         shares = self.switches.mean(switches)["unary"]
-        of_states = _expected(potentials["regimes"], moments, shares) + spread_out(states, found)
+        of_states = _expected(potentials["regimes"], moments, shares) + entropy
         return self.switches.bound(switches, _without_data(potentials)) + of_states
 
     def score(self, natural: PyTree, z: tuple[Array, Float[Array, "T d"]]) -> Scalar:

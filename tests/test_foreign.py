@@ -41,11 +41,6 @@ def of_flowjax(output):
     return flowjax.Normal(output[:2], jnp.exp(output[2:]))
 
 
-def of_elbax(output):
-    precision = jnp.exp(-2 * output[2:])
-    return elbax.DiagonalGaussian(2)((precision * output[:2], precision))
-
-
 class Flow(eqx.Module):
     """A posterior of one's own: a normal that an affine flow of flowjax has moved."""
 
@@ -57,6 +52,17 @@ class Flow(eqx.Module):
 
 
 FOREIGN = pytest.mark.parametrize("make", [of_numpyro, of_flowjax], ids=["numpyro", "flowjax"])
+
+
+def exact_bound(weights, loadings=LOADINGS):
+    """The bound of a linear encoder, in closed form."""
+    output = X @ weights.T
+    mean, scale = output[:, :2], jnp.exp(output[:, 2:])
+    noise = ((loadings**2) @ (scale**2).T).sum(0)
+    residual = ((X - mean @ loadings.T) ** 2).sum(1) + noise
+    likelihood = -0.5 * residual / 0.25 - 3 * jnp.log(0.5 * jnp.sqrt(2 * jnp.pi))
+    kl = 0.5 * (mean**2 + scale**2 - 1 - 2 * jnp.log(scale)).sum(1)
+    return (likelihood - kl).mean()
 
 
 def value_and_slope(posterior, model, keys):
@@ -85,21 +91,7 @@ def value_and_slope(posterior, model, keys):
 def test_bound_and_slope_are_those_of_the_same_family_of_ours(make, model):
     """Within five standard errors of the closed form."""
     theirs, error = value_and_slope(linear(make), model, jax.random.split(KEYS[3], 400))
-    closed = elbax.Model(log_joint, elbax.DiagonalGaussian(2), conjugate=True)
-    reference = linear(of_elbax)
-
-    def bound(weights):
-        at = eqx.tree_at(lambda q: q.network.weights, reference, weights)
-        q = jax.vmap(at)(X)
-        mean, scale = WEIGHTS_OF(q)
-        noise = ((LOADINGS**2) @ (scale**2).T).sum(0)
-        residual = ((X - mean @ LOADINGS.T) ** 2).sum(1) + noise
-        likelihood = -0.5 * residual / 0.25 - 3 * jnp.log(0.5 * jnp.sqrt(2 * jnp.pi))
-        kl = 0.5 * (mean**2 + scale**2 - 1 - 2 * jnp.log(scale)).sum(1)
-        return (likelihood - kl).mean()
-
-    ours = jax.jit(jax.value_and_grad(bound))(WEIGHTS)
-    assert closed.latent == reference(X[0]).family
+    ours = jax.jit(jax.value_and_grad(exact_bound))(WEIGHTS)
     for mine, other, slack in zip(
         jax.tree.leaves(ours), jax.tree.leaves(theirs), jax.tree.leaves(error), strict=True
     ):
@@ -107,17 +99,13 @@ def test_bound_and_slope_are_those_of_the_same_family_of_ours(make, model):
         assert np.all(slack < 0.1 * (1 + np.abs(mine)))
 
 
-def WEIGHTS_OF(q):
-    linear, precision = q.natural
-    return linear / precision, precision**-0.5
-
-
 @pytest.mark.slow
 @FOREIGN
 @pytest.mark.parametrize("joint", [True, False], ids=["joint", "by turns"])
 def test_an_encoder_of_theirs_is_trained_to_the_evidence(make, joint):
     """The true conditional is not diagonal, so a gap is left; ours of the same family ends at the same bound."""
-    rate = optax.adam(0.03)
+    # Without a decay both ends would be as far from the best weights as their last draws take them.
+    rate = optax.adam(optax.cosine_decay_schedule(0.03, 400))
     ends = []
     for q in (linear(make), linear(elbax.DiagonalGaussian(2))):
         step = elbax.GradientEStep(MODEL, rate)
@@ -126,11 +114,9 @@ def test_an_encoder_of_theirs_is_trained_to_the_evidence(make, joint):
         state, _ = jax.jit(lambda s, u=update: jax.lax.scan(lambda s, _: u(s, X), s, length=400))(
             state
         )
-        keys = jax.random.split(KEYS[5], 100)
-        bound = jax.vmap(lambda key, s=state: elbax.elbo(MODEL, s.params, s.posterior, X, key=key))
-        ends.append(float(bound(keys).mean()))
-    assert abs(ends[0] - ends[1]) < 0.05
-    assert ends[0] > float(elbax.elbo(MODEL, LOADINGS, linear(make), X)) + 0.1
+        ends.append(float(exact_bound(state.posterior.network.weights, state.params)))
+    assert abs(ends[0] - ends[1]) < 0.01
+    assert ends[0] > float(exact_bound(WEIGHTS)) + 0.1
 
 
 def test_a_posterior_of_ones_own_and_all_that_is_made_of_it():

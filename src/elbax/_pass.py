@@ -160,7 +160,7 @@ def _weighted_sum(datum: Callable, at: ModelAt, posterior, x, weight, places) ->
     """Returns Σᵢ wᵢ datum(xᵢ) over some rows; every row has one key for q and one for expectations."""
 
     def one(x, place):
-        key_q, key_expectation = jax.random.split(place.key)
+        key_q, key_expectation = place.keys
         q = at_row(posterior, place.row)(x, key=key_q)
         q = as_distribution(q, at.form.latent, key_q)
         return datum(at.form, at.natural, x, q, key_expectation)

@@ -107,7 +107,7 @@ def reduce_data(
     rows at a time, and at least half of that, so that memory does not grow with the number of data. The rows of a
     chunk are strided over the batch: a batch sharded over devices stays so in every chunk.
 
-    A datum's key is folded from its row, so chunks, shards and padding give the same draws.
+    A datum's keys are folded from its row, so chunks, shards and padding give the same draws.
     """
     if chunk_size is not None:
         check_count("A pass over data", chunk_size=chunk_size)
@@ -177,16 +177,19 @@ def _rows_of_group(x: PyTree, chunk_size: int | None) -> int:
 
 
 class Places(eqx.Module):
-    """The positions of rows in the whole data, and a random key for each."""
+    """The positions of rows in the whole data, and two random keys for each: to make q, and to expect under it."""
 
     row: Array
-    key: Array
+    keys: tuple[Array, Array]
 
 
 def places(rows: Array, key: Key) -> Places:
-    """Returns the places of these rows; a datum's key is folded from its row."""
+    """Returns the places of these rows; a datum's keys are folded from its row."""
     fold = jax.vmap(jax.random.fold_in, (None, 0))
-    return Places(rows, (jax.vmap(fold, (None, 0)) if rows.ndim == 2 else fold)(key, rows))
+    fold = jax.vmap(fold, (None, 0)) if rows.ndim == 2 else fold
+    # Each by itself: most passes use one of them, and the compiler leaves the other out.
+    key_q, key_expectation = jax.random.split(key)
+    return Places(rows, (fold(key_q, rows), fold(key_expectation, rows)))
 
 
 def row_numbers(batch: PyTree) -> Array:

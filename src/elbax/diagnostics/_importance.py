@@ -140,7 +140,7 @@ def _estimate(
         return first - jnp.log(jnp.asarray(num_samples, first.dtype)), spread, 1 / share
 
     def total(x, weight, places):
-        value, spread, effective = over_rows(one, x, places.key)
+        value, spread, effective = over_rows(one, x, places.keys[1])
         weight = weight.astype(value.dtype)
         seen = weight > 0
         sums = weight * value, weight**2 * spread, weight * effective

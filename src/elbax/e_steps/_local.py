@@ -69,7 +69,7 @@ class AbstractLocalStep(AbstractUpdate):
             prepared = form.prepare(form.draw(form.natural(state.params), now))
 
             def one(x, place):
-                key_elbo, key_step = jax.random.split(place.key)
+                key_elbo, key_step = place.keys
                 entry = table.entry(place.row)
                 value = form.elbo(prepared, x, table.at(entry), key_elbo)
                 return value, self.improve(form, prepared, x, table, entry, key_step)

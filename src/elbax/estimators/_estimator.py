@@ -64,7 +64,9 @@ class AbstractMovingDraws(AbstractEstimator):
 
 
 def draws(q: Any, key: Key, number: int) -> Any:
-    return jax.vmap(q.sample)(jax.random.split(key, number))
+    # To split a key is a loop of its own in the compiled program.
+    keys = key[None] if number == 1 else jax.random.split(key, number)
+    return jax.vmap(q.sample)(keys)
 
 
 def frozen(tree: Any) -> Any:

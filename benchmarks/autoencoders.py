@@ -1,0 +1,217 @@
+"""A gradient step of a variational autoencoder beside the same step by hand, by numpyro and by PyTorch.
+
+python benchmarks/autoencoders.py    prints the table, writes results/autoencoders.md
+
+The model is that of Kingma and Welling (2014): binary images of 784 pixels, a standard normal latent, perceptrons
+with tanh for q(z | x) and p(x | z), one reparameterized draw an image, the exact divergence to the prior, Adam.
+"By hand" is a loss in equinox and an update in optax, a page of user code. A run is one jitted scan over twenty
+batches; PyTorch, which is not compiled, loops. The contestants take turns in one process; ratios are of paired
+rounds. It needs numpyro, and takes PyTorch where it is installed.
+"""
+
+import functools
+import importlib.util
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import optax
+from measuring import markdown, Row, seconds, setting, THREADS, write
+
+import elbax
+
+
+RESULTS = Path(__file__).parent / "results" / "autoencoders.md"
+PIXELS, STEPS, ROUNDS, RATE = 784, 20, 60, 1e-3
+# Latent numbers, hidden units, hidden layers, images in a batch.
+SIZES = [(8, 64, 1, 50), (16, 200, 2, 100), (50, 200, 2, 128), (32, 500, 2, 100)]
+
+Contestant = tuple[Callable, Any]  # A function from (state, batches) to (state, bounds), and the state.
+
+
+def networks(latent: int, width: int, depth: int) -> tuple[eqx.nn.MLP, eqx.nn.MLP]:
+    keys = jax.random.split(jax.random.key(0))
+    mlp = functools.partial(eqx.nn.MLP, width_size=width, depth=depth, activation=jnp.tanh)
+    return mlp(latent, PIXELS, key=keys[0]), mlp(PIXELS, 2 * latent, key=keys[1])
+
+
+def log_bernoulli(logits: jax.Array, x: jax.Array) -> jax.Array:
+    return (x * logits - jax.nn.softplus(logits)).sum(-1)
+
+
+def by_elbax(latent: int, width: int, depth: int) -> Contestant:
+    decoder, encoder = networks(latent, width, depth)
+    model = elbax.Model(
+        likelihood=lambda decoder, x, z: log_bernoulli(decoder(z), x),
+        prior=lambda decoder, x: (jnp.zeros(latent), jnp.ones(latent)),
+        latent=elbax.DiagonalGaussian(latent),
+    )
+    update = elbax.JointGradientStep(model, optax.adam(RATE))
+    posterior = elbax.Amortized(encoder, model.latent)
+    state = update.init(elbax.Network(decoder), posterior, key=jax.random.key(1))
+
+    def run(state, batches):
+        state, info = jax.lax.scan(update, state, batches)
+        return state, info.elbo
+
+    return run, state
+
+
+def by_hand(latent: int, width: int, depth: int) -> Contestant:
+    model = networks(latent, width, depth)
+    weights, static = eqx.partition(model, eqx.is_inexact_array)
+    optimizer = optax.adam(RATE)
+
+    def loss(weights, batch, key):
+        decoder, encoder = eqx.combine(weights, static)
+
+        def negative_bound(x, key):
+            mean, log_deviation = jnp.split(encoder(x), 2)
+            deviation = jnp.exp(log_deviation)
+            z = mean + deviation * jax.random.normal(key, mean.shape)
+            divergence = 0.5 * (deviation**2 + mean**2 - 1 - 2 * log_deviation).sum()
+            return divergence - log_bernoulli(decoder(z), x)
+
+        return jax.vmap(negative_bound)(batch, jax.random.split(key, len(batch))).mean()
+
+    def step(carry, batch):
+        weights, memory, key = carry
+        key, now = jax.random.split(key)
+        value, gradient = jax.value_and_grad(loss)(weights, batch, now)
+        steps, memory = optimizer.update(gradient, memory)
+        return (optax.apply_updates(weights, steps), memory, key), -value
+
+    return functools.partial(jax.lax.scan, step), (
+        weights,
+        optimizer.init(weights),
+        jax.random.key(1),
+    )
+
+
+def by_numpyro(latent: int, width: int, depth: int) -> Contestant:
+    dist = numpyro.distributions
+    (decoder, encoder) = networks(latent, width, depth)
+    weights, static = eqx.partition((decoder, encoder), eqx.is_inexact_array)
+
+    def model(x):
+        decoder = eqx.combine(numpyro.param("decoder", lambda key: weights[0]), static[0])
+        with numpyro.plate("images", len(x)):
+            z = numpyro.sample("z", dist.Normal(jnp.zeros(latent), 1.0).to_event(1))
+            logits = jax.vmap(decoder)(z)
+            numpyro.sample("x", dist.Bernoulli(logits=logits).to_event(1), obs=x)
+
+    def guide(x):
+        encoder = eqx.combine(numpyro.param("encoder", lambda key: weights[1]), static[1])
+        mean, log_deviation = jnp.split(jax.vmap(encoder)(x), 2, -1)
+        with numpyro.plate("images", len(x)):
+            numpyro.sample("z", dist.Normal(mean, jnp.exp(log_deviation)).to_event(1))
+
+    optimizer = numpyro.optim.optax_to_numpyro(optax.adam(RATE))
+    objective = numpyro.infer.TraceMeanField_ELBO()
+    svi = numpyro.infer.SVI(model, guide, optimizer, objective)
+
+    def step(state, batch):
+        state, loss = svi.update(state, batch)
+        return state, -loss / len(batch)
+
+    return functools.partial(jax.lax.scan, step), svi.init(
+        jax.random.key(1), jnp.zeros((2, PIXELS))
+    )
+
+
+def by_torch(latent: int, width: int, depth: int) -> Callable[[np.ndarray], Any]:
+    import torch
+
+    torch.set_num_threads(THREADS)
+
+    def perceptron(inputs, outputs):
+        sizes = [inputs, *[width] * depth]
+        layers = [
+            layer
+            for pair in zip(sizes, sizes[1:])
+            for layer in (torch.nn.Linear(*pair), torch.nn.Tanh())
+        ]
+        return torch.nn.Sequential(*layers, torch.nn.Linear(width, outputs))
+
+    decoder, encoder = perceptron(latent, PIXELS), perceptron(PIXELS, 2 * latent)
+    optimizer = torch.optim.Adam([*decoder.parameters(), *encoder.parameters()], RATE)
+    entropy = torch.nn.functional.binary_cross_entropy_with_logits
+
+    def run(batches):
+        for x in batches:
+            mean, log_deviation = encoder(x).chunk(2, -1)
+            deviation = log_deviation.exp()
+            z = mean + deviation * torch.randn_like(mean)
+            divergence = 0.5 * (deviation**2 + mean**2 - 1 - 2 * log_deviation).sum()
+            loss = (divergence + entropy(decoder(z), x, reduction="sum")) / len(x)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    return lambda batches: run(torch.from_numpy(batches))
+
+
+def measured(latent: int, width: int, depth: int, batch: int) -> tuple[Row, Row]:
+    rng = np.random.default_rng(0)
+    batches = (rng.random((STEPS, batch, PIXELS)) < 0.2).astype(np.float32)
+    runs, compiling, contestants = {}, {}, {"elbax": by_elbax, "by hand": by_hand}
+    contestants["numpyro"] = by_numpyro
+    for name in contestants:
+        compiling[name] = []
+    for turn in range(3):
+        for name, make in list(contestants.items())[:: 1 if turn % 2 else -1]:
+            jax.clear_caches()
+            run, state = make(latent, width, depth)
+            begin = time.perf_counter()
+            program = jax.jit(run).lower(state, batches).compile()
+            compiling[name].append(time.perf_counter() - begin)
+            runs[name] = functools.partial(program, state, jnp.asarray(batches))
+    waited = {name: functools.partial(lambda f: jax.block_until_ready(f()), f) for name, f in runs.items()}
+    bounds = {name: np.asarray(f()[1]) for name, f in runs.items()}
+    # One model and one optimizer: the bounds differ by what the draws do.
+    assert all(abs(found[-1] / bounds["by hand"][-1] - 1) < 0.02 for found in bounds.values()), bounds
+    if importlib.util.find_spec("torch"):
+        waited["PyTorch"] = functools.partial(by_torch(latent, width, depth), batches)
+    times = {name: [] for name in waited}
+    for round_ in range(1 + ROUNDS):
+        for name in np.random.default_rng(round_).permutation(list(waited)):
+            times[name].append(1e3 * seconds(waited[name]) / STEPS)
+    times = {name: np.array(own[1:]) for name, own in times.items()}
+    size = {"latent, hidden, batch": f"{latent}, {depth} × {width}, {batch}"}
+    steps: Row = dict(size) | {"elbax, ms a step": f"{np.median(times['elbax']):.2f}"}
+    steps |= {f"elbax / {name}": paired(times["elbax"], own) for name, own in times.items() if name != "elbax"}
+    middle = {name: float(np.median(own)) for name, own in compiling.items()}
+    compiles: Row = dict(size) | {f"{name}, s": f"{own:.2f}" for name, own in middle.items()}
+    return steps, compiles | {"elbax / by hand": f"{middle['elbax'] / middle['by hand']:.2f}"}
+
+
+def paired(a: np.ndarray, b: np.ndarray) -> str:
+    low, middle, high = np.quantile(a / b, [0.25, 0.5, 0.75])
+    return f"{middle:.3f} ({low:.3f} to {high:.3f})"
+
+
+def report() -> Iterator[str]:
+    peers = {"numpyro": numpyro}
+    if importlib.util.find_spec("torch"):
+        import torch
+
+        peers["torch"] = torch
+    yield (
+        f"# A step of the variational autoencoder\n\n{setting(peers)}. Binary images of {PIXELS} pixels, float32. "
+        f"Medians of {ROUNDS} alternating rounds of {STEPS} steps; ratios of paired rounds, with quartiles. "
+        "`python benchmarks/autoencoders.py`."
+    )
+    steps, compiles = zip(*[measured(*size) for size in SIZES])
+    yield markdown(list(steps))
+    yield "## Compiling the scan"
+    yield markdown(list(compiles))
+
+
+if __name__ == "__main__":
+    write(RESULTS, report())

@@ -11,6 +11,7 @@ rounds. It needs numpyro, and takes PyTorch where it is installed.
 
 import functools
 import importlib.util
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,7 +33,9 @@ PIXELS, STEPS, ROUNDS, RATE = 784, 20, 60, 1e-3
 # Latent numbers, hidden units, hidden layers, images in a batch.
 SIZES = [(8, 64, 1, 50), (16, 200, 2, 100), (50, 200, 2, 128), (32, 500, 2, 100)]
 
-Contestant = tuple[Callable, Any]  # A function from (state, batches) to (state, bounds), and the state.
+Contestant = tuple[
+    Callable, Any
+]  # A function from (state, batches) to (state, bounds), and the state.
 
 
 def networks(latent: int, width: int, depth: int) -> tuple[eqx.nn.MLP, eqx.nn.MLP]:
@@ -134,7 +137,7 @@ def by_torch(latent: int, width: int, depth: int) -> Callable[[np.ndarray], Any]
         sizes = [inputs, *[width] * depth]
         layers = [
             layer
-            for pair in zip(sizes, sizes[1:])
+            for pair in itertools.pairwise(sizes)
             for layer in (torch.nn.Linear(*pair), torch.nn.Tanh())
         ]
         return torch.nn.Sequential(*layers, torch.nn.Linear(width, outputs))
@@ -172,10 +175,14 @@ def measured(latent: int, width: int, depth: int, batch: int) -> tuple[Row, Row]
             program = jax.jit(run).lower(state, batches).compile()
             compiling[name].append(time.perf_counter() - begin)
             runs[name] = functools.partial(program, state, jnp.asarray(batches))
-    waited = {name: functools.partial(lambda f: jax.block_until_ready(f()), f) for name, f in runs.items()}
+    waited = {
+        name: functools.partial(lambda f: jax.block_until_ready(f()), f) for name, f in runs.items()
+    }
     bounds = {name: np.asarray(f()[1]) for name, f in runs.items()}
     # One model and one optimizer: the bounds differ by what the draws do.
-    assert all(abs(found[-1] / bounds["by hand"][-1] - 1) < 0.02 for found in bounds.values()), bounds
+    assert all(abs(found[-1] / bounds["by hand"][-1] - 1) < 0.02 for found in bounds.values()), (
+        bounds
+    )
     if importlib.util.find_spec("torch"):
         waited["PyTorch"] = functools.partial(by_torch(latent, width, depth), batches)
     times = {name: [] for name in waited}
@@ -185,7 +192,11 @@ def measured(latent: int, width: int, depth: int, batch: int) -> tuple[Row, Row]
     times = {name: np.array(own[1:]) for name, own in times.items()}
     size = {"latent, hidden, batch": f"{latent}, {depth} × {width}, {batch}"}
     steps: Row = dict(size) | {"elbax, ms a step": f"{np.median(times['elbax']):.2f}"}
-    steps |= {f"elbax / {name}": paired(times["elbax"], own) for name, own in times.items() if name != "elbax"}
+    steps |= {
+        f"elbax / {name}": paired(times["elbax"], own)
+        for name, own in times.items()
+        if name != "elbax"
+    }
     middle = {name: float(np.median(own)) for name, own in compiling.items()}
     compiles: Row = dict(size) | {f"{name}, s": f"{own:.2f}" for name, own in middle.items()}
     return steps, compiles | {"elbax / by hand": f"{middle['elbax'] / middle['by hand']:.2f}"}

@@ -130,7 +130,7 @@ def _estimates(
     def total(x, weight, places):
         return [
             jnp.sum(jnp.where(weight > 0, weight.astype(each.dtype) * each, 0))
-            for each in over_rows(one, x, places.key)
+            for each in over_rows(one, x, places.keys[1])
         ]
 
     sums, weight = reduce_data(total, batch, key, chunk_size)

@@ -472,3 +472,14 @@ def test_an_encoder_reads_the_params_of_its_own_model(as_users_run):
         programs.encoder(ladder, LADDER, target=elbax.Exact(mixture, params))(X[0])
     with pytest.raises(TypeError, match="Amortized: target must be elbax.Exact"):
         programs.encoder(ladder, LADDER, target=PARAMS)
+
+
+def test_a_joint_density_of_a_program_needs_names():
+    def generate(params, draw):
+        draw("x", elbax.programs.Normal(draw("z", elbax.programs.Normal(jnp.zeros(2), 1.0)), 1.0))
+
+    log_joint = elbax.programs.log_joint(generate)
+    with pytest.raises(
+        TypeError, match=r"what the program draws, by name; got an array of shape \(2,\)"
+    ):
+        log_joint({}, jnp.zeros(2), jnp.zeros(2))

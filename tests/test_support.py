@@ -4,6 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import scipy.stats
 from test_rowwise import FAMILIES, named
@@ -222,6 +223,33 @@ def test_families_outside_of_their_support(name):
     for z in values_outside()[name]:
         assert log_prob(natural, z) == -np.inf
     assert np.isfinite(log_prob(natural, family(natural).sample(jax.random.key(0))))
+
+
+def test_truth_values_outside_of_their_support():
+    """Grey levels from 0 to 1 are expectations; those from 0 to 255 are none, and must not train a decoder."""
+    log_prob = elbax.families.Bernoulli().log_prob
+    found = log_prob(jnp.array(0.7), jnp.array([-1.0, 255.0, jnp.nan, 0.25]))
+    levels = 0.25 * log_prob(jnp.array(0.7), jnp.array(1)) + 0.75 * log_prob(
+        jnp.array(0.7), jnp.array(0)
+    )
+    np.testing.assert_allclose(found, [-np.inf, -np.inf, np.nan, levels], rtol=1e-6)
+    slope = jax.grad(log_prob)(jnp.array(0.7), jnp.array(255.0))
+    assert np.isfinite(slope)
+
+
+def test_fit_says_that_pixels_are_outside_of_the_support():
+    def likelihood(bias, x, z):
+        return elbax.families.Bernoulli()(bias + z).log_prob(x).sum()
+
+    latent = elbax.DiagonalGaussian(1)
+    prior = lambda bias, x: (jnp.zeros(1), jnp.ones(1))
+    model = elbax.Model(likelihood=likelihood, prior=prior, latent=latent)
+    encoder = elbax.Amortized(elbax.Network(lambda w, x: w, jnp.zeros(2)), latent)
+    vae = elbax.JointGradientStep(model, optax.sgd(0.1))
+    state = vae.init(jnp.zeros(3), encoder, key=jax.random.key(0))
+    result = elbax.fit(vae, state, jnp.array([[0.0, 255.0, 3.0]]), max_steps=3)
+    assert "(its reconstruction E_q[log p(x | z)] is -inf)" in result.message
+    assert "outside the model's support" in result.message
 
 
 @pytest.mark.parametrize("name", named(FAMILIES))

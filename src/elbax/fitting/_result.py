@@ -6,7 +6,7 @@ import numpy as np
 from .._arguments import guide
 from .._model import AbstractModel, models_of
 from .._state import ELBOState, Info
-from .._types import Array, Float, PyTree, Scalar
+from .._types import Any, Array, Float, PyTree, Scalar
 from .._update import name_of
 from ._loop import Carry, Code, CODES, resolution_of
 
@@ -123,10 +123,10 @@ def _message(code: Code, update, info: Info, trace: np.ndarray, tolerance: float
             "to ascend: a wrong M-step, a model whose statistics are not linear, or rounding. "
             f"The state before it is returned.{guide('decreased')}"
         )
-    culprit = name_of(_nonfinite_part(update, info))
+    part, seen = _nonfinite_part(update, info)
     return (
-        f"The ELBO that {culprit} measured at step {max(steps - 1, 0)} is not finite: look for a "
-        "collapsed component, a singular covariance, a step size too large, or data outside the "
+        f"The ELBO that {name_of(part)} measured at step {max(steps - 1, 0)} is not finite{_terms(seen)}: "
+        "look for a collapsed component, a singular covariance, a step size too large, or data outside the "
         f"model's support. The last good state is returned.{guide('nonfinite')}"
     )
 
@@ -138,11 +138,25 @@ def _advice(dtype: np.dtype) -> str:
     return ' For more, use float64: jax.config.update("jax_enable_x64", True) before any array is made.'
 
 
-def _nonfinite_part(update, info: Info):
-    """Returns the innermost part of a chain whose ELBO is not finite."""
+def _terms(info: Info) -> str:
+    """Returns which of its terms are not finite, if a step reports them."""
+    terms = {
+        "reconstruction E_q[log p(x | z)]": info.reconstruction,
+        "divergence KL(q ‖ p(z))": info.kl_prior,
+    }
+    found = [
+        f"its {name} is {float(value)}"
+        for name, value in terms.items()
+        if value is not None and not np.isfinite(value)
+    ]
+    return f" ({', '.join(found)})" if found else ""
+
+
+def _nonfinite_part(update, info: Info) -> tuple[Any, Info]:
+    """Returns the innermost part of a chain whose ELBO is not finite, and what it reports."""
     if hasattr(update, "update"):
         return _nonfinite_part(update.update, info)
     for part, seen in zip(update.parts, info.parts, strict=False):
         if seen.elbo is not None and not np.isfinite(seen.elbo):
             return _nonfinite_part(part, seen)
-    return update
+    return update, info

@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._arguments import takes, takes_key
+from .._arguments import takes, takes_key, told
 from .._network import Network
 from .._program import by_value
 from .._types import Any, Callable, Key, PyTree, Scalar
@@ -168,6 +168,11 @@ class _Joint:
     observed: str | tuple[str, ...]
 
     def __call__(self, params: PyTree, x: PyTree, z: PyTree, key: Key | None = None) -> Scalar:
+        if not isinstance(z, dict):
+            raise TypeError(
+                "programs.log_joint: expected z as a dictionary of what the program draws, by name; got "
+                f"{told(z)}. Use an encoder that is a program too, programs.encoder(infer, weights)."
+            )
         seen = values_of(x)
         one = isinstance(self.observed, str)
         given = {self.observed: seen} if one else {name: seen[name] for name in self.observed}

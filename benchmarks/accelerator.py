@@ -14,6 +14,9 @@ orders    Chains run step by step and as a tree, by the number and the length of
 sweeps    Sweeps of EM with full covariances, beside the device's own rate: large float32 matrix products at the
           highest precision, as elbax takes them. Useful flops are those of the two products of N x F features
           with K columns, 4 N K F, with F = D + D (⌊D/2⌋ + 1): the columns and their products.
+autoencoders  Gradient steps of variational autoencoders of 784 pixels and 50 latent numbers, with one draw an
+          image and with 50 weighted draws, beside the same rate. Useful flops are those of the products with the
+          weights, six for each weight and image (the decoder's for each draw).
 
 Seconds are slopes between two numbers of calls, medians with the extremes of the rounds. A size that does
 not fit the device's memory is skipped. The exit status is 1 if anything differs.
@@ -37,6 +40,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from every_family import chain as chain_of_states, FULL, Size, SMALL, state_space, SYSTEMS
 
 import elbax
@@ -50,6 +54,9 @@ CALLS = (1, 5)
 STARTS = (1, 16, 128)
 SEQUENCES = [(1, 32_768), (64, 512), (4096, 128)]
 SMALL_SEQUENCES = [(2, 8)]
+# Images, hidden units of two layers, draws of an image.
+AUTOENCODERS = [(128, 200, 1), (128, 200, 50), (2048, 200, 50), (8192, 1024, 1)]
+SMALL_AUTOENCODERS = [(8, 4, 2)]
 COVARIANCES = ("full", "tied", "diagonal", "spherical")
 # In small each kind of data and of update is tried once: the library's own tests have the others in float32.
 ONCE = {"the same, columns missing", "categorical", "mixture of experts", "alignments"}
@@ -307,6 +314,44 @@ def sweep(n: int, dim: int, k: int, chunk_size: int | None, rate: float) -> Row:
     }
 
 
+def autoencoder(batch: int, width: int, draws: int, rate: float) -> Row:
+    """Milliseconds of a gradient step, and its useful flops beside the device's rate."""
+    keys = jax.random.split(jax.random.key(0), 4)
+    mlp = functools.partial(eqx.nn.MLP, width_size=width, depth=2, activation=jnp.tanh)
+    decoder, encoder = mlp(50, 784, key=keys[0]), mlp(784, 100, key=keys[1])
+    estimators = elbax.estimators
+    one = draws == 1
+    model = elbax.Model(
+        likelihood=lambda decoder, x, z: elbax.families.Bernoulli()(decoder(z)).log_prob(x).sum(),
+        prior=lambda decoder, x: (jnp.zeros(50), jnp.ones(50)),
+        latent=elbax.DiagonalGaussian(50),
+        estimator=estimators.Reparameterized() if one else estimators.ImportanceWeighted(draws),
+    )
+    update = elbax.JointGradientStep(model, optax.adam(1e-3))
+    posterior = elbax.Amortized(encoder, model.latent)
+    state = update.init(elbax.Network(decoder), posterior, key=keys[2])
+    x = (jax.random.uniform(keys[3], (batch, 784)) < 0.2).astype(jnp.float32)
+
+    @jax.jit
+    def run(state, x):
+        return jax.lax.scan(lambda s, _: update(s, x), state, length=SWEEPS)
+
+    compiling = seconds(run, state, x)
+    rounds = [seconds(run, state, x) / SWEEPS for _ in range(5)]
+    median = float(np.median(rounds))
+    weights = [width * (784 + width + outputs) for outputs in (100, 50)]
+    flops = 6 * batch * (weights[0] + draws * weights[1])
+    return {
+        "images": batch,
+        "hidden": f"2 x {width}",
+        "draws": draws,
+        "a step, ms": f"{1e3 * median:.4g} ({1e3 * min(rounds):.4g} to {1e3 * max(rounds):.4g})",
+        "steps a second": f"{1 / median:.4g}",
+        "of matmul": f"{flops / median / rate:.1%}",
+        "first call, s": f"{compiling:.3g}",
+    }
+
+
 def bytes_limit() -> float:
     """What the device can hold; a CPU does not say."""
     return (jax.devices()[0].memory_stats() or {}).get("bytes_limit", math.inf)
@@ -348,12 +393,20 @@ def sweeps_part(size: Size) -> Iterator[Any]:
     yield [sweep(*case, rate) for case in cases]
 
 
+def autoencoders_part(size: Size) -> Iterator[Any]:
+    small = size == SMALL
+    rate = matmul_rate(256 if small else 8192)
+    yield "## Variational autoencoders: gradient steps, ten in a scan"
+    yield [autoencoder(*case, rate) for case in (SMALL_AUTOENCODERS if small else AUTOENCODERS)]
+
+
 PARTS = {
     "accuracy": accuracy_part,
     "families": families_part,
     "restarts": restarts_part,
     "orders": orders_part,
     "sweeps": sweeps_part,
+    "autoencoders": autoencoders_part,
 }
 
 

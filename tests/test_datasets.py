@@ -48,3 +48,18 @@ def test_handwritten_words():
     template = np.stack([pixels[first & (letters == kind)].mean(0) for kind in kinds])
     distance = ((pixels[~first][:, None] - template) ** 2).sum((2, 3))
     assert (kinds[distance.argmin(1)] == letters[~first]).mean() > 0.5
+
+
+def test_moby_dick():
+    text = elbax.datasets.moby_dick()
+    paragraphs = text.splitlines()
+    headings = [line for line in paragraphs if line.startswith("CHAPTER ")]
+    assert [int(line.split()[1][:-1]) for line in headings] == list(range(1, 23))
+    assert paragraphs[1].startswith("Call me Ishmael. Some years ago")
+    assert paragraphs[-1].endswith("like fate into the lone Atlantic.")
+    assert len(text.split()) > 38_000 and not any(line != line.strip() for line in paragraphs)
+    # English: e is the most frequent letter, and "the" the most frequent word.
+    letters = [letter for letter in text.lower() if letter.isalpha()]
+    assert max(set(letters), key=letters.count) == "e"
+    words = text.lower().split()
+    assert max(set(words), key=words.count) == "the"

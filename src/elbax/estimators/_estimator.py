@@ -69,6 +69,11 @@ def draws(q: Any, key: Key, number: int) -> Any:
     return jax.vmap(q.sample)(keys)
 
 
+def over_draws(function: Callable[[Any], Any], z: Any, number: int) -> Any:
+    # The number is told for a model without latents, whose z has no parts.
+    return jax.vmap(function, axis_size=number)(z)
+
+
 def frozen(tree: Any) -> Any:
     # A distribution of another library may hold functions among its arrays.
     stop = lambda leaf: jax.lax.stop_gradient(leaf) if eqx.is_array(leaf) else leaf

@@ -5,7 +5,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._estimator import AbstractEstimator, AbstractMovingDraws, check_number, draws, frozen
+from ._estimator import (
+    AbstractEstimator,
+    AbstractMovingDraws,
+    check_number,
+    draws,
+    frozen,
+    over_draws,
+)
 
 
 class ImportanceWeighted(AbstractMovingDraws):
@@ -26,8 +33,8 @@ class ImportanceWeighted(AbstractMovingDraws):
 
     def __call__(self, log_joint, q, key):
         z = draws(q, key, self.num_samples)
-        log_weights = jax.vmap(lambda z: log_joint(z) - q.log_prob(z))(z)
-        return _log_mean(log_weights)
+        log_weight = lambda z: log_joint(z) - q.log_prob(z)
+        return _log_mean(over_draws(log_weight, z, self.num_samples))
 
 
 class DoublyReparameterized(AbstractMovingDraws):

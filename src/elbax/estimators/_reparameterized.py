@@ -1,11 +1,10 @@
 """Reparameterized draws, which move with q."""
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 
 from ..families import Distribution
-from ._estimator import AbstractMovingDraws, draws, frozen
+from ._estimator import AbstractMovingDraws, draws, frozen, over_draws
 
 
 class Reparameterized(AbstractMovingDraws):
@@ -23,11 +22,14 @@ class Reparameterized(AbstractMovingDraws):
     def __call__(self, log_joint, q, key):
         if isinstance(q, Distribution):
             return self.average(log_joint, q, key) + q.entropy()
-        z = draws(q, key, self.num_samples)
-        return jnp.mean(jax.vmap(log_joint)(z) - jax.vmap(q.log_prob)(z))
+        return self._mean(lambda z: log_joint(z) - q.log_prob(z), q, key)
 
     def average(self, function, q, key):
-        return jnp.mean(jax.vmap(function)(draws(q, key, self.num_samples)))
+        return self._mean(function, q, key)
+
+    def _mean(self, function, q, key):
+        z = draws(q, key, self.num_samples)
+        return jnp.mean(over_draws(function, z, self.num_samples))
 
 
 class StickingTheLanding(AbstractMovingDraws):
@@ -43,4 +45,5 @@ class StickingTheLanding(AbstractMovingDraws):
 
     def __call__(self, log_joint, q, key):
         z, fixed = draws(q, key, self.num_samples), frozen(q)
-        return jnp.mean(jax.vmap(lambda z: log_joint(z) - fixed.log_prob(z))(z))
+        log_weight = lambda z: log_joint(z) - fixed.log_prob(z)
+        return jnp.mean(over_draws(log_weight, z, self.num_samples))

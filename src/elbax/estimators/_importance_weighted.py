@@ -56,7 +56,7 @@ class DoublyReparameterized(AbstractMovingDraws):
         z, fixed = draws(q, key, self.num_samples), frozen(q)
         stay = frozen(z)
         log_weight = lambda z: log_joint(z) - fixed.log_prob(z)
-        log_weights, pull = jax.vmap(jax.value_and_grad(log_weight))(stay)
+        log_weights, pull = over_draws(jax.value_and_grad(log_weight), stay, self.num_samples)
         share = frozen(jax.nn.softmax(log_weights))
         # Its value is zero; its gradient in φ goes through the draws alone.
         moved = jax.tree.map(

@@ -593,10 +593,10 @@ def main() -> None:
 
 NOTE = """Every system makes as many steps on the same minibatches of 50 blocks or pieces; tables make sweeps over
 all of them. Each is kept where the validation data are most probable, and told on the test data. A perplexity is
-exp(−log p(x) / T) of blocks of T symbols, each from its beginning. There log p(x) is the forward algorithm's sum
-over all paths of states, so it is exact; n-grams see the same blocks. For the encoder, which is trained by a bound,
-the bound is told beside it. Of programs with latents log p(x) is an estimate by importance sampling, from below. The
-seconds are those of a machine with other work."""
+exp(−log p(x) / T) of blocks of T symbols, each from its beginning. There log p(x) is the forward algorithm's
+sum over all paths of states, so it is exact; n-grams see the same blocks. For the encoder, which is trained
+by a bound, the bound is told beside it. Of programs with latents log p(x) is an estimate by importance
+sampling, from below. The seconds are those of a machine with other work."""
 
 
 def heading() -> str:

@@ -63,3 +63,17 @@ def test_moby_dick():
     assert max(set(letters), key=letters.count) == "e"
     words = text.lower().split()
     assert max(set(words), key=words.count) == "the"
+
+
+def test_japanese_vowels():
+    sequences, speakers = elbax.datasets.japanese_vowels()
+    lengths = np.array([len(sequence) for sequence in sequences])
+    assert len(sequences) == len(speakers) == 640 and (lengths.min(), lengths.max()) == (7, 29)
+    assert sum(lengths) == 9961 and all(sequence.shape[1] == 12 for sequence in sequences)
+    np.testing.assert_array_equal(np.bincount(speakers[:270]), 30)
+    np.testing.assert_array_equal(np.bincount(speakers[270:]), [31, 35, 88, 44, 29, 24, 40, 50, 29])
+    # Utterances and speakers go together: the nearest mean of an utterance is mostly its speaker's.
+    means = np.stack([sequence.mean(0) for sequence in sequences])
+    centers = np.stack([means[:270][speakers[:270] == one].mean(0) for one in range(9)])
+    nearest = ((means[270:, None] - centers) ** 2).sum(2).argmin(1)
+    assert (nearest == speakers[270:]).mean() > 0.9

@@ -3,6 +3,7 @@
 from ._earthquakes import earthquakes as earthquakes
 from ._handwritten_words import handwritten_words as handwritten_words
 from ._house_votes import house_votes as house_votes, VOTES as VOTES
+from ._japanese_vowels import japanese_vowels as japanese_vowels
 from ._lambda_phage import lambda_phage as lambda_phage
 from ._moby_dick import moby_dick as moby_dick
 from ._nile import nile as nile

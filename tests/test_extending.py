@@ -166,7 +166,7 @@ def test_the_component_along_a_chain(page):
 def test_layers_of_flax_with_running_statistics(page):
     """Evaluated without a key, the encoder comes close to Bayes' rule, by statistics that are the data's."""
     x, model, state = page["x"], page["mixture"], page["trained"]
-    statistics = state.posterior.network.weights["batch_stats"]["BatchNorm_0"]
+    statistics = state.posterior.network.state.value["batch_stats"]["BatchNorm_0"]
     np.testing.assert_allclose(statistics["mean"], x.mean(0), rtol=1e-5)
     np.testing.assert_allclose(statistics["var"], x.var(0), rtol=1e-5)
     evidence = elbax.evidence(model, state.params, x)

@@ -70,6 +70,7 @@ from ._rows import (
     log_densities as log_densities,
     probabilities as probabilities,
 )
+from ._running_statistics import RunningStatistics as RunningStatistics
 from ._saving import load as load, save as save
 from ._state import ELBOState as ELBOState, Info as Info
 from ._update import AbstractUpdate as AbstractUpdate, Chain as Chain

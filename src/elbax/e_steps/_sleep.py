@@ -92,8 +92,8 @@ class SleepEStep(AbstractUpdate):
 
         def surprise(weights):
             posterior = with_weights(weights, state.posterior)
-            each = jax.vmap(lambda x, z, key: posterior(x, key=key).log_prob(z))
-            return -jnp.mean(each(x, z, keys[:, 1]))
+            each = lambda x, z, key: posterior(x, key=key).log_prob(z)
+            return -jnp.mean(jax.vmap(each, axis_name="rows")(x, z, keys[:, 1]))
 
         slope = jax.grad(surprise)(weights)
         with jax.numpy_dtype_promotion("standard"):

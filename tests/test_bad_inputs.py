@@ -946,6 +946,7 @@ def constructors():
         (elbax.estimators.ImportanceWeighted, {}),
         (elbax.estimators.DoublyReparameterized, {}),
         (elbax.estimators.ImportanceWeightedScore, {}),
+        (elbax.estimators.ReweightedWakeSleep, {}),
         (elbax.estimators.Quadrature, {}),
         (elbax.estimators.Reparameterized, {}),
         (elbax.estimators.StickingTheLanding, {}),

@@ -237,6 +237,39 @@ def test_each_choice_learns_what_it_added():
     assert 3 * jnp.std(ours, 0).max() < jnp.std(plain, 0).min()
 
 
+def test_reweighted_slopes_are_those_of_all_pairs_of_draws():
+    """Of the bound in the payoffs, of the weighted log q in the logits; with many draws that of KL(p ‖ q)."""
+
+    def one(point, key):
+        payoff, logits = point
+        return estimators.ReweightedWakeSleep(2)(lambda z: payoff[z], CHOICE(logits), key)
+
+    pair = np.indices((3, 3)).reshape(2, 9)
+
+    def log_weights(point):
+        return (point[0] - jax.nn.log_softmax(point[1]))[pair]
+
+    def expected(point, at):
+        log_q, probability = jax.nn.log_softmax(point[1]), jax.nn.softmax(at[1])
+        share = jax.nn.softmax(log_weights(at), axis=0)
+        every = jnp.prod(probability[pair], 0)
+        # Its slope at the point is that of the payoffs and of log q, at fixed weights.
+        return jnp.sum(every * jnp.sum(share * (point[0][pair] + log_q[pair]), 0)), every
+
+    point = PAYOFF, LOGITS
+    keys = jax.random.split(jax.random.key(3), 20_000)
+    value, slope = jax.jit(jax.vmap(jax.value_and_grad(one), (None, 0)))(point, keys)
+    by_hand, every = jax.jit(jax.grad(expected, has_aux=True))(point, point)
+    mean = jax.nn.logsumexp(log_weights(point), axis=0) - jnp.log(2.0)
+    assert_unbiased((value, slope), (every @ mean, by_hand))
+
+    many = lambda logits: estimators.ReweightedWakeSleep(100_000)(
+        lambda z: PAYOFF[z], CHOICE(logits), jax.random.key(4)
+    )
+    inclusive = jax.nn.softmax(PAYOFF) - jax.nn.softmax(LOGITS)
+    np.testing.assert_allclose(jax.jit(jax.grad(many))(LOGITS), inclusive, atol=0.01)
+
+
 def test_relaxed_choices_come_near_as_they_cool():
     """A payoff that is no linear function: the bias of the gradient shrinks with the temperature."""
 

@@ -156,6 +156,91 @@ def test_a_step_reports_reconstruction_and_divergence(prior, beta):
     np.testing.assert_allclose(info.reconstruction, terms.reconstruction, rtol=1e-10)
 
 
+@pytest.mark.parametrize(("prior", "parts"), [(natural, 2), (density, 1)])
+@pytest.mark.parametrize("nats", [0.0, 0.15, 9.0])
+def test_free_bits_floor_the_mean_divergence_of_each_part(prior, parts, nats):
+    """The objective from what `elbo_terms` says; its slope in the encoder by automatic differentiation of it."""
+    model = model_of(prior)
+    step = elbax.GradientEStep(model, optax.sgd(1.0))
+    update = elbax.wrappers.Anneal(step, lambda _: nats, "free_bits")
+    state = update.init(LOADINGS, linear(), key=KEYS[4])
+    now = jax.random.split(KEYS[4])[1]
+
+    def objective(weights):
+        encoder = eqx.tree_at(lambda q: q.network.weights, linear(), weights)
+        terms = elbax.elbo_terms(model, LOADINGS, encoder, X, key=now)
+        if parts == 1:
+            return terms.reconstruction - jnp.maximum(nats, terms.kl_prior)
+        linear_term, precision = jax.vmap(encoder)(X).natural
+        mean = linear_term / precision
+        each = (1 / precision + (mean - CENTER) ** 2 - 1 + jnp.log(precision)) / 2
+        return terms.reconstruction - jnp.maximum(nats, each.mean(0)).sum()
+
+    after, info = jax.jit(update)(state, X)
+    value, slope = jax.jit(jax.value_and_grad(objective))(WEIGHTS)
+    np.testing.assert_allclose(info.elbo, value, rtol=1e-10)
+    moved = after.posterior.network.weights - WEIGHTS
+    np.testing.assert_allclose(moved, slope, rtol=1e-8, atol=1e-10)
+
+
+def test_free_bits_of_a_program_are_by_draw():
+    """At the draws of the step; a floor far below all divergences is the bound, one far above counts the parts."""
+    programs = elbax.programs
+
+    def two(params, draw):
+        a = draw("a", programs.Normal(jnp.zeros(2), 1.0))
+        draw("b", programs.Normal(params @ a, 1.0))
+
+    def infer(weights, x, draw):
+        b = draw("b", programs.Normal(weights[:3] @ x, 0.5))
+        draw("a", programs.Normal(weights[2:, :] @ b, 0.7))
+
+    model = elbax.Model(
+        likelihood=lambda params, x, z: norm.logpdf(x, z["b"], 0.5).sum(),
+        prior=programs.prior(two),
+        estimator=StickingTheLanding(),
+    )
+    encoder = programs.encoder(infer, 0.3 * jax.random.normal(KEYS[1], (4, 3)))
+    step = elbax.JointGradientStep(model, optax.sgd(0.1))
+    plain = jax.jit(step)(step.init(LOADINGS, encoder, key=KEYS[4]), X)[1]
+
+    @jax.jit
+    def annealed(nats):
+        update = elbax.wrappers.Anneal(step, lambda _: nats, "free_bits")
+        return update(update.init(LOADINGS, encoder, key=KEYS[4]), X)[1].elbo
+
+    np.testing.assert_allclose(annealed(-1e6), plain.elbo, rtol=1e-12)
+    np.testing.assert_allclose(annealed(1e4), plain.reconstruction - 2e4, rtol=1e-12)
+
+
+def test_divergences_of_independent_latents_add_up():
+    family = elbax.families.Product(
+        a=elbax.families.Copies(elbax.Categorical(3)), b=LATENT, c=elbax.Gaussian(2)
+    )
+    key = iter(KEYS)
+    outputs = [
+        {"a": jax.random.normal(next(key), (4, 3)), "b": jnp.array([0.1, 1.0, -0.5, 0.2]), "c": c}
+        for c in (jnp.zeros(5), jnp.linspace(-1.0, 1.0, 5))
+    ]
+    q, p = map(family.distribution, outputs)
+    model = elbax.Model(lambda params, x, z: 0.0, family, estimator=ScoreFunction())
+    each = model.divergences(q, p, KEYS[0])
+    assert each.shape == (4 + 2 + 1,) and (each[:4] > 0).all() and each[6] > 0
+    np.testing.assert_allclose(each[4:6], 0, atol=1e-12)
+    np.testing.assert_allclose(each.sum(), model.divergence(q, p, KEYS[0]), rtol=1e-12)
+
+
+def test_free_bits_are_for_encoders(as_users_run):
+    model = elbax.Model(
+        likelihood=likelihood, prior=lambda p, x: (jnp.zeros(2), jnp.eye(2)), latent=elbax.Gaussian(2),
+        conjugate=True,
+    )
+    em = elbax.Chain(elbax.ExactEStep(model), elbax.GradientMStep(model, optax.sgd(0.1)))
+    step = elbax.wrappers.Anneal(em, lambda _: 0.1, "free_bits")
+    with pytest.raises(TypeError, match="Bayes' rule is not known for this objective. Use an encoder"):
+        step(step.init(LOADINGS, elbax.Exact(model, LOADINGS), key=KEYS[0]), X)
+
+
 def test_a_chain_hands_on_what_its_last_measured_part_saw():
     model = model_of(natural)
     steps = elbax.GradientEStep(model, optax.sgd(0.1)), elbax.GradientMStep(model, optax.sgd(0.1))

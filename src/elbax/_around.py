@@ -77,6 +77,9 @@ class AbstractAround(AbstractModel):
     def divergence(self, q: Any, prior: Any, key: Key) -> Scalar:
         return self.model.divergence(q, prior, key)
 
+    def divergences(self, q: Any, prior: Any, key: Key) -> Array:
+        return self.model.divergences(q, prior, key)
+
     @property
     def splits(self) -> bool:
         return self.model.splits

@@ -17,7 +17,7 @@ from ._shortcut import Shortcut
 from ._types import Any, Array, Key, PyTree, Scalar
 from .data._batch import host_rows, rows
 from .data._check import check_no_nan, check_rows
-from .families import AbstractFamily, Distribution, exact_divergence
+from .families import AbstractFamily, Distribution, exact_divergence, exact_divergences
 
 
 class AbstractModel(eqx.Module):
@@ -284,6 +284,20 @@ class AbstractModel(eqx.Module):
         """Returns KL(q ‖ p(z)) of one datum, in nats: exact within one family, else estimated as in `elbo`."""
         exact = exact_divergence(q, prior)
         return -(q.expect(prior.log_prob, key) + q.entropy()) if exact is None else exact
+
+    def divergences(self, q: Any, prior: Any, key: Key) -> Array:
+        """Returns KL(q ‖ p(z)) of one datum by part of z; the parts sum up to `divergence`.
+
+        They are the coordinates of a `DiagonalGaussian`, factors of a `Product`, rows of `Copies` and draws of a
+        program (each given those before), where q and the prior are both such; else there is one part.
+        """
+        exact = exact_divergences(q, prior)
+        if exact is not None:
+            return exact
+        ours, theirs = (getattr(one, "parts", {}) for one in (getattr(q, "source", q), prior))
+        if not ours or set(ours) != set(theirs):
+            return self.divergence(q, prior, key)[None]
+        return jnp.stack([self.divergence(ours[name], theirs[name], key) for name in sorted(ours)])
 
     @property
     def divergence_weight(self) -> Array | float | None:

@@ -110,8 +110,8 @@ class Listening(eqx.Module):
 
     @staticmethod
     def ear_of(state: PyTree) -> PyTree:
-        """Returns where the moves of the state arrive, and the number of calls."""
-        return jax.tree.map(_as_float, state), jnp.zeros(())
+        """Returns where the moves of the state arrive, and the number of calls of each entry."""
+        return jax.tree.map(_as_float, state), jax.tree.map(_as_float, state)
 
     def heard(self, output: PyTree, new: PyTree) -> PyTree:
         """Returns the output of a call that moves the state."""
@@ -120,20 +120,20 @@ class Listening(eqx.Module):
             return new.astype(old.dtype) - old
 
         by = jax.tree.map(difference, new, self.value)
+        # A one for each call: batched if the move is, since a gradient sums over the batch only then.
+        ones = jax.tree.map(lambda by: jnp.where(by == by, 1, jnp.ones_like(by)), by)
         arrays, rest = eqx.partition(output, eqx.is_inexact_array)
-        return eqx.combine(_heard(arrays, self.ear, (by, jnp.ones(()))), rest)
+        return eqx.combine(_heard(arrays, self.ear, (by, ones)), rest)
 
     def moved(self, total: PyTree) -> PyTree:
         """Returns the state moved by the mean of all calls."""
-        by, number = total
 
-        def one(old, by):
-            by = by / jnp.maximum(number, 1).astype(by.dtype)
-            new = _as_float(old) + by
+        def one(old, by, number):
+            new = _as_float(old) + by / jnp.maximum(number, 1)
             whole = not jnp.issubdtype(old.dtype, jnp.inexact)
             return (jnp.round(new) if whole else new).astype(old.dtype)
 
-        return jax.tree.map(one, self.value, by)
+        return jax.tree.map(one, self.value, *total)
 
 
 def _as_float(leaf: Any) -> Any:

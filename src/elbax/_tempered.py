@@ -16,14 +16,15 @@ from ._types import Any, Array, Key, PyTree, Scalar
 from .families import Distribution
 
 
-Target = Literal["entropy", "divergence"]
+Target = Literal["entropy", "divergence", "free_bits"]
 
 
 class Tempered(AbstractAround):
     r"""A model in which one term of the ELBO is weighted by β, for one step of `Anneal`.
 
-    Its `elbo` is $E_q[\log p(x, z)] + H(q) / \beta$ (`"entropy"`), or $E_q[\log p(x \mid z)] - \beta\,
-    \mathrm{KL}(q \| p(z))$ (`"divergence"`). Its `conditional` is the maximizing q, $q \propto p(x, z)^\beta$ or
+    Its `elbo` is $E_q[\log p(x, z)] + H(q) / \beta$ (`"entropy"`), $E_q[\log p(x \mid z)] - \beta\,
+    \mathrm{KL}(q \| p(z))$ (`"divergence"`), or $E_q[\log p(x \mid z)] - \sum_j \max(\beta, \mathrm{KL}_j)$
+    (`"free_bits"`). Its `conditional` is the maximizing q, $q \propto p(x, z)^\beta$ or
     $q \propto p(z)\, p(x \mid z)^{1/\beta}$. All else is the model's.
     """
 
@@ -53,7 +54,7 @@ class Tempered(AbstractAround):
 
     def _kept(self, params: PyTree) -> Reference:
         """Returns the params for `prior_at`, where the bound needs p(z)."""
-        return Reference(params if self.target == "divergence" else None)
+        return Reference(None if self.target == "entropy" else params)
 
     @property
     def divergence_weight(self) -> Array | None:
@@ -74,13 +75,23 @@ class Tempered(AbstractAround):
         beta = self.beta.astype(bound.dtype)
         if self.target == "entropy":
             return bound + (1 / beta - 1) * q.entropy().astype(bound.dtype)
-        divergence = self.model.divergence(q, self.prior_at(natural, x), key)
+        prior = self.prior_at(natural, x)
+        if self.target == "free_bits":
+            each = self.model.divergences(q, prior, key).astype(bound.dtype)
+            over_rows = jax.lax.pmean(each, "rows")
+            return bound + jnp.sum(each - jnp.maximum(beta, over_rows))
+        divergence = self.model.divergence(q, prior, key)
         return bound + (1 - beta) * divergence.astype(bound.dtype)
 
     def conditional(self, natural: PyTree, x: PyTree) -> Distribution:
         q = self.model.conditional(natural["model"], x)
         if self.target == "entropy":
             return q.family(_mix(self.beta, q.natural))
+        if self.target == "free_bits":
+            raise TypeError(
+                "Anneal(target='free_bits'): Bayes' rule is not known for this objective. Use an encoder, such as "
+                "elbax.Amortized(network, model.latent)."
+            )
         prior = self.prior_at(natural, x)
         if not isinstance(prior, Distribution) or prior.family != q.family:
             raise TypeError(

@@ -12,6 +12,7 @@ r"""Estimators of a datum's bound $E_q[\log p(x, z) - \log q(z)]$ and of its gra
 | `ImportanceWeighted` | continuous | the tighter bound of S draws | unbiased for it |
 | `DoublyReparameterized` | continuous | the same | unbiased for it, signal grows with S |
 | `ImportanceWeightedScore` | any | the same | unbiased for it, leave-one-out baselines (VIMCO) |
+| `ReweightedWakeSleep` | any | the same | unbiased for it in θ, of KL(p ‖ q) in q |
 
 Pass one as `Model(log_joint, latent, estimator=...)`.
 """
@@ -29,4 +30,5 @@ from ._reparameterized import (
     Reparameterized as Reparameterized,
     StickingTheLanding as StickingTheLanding,
 )
+from ._reweighted import ReweightedWakeSleep as ReweightedWakeSleep
 from ._score_function import ScoreFunction as ScoreFunction

@@ -13,6 +13,7 @@ from ._dirichlet import Dirichlet as Dirichlet
 from ._divergence import (
     as_prior as as_prior,
     exact_divergence as exact_divergence,
+    exact_divergences as exact_divergences,
     in_precision_of as in_precision_of,
 )
 from ._factor_graph import FactorGraph as FactorGraph

@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from .._math.algebra import is_label
-from .._types import Any, Callable, PyTree, Scalar
+from .._types import Any, Array, Callable, PyTree, Scalar
 from ._any_latent import AnyLatent
+from ._diagonal_gaussian import DiagonalGaussian
 from ._family import AbstractFamily, Distribution
+from ._independent import Copies, Product
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +48,25 @@ def exact_divergence(q: Any, prior: Any) -> Scalar | None:
     tight = getattr(q, "tight", False)
     expected = q.family.bound(q.natural, natural) if tight else q.bound(natural)
     return prior.family.log_normalizer(natural) - expected
+
+
+def exact_divergences(q: Any, prior: Any) -> Array | None:
+    """Returns KL(q ‖ p) by independent part, such as a coordinate of a `DiagonalGaussian`; their sum is that of all."""
+    total = exact_divergence(q, prior)
+    if total is None or not (isinstance(q, Distribution) and q.family == prior.family):
+        return None if total is None else total[None]
+    of_family = lambda family, *naturals: exact_divergences(*map(family, naturals))
+    family, naturals = q.family, (q.natural, in_precision_of(q.natural, prior.natural))
+    if isinstance(family, Product):
+        each = zip(family.factors, *map(family.parts, naturals), strict=True)
+        return jnp.concatenate([of_family(*own) for own in each])
+    if isinstance(family, Copies):
+        return jax.vmap(lambda *own: of_family(family.family, *own))(*naturals).ravel()
+    if isinstance(family, DiagonalGaussian):
+        columns = jax.tree.map(lambda leaf: leaf[:, None], naturals)
+        one = lambda *own: exact_divergence(*map(DiagonalGaussian(1), own))
+        return jax.vmap(one)(*columns)
+    return total[None]
 
 
 def _has_exact_bound(q: Any) -> bool:

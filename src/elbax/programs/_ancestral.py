@@ -66,19 +66,52 @@ class Ancestral(eqx.Module):
 
         **Raises** `ValueError` if z has other names than the program draws.
         """
+        return jnp.asarray(sum(self.log_probs(z).values(), 0.0))
+
+    def log_probs(self, z: dict[str, PyTree]) -> dict[str, Scalar]:
+        """Returns log p of each draw given those before, by name, in nats; errors as of `log_prob`."""
         draw = self._run(Scoring(z))
-        unknown = sorted(set(z) - draw.seen)
+        unknown = sorted(set(z) - set(draw.scores))
         if unknown:
             raise ValueError(
-                f"The values of {unknown} are given, but the program draws {sorted(draw.seen)}."
+                f"The values of {unknown} are given, but the program draws {sorted(draw.scores)}."
             )
-        return jnp.asarray(draw.total)
+        return draw.scores
+
+    @property
+    def parts(self) -> dict[str, "Part"]:
+        """Its draws as distributions, each given those before, by name."""
+        return {name: Part(self, name) for name in self._shapes}
+
+    @property
+    def _shapes(self) -> dict[str, PyTree]:
+        return jax.eval_shape(lambda: self.sample(jax.random.key(0)))
 
     @property
     def moves(self) -> bool:
         """Whether draws are differentiable functions of the arguments: none is a whole number or a truth value."""
-        shapes = jax.eval_shape(lambda: self.sample(jax.random.key(0)))
-        return all(jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in jax.tree.leaves(shapes))
+        leaves = jax.tree.leaves(self._shapes)
+        return all(jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves)
+
+
+class Part(eqx.Module):
+    """One draw of a program given those before: samples of all, and the density of this one."""
+
+    whole: Ancestral
+    name: str = eqx.field(static=True)
+
+    @property
+    def moves(self) -> bool:
+        """Whether draws of the whole move with its arguments."""
+        return self.whole.moves
+
+    def sample(self, key: Key) -> dict[str, PyTree]:
+        """Returns one draw of all names."""
+        return self.whole.sample(key)
+
+    def log_prob(self, z: dict[str, PyTree]) -> Scalar:
+        """Returns log p of the draw of this name given those before."""
+        return self.whole.log_probs(z)[self.name]
 
 
 def encoder(

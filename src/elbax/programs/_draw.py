@@ -92,13 +92,12 @@ class Scoring(AbstractDraw):
     """Adds up the log-densities of given values."""
 
     def __init__(self, given: dict[str, Any]):
-        self.given, self.seen = jax.tree.map(jnp.asarray, given), set()
-        self.total: Scalar | float = 0.0
+        self.given = jax.tree.map(jnp.asarray, given)
+        self.scores: dict[str, Scalar] = {}
 
     def _take(self, names: list[str]) -> dict[str, Any]:
         for name in names:
-            check_new(name, self.seen)
-            self.seen.add(name)
+            check_new(name, self.scores)
             if name not in self.given:
                 raise ValueError(
                     f"A program draws {name!r}, but the values given are those of {sorted(self.given)}. Its "
@@ -112,7 +111,7 @@ class Scoring(AbstractDraw):
         scores = jnp.asarray(distribution.log_prob(value))
         if where is not True:
             scores = jnp.where(where, scores, 0)
-        self.total += jnp.sum(scores)
+        self.scores[name] = jnp.sum(scores)
         return value
 
     def scan(self, step, carry, xs=None, *, length=None, where=True):
@@ -130,10 +129,11 @@ class Scoring(AbstractDraw):
             x, given = at
             draw = Scoring(given)
             carry, y = step(carry, x, draw)
-            return carry, (y, jnp.asarray(draw.total))
+            return carry, (y, draw.scores)
 
         carry, (ys, scores) = jax.lax.scan(body, carry, (xs, given), length)
-        self.total += jnp.sum(scores if where is True else jnp.where(where, scores, 0))
+        count = lambda scores: jnp.sum(scores if where is True else jnp.where(where, scores, 0))
+        self.scores |= jax.tree.map(count, scores)
         return carry, ys
 
 

@@ -1,12 +1,13 @@
 """Annealing: from an easier objective to the ELBO."""
 
 import dataclasses
+from typing import get_args
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .._arguments import check_schedule
+from .._arguments import check_choice, check_schedule
 from .._model import AbstractModel, models_of
 from .._program import by_value
 from .._state import ELBOState, Info
@@ -38,6 +39,12 @@ class Anneal(AbstractRemembering):
     E-step. A closed-form M-step still maximizes $E_q[\log p(x, z)]$. This is equivalent if p(z) is fixed or its
     params have no prior of their own.
 
+    `target="free_bits"` gives each part of the latent β nats for nothing, so that none is given up early (Kingma
+    et al. 2016): $E_q[\log p(x \mid z)] - \sum_j \max(\beta, \mathrm{KL}_j)$, where KL_j is the mean over the rows
+    that are seen at a time. This is below the ELBO. Parts are the coordinates of a `DiagonalGaussian` whose prior is
+    given by natural parameters, the factors of a `Product`, the rows of `Copies`, and the draws of a program where
+    the prior is a program of the same names; otherwise all of z is one part. It is for encoders.
+
     It may wrap any update of models that can be tempered, including a guarded one. Inside, ELBO means the annealed
     objective. `info.elbo` is this objective, including its global term. The objective changes with β, so the
     update does not promise to ascend; at a constant β every step ascends that would at 1. All models in the update
@@ -47,7 +54,7 @@ class Anneal(AbstractRemembering):
 
     - `update`: any update.
     - `schedule`: a function from the number of steps made to β > 0, such as any optax schedule.
-    - `target`: `"entropy"` or `"divergence"`.
+    - `target`: `"entropy"`, `"divergence"` or `"free_bits"`.
 
     **Raises** `ValueError` for another target; `TypeError` for a schedule that is not a function, and at `init`
     for a model that cannot be tempered.
@@ -75,10 +82,7 @@ class Anneal(AbstractRemembering):
                 f"Anneal: schedule must be a function of the step, got {self.schedule!r}. For a constant use "
                 "optax.constant_schedule(value)."
             )
-        if self.target not in ("entropy", "divergence"):
-            raise ValueError(
-                f"Anneal: target must be 'entropy' or 'divergence', got {self.target!r}."
-            )
+        check_choice("Anneal", get_args(Target), target=self.target)
 
     def keeps(self, promise: Promise) -> Promise:
         return Promise.NOTHING
@@ -87,9 +91,9 @@ class Anneal(AbstractRemembering):
         check_schedule("Anneal", self.schedule)
         for model in models_of((self.update, posterior)):
             name = type(model).__name__
-            if self.target == "divergence" and not model.knows_prior:
+            if self.target != "entropy" and not model.knows_prior:
                 raise TypeError(
-                    f"Anneal(target='divergence'): {name} does not define p(z), but KL(q ‖ p(z)) depends on it. "
+                    f"Anneal(target={self.target!r}): {name} does not define p(z), but KL(q ‖ p(z)) depends on it. "
                     "Use Model(likelihood=..., prior=...), or target='entropy'."
                 )
             if not model.latent.linear:

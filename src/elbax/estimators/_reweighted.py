@@ -1,0 +1,41 @@
+"""Reweighted wake-sleep: weighted draws for both blocks."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from ._estimator import AbstractEstimator, check_number, draws, frozen
+
+
+class ReweightedWakeSleep(AbstractEstimator):
+    r"""Computes the bound of `ImportanceWeighted`, with the slopes of reweighted wake-sleep's wake phase.
+
+    With $w_s = p(x, z_s) / q(z_s)$ and $\tilde w_s = w_s / \sum_t w_t$ these are, for any latent, $\sum_s \tilde w_s
+    \nabla_\theta \log p(x, z_s)$ and $\sum_s \tilde w_s \nabla_\phi \log q_\phi(z_s)$ (Bornschein and Bengio 2015).
+    The first is that of the bound. The second estimates the slope of $-\mathrm{KL}(p(z \mid x) \,\|\, q)$: it needs
+    no derivative of draws and no baseline, and gets better with S. Together they are no gradient of one function. In
+    `Chain(SleepEStep(...), GradientMStep(...))` the encoder learns from dreams in place of the second.
+
+    **Arguments:** `num_samples`: S.
+    """
+
+    num_samples: int = eqx.field(static=True, default=10)
+
+    def __check_init__(self):
+        check_number("ReweightedWakeSleep", self.num_samples)
+
+    @property
+    def tighter(self) -> bool:
+        return True
+
+    def check(self, family):
+        pass
+
+    def __call__(self, log_joint, q, key):
+        z = frozen(draws(q, key, self.num_samples))
+        joint, density = jax.vmap(lambda z: (log_joint(z), q.log_prob(z)))(z)
+        log_weights = frozen(joint - density)
+        share = jax.nn.softmax(log_weights)
+        slope = jnp.sum(share * (joint + density))
+        number = jnp.asarray(self.num_samples, log_weights.dtype)
+        return jax.nn.logsumexp(log_weights) - jnp.log(number) + slope - frozen(slope)

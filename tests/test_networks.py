@@ -115,10 +115,10 @@ def test_a_step_trains_by_the_batch_and_leaves_the_statistics():
     assert_close(found, moved(STATISTICS, X)[1], 1e-12)
     assert_close(state.params.weights, alone.params.weights, 1e-12)
 
-    trained = state.posterior.network.weights
-    module = elbax.Network(ENCODER).weights
-    assert jax.tree.structure(trained) == jax.tree.structure(module)
-    inference = eqx.nn.inference_mode(eqx.combine(eqx.filter(trained, eqx.is_array), ENCODER))
+    arrays, rest = eqx.partition(ENCODER, eqx.is_array)
+    trained = jax.tree.leaves(state.posterior.network.weights)
+    trained = jax.tree.unflatten(jax.tree.structure(arrays), trained)
+    inference = eqx.nn.inference_mode(eqx.combine(trained, rest))
     output, _ = inference(X[0], jax.tree.map(lambda leaf: leaf, found[1]))
     expected = LATENT.distribution(output).natural
     assert_close(state.posterior(X[0]).natural, expected, 1e-12)
@@ -155,9 +155,8 @@ def of_linen():
 
 class Modules(nnx.Module):
     def __init__(self, rngs):
-        exact = dict(param_dtype=float, rngs=rngs)
-        self.first, self.last = nnx.Linear(3, 5, **exact), nnx.Linear(5, 4, **exact)
-        self.norm = nnx.BatchNorm(5, momentum=0.9, axis_name="rows", **exact)
+        self.first, self.last = nnx.Linear(3, 5, rngs=rngs), nnx.Linear(5, 4, rngs=rngs)
+        self.norm = nnx.BatchNorm(5, momentum=0.9, axis_name="rows", rngs=rngs)
         self.dropout = nnx.Dropout(0.3)
 
     def __call__(self, x, rngs=None):
@@ -182,7 +181,7 @@ def of_nnx():
 @pytest.mark.parametrize("make", [of_linen, of_nnx])
 def test_layers_of_flax(make):
     """The statistics of a hundred steps are the batch's; dropout is on in a step and off in evaluation."""
-    network = make()
+    network, x = make(), X.astype("float32")
     model = elbax.Model(
         likelihood=lambda params, x, z: jax.scipy.stats.norm.logpdf(x, params @ z).sum(),
         prior=lambda params, x: (jnp.zeros(2), jnp.ones(2)),
@@ -190,16 +189,16 @@ def test_layers_of_flax(make):
     )
     train = elbax.JointGradientStep(model, optax.sgd(0.0))
     step = elbax.Chain(elbax.RunningStatistics(model), train)
-    state = step.init(jnp.ones((3, 2)), elbax.Amortized(network, LATENT), key=KEYS[4])
-    run = jax.jit(lambda s: jax.lax.scan(lambda s, _: step(s, X), s, length=100))
+    state = step.init(jnp.ones((3, 2), "float32"), elbax.Amortized(network, LATENT), key=KEYS[4])
+    run = jax.jit(lambda s: jax.lax.scan(lambda s, _: step(s, x), s, length=100))
     state, info = run(state)
     assert np.std(info.elbo[-50:]) > 1e-3
     first = jax.tree.leaves(network.weights)
-    inside = np.asarray(X @ next(leaf for leaf in first if leaf.shape == (3, 5)))
+    inside = np.asarray(x @ next(leaf for leaf in first if leaf.shape == (3, 5)))
     mean, variance = jax.tree.leaves(state.posterior.network.state)
     np.testing.assert_allclose(mean, inside.mean(0), atol=1e-3)
     np.testing.assert_allclose(variance, inside.var(0), rtol=1e-3)
-    evaluated = [state.posterior(X[0]).natural for _ in range(2)]
+    evaluated = [state.posterior(x[0]).natural for _ in range(2)]
     assert_close(*evaluated, 0)
 
 

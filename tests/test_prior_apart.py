@@ -232,12 +232,16 @@ def test_divergences_of_independent_latents_add_up():
 
 def test_free_bits_are_for_encoders(as_users_run):
     model = elbax.Model(
-        likelihood=likelihood, prior=lambda p, x: (jnp.zeros(2), jnp.eye(2)), latent=elbax.Gaussian(2),
+        likelihood=likelihood,
+        prior=lambda p, x: (jnp.zeros(2), jnp.eye(2)),
+        latent=elbax.Gaussian(2),
         conjugate=True,
     )
     em = elbax.Chain(elbax.ExactEStep(model), elbax.GradientMStep(model, optax.sgd(0.1)))
     step = elbax.wrappers.Anneal(em, lambda _: 0.1, "free_bits")
-    with pytest.raises(TypeError, match="Bayes' rule is not known for this objective. Use an encoder"):
+    with pytest.raises(
+        TypeError, match="Bayes' rule is not known for this objective. Use an encoder"
+    ):
         step(step.init(LOADINGS, elbax.Exact(model, LOADINGS), key=KEYS[0]), X)
 
 

@@ -24,8 +24,8 @@ SOURCE = ROOT / "src" / "elbax"
 ORDER = """
 _types _shortcut _reference _program _arguments _math families estimators _state _saving _sharding _export data
 _free _invariance _model _capability _door _around _tempered _network posteriors programs priors _pass _update
-_elbo _rows passes _running_statistics _gradient e_steps m_steps _em _joint_gradient wrappers conjugacy starts fitting components
-models beliefs diagnostics datasets plot sklearn __init__ _command __main__
+_elbo _rows passes _running_statistics _gradient e_steps m_steps _em _joint_gradient wrappers conjugacy starts
+fitting components models beliefs diagnostics datasets plot sklearn __init__ _command __main__
 """.split()
 
 

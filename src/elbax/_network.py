@@ -115,6 +115,7 @@ class Listening(eqx.Module):
 
     def heard(self, output: PyTree, new: PyTree) -> PyTree:
         """Returns the output of a call that moves the state."""
+
         def difference(new, old):
             old = _as_float(old)
             return new.astype(old.dtype) - old

@@ -71,7 +71,9 @@ class RunningStatistics(AbstractUpdate):
         model, params = self.model, state.params
         posterior = bind(state.posterior, model, params)
         networks = _stateful((params, posterior))
-        listening = [Listening(one.state.value, Listening.ear_of(one.state.value)) for one in networks]
+        listening = [
+            Listening(one.state.value, Listening.ear_of(one.state.value)) for one in networks
+        ]
 
         def total(ears):
             states = [dataclasses.replace(one, ear=ear) for one, ear in zip(listening, ears)]
@@ -91,7 +93,7 @@ def _is_end(node: Any) -> bool:
     return isinstance(node, Exact) or (isinstance(node, Network) and node.state is not None)
 
 
-def _stateful(tree: PyTree) -> list[Network]:
+def _stateful(tree: PyTree) -> list[Any]:
     return nodes_of(Network, list(filter(_is_end, jax.tree.leaves(tree, is_leaf=_is_end))))
 
 

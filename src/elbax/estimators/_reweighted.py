@@ -10,11 +10,12 @@ from ._estimator import AbstractEstimator, check_number, draws, frozen
 class ReweightedWakeSleep(AbstractEstimator):
     r"""Computes the bound of `ImportanceWeighted`, with the slopes of reweighted wake-sleep's wake phase.
 
-    With $w_s = p(x, z_s) / q(z_s)$ and $\tilde w_s = w_s / \sum_t w_t$ these are, for any latent, $\sum_s \tilde w_s
-    \nabla_\theta \log p(x, z_s)$ and $\sum_s \tilde w_s \nabla_\phi \log q_\phi(z_s)$ (Bornschein and Bengio 2015).
-    The first is that of the bound. The second estimates the slope of $-\mathrm{KL}(p(z \mid x) \,\|\, q)$: it needs
-    no derivative of draws and no baseline, and gets better with S. Together they are no gradient of one function. In
-    `Chain(SleepEStep(...), GradientMStep(...))` the encoder learns from dreams in place of the second.
+    With $w_s = p(x, z_s) / q(z_s)$ and $\tilde w_s = w_s / \sum_t w_t$ these are, for any latent,
+    $\sum_s \tilde w_s \nabla_\theta \log p(x, z_s)$ and $\sum_s \tilde w_s \nabla_\phi \log q_\phi(z_s)$
+    (Bornschein and Bengio 2015). The first is that of the bound. The second estimates the slope of
+    $-\mathrm{KL}(p(z \mid x) \,\|\, q)$: it needs no derivative of draws and no baseline; its bias falls with S.
+    Together they are no gradient of one function. In `Chain(SleepEStep(...), GradientMStep(...))` the encoder
+    learns from dreams in place of the second.
 
     **Arguments:** `num_samples`: S.
     """

@@ -51,11 +51,11 @@ def exact_divergence(q: Any, prior: Any) -> Scalar | None:
 
 
 def exact_divergences(q: Any, prior: Any) -> Array | None:
-    """Returns KL(q ‖ p) by independent part, such as a coordinate of a `DiagonalGaussian`; their sum is that of all."""
+    """Returns KL(q ‖ p) by independent part, such as a coordinate of a `DiagonalGaussian`, or `None`."""
     total = exact_divergence(q, prior)
     if total is None or not (isinstance(q, Distribution) and q.family == prior.family):
         return None if total is None else total[None]
-    of_family = lambda family, *naturals: exact_divergences(*map(family, naturals))
+    of_family: Any = lambda family, *naturals: exact_divergences(*map(family, naturals))
     family, naturals = q.family, (q.natural, in_precision_of(q.natural, prior.natural))
     if isinstance(family, Product):
         each = zip(family.factors, *map(family.parts, naturals), strict=True)

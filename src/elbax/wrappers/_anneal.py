@@ -41,9 +41,10 @@ class Anneal(AbstractRemembering):
 
     `target="free_bits"` gives each part of the latent β nats for nothing, so that none is given up early (Kingma
     et al. 2016): $E_q[\log p(x \mid z)] - \sum_j \max(\beta, \mathrm{KL}_j)$, where KL_j is the mean over the rows
-    that are seen at a time. This is below the ELBO. Parts are the coordinates of a `DiagonalGaussian` whose prior is
-    given by natural parameters, the factors of a `Product`, the rows of `Copies`, and the draws of a program where
-    the prior is a program of the same names; otherwise all of z is one part. It is for encoders.
+    that are seen at a time, whatever their weights. This is no longer the ELBO, but below it. Parts are the
+    coordinates of a `DiagonalGaussian` whose prior is given by natural parameters, the factors of a `Product`, the
+    rows of `Copies`, and the draws of a program where the prior is a program of the same names; otherwise all of z
+    is one part. It is for encoders.
 
     It may wrap any update of models that can be tempered, including a guarded one. Inside, ELBO means the annealed
     objective. `info.elbo` is this objective, including its global term. The objective changes with β, so the
@@ -93,8 +94,8 @@ class Anneal(AbstractRemembering):
             name = type(model).__name__
             if self.target != "entropy" and not model.knows_prior:
                 raise TypeError(
-                    f"Anneal(target={self.target!r}): {name} does not define p(z), but KL(q ‖ p(z)) depends on it. "
-                    "Use Model(likelihood=..., prior=...), or target='entropy'."
+                    f"Anneal(target={self.target!r}): {name} does not define p(z), but KL(q ‖ p(z)) depends on "
+                    "it. Use Model(likelihood=..., prior=...), or target='entropy'."
                 )
             if not model.latent.linear:
                 raise TypeError(

@@ -167,6 +167,7 @@ def measured(latent: int, width: int, depth: int, batch: int) -> tuple[Row, Row]
     contestants["numpyro"] = by_numpyro
     for name in contestants:
         compiling[name] = []
+    # Compiled in turns, too.
     for turn in range(3):
         for name, make in list(contestants.items())[:: 1 if turn % 2 else -1]:
             jax.clear_caches()
@@ -218,10 +219,14 @@ def report() -> Iterator[str]:
         f"Medians of {ROUNDS} alternating rounds of {STEPS} steps; ratios of paired rounds, with quartiles. "
         "`python benchmarks/autoencoders.py`."
     )
-    steps, compiles = zip(*[measured(*size) for size in SIZES])
-    yield markdown(list(steps))
+    steps, compiles = [], []
+    for size in SIZES:
+        for rows, row in zip((steps, compiles), measured(*size), strict=True):
+            print(row, flush=True)
+            rows.append(row)
+    yield markdown(steps)
     yield "## Compiling the scan"
-    yield markdown(list(compiles))
+    yield markdown(compiles)
 
 
 if __name__ == "__main__":

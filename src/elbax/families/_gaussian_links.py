@@ -16,11 +16,11 @@ class Links(eqx.Module):
     """
 
     matrix: Array
-    offset: Array | None = None
-    spread: Array | None = None
-    right: Array | None = None
+    offset: Any = None
+    spread: Any = None
+    right: Any = None
 
-    def move(self, mean: Array | None, covariance: Array | None) -> tuple[Any, Any]:
+    def move(self, mean: Any, covariance: Any) -> tuple[Any, Any]:
         """Returns the next state and its covariance."""
         if mean is not None:
             mean = apply(self.matrix, mean) + self.offset
@@ -32,9 +32,8 @@ class Links(eqx.Module):
     def join(self, later: "Links") -> "Links":
         """Returns the composition: these links, then the later ones."""
         right = None if self.right is None else product(self.right, later.right)
-        return Links(
-            product(later.matrix, self.matrix), *later.move(self.offset, self.spread), right
-        )
+        offset, spread = later.move(self.offset, self.spread)
+        return Links(product(later.matrix, self.matrix), offset, spread, right)
 
 
 def run(
@@ -48,7 +47,8 @@ def run(
     if pairwise:
         nothing = jnp.zeros((1, *links.matrix.shape[1:]), links.matrix.dtype)
         right = None if links.right is None else nothing
-        first = Links(nothing, *jax.tree.map(lambda leaf: leaf[None], start), right)
+        offset, spread = jax.tree.map(lambda leaf: leaf[None], start)
+        first = Links(nothing, offset, spread, right)
         links = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), first, links)
         found = _prefixes(links)
         return found.offset, found.spread
@@ -73,8 +73,8 @@ def _prefixes(links: Links) -> Links:
     """Returns the joined links up to each one: joins those 1, 2, 4, … before, in one program for all rounds."""
     number, dim, _ = links.matrix.shape
     eye = jnp.broadcast_to(jnp.eye(dim, dtype=links.matrix.dtype), links.matrix.shape)
-    nothing = jax.tree.map(jnp.zeros_like, (links.offset, links.spread))
-    still = Links(eye, *nothing, None if links.right is None else eye)
+    offset, spread = jax.tree.map(jnp.zeros_like, (links.offset, links.spread))
+    still = Links(eye, offset, spread, None if links.right is None else eye)
 
     def double(links, shift):
         def before(still, leaf):

@@ -272,7 +272,8 @@ def _moved(natural, change, back, pairwise):
     tilts = kalman.tilts_of(natural)
     more = kalman.tilts_of(change, change.get("probe", {}).items())
     score = apply(of_zeta.mT, found.known)
-    bent, d_bent, d_slope = None, jnp.zeros_like(root), None
+    bent, slope = None, jnp.zeros_like(means)
+    d_bent, d_slope = jnp.zeros_like(root), None
     if tilts:
         slope = tilts["linear"] - apply(tilts["precision"], means)
         score -= apply(steps.gain.mT, slope)

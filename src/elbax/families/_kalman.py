@@ -89,8 +89,8 @@ class Back(eqx.Module):
     def blocks(self) -> tuple[slice, slice, slice, slice]:
         """Returns the places of η, z, ν and ε in w."""
         dim = self.found.means.shape[1]
-        ends = dim, 2 * dim, dim + self.found.known.shape[1], self.matrix.shape[1]
-        return tuple(map(slice, (0, *ends[:-1]), ends))
+        noise = dim + self.found.known.shape[1]
+        return slice(dim), slice(dim, 2 * dim), slice(2 * dim, noise), slice(noise, None)
 
 
 class Noise(eqx.Module):

@@ -206,9 +206,9 @@ class _Joint:
                 "programs.log_joint: expected z as a dictionary of what the program draws, by name; got "
                 f"{told(z)}. Use an encoder that is a program too, programs.encoder(infer, weights)."
             )
-        seen = values_of(x)
-        one = isinstance(self.observed, str)
-        given = {self.observed: seen} if one else {name: seen[name] for name in self.observed}
+        seen, names = values_of(x), self.observed
+        one = isinstance(names, str)
+        given = {names: seen} if one else {name: seen[name] for name in names}
         return _Prior(self.program)(params, x, key).log_prob(z | given)
 
 

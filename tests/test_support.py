@@ -10,7 +10,7 @@ import scipy.stats
 from test_rowwise import FAMILIES, named
 
 import elbax
-from elbax import components as c
+from elbax import components as c, families
 from elbax.posteriors._particles import Particles
 
 
@@ -225,16 +225,42 @@ def test_families_outside_of_their_support(name):
     assert np.isfinite(log_prob(natural, family(natural).sample(jax.random.key(0))))
 
 
-def test_truth_values_outside_of_their_support():
+NUMBERS = {
+    "truth values": (families.Bernoulli()(jnp.array(0.7)), [-1.0, 255.0], [0.0, 0.3, 1.0]),
+    "truncated normal": (
+        families.TruncatedNormal().from_description(mean=0.5, precision=2.0),
+        [-0.1],
+        [0.1],
+    ),
+    "gamma": (families.Gamma().from_description(shape=0.7, rate=2.0), [-1.0], [0.1]),
+    "beta": (families.Beta().from_description(a=0.7, b=2.0), [-0.5, 1.5], [0.1]),
+    "Dirichlet": (
+        families.Dirichlet(2).from_description(concentration=jnp.array([0.7, 2.0])),
+        [[-0.5, 1.5]],
+        [[0.5, 0.5]],
+    ),
+    "proportions": (families.Proportions(2)(jnp.array([0.7, 2.0])), [[1.5, -0.5]], [[0.5, 0.5]]),
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_numbers_outside_of_their_support(name):
     """Grey levels from 0 to 1 are expectations; those from 0 to 255 are none, and must not train a decoder."""
-    log_prob = elbax.families.Bernoulli().log_prob
-    found = log_prob(jnp.array(0.7), jnp.array([-1.0, 255.0, jnp.nan, 0.25]))
-    levels = 0.25 * log_prob(jnp.array(0.7), jnp.array(1)) + 0.75 * log_prob(
-        jnp.array(0.7), jnp.array(0)
-    )
-    np.testing.assert_allclose(found, [-np.inf, -np.inf, np.nan, levels], rtol=1e-6)
-    slope = jax.grad(log_prob)(jnp.array(0.7), jnp.array(255.0))
-    assert np.isfinite(slope)
+    q, outside, inside = NUMBERS[name]
+    value_and_slope = jax.value_and_grad(lambda natural, z: q.family.log_prob(natural, z))
+    for z in map(jnp.array, outside):
+        value, slope = value_and_slope(q.natural, z)
+        assert value == -np.inf
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(slope))
+    for z in map(jnp.array, inside):
+        assert np.isfinite(q.log_prob(z))
+        assert np.isnan(q.log_prob(jnp.full_like(z, jnp.nan)))
+
+
+def test_grey_levels_are_expectations_of_black_and_white():
+    log_prob = lambda z: families.Bernoulli().log_prob(jnp.array(0.7), z)
+    mean = 0.25 * log_prob(jnp.array(1)) + 0.75 * log_prob(jnp.array(0))
+    np.testing.assert_allclose(log_prob(jnp.array(0.25)), mean)
 
 
 def test_fit_says_that_pixels_are_outside_of_the_support():

@@ -48,11 +48,10 @@ class Bernoulli(AbstractConjugateFamily):
     def statistics(self, z: Array) -> Array:
         return jnp.asarray(z, jnp.result_type(float)) if z.dtype.kind != "f" else z
 
-    def score(self, natural: Scalar, z: Array) -> Scalar:
-        # Between 0 and 1 it is linear in z: relaxed draws, and grey levels as the expectation of black and white.
+    def outside(self, z: Array) -> Array:
+        # Between 0 and 1 are relaxed draws, and grey levels as the expectation of black and white.
         value = self.statistics(z)
-        outside = (value < 0) | (value > 1)
-        return jnp.where(outside, -jnp.inf, super().score(natural, jnp.where(outside, 0, value)))
+        return (value < 0) | (value > 1)
 
     def sample(self, natural: Scalar, key: Key) -> Int[Array, ""]:
         drawn = jax.random.uniform(key, dtype=natural.dtype) < jax.nn.sigmoid(natural)

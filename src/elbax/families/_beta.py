@@ -48,6 +48,9 @@ class Beta(AbstractConjugateFamily):
     def statistics(self, z: Scalar) -> tuple[Scalar, Scalar]:
         return jnp.log(z), jnp.log1p(-z)
 
+    def outside(self, z: Scalar) -> Array:
+        return (z < 0) | (z > 1)
+
     def sample(self, natural: tuple, key: Key) -> Scalar:
         keys = jax.random.split(key)
         up = jax.random.loggamma(keys[0], natural[0] + 1)

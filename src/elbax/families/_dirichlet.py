@@ -58,6 +58,9 @@ class Dirichlet(AbstractConjugateFamily):
     def statistics(self, z: Float[Array, " K"]) -> Float[Array, " K"]:
         return jnp.log(z)
 
+    def outside(self, z: Float[Array, " K"]) -> Array:
+        return jnp.any(z < 0)
+
     def sample(self, natural: Float[Array, " K"], key: Key) -> Float[Array, " K"]:
         return jax.nn.softmax(jax.random.loggamma(key, natural + 1))
 

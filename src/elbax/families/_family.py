@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 
 from .._math.algebra import dot, is_label, subtract, zeros_like
 from .._program import program
@@ -96,6 +97,10 @@ class AbstractFamily(eqx.Module):
     def statistics(self, z: PyTree) -> PyTree:
         """Returns t(z)."""
 
+    def outside(self, z: PyTree) -> Any:
+        """Returns whether z is outside of the support; `False` where every value of its type is inside."""
+        return False
+
     @abc.abstractmethod
     def sample(self, natural: PyTree, key: Key) -> PyTree:
         """Returns one draw, reparameterized if z is continuous."""
@@ -151,9 +156,14 @@ class AbstractFamily(eqx.Module):
 
     @rowwise(*_ARGUMENTS["score"])
     def score(self, natural: PyTree, z: PyTree) -> Scalar:
-        """Returns ⟨η, t(z)⟩, in nats."""
+        """Returns ⟨η, t(z)⟩, in nats; −∞ outside of the support."""
         statistics = jax.tree.map(lambda t, eta: t.astype(eta.dtype), self.statistics(z), natural)
-        return dot(statistics, natural)
+        outside = self.outside(z)
+        if outside is False:
+            return dot(statistics, natural)
+        # Statistics there may be NaN, which must not enter a gradient.
+        statistics = jax.tree.map(lambda t: jnp.where(outside, 0, t), statistics)
+        return jnp.where(outside, -jnp.inf, dot(statistics, natural))
 
     @rowwise(*_ARGUMENTS["log_prob"])
     def log_prob(self, natural: PyTree, z: PyTree) -> Scalar:

@@ -45,6 +45,9 @@ class Gamma(AbstractConjugateFamily):
     def statistics(self, z: Scalar) -> tuple[Scalar, Scalar]:
         return jnp.log(z), -z
 
+    def outside(self, z: Scalar) -> Array:
+        return z < 0
+
     def sample(self, natural: tuple, key: Key) -> Scalar:
         return jnp.exp(jax.random.loggamma(key, natural[0] + 1) - jnp.log(natural[1]))
 

@@ -51,6 +51,9 @@ class Proportions(AbstractFamily):
     def statistics(self, z: Float[Array, " K"]) -> Float[Array, " K"]:
         return jnp.log(z)
 
+    def outside(self, z: Float[Array, " K"]) -> Array:
+        return jnp.any(z < 0)
+
     def sample(self, natural: Float[Array, " K"], key: Key) -> Float[Array, " K"]:
         # Logarithms of gamma variables: those of small shapes would underflow.
         return jax.nn.softmax(jax.random.loggamma(key, natural))

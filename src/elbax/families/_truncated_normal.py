@@ -62,8 +62,8 @@ class TruncatedNormal(AbstractFamily):
     def statistics(self, z: Scalar) -> tuple[Scalar, Scalar]:
         return Normal().statistics(z)
 
-    def score(self, natural: tuple, z: Scalar) -> Scalar:
-        return jnp.where(z > 0, natural[0] * z - 0.5 * natural[1] * z**2, -jnp.inf)
+    def outside(self, z: Scalar) -> Array:
+        return z <= 0
 
     def sample(self, natural: tuple, key: Key) -> Scalar:
         deviation = 1 / jnp.sqrt(natural[1])

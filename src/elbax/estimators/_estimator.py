@@ -1,12 +1,13 @@
 """The interface between a model and an estimator."""
 
 import abc
+from typing import ClassVar
 
 import equinox as eqx
 import jax
 
 from .._arguments import check_count
-from .._types import Any, Callable, Key, Scalar
+from .._types import Any, Array, Callable, Key, Scalar
 from ..families import AbstractFamily
 
 
@@ -61,6 +62,27 @@ class AbstractMovingDraws(AbstractEstimator):
                 "reparameterized only for a continuous one. Use ScoreFunction. For a Categorical latent, "
                 "Enumeration and GumbelSoftmax are available too."
             )
+
+
+class AbstractFixedDraws(AbstractEstimator):
+    """An estimator from `num_samples` draws that stay where they are, of any latent: the density of q moves."""
+
+    num_samples: eqx.AbstractVar[int]
+
+    least: ClassVar[int] = 1
+
+    def __check_init__(self):
+        check_number(type(self).__name__, self.num_samples, self.least)
+
+    def check(self, family: AbstractFamily) -> None:
+        pass
+
+    def log_densities(
+        self, log_joint: Callable[[Any], Scalar], q: Any, key: Key
+    ) -> tuple[Array, Array]:
+        """Returns (log p(x, z), log q(z)) of each draw."""
+        z = frozen(draws(q, key, self.num_samples))
+        return over_draws(lambda z: (log_joint(z), q.log_prob(z)), z, self.num_samples)
 
 
 def draws(q: Any, key: Key, number: int) -> Any:

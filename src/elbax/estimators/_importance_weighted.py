@@ -1,18 +1,13 @@
 """The bound from several draws, and its three gradients."""
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._estimator import (
-    AbstractEstimator,
-    AbstractMovingDraws,
-    check_number,
-    draws,
-    frozen,
-    over_draws,
-)
+from ._estimator import AbstractFixedDraws, AbstractMovingDraws, draws, frozen, over_draws
 
 
 class ImportanceWeighted(AbstractMovingDraws):
@@ -34,7 +29,7 @@ class ImportanceWeighted(AbstractMovingDraws):
     def __call__(self, log_joint, q, key):
         z = draws(q, key, self.num_samples)
         log_weight = lambda z: log_joint(z) - q.log_prob(z)
-        return _log_mean(over_draws(log_weight, z, self.num_samples))
+        return log_mean(over_draws(log_weight, z, self.num_samples))
 
 
 class DoublyReparameterized(AbstractMovingDraws):
@@ -68,10 +63,10 @@ class DoublyReparameterized(AbstractMovingDraws):
             stay,
         )
         # The log-mean has the gradient in θ, at fixed draws.
-        return _log_mean(log_weights) + sum(jax.tree.leaves(moved))
+        return log_mean(log_weights) + sum(jax.tree.leaves(moved))
 
 
-class ImportanceWeightedScore(AbstractEstimator):
+class ImportanceWeightedScore(AbstractFixedDraws):
     r"""Computes the bound of `ImportanceWeighted` for any latent, with the score of the draws: VIMCO.
 
     The gradient for the encoder is $\sum_s (\hat L - \hat L_{-s})\, \nabla_\phi \log q(z_s) + \sum_s \tilde w_s\,
@@ -83,28 +78,23 @@ class ImportanceWeightedScore(AbstractEstimator):
 
     num_samples: int = eqx.field(static=True, default=10)
 
-    def __check_init__(self):
-        check_number("ImportanceWeightedScore", self.num_samples, 2)
+    least: ClassVar[int] = 2
 
     @property
     def tighter(self) -> bool:
         return True
 
-    def check(self, family):
-        pass
-
     def __call__(self, log_joint, q, key):
-        z = frozen(draws(q, key, self.num_samples))
-        joint, density = jax.vmap(lambda z: (log_joint(z), q.log_prob(z)))(z)
+        joint, density = self.log_densities(log_joint, q, key)
         log_weights = joint - density
-        bound = _log_mean(log_weights)
+        bound = log_mean(log_weights)
         own = np.eye(self.num_samples, dtype=bool)
         others = jnp.sum(jnp.where(own, 0, log_weights), 1) / (self.num_samples - 1)
-        without = jax.vmap(_log_mean)(jnp.where(own, others[:, None], log_weights))
+        without = jax.vmap(log_mean)(jnp.where(own, others[:, None], log_weights))
         # Its value is zero.
         score = frozen(bound - without) * (density - frozen(density))
         return bound + jnp.sum(score)
 
 
-def _log_mean(x):
+def log_mean(x):
     return jax.nn.logsumexp(x) - jnp.log(jnp.asarray(len(x), x.dtype))

@@ -4,10 +4,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ._estimator import AbstractEstimator, check_number, draws, frozen
+from ._estimator import AbstractFixedDraws, frozen
+from ._importance_weighted import log_mean
 
 
-class ReweightedWakeSleep(AbstractEstimator):
+class ReweightedWakeSleep(AbstractFixedDraws):
     r"""Computes the bound of `ImportanceWeighted`, with the slopes of reweighted wake-sleep's wake phase.
 
     With $w_s = p(x, z_s) / q(z_s)$ and $\tilde w_s = w_s / \sum_t w_t$ these are, for any latent,
@@ -22,21 +23,13 @@ class ReweightedWakeSleep(AbstractEstimator):
 
     num_samples: int = eqx.field(static=True, default=10)
 
-    def __check_init__(self):
-        check_number("ReweightedWakeSleep", self.num_samples)
-
     @property
     def tighter(self) -> bool:
         return True
 
-    def check(self, family):
-        pass
-
     def __call__(self, log_joint, q, key):
-        z = frozen(draws(q, key, self.num_samples))
-        joint, density = jax.vmap(lambda z: (log_joint(z), q.log_prob(z)))(z)
+        joint, density = self.log_densities(log_joint, q, key)
         log_weights = frozen(joint - density)
         share = jax.nn.softmax(log_weights)
         slope = jnp.sum(share * (joint + density))
-        number = jnp.asarray(self.num_samples, log_weights.dtype)
-        return jax.nn.logsumexp(log_weights) - jnp.log(number) + slope - frozen(slope)
+        return log_mean(log_weights) + slope - frozen(slope)

@@ -80,6 +80,26 @@ def test_a_posterior_that_ignores_the_data_is_told_what_to_do():
     assert str(collapse(model, (), used, X)).startswith("0 of 2")
 
 
+def test_draws_of_a_program_are_units():
+    """Each given those before, by draws: the upper one is as in the prior, the lower one follows the datum."""
+
+    def generate(params, draw):
+        z2 = draw("z2", programs.Normal(jnp.zeros(()), 1.0))
+        draw("z1", programs.Normal(z2, 1.0))
+
+    def infer(weights, x, draw):
+        draw("z2", programs.Normal(jnp.zeros(()), 1.0))
+        draw("z1", programs.Normal(x[0], 0.5))
+
+    model = elbax.Model(likelihood=lambda p, x, z: z["z1"], prior=programs.prior(generate))
+    found = collapse(
+        model, (), programs.encoder(infer, ()), jnp.tile(X, (600, 1)), key=jax.random.key(3)
+    )
+    expected = 0.5 * (0.25 + np.mean(X[:, 0] ** 2) - np.log(0.25))  # E z₂² − 1 is 0.
+    assert found.kl_prior["z2"] == 0 and abs(found.kl_prior["z1"] - expected) < 0.1
+    assert str(found).startswith("1 of 2 units") and str(found).endswith("['z2'].")
+
+
 def test_what_does_not_split_into_units():
     q = encoder_of(lambda x: jnp.zeros(4), elbax.DiagonalGaussian(2))
     density = normal_model(prior=lambda p, x: lambda z: norm.logpdf(z).sum())

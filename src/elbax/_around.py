@@ -77,7 +77,7 @@ class AbstractAround(AbstractModel):
     def divergence(self, q: Any, prior: Any, key: Key) -> Scalar:
         return self.model.divergence(q, prior, key)
 
-    def divergences(self, q: Any, prior: Any, key: Key) -> Array:
+    def divergences(self, q: Any, prior: Any, key: Key) -> PyTree:
         return self.model.divergences(q, prior, key)
 
     @property

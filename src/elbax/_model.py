@@ -285,19 +285,19 @@ class AbstractModel(eqx.Module):
         exact = exact_divergence(q, prior)
         return -(q.expect(prior.log_prob, key) + q.entropy()) if exact is None else exact
 
-    def divergences(self, q: Any, prior: Any, key: Key) -> Array:
-        """Returns KL(q ‖ p(z)) of one datum by part of z; the parts sum up to `divergence`.
+    def divergences(self, q: Any, prior: Any, key: Key) -> PyTree:
+        """Returns KL(q ‖ p(z)) of one datum by part of z; all numbers of the tree add up to `divergence`.
 
-        They are the coordinates of a `DiagonalGaussian`, factors of a `Product`, rows of `Copies` and draws of a
-        program (each given those before), where q and the prior are both such; else there is one part.
+        The parts are the coordinates of a `DiagonalGaussian`, factors of a `Product`, members of `Copies` and
+        draws of a program (each given those before), where q and the prior are both such; else there is one part.
         """
         exact = exact_divergences(q, prior)
         if exact is not None:
             return exact
         ours, theirs = (getattr(one, "parts", {}) for one in (getattr(q, "source", q), prior))
         if not ours or set(ours) != set(theirs):
-            return self.divergence(q, prior, key)[None]
-        return jnp.stack([self.divergence(ours[name], theirs[name], key) for name in sorted(ours)])
+            return self.divergence(q, prior, key)
+        return {name: self.divergence(ours[name], theirs[name], key) for name in ours}
 
     @property
     def divergence_weight(self) -> Array | float | None:

@@ -77,7 +77,8 @@ class Tempered(AbstractAround):
             return bound + (1 / beta - 1) * q.entropy().astype(bound.dtype)
         prior = self.prior_at(natural, x)
         if self.target == "free_bits":
-            each = self.model.divergences(q, prior, key).astype(bound.dtype)
+            each = jax.tree.leaves(self.model.divergences(q, prior, key))
+            each = jnp.concatenate([jnp.ravel(leaf).astype(bound.dtype) for leaf in each])
             over_rows = jax.lax.pmean(each, "rows")
             return bound + jnp.sum(each - jnp.maximum(beta, over_rows))
         divergence = self.model.divergence(q, prior, key)

@@ -9,21 +9,15 @@ from .._arguments import guide, kind_of
 from .._door import enter
 from .._model import AbstractModel
 from .._program import compiled
-from .._types import Any, PyTree
-from ..data._batch import over_rows, rows
-from ..families import (
-    AbstractFamily,
-    Copies,
-    DiagonalGaussian,
-    Distribution,
-    exact_divergence,
-    Product,
-)
+from .._types import Any, Key, PyTree
+from ..data._batch import num_rows, over_rows, rows
+from ..families import Distribution
+from ..posteriors._drawn import as_distribution
 from ._active_units import active_units
 
 
 class Collapse(eqx.Module):
-    """What each unit of a latent says of the data; units are numbers of a `DiagonalGaussian`, or factors.
+    """What each unit of a latent says of the data; units are numbers of a `DiagonalGaussian`, factors or draws.
 
     **Fields:**
 
@@ -75,6 +69,7 @@ def collapse(
     batch: PyTree,
     *,
     least: float = 0.01,
+    key: Key | None = None,
 ) -> Collapse:
     r"""Measures posterior collapse: KL(q(z_j | x) ‖ p(z_j)) of each unit of the latent, beside `active_units`.
 
@@ -83,13 +78,16 @@ def collapse(
 
     **Arguments:**
 
-    - `model`: a model that knows p(z), such as `Model(likelihood=, prior=)` with natural parameters of the latent.
+    - `model`: a model that knows p(z), such as `Model(likelihood=, prior=)`.
     - `params`, `batch`: as for `elbax.elbo`.
     - `posterior`: a function from a datum to a member of the latent's family. Units are the numbers of a
-        `DiagonalGaussian`, the parts of a `Product` or `Copies`, and otherwise the whole latent.
+        `DiagonalGaussian`, the parts of a `Product` or `Copies`, and otherwise the whole latent. Where q and the
+        prior are programs they are the draws, each given those before, and their divergences are estimated by one
+        draw a datum.
     - `least`: below how many nats a unit counts as collapsed.
+    - `key`: a random key for these draws.
 
-    **Raises** `TypeError` for a model that does not know p(z), and where p(z) or q is of another family: then
+    **Raises** `TypeError` for a model that does not know p(z), and where p(z) or q is of no family: then
     `active_units` still serves.
 
     ```python
@@ -108,48 +106,35 @@ def collapse(
 
     ```
     """
-    batch = enter("collapse", model, params, batch, posterior=posterior)
+    batch = enter("collapse", model, params, batch, posterior=posterior, key=key)
     if not model.knows_prior:
         raise TypeError(
             f"collapse: this {type(model).__name__} does not know p(z). Use Model(likelihood=..., prior=...), or "
             "diagnostics.active_units(posterior, batch), which needs the posterior alone."
         )
     params, posterior = eqx.nn.inference_mode((params, posterior))
-    kl = _divergences(model, params, posterior, *rows(batch))
+    key = jax.random.key(0) if key is None else key
+    kl = _divergences(model, params, posterior, *rows(batch), key)
     return Collapse(kl, active_units(posterior, batch), least)
 
 
 @compiled
 def _divergences(
-    model: AbstractModel, params: PyTree, posterior: Any, x: PyTree, weight: Any
+    model: AbstractModel, params: PyTree, posterior: Any, x: PyTree, weight: Any, key: Key
 ) -> PyTree:
-    def one(x):
+    def one(x, key):
         q, prior = posterior(x), model.latent_prior(params, x)
         for given, what in ((prior, "p(z) of the model"), (q, "q")):
-            if not isinstance(given, Distribution):
+            if not (isinstance(given, Distribution) or hasattr(given, "parts")):
                 raise TypeError(
                     f"collapse: {what} is {kind_of(given)}, not a member of a family, so its divergence does not "
                     "split into units. Use diagnostics.active_units(posterior, batch)."
                 )
-        return _of_units(q.family, q.natural, prior.natural)
+        return model.divergences(as_distribution(q, model.latent, key), prior, key)
 
     def mean(leaf):
         share = (weight / jnp.sum(weight)).astype(leaf.dtype)
         return jnp.tensordot(share, leaf, 1)
 
-    return jax.tree.map(mean, over_rows(one, x))
-
-
-def _of_units(family: AbstractFamily, natural: PyTree, prior: PyTree) -> PyTree:
-    """Returns KL(q(z_j) ‖ p(z_j)) of the independent parts z_j of z."""
-    if isinstance(family, Product):
-        each = zip(family.factors, family.parts(natural), family.parts(prior), strict=True)
-        return family.whole([_of_units(*one) for one in each])
-    if isinstance(family, Copies):
-        inner = family.family
-        return jax.vmap(lambda q, p: _of_units(inner, q, p))(natural, prior)
-    if isinstance(family, DiagonalGaussian):
-        one = DiagonalGaussian(1)
-        parts = jax.tree.map(lambda leaf: leaf[:, None], (natural, prior))
-        return jax.vmap(lambda q, p: exact_divergence(one(q), one(p)))(*parts)
-    return exact_divergence(family(natural), family(prior))
+    keys = jax.random.split(key, num_rows(x))
+    return jax.tree.map(mean, over_rows(one, x, keys))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from .._math.algebra import is_label
-from .._types import Any, Array, Callable, PyTree, Scalar
+from .._types import Any, Callable, PyTree, Scalar
 from ._any_latent import AnyLatent
 from ._diagonal_gaussian import DiagonalGaussian
 from ._family import AbstractFamily, Distribution
@@ -50,23 +50,26 @@ def exact_divergence(q: Any, prior: Any) -> Scalar | None:
     return prior.family.log_normalizer(natural) - expected
 
 
-def exact_divergences(q: Any, prior: Any) -> Array | None:
-    """Returns KL(q ‖ p) by independent part, such as a coordinate of a `DiagonalGaussian`, or `None`."""
+def exact_divergences(q: Any, prior: Any) -> PyTree | None:
+    """Returns KL(q ‖ p) by independent part, in the structure of z, or `None` as `exact_divergence` does.
+
+    Parts are the coordinates of a `DiagonalGaussian`, the factors of a `Product` and the members of `Copies`.
+    """
     total = exact_divergence(q, prior)
     if total is None or not (isinstance(q, Distribution) and q.family == prior.family):
-        return None if total is None else total[None]
+        return total
     of_family: Any = lambda family, *naturals: exact_divergences(*map(family, naturals))
     family, naturals = q.family, (q.natural, in_precision_of(q.natural, prior.natural))
     if isinstance(family, Product):
         each = zip(family.factors, *map(family.parts, naturals), strict=True)
-        return jnp.concatenate([of_family(*own) for own in each])
+        return family.whole([of_family(*own) for own in each])
     if isinstance(family, Copies):
-        return jax.vmap(lambda *own: of_family(family.family, *own))(*naturals).ravel()
+        return jax.vmap(lambda *own: of_family(family.family, *own))(*naturals)
     if isinstance(family, DiagonalGaussian):
         columns = jax.tree.map(lambda leaf: leaf[:, None], naturals)
         one = lambda *own: exact_divergence(*map(DiagonalGaussian(1), own))
         return jax.vmap(one)(*columns)
-    return total[None]
+    return total
 
 
 def _has_exact_bound(q: Any) -> bool:

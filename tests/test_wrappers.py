@@ -874,7 +874,7 @@ GRADIENT = elbax.GradientMStep(MODEL, optax.adam(0.1))
         (
             lambda: elbax.wrappers.Anneal(EM, abs, "heat"),
             ValueError,
-            "'entropy', 'divergence' or 'free_bits', got 'heat'",
+            "'entropy', 'divergence' or 'free_bits'; got 'heat'",
         ),
     ],
 )

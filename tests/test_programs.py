@@ -341,7 +341,7 @@ def test_a_pass_by_chunks_traces_its_function_once():
     def total(x, scale):
         def function(x, weight, places):
             traces.append(x.shape)
-            return {"sum": scale * weight @ x, "keys": jax.random.normal(places.key[0])}
+            return {"sum": scale * weight @ x, "keys": jax.random.normal(places.keys[0][0])}
 
         return elbax.passes.reduce_data(function, x, jax.random.key(0), chunk_size=4)
 

@@ -163,10 +163,8 @@ def by_torch(latent: int, width: int, depth: int) -> Callable[[np.ndarray], Any]
 def measured(latent: int, width: int, depth: int, batch: int) -> tuple[Row, Row]:
     rng = np.random.default_rng(0)
     batches = (rng.random((STEPS, batch, PIXELS)) < 0.2).astype(np.float32)
-    runs, compiling, contestants = {}, {}, {"elbax": by_elbax, "by hand": by_hand}
-    contestants["numpyro"] = by_numpyro
-    for name in contestants:
-        compiling[name] = []
+    contestants = {"elbax": by_elbax, "by hand": by_hand, "numpyro": by_numpyro}
+    runs, compiling = {}, {name: [] for name in contestants}
     # Compiled in turns, too.
     for turn in range(3):
         for name, make in list(contestants.items())[:: 1 if turn % 2 else -1]:

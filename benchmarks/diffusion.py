@@ -10,7 +10,6 @@ The autoencoder's images are also sent: by bits-back and the coder of `constrict
 """
 
 import argparse
-import gzip
 import io
 import lzma
 import time
@@ -27,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from measuring import markdown, Row, setting, write
+from mnist import idx
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -71,12 +71,11 @@ def digits() -> Data:
 
 def mnist(folder: Path) -> Data:
     def read(name, number):
-        with gzip.open(folder / name) as file:
-            every = np.frombuffer(file.read(), np.uint8, offset=16).reshape(-1, 14, 2, 14, 2)
+        every = idx(folder, name).reshape(-1, 14, 2, 14, 2)
         return jnp.asarray(every[:number].mean((2, 4)).reshape(number, -1) / 8, jnp.int32)
 
-    train = read("train-images-idx3-ubyte.gz", 10_000)
-    return Data(train, read("t10k-images-idx3-ubyte.gz", 1000), 32, 3000)
+    train = read("train-images-idx3-ubyte", 10_000)
+    return Data(train, read("t10k-images-idx3-ubyte", 1000), 32, 3000)
 
 
 def mlp(inputs: int, outputs: int, key: jax.Array) -> elbax.Network:

@@ -36,14 +36,11 @@ DRAWS = (1, 5, 50)
 
 
 def idx(folder: Path, name: str) -> np.ndarray:
-    """Images in [0, 1], a row each."""
+    """Grey levels from 0 to 255, a row for each image."""
     file = folder / name
-    data = (
-        file.read_bytes()
-        if file.exists()
-        else gzip.decompress((folder / f"{name}.gz").read_bytes())
-    )
-    return np.frombuffer(data, np.uint8, offset=16).reshape(-1, PIXELS) / np.float32(255)
+    packed = folder / f"{name}.gz"
+    data = file.read_bytes() if file.exists() else gzip.decompress(packed.read_bytes())
+    return np.frombuffer(data, np.uint8, offset=16).reshape(-1, PIXELS)
 
 
 def mlp(inputs: int, outputs: int, width: int, key: jax.Array) -> elbax.Network:
@@ -170,8 +167,9 @@ def by_torch(draws: int, levels: np.ndarray, test: jax.Array, options: Any) -> R
 
 
 def report(options: argparse.Namespace) -> Iterator[str]:
-    levels = idx(options.folder, "train-images-idx3-ubyte")
-    test = idx(options.folder, "t10k-images-idx3-ubyte")[: options.images]
+    shares = lambda name: idx(options.folder, name) / np.float32(255)
+    levels = shares("train-images-idx3-ubyte")
+    test = shares("t10k-images-idx3-ubyte")[: options.images]
     test = jax.random.bernoulli(jax.random.key(9), jnp.asarray(test)).astype(jnp.float32)
     runs: dict[str, Callable[[], Row]] = {}
     peers = {"optax": optax}

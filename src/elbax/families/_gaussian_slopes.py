@@ -111,37 +111,6 @@ def _own(back):
     return jnp.where(back.inside[:, None, None], back.matrix[:, :dim, :dim], 0)
 
 
-def _kept(back, moved, natural):
-    """Returns Ω, antisymmetric: with y + Ω y in the place of y, the next state is no function of ρ any more.
-
-    [R' 0] Ω = [0 -E], but for directions in which the next state has no noise.
-    """
-    steps, dim = back.found.steps, back.found.means.shape[1]
-    after = jnp.concatenate([steps.predicted[1:], steps.predicted[:1]])
-    matrix, noise = natural["transition"]["matrix"], natural["transition"]["root"]
-    if matrix.ndim == 3:
-        matrix = kalman.padded(matrix, len(after))
-    if noise.ndim == 3:
-        noise = kalman.padded(noise, len(after))
-    size = apply(jnp.abs(matrix), _size(back)) + jnp.linalg.norm(noise, axis=-1)
-    of_eta = _solve(after, moved.open, size)
-    return jnp.concatenate(
-        [
-            jnp.pad(-of_eta, ((0, 0), (0, 0), (dim, 0))),
-            jnp.pad(of_eta.mT, ((0, 0), (0, 0), (0, of_eta.shape[2]))),
-        ],
-        1,
-    )
-
-
-def _solve(root, matrix, size):
-    """Returns L⁻¹ M, 0 where L is rounding of numbers of this size."""
-    dim = root.shape[-1]
-    idle = (diagonal(root) <= 8 * dim * jnp.finfo(root.dtype).eps * size)[..., None]
-    inverse = invert_triangle(jnp.where(idle, jnp.eye(dim, dtype=root.dtype), root))
-    return product(jnp.where(idle, 0, inverse), matrix)
-
-
 def _size(back):
     """Returns the deviations of each state given the observations up to it."""
     return jnp.linalg.norm(back.found.steps.root, axis=-1)

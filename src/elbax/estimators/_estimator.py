@@ -86,12 +86,16 @@ class AbstractFixedDraws(AbstractEstimator):
 
 
 def draws(q: Any, key: Key, number: int) -> Any:
-    # To split a key is a loop of its own in the compiled program.
-    keys = key[None] if number == 1 else jax.random.split(key, number)
-    return jax.vmap(q.sample)(keys)
+    if number == 1:
+        return jax.tree.map(lambda leaf: leaf[None], q.sample(key))
+    return jax.vmap(q.sample)(jax.random.split(key, number))
 
 
 def over_draws(function: Callable[[Any], Any], z: Any, number: int) -> Any:
+    if number == 1:
+        # An axis of one draw would transpose the products of networks and copy their results.
+        found = function(jax.tree.map(lambda leaf: leaf[0], z))
+        return jax.tree.map(lambda leaf: leaf[None], found)
     # The number is told for a model without latents, whose z has no parts.
     return jax.vmap(function, axis_size=number)(z)
 

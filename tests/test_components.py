@@ -14,7 +14,7 @@ import scipy.stats
 from cases import find
 
 import elbax
-from elbax._math.special import excess, half_deviance, stirling_error
+from elbax._math.special import excess, half_deviance, softplus, stirling_error
 from elbax._reference import split_coordinates
 from elbax.data._batch import as_batch, over_rows
 
@@ -935,3 +935,15 @@ def test_a_rates_prior_without_a_mode_does_not_lower_the_bound():
     em = elbax.em(model)
     state = em.init(params, key=jax.random.key(0))
     assert elbax.fit(em, state, x).code == "converged"
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_normalizer_of_a_logit(dtype):
+    x = np.array([-np.inf, -800, -40, -1e-3, 0, 1e-3, 2, 40, 800, np.inf], dtype)
+    exact = np.logaddexp(x.astype(float), 0)
+    eps = np.finfo(dtype).eps
+    np.testing.assert_allclose(softplus(jnp.asarray(x)), exact, rtol=4 * eps)
+    rise = scipy.special.expit(x.astype(float))
+    slope, curvature = jax.grad(softplus), jax.grad(jax.grad(softplus))
+    np.testing.assert_allclose(jax.vmap(slope)(x), rise, rtol=8 * eps, atol=np.finfo(dtype).tiny)
+    np.testing.assert_allclose(jax.vmap(curvature)(x), rise * (1 - rise), atol=eps)

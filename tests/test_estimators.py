@@ -104,6 +104,21 @@ def test_unbiased_for_the_bound_of_two_draws(estimator):
     assert_unbiased((value, slope), jax.jit(jax.value_and_grad(two_draws))(POINT))
 
 
+@pytest.mark.parametrize("estimator", [estimators.Reparameterized, estimators.StickingTheLanding])
+def test_one_draw_has_no_axis(estimator):
+    """A network then multiplies a vector, and under `vmap` over rows a matrix in the order of its memory."""
+    seen = []
+
+    def function(z):
+        seen.append(isinstance(z, jax.core.Tracer))
+        return jnp.sum(z)
+
+    q = elbax.DiagonalGaussian(2)((jnp.zeros(2), jnp.ones(2)))
+    for number in (1, 2):
+        estimator(number)(function, q, jax.random.key(0))
+    assert seen == [False, True]
+
+
 def test_more_draws_are_a_tighter_bound():
     means = [
         float(jnp.mean(many(estimators.ImportanceWeighted(n), POINT, jax.random.key(1), 5000)[0]))

@@ -1,4 +1,4 @@
-"""Functions related to the gamma function, in forms without cancellation."""
+"""Logarithms of sums and of gamma functions, in forms without cancellation."""
 
 import functools
 import math
@@ -29,6 +29,18 @@ def stirling_error(x: Array) -> Array:
     exact = gammaln(small) - (small - 0.5) * jnp.log(small) + small - 0.5 * math.log(2 * math.pi)
     y = 1 / jnp.where(large, x, _STIRLING)
     return jnp.where(large, y * _polynomial(y * y, _STIRLING_TERMS), exact)
+
+
+@jax.custom_jvp
+def softplus(x: Array) -> Array:
+    """Returns log(1 + eˣ) = max(x, 0) + log(1 + e^(−|x|)), of slope 1 / (1 + e^(−x)).
+
+    `jax.nn.softplus` has more cases, and more in its derivative: an autoencoder's step is 3 to 15 % slower with it.
+    """
+    return jnp.maximum(x, 0) + jnp.log1p(jnp.exp(-jnp.abs(x)))
+
+
+softplus.defjvps(lambda slope, value, x: slope * jax.nn.sigmoid(x))
 
 
 def _polynomial(x: Array, coefficients: tuple[float, ...]) -> Any:

@@ -6,6 +6,7 @@ import numpy as np
 
 from .._arguments import check_kind
 from .._math.algebra import log, matmul
+from .._math.special import softplus
 from ..data._check import check_described, check_row, check_table, check_values
 from ..data._incomplete_rows import known_numbers
 from ..families._undefined import where_defined
@@ -61,7 +62,7 @@ class Bernoulli(AbstractComponent):
 
     def natural(self, params):
         logits = params["logits"]
-        return {"on": jax.nn.log_sigmoid(logits), "off": jax.nn.log_sigmoid(-logits)}
+        return {"on": -softplus(-logits), "off": -softplus(logits)}
 
     def log_densities(self, natural, x):
         check_row(x, natural["on"].shape[-1], "Bernoulli")

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._arguments import check_choice, check_not_negative
-from .._math.special import half_deviance, highest_log_mass
+from .._math.special import half_deviance, highest_log_mass, softplus
 from .._reference import Reference
 from .._types import Any, Array, Float, PyTree
 from ..data._check import check_described, check_values
@@ -133,7 +133,7 @@ class GeneralizedLinear(AbstractComponent):
             possible = log_indicator(target, True, inside).astype(y.dtype)
             return possible + highest_log_mass(y) - half_deviance(y, predictor)
         possible = log_indicator(target, True, is_bit(target)).astype(y.dtype)
-        return y * predictor - jax.nn.softplus(predictor) + possible
+        return y * predictor - softplus(predictor) + possible
 
     def describe(self, params):
         """Returns coefficients `(K, num_inputs + 1)`, or other weights, and a normal's standard deviations."""

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from .._math.algebra import log
+from .._math.special import softplus
 from .._types import Any, Array, Callable, Float, Int, Key, Scalar
 from ._conjugate import AbstractConjugateFamily
 from ._undefined import where_defined
@@ -34,7 +35,7 @@ class Bernoulli(AbstractConjugateFamily):
         return jnp.ndim(natural)
 
     def log_normalizer(self, natural: Scalar) -> Scalar:
-        return jax.nn.softplus(natural)
+        return softplus(natural)
 
     def mean(self, natural: Scalar) -> Scalar:
         return jax.nn.sigmoid(natural)
@@ -43,7 +44,7 @@ class Bernoulli(AbstractConjugateFamily):
         # −p log p − (1 − p) log (1 − p), with log p = −softplus(−η): nothing cancels.
         up, down = jax.nn.sigmoid(natural), jax.nn.sigmoid(-natural)
         finite = jnp.where(jnp.isinf(natural), 0, natural)
-        return up * jax.nn.softplus(-finite) + down * jax.nn.softplus(finite)
+        return up * softplus(-finite) + down * softplus(finite)
 
     def statistics(self, z: Array) -> Array:
         return jnp.asarray(z, jnp.result_type(float)) if z.dtype.kind != "f" else z

@@ -35,7 +35,7 @@ def stirling_error(x: Array) -> Array:
 def softplus(x: Array) -> Array:
     """Returns log(1 + eˣ) = max(x, 0) + log(1 + e^(−|x|)), of slope 1 / (1 + e^(−x)).
 
-    `jax.nn.softplus` has more cases, and more in its derivative: an autoencoder's step is 3 to 15 % slower with it.
+    `jax.nn.softplus` has more cases, and more in its derivative: an autoencoder is 3 to 15 % slower with it.
     """
     return jnp.maximum(x, 0) + jnp.log1p(jnp.exp(-jnp.abs(x)))
 

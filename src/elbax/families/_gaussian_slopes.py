@@ -59,10 +59,13 @@ def _(pairwise, primals, tangents):
     path, later = _path(back, y, pairwise, *_centers(back))
 
     dim, (_, z, *_) = path.shape[1], back.blocks()
-    root, by_noise = (product(of_y[:, z], free) for of_y in (back.matrix, moved.matrix))
+    root, by_noise = product(back.matrix[:, z], free), right_times(moved.matrix[:, z], free)
     turned = noise_change + apply(_turn(root, by_noise, _size(back)), noise)
     known = moved.shift + apply(moved.matrix, y.at[:, :dim].add(later))
     return path, _path(back, apply(free, turned), pairwise, known[:, :dim], known[:, z])[0]
+
+
+_SMALL = 8
 
 
 def _results(natural, back, later, moments):
@@ -72,6 +75,22 @@ def _results(natural, back, later, moments):
 def product(a, b):
     """Returns A B, for the smallest matrices as one loop: one call for each of them would be slow."""
     return summed(a, b) if max(a.shape[-2:] + b.shape[-2:]) <= 4 else matmul(a, b)
+
+
+def left_times(matrix, change):
+    """Returns A dB, row by row. Its transpose is one sum of products, where that of `matmul` is a call for each."""
+    if max(matrix.shape[-2:] + change.shape[-2:]) > _SMALL:
+        return matmul(matrix, change)
+    rows = (jnp.sum(matrix[..., i, :, None] * change, -2) for i in range(matrix.shape[-2]))
+    return jnp.stack(list(rows), -2)
+
+
+def right_times(change, matrix):
+    """Returns dA B, column by column."""
+    if max(matrix.shape[-2:] + change.shape[-2:]) > _SMALL:
+        return matmul(change, matrix)
+    columns = (jnp.sum(change * matrix[..., None, :, k], -1) for k in range(matrix.shape[-1]))
+    return jnp.stack(list(columns), -1)
 
 
 # --- draws -----------------------------------------------------------------------------------------
@@ -123,7 +142,7 @@ def _turn(root, change, size):
     """
     lacking = _lacking(root, size)
     inverse = invert_triangle(root + lacking)
-    matrix = product(inverse - product(lacking, inverse), change)
+    matrix = left_times(inverse - product(lacking, inverse), change)
     return jnp.tril(matrix.mT, -1) - jnp.triu(matrix, 1)
 
 
@@ -223,19 +242,19 @@ def _moved(natural, change, back, pairwise):
     whiten, left = invert_triangle(steps.innovation), steps.left()
     units = _units(natural, back, whiten)
     of_zeta, by_xi = steps.of_rows[..., :width], steps.of_move[:, :dim]
-    narrow = (lambda columns: columns) if tilt is None else (lambda columns: product(columns, tilt))
+    narrow = (lambda columns: columns) if tilt is None else (lambda columns: right_times(columns, tilt))
     known_state, known_noise = found.known[:, :dim], found.known[:, dim:]
 
     matrix = _every(natural["transition"]["matrix"], 2, back)
     d_matrix, d_noise = (_every(change["transition"][name], 2, back) for name in ("matrix", "root"))
     d_offset = _every(change["transition"]["offset"], 1, back)
     d_rows, d_seen = change["unary"]["rows"], change["unary"].get("root")
-    seen = product(product(d_rows, steps.predicted), steps.of_rows[:, :dim])
+    seen = right_times(d_rows, product(steps.predicted, steps.of_rows[:, :dim]))
     residual = change["unary"]["target"] - apply(d_rows, means)
     if d_seen is not None:
-        seen += product(jnp.tril(d_seen), steps.of_rows[:, dim:])
+        seen += right_times(jnp.tril(d_seen), steps.of_rows[:, dim:])
         residual -= apply(jnp.tril(d_seen), known_noise)
-    seen, residual = product(whiten, seen), apply(whiten, residual)
+    seen, residual = left_times(whiten, seen), apply(whiten, residual)
 
     # The tilts h and J, the slope h - J z at the means, and the changes of both.
     tilts = kalman.tilts_of(natural)
@@ -249,31 +268,31 @@ def _moved(natural, change, back, pairwise):
         bent = product(root.mT, tilts["precision"])
     if more:
         d_precision = 0.5 * (more["precision"] + more["precision"].mT)
-        d_bent = 0.5 * product(root.mT, product(d_precision, root))
+        d_bent = 0.5 * left_times(root.mT, right_times(d_precision, root))
         d_slope = apply(root.mT, more["linear"] - apply(d_precision, means))
 
     def of_xi(change_of_eta):
         """Returns how X⁻¹ of the observation, (η, ν) and z change as functions of ξ; and the log-volume."""
-        turned = seen + product(units.said, product(change_of_eta, steps.of_rows[:, :dim]))
+        turned = seen + left_times(units.said, right_times(change_of_eta, steps.of_rows[:, :dim]))
         volume = jnp.trace(turned[..., :width], axis1=1, axis2=2)
         turned = narrow(turned[..., width:])
-        of_state = product(units.kept, product(change_of_eta, left[:, :dim]))
-        of_state -= product(steps.gain, narrow(seen[..., width:]))
-        of_known = -product(of_zeta, turned)
+        of_state = left_times(units.kept, right_times(change_of_eta, left[:, :dim]))
+        of_state -= left_times(steps.gain, narrow(seen[..., width:]))
+        of_known = -left_times(of_zeta, turned)
         if tilts or more:
-            bend = d_bent if bent is None else d_bent + product(bent, of_state)
-            of_known, of_state = of_known - product(left, bend), of_state - product(root, bend)
+            bend = d_bent if bent is None else d_bent + left_times(bent, of_state)
+            of_known, of_state = of_known - left_times(left, bend), of_state - left_times(root, bend)
             volume += jnp.trace(bend, axis1=1, axis2=2)
         return turned, of_known, of_state, volume
 
     def next_root(of_state):
-        moved = product(product(matrix, of_state) + product(d_matrix, root), by_xi)
-        moved += product(jnp.tril(d_noise), steps.of_move[:, dim:])
-        return product(_after(units.inverse), moved)
+        moved = right_times(left_times(matrix, of_state) + right_times(d_matrix, root), by_xi)
+        moved += right_times(jnp.tril(d_noise), steps.of_move[:, dim:])
+        return left_times(_after(units.inverse), moved)
 
     added = next_root(of_xi(jnp.zeros_like(root))[2])[..., :dim]
     own = product(left[:, :dim], by_xi[..., :dim])
-    start = product(units.inverse[0], jnp.tril(change["initial"]["root"]))
+    start = left_times(units.inverse[0], jnp.tril(change["initial"]["root"]))
     _, roots = run(_but_last(Links(units.moving, None, added, own)), None, start, pairwise)
     turned, of_known, of_state, volume = of_xi(roots)
 
@@ -284,7 +303,7 @@ def _moved(natural, change, back, pairwise):
         kept = apply(units.kept, moved) + apply(steps.gain, residual)
         inner = apply(turned.mT, score)
         if bent is not None:
-            by_slope = product(units.root, product(roots, left[:, :dim]))
+            by_slope = left_times(units.root, right_times(roots, left[:, :dim]))
             inner += apply(by_slope.mT, slope) - apply(bent, kept)
         if d_slope is not None:
             inner += d_slope
@@ -300,12 +319,12 @@ def _moved(natural, change, back, pairwise):
     open_ = next_root(of_state)[..., dim:] * _after(units.has)[..., None]
     open_ = jnp.where(back.inside[:, None, None], open_, 0)
     by_next, by_rest = back.matrix[..., :dim], back.matrix[..., dim:]
-    turn = jnp.concatenate([product(by_rest, open_.mT), -product(by_next, open_)], 2)
+    turn = jnp.concatenate([left_times(by_rest, open_.mT), -left_times(by_next, open_)], 2)
     of_w = jnp.concatenate([of_known[:, :dim], of_state, of_known[:, dim:], 0 * root], 1)
     return _Moved(
         shift=jnp.concatenate([of_mean[:, :dim], center, of_mean[:, dim:], 0 * means], 1),
-        matrix=product(of_w, by_xi) + turn,
-        root=product(units.root, roots),
+        matrix=right_times(of_w, by_xi) + turn,
+        root=left_times(units.root, roots),
         narrowing=jnp.sum(jnp.where(back.in_time, volume, 0)),
     )
 
@@ -332,19 +351,19 @@ def _moments_slope(change, moved, back, later, moments, pairwise):
     by_next, by_rest = back.matrix[..., :dim], back.matrix[..., dim:]
     shift = moved.shift + apply(moved.matrix[..., :dim], mean)
     # Half of the change of w's covariance is of_next by_nextᵀ + of_rest by_restᵀ.
-    of_next, of_rest = product(moved.matrix[..., :dim], covariance), moved.matrix[..., dim:]
+    of_next, of_rest = right_times(moved.matrix[..., :dim], covariance), moved.matrix[..., dim:]
 
     def half(one, other):
-        found = product(of_next[:, one], by_next[:, other].mT)
-        return found + product(of_rest[:, one], by_rest[:, other].mT)
+        found = right_times(of_next[:, one], by_next[:, other].mT)
+        return found + right_times(of_rest[:, one], by_rest[:, other].mT)
 
     own, none = half(eta, eta), jnp.zeros_like(covariance[0])
     links = Links(_own(back), shift[:, eta], own + own.mT)
     means, squares = run_back(links, none[0], none, pairwise)
     shift += apply(by_next, jnp.where(inside, means[1:], 0))
-    square = product(by_next, jnp.where(each, squares[1:], 0))
-    cross = product((of_next + square)[:-1, z], steps.predicted[1:].mT)
-    cross += product(product(by_next[:-1, z], covariance[:-1]), moved.root[1:].mT)
+    square = left_times(by_next, jnp.where(each, squares[1:], 0))
+    cross = right_times((of_next + square)[:-1, z], steps.predicted[1:].mT)
+    cross += left_times(product(by_next[:-1, z], covariance[:-1]), moved.root[1:].mT)
     of_next += 0.5 * square
     spread = lambda one, other: half(one, other) + half(other, one).mT
 

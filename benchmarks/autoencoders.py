@@ -7,6 +7,9 @@ with tanh for q(z | x) and p(x | z), one reparameterized draw an image, the exac
 "By hand" is a loss in equinox and an update in optax, a page of user code. A run is one jitted scan over twenty
 batches; PyTorch, which is not compiled, loops. The contestants take turns in one process; ratios are of paired
 rounds. It needs numpyro, and takes PyTorch where it is installed.
+
+Last comes a chain of Gaussian latents, with what an encoder says of each state: the gradient of the bound and of one
+draw beside the bound alone.
 """
 
 import functools
@@ -32,6 +35,8 @@ RESULTS = Path(__file__).parent / "results" / "autoencoders.md"
 PIXELS, STEPS, ROUNDS, RATE = 784, 20, 60, 1e-3
 # Latent numbers, hidden units, hidden layers, images in a batch.
 SIZES = [(8, 64, 1, 50), (16, 200, 2, 100), (50, 200, 2, 128), (32, 500, 2, 100)]
+# Coordinates of a state, steps, paths in a batch.
+CHAINS = [(4, 20, 50), (4, 100, 50), (8, 50, 20)]
 
 Contestant = tuple[
     Callable, Any
@@ -200,6 +205,57 @@ def measured(latent: int, width: int, depth: int, batch: int) -> tuple[Row, Row]
     return steps, compiles | {"elbax / by hand": f"{middle['elbax'] / middle['by hand']:.2f}"}
 
 
+def chain(dim: int, num_steps: int, batch: int) -> Row:
+    """The gradient of a step of a chain beside its bound: both have the filter, the smoother and the prior's filter."""
+    family = elbax.GaussianChain(dim, order="sequential")
+    params = {"matrix": 0.9 * jnp.eye(dim), "log_noise": jnp.full(dim, -0.5)}
+    outputs = jax.random.normal(jax.random.key(0), (batch, num_steps, 2 * dim))
+    keys = jax.random.split(jax.random.key(1), batch)
+
+    def prior(params):
+        noise = jnp.diag(jnp.exp(params["log_noise"]))
+        unary = {"rows": jnp.zeros((1, dim)), "target": jnp.zeros((num_steps, 1))}
+        return {
+            "initial": {"mean": jnp.zeros(dim), "root": jnp.eye(dim)},
+            "transition": {"matrix": params["matrix"], "offset": jnp.zeros(dim), "root": noise},
+            "unary": unary,
+            "length": jnp.asarray(num_steps),
+        }
+
+    def bound(params, output, key):
+        natural = prior(params)
+        q = family(family.tilted(natural, output))
+        return q.bound(natural) - family.log_normalizer(natural)
+
+    def with_draw(params, output, key):
+        path = family(family.tilted(prior(params), output)).sample(key)
+        return bound(params, output, key) - jnp.sum(path**2)
+
+    def over_batch(function):
+        return lambda *given: jnp.mean(jax.vmap(function, (None, 0, 0))(*given))
+
+    gradient = jax.grad(over_batch(with_draw), argnums=(0, 1))
+    runs, compiling = {}, {}
+    for name, function in {"bound": over_batch(bound), "step": gradient}.items():
+        begin = time.perf_counter()
+        program = jax.jit(function).lower(params, outputs, keys).compile()
+        compiling[name] = time.perf_counter() - begin
+        run = functools.partial(program, params, outputs, keys)
+        runs[name] = functools.partial(lambda run: jax.block_until_ready(run()), run)
+    times = {name: [] for name in runs}
+    for _ in range(1 + ROUNDS):
+        for name, run in runs.items():
+            times[name].append(1e3 * seconds(run))
+    times = {name: np.array(own[1:]) for name, own in times.items()}
+    return {
+        "coordinates, steps, paths": f"{dim}, {num_steps}, {batch}",
+        "bound, ms": f"{np.median(times['bound']):.1f}",
+        "gradient with a draw / bound": paired(times["step"], times["bound"]),
+        "compiling the bound, s": f"{compiling['bound']:.1f}",
+        "compiling the gradient, s": f"{compiling['step']:.1f}",
+    }
+
+
 def paired(a: np.ndarray, b: np.ndarray) -> str:
     low, middle, high = np.quantile(a / b, [0.25, 0.5, 0.75])
     return f"{middle:.3f} ({low:.3f} to {high:.3f})"
@@ -224,6 +280,8 @@ def report() -> Iterator[str]:
     yield markdown(steps)
     yield "## Compiling the scan"
     yield markdown(compiles)
+    yield "## A chain of latents"
+    yield markdown([chain(*size) for size in CHAINS])
 
 
 if __name__ == "__main__":

@@ -242,7 +242,9 @@ def _moved(natural, change, back, pairwise):
     whiten, left = invert_triangle(steps.innovation), steps.left()
     units = _units(natural, back, whiten)
     of_zeta, by_xi = steps.of_rows[..., :width], steps.of_move[:, :dim]
-    narrow = (lambda columns: columns) if tilt is None else (lambda columns: right_times(columns, tilt))
+    narrow = (
+        (lambda columns: columns) if tilt is None else (lambda columns: right_times(columns, tilt))
+    )
     known_state, known_noise = found.known[:, :dim], found.known[:, dim:]
 
     matrix = _every(natural["transition"]["matrix"], 2, back)
@@ -281,7 +283,10 @@ def _moved(natural, change, back, pairwise):
         of_known = -left_times(of_zeta, turned)
         if tilts or more:
             bend = d_bent if bent is None else d_bent + left_times(bent, of_state)
-            of_known, of_state = of_known - left_times(left, bend), of_state - left_times(root, bend)
+            of_known, of_state = (
+                of_known - left_times(left, bend),
+                of_state - left_times(root, bend),
+            )
             volume += jnp.trace(bend, axis1=1, axis2=2)
         return turned, of_known, of_state, volume
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from .._math.algebra import is_label
-from .._types import Any, Callable, PyTree, Scalar
+from .._types import Any, Array, Callable, Float, PyTree
 from ._any_latent import AnyLatent
 from ._diagonal_gaussian import DiagonalGaussian
 from ._family import AbstractFamily, Distribution
@@ -37,7 +37,7 @@ def as_prior(given: Any, family: AbstractFamily) -> Any:
     return family(jax.tree.map(jnp.asarray, given))
 
 
-def exact_divergence(q: Any, prior: Any) -> Scalar | None:
+def exact_divergence(q: Any, prior: Any) -> Float[Array, "*batch"] | None:
     """Returns KL(q ‖ p) = A(η₀) − (E_q⟨η₀, t(z)⟩ + H(q)) in nats, or `None` if the two are not of one family."""
     if not isinstance(prior, Distribution) or not _has_exact_bound(q):
         return None

@@ -20,6 +20,7 @@ from ..families import (
     exact_divergence,
     in_precision_of,
 )
+from ..programs._ancestral import Ancestral, Part
 
 
 class Model(AbstractModel):
@@ -274,8 +275,14 @@ class Model(AbstractModel):
             return q.moves
         return not q.discrete if hasattr(q, "discrete") else self.latent.moves
 
-    def _expected(self, function: Callable[[Any], Scalar], q: Any, key: Key) -> Scalar:
-        estimator = self._estimator(q)
+    def _expected(
+        self,
+        function: Callable[[Any], Scalar],
+        q: Any,
+        key: Key,
+        estimator: AbstractEstimator | None,
+    ) -> Scalar:
+        """Returns E_q[function(z)] + H(q)."""
         if estimator is not None and hasattr(q, "log_prob"):
             return estimator(function, q, key)
         # On a finite support, a point or weighted draws, the expectation is a sum.
@@ -283,14 +290,19 @@ class Model(AbstractModel):
 
     def divergence(self, q: Any, prior: Any, key: Key) -> Scalar:
         exact = exact_divergence(q, prior)
-        if exact is None and self.estimator is not None and self.estimator.tighter:
+        if exact is not None:
+            return exact
+        estimator: Any = self._estimator(q)
+        if estimator is not None and estimator.tighter:
             # The bound of several draws is no expectation.
-            number = getattr(self.estimator, "num_samples", 1)
-            return -Reparameterized(number)(prior.log_prob, q, key)
-        return -self._expected(prior.log_prob, q, key) if exact is None else exact
+            estimator = Reparameterized(getattr(estimator, "num_samples", 1))
+        ratio = _stepwise(estimator, prior, q)
+        if ratio is not None:
+            return -estimator.average(ratio, q, key)
+        return -self._expected(prior.log_prob, q, key, estimator)
 
     def elbo(self, natural: PyTree, x: PyTree, q: Any, key: Key) -> Scalar:
-        estimator = self._estimator(q)
+        estimator: Any = self._estimator(q)
         if estimator is None and hasattr(q, "bound"):
             potentials, constant = self._read(natural, x)
             return q.bound(potentials) + constant
@@ -302,7 +314,27 @@ class Model(AbstractModel):
                 reconstruction = estimator.average(self._given(natural, x, noise), q, key)
                 if reconstruction is not None:
                     return reconstruction - divergence.astype(reconstruction.dtype)
-        return self._expected(self._log_joint(natural, x, noise), q, key)
+        ratio = self._log_ratio(estimator, natural, x, q, noise)
+        if ratio is not None:
+            return estimator.average(ratio, q, key)
+        return self._expected(self._log_joint(natural, x, noise), q, key, estimator)
+
+    def _log_ratio(
+        self, estimator: Any, params: PyTree, x: PyTree, q: Any, key: Key | None
+    ) -> Callable[[Any], Scalar] | None:
+        """Returns z ↦ log p(x, z) − log q(z) as `_stepwise` does."""
+        if self.prior is None:
+            return _stepwise(estimator, self.function, q, params, x, key=key)
+        ratio = _stepwise(estimator, self.latent_prior(params, x), q)
+        if ratio is None:
+            return None
+        given = self._given(params, x, key)
+
+        def joint(z):
+            likelihood = jnp.asarray(given(z))
+            return likelihood + ratio(z).astype(likelihood.dtype)
+
+        return joint
 
     def conditional(self, natural: PyTree, x: PyTree) -> Distribution:
         if not self.exact:
@@ -390,6 +422,17 @@ class Model(AbstractModel):
                 f"{allowed:.2g}). Use Model(..., conjugate=False) with Amortized(network, latent), which samples."
             )
         return self
+
+
+def _stepwise(
+    estimator: Any, p: Any, q: Any, *arguments: PyTree, **options: Any
+) -> Callable[[Any], Scalar] | None:
+    """Returns z ↦ log p(z) − log q(z) of two programs by divergences of their steps, where these are asked for."""
+    source = getattr(q, "source", q)
+    both = hasattr(p, "log_ratio") and isinstance(source, Ancestral | Part)
+    if not (both and getattr(estimator, "stepwise", False)):
+        return None
+    return lambda z: p.log_ratio(*arguments, z, source, **options)
 
 
 def _check_static(name: str, function: Any) -> None:

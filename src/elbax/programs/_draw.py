@@ -1,4 +1,4 @@
-"""The two ways to run an ancestral program: its draws are sampled, or scored."""
+"""The ways to run an ancestral program: its draws are sampled, or scored."""
 
 import abc
 
@@ -127,14 +127,23 @@ class Scoring(AbstractDraw):
 
         def body(carry, at):
             x, given = at
-            draw = Scoring(given)
+            draw = type(self)(given)
             carry, y = step(carry, x, draw)
-            return carry, (y, draw.scores)
+            return carry, (y, draw.found)
 
-        carry, (ys, scores) = jax.lax.scan(body, carry, (xs, given), length)
-        count = lambda scores: jnp.sum(scores if where is True else jnp.where(where, scores, 0))
-        self.scores |= jax.tree.map(count, scores)
+        carry, (ys, found) = jax.lax.scan(body, carry, (xs, given), length)
+        self.add(found, where)
         return carry, ys
+
+    @property
+    def found(self) -> Any:
+        """What a step of a scan hands out of it."""
+        return self.scores
+
+    def add(self, found: Any, where: Any) -> None:
+        """Takes what all steps of a scan have found, of those that count."""
+        count = lambda scores: jnp.sum(scores if where is True else jnp.where(where, scores, 0))
+        self.scores |= jax.tree.map(count, found)
 
 
 def num_steps(xs: PyTree, length: int | None) -> int:

@@ -40,6 +40,19 @@ class Normal(eqx.Module):
         scaled = (z - self.mean) / self.deviation
         return -jnp.sum(0.5 * scaled**2 + jnp.log(self.deviation) + 0.5 * math.log(2 * math.pi))
 
+    def divergence(self, other: Any) -> Float[Array, ""] | None:
+        """Returns KL(self ‖ other) of another `Normal`, in nats, summed over all entries; else `None`.
+
+        A subclass may have another density, so none is known of it.
+        """
+        if not type(self) is type(other) is Normal:
+            return None
+        if jnp.broadcast_shapes(self.mean.shape, other.mean.shape) != self.mean.shape:
+            return None
+        ratio = self.deviation / other.deviation
+        away = (self.mean - other.mean) / other.deviation
+        return jnp.sum(0.5 * (ratio**2 + away**2 - 1) - jnp.log(ratio))
+
     def mode(self) -> Float[Array, "..."]:
         """Returns the mean."""
         return self.mean

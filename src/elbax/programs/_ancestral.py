@@ -104,7 +104,7 @@ class Ancestral(eqx.Module):
         ...     draw("below", elbax.programs.Normal(top, scale))
         >>> p, q = (elbax.programs.Ancestral(program, scale) for scale in (2.0, 1.0))
         >>> each = jax.vmap(q.sample)(jax.random.split(jax.random.key(0), 100))
-        >>> bool(jax.vmap(lambda z: p.log_prob(z) - q.log_prob(z))(each).std() > 1)
+        >>> bool(jax.vmap(lambda z: p.log_prob(z) - q.log_prob(z))(each).std() > 0.5)
         True
         >>> bool(jax.vmap(lambda z: p.log_ratio(z, q))(each).std() < 1e-6)
         True

@@ -297,7 +297,7 @@ class Model(AbstractModel):
             # The bound of several draws is no expectation.
             estimator = Reparameterized(getattr(estimator, "num_samples", 1))
         ratio = _stepwise(estimator, prior, q)
-        if ratio is not None:
+        if estimator is not None and ratio is not None:
             return -estimator.average(ratio, q, key)
         return -self._expected(prior.log_prob, q, key, estimator)
 
@@ -315,7 +315,7 @@ class Model(AbstractModel):
                 if reconstruction is not None:
                     return reconstruction - divergence.astype(reconstruction.dtype)
         ratio = self._log_ratio(estimator, natural, x, q, noise)
-        if ratio is not None:
+        if estimator is not None and ratio is not None:
             return estimator.average(ratio, q, key)
         return self._expected(self._log_joint(natural, x, noise), q, key, estimator)
 

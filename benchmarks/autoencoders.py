@@ -8,8 +8,8 @@ with tanh for q(z | x) and p(x | z), one reparameterized draw an image, the exac
 batches; PyTorch, which is not compiled, loops. The contestants take turns in one process; ratios are of paired
 rounds. It needs numpyro, and takes PyTorch where it is installed.
 
-Last comes a chain of Gaussian latents, with what an encoder says of each state: the gradient of the bound and of one
-draw beside the bound alone.
+Last comes a chain of Gaussian latents, with what an encoder says of each state: the gradient of the bound and of
+one draw beside the bound alone.
 """
 
 import functools
@@ -206,7 +206,7 @@ def measured(latent: int, width: int, depth: int, batch: int) -> tuple[Row, Row]
 
 
 def chain(dim: int, num_steps: int, batch: int) -> Row:
-    """The gradient of a step of a chain beside its bound: both have the filter, the smoother and the prior's filter."""
+    """The gradient of a chain's bound and of a draw, beside the bound."""
     family = elbax.GaussianChain(dim, order="sequential")
     params = {"matrix": 0.9 * jnp.eye(dim), "log_noise": jnp.full(dim, -0.5)}
     outputs = jax.random.normal(jax.random.key(0), (batch, num_steps, 2 * dim))

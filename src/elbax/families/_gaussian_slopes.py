@@ -78,7 +78,7 @@ def product(a, b):
 
 
 def left_times(matrix, change):
-    """Returns A dB, row by row. Its transpose is one sum of products, where that of `matmul` is a call for each."""
+    """Returns A dB, row by row. Its transpose is one sum of products; that of `matmul` is a call for each."""
     if max(matrix.shape[-2:] + change.shape[-2:]) > _SMALL:
         return matmul(matrix, change)
     rows = (jnp.sum(matrix[..., i, :, None] * change, -2) for i in range(matrix.shape[-2]))

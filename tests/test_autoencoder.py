@@ -501,3 +501,18 @@ def test_pseudo_inputs_that_are_the_data():
     assert float(terms.kl_prior) == pytest.approx(0, abs=1e-12)
     other = elbax.elbo_terms(model, params, reading(model, params), ROWS[1:2])
     assert float(other.kl_prior) > 1e-2
+
+
+def test_a_prior_of_another_size_is_refused():
+    """One number would stand for all coordinates in the density, and for one in its normalizer."""
+    narrow = elbax.Model(
+        likelihood=lambda params, x, z: params * z.sum(),
+        prior=lambda params, x: (jnp.zeros(1), jnp.ones(1)),
+        latent=elbax.DiagonalGaussian(4),
+    )
+    q = narrow.latent((jnp.zeros(4), jnp.ones(4)))
+    message = r"prior returned natural parameters of shapes \(\(1,\), \(1,\)\); those of one latent of Diagonal"
+    with pytest.raises(ValueError, match=message):
+        elbax.elbo(
+            narrow, jnp.array(1.0), lambda x, key: q, jnp.zeros((3, 1)), key=jax.random.key(0)
+        )

@@ -280,6 +280,19 @@ def test_derivatives_go_through():
             lambda: elbax.Categorical(3)(jnp.zeros((4, 3))).log_prob(jnp.zeros((5, 4), int)),
             r"jax.vmap\(q.log_prob\)\(z\)",
         ),
+        # These would be broadcast, and the sums over coordinates wrong.
+        (
+            lambda: elbax.DiagonalGaussian(4)((jnp.zeros(1), jnp.ones(1))).entropy(),
+            r"shapes \(\(1,\), \(1,\)\); those of one datum have shapes \(\(4,\), \(4,\)\)",
+        ),
+        (
+            lambda: elbax.Categorical(3)(jnp.zeros((2, 3))).bound(jnp.zeros(1)),
+            r"potentials of shapes \(1,\); those of one datum have shapes \(\(3,\),\)",
+        ),
+        (
+            lambda: elbax.Gaussian(2)((jnp.zeros(2), jnp.ones(2))).sample(jax.random.key(0)),
+            r"those of one datum have shapes \(\(2,\), \(2, 2\)\)",
+        ),
     ],
 )
 def test_other_axes_are_refused(wrong, message):

@@ -11,6 +11,7 @@ from .._model import AbstractModel
 from .._program import compiled
 from .._types import Float, Key, PyTree, Scalar
 from ..data._batch import over_rows, reduce_data
+from ..estimators._importance_weighted import log_mean
 from ..posteriors import Amortized, Exact, SemiAmortized
 
 
@@ -124,8 +125,7 @@ def _estimates(
         keys = jax.random.split(key, 3)
         best = log_weights(refined(x, key=keys[0]), keys[1])
         first = log_weights(refined.encoder(x), keys[2])
-        even = jnp.log(jnp.asarray(num_samples, best.dtype))
-        return jax.nn.logsumexp(best) - even, jnp.mean(best), jnp.mean(first)
+        return log_mean(best), jnp.mean(best), jnp.mean(first)
 
     def total(x, weight, places):
         return [

@@ -41,6 +41,10 @@ class Categorical(AbstractConjugateFamily):
     def event_shape(self) -> Any:
         return (self.num_values,)
 
+    @property
+    def natural_shapes(self) -> Any:
+        return ((self.num_values,),)
+
     def batch_ndim(self, natural: Float[Array, "..."]) -> int:
         return jnp.ndim(natural) - 1
 

@@ -35,6 +35,10 @@ class DiagonalGaussian(AbstractFamily):
     def __check_init__(self):
         check_count("DiagonalGaussian", dim=self.dim)
 
+    @property
+    def natural_shapes(self) -> Any:
+        return (self.dim,), (self.dim,)
+
     def batch_ndim(self, natural: tuple) -> int:
         return jnp.ndim(natural[0]) - 1
 

@@ -39,6 +39,10 @@ class Dirichlet(AbstractConjugateFamily):
     def event_shape(self) -> Any:
         return (self.num_values,)
 
+    @property
+    def natural_shapes(self) -> Any:
+        return ((self.num_values,),)
+
     def batch_ndim(self, natural: Array) -> int:
         return jnp.ndim(natural) - 1
 

@@ -34,7 +34,14 @@ def as_prior(given: Any, family: AbstractFamily) -> Any:
             "Model: prior returned natural parameters, but the model has no latent family. Pass one, Model(..., "
             "latent=elbax.Gaussian(2)), or return a distribution with log_prob(z) or a function of z."
         )
-    return family(jax.tree.map(jnp.asarray, given))
+    natural = jax.tree.map(jnp.asarray, given)
+    found, expected = tuple(map(jnp.shape, jax.tree.leaves(natural))), family.natural_shapes
+    if expected is not None and found != expected:
+        raise ValueError(
+            f"Model: prior returned natural parameters of shapes {found}; those of one latent of "
+            f"{type(family).__name__} have shapes {expected}."
+        )
+    return family(natural)
 
 
 def exact_divergence(q: Any, prior: Any) -> Float[Array, "*batch"] | None:

@@ -85,6 +85,11 @@ class AbstractFamily(eqx.Module):
         """The number of axes of one datum's z."""
 
     @property
+    def natural_shapes(self) -> Any:
+        """The shapes of one datum's natural parameters, one for each array; `None` if the family fixes none."""
+        return None
+
+    @property
     def of_potentials(self) -> "AbstractFamily":
         """The family whose natural parameters `bound` and `score` take as potentials."""
         return self

@@ -47,6 +47,10 @@ class Gaussian(AbstractConjugateFamily):
     def event_shape(self) -> Any:
         return (self.dim,)
 
+    @property
+    def natural_shapes(self) -> Any:
+        return (self.dim,), (self.dim, self.dim)
+
     def batch_ndim(self, natural: tuple) -> int:
         return jnp.ndim(natural[0]) - 1
 

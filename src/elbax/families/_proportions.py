@@ -39,6 +39,10 @@ class Proportions(AbstractFamily):
     def __check_init__(self):
         check_count("Proportions", num_values=self.num_values)
 
+    @property
+    def natural_shapes(self) -> Any:
+        return ((self.num_values,),)
+
     def batch_ndim(self, natural: Float[Array, "..."]) -> int:
         return jnp.ndim(natural) - 1
 

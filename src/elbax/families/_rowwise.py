@@ -17,7 +17,8 @@ def rowwise(*kinds: str) -> Callable[[Callable], Callable]:
     is mapped over leading axes. An argument without leading axes is shared by all rows, and the key is split into
     one per row. If no argument has leading axes, the method is called directly.
 
-    **Raises** `ValueError` for arguments with different leading axes, or with fewer axes than one datum has.
+    **Raises** `ValueError` for arguments with different leading axes, with fewer axes than one datum has, or of
+    other sizes than the family's.
     """
 
     def decorate(method):
@@ -61,19 +62,33 @@ def _depth(who: str, family: Any, kind: str, argument: PyTree) -> int:
         return 0
     if kind == "q":
         return argument.batch_ndim
+    of = family.of_potentials if kind == "potentials" else family
     if kind == "z":
         # Of several arrays the first one tells.
-        first = jax.tree.leaves(argument)[0]
-        depth = jnp.ndim(first) - family.event_ndim
+        depth = jnp.ndim(jax.tree.leaves(argument)[0]) - of.event_ndim
     else:
-        of = family if kind == "natural" else family.of_potentials
         depth = of.batch_ndim(argument)
     if depth < 0:
         raise ValueError(
             f"{who}: got {_NAMES[kind]} of shapes {_shapes(argument)}, which have fewer axes than those of one "
             "datum."
         )
+    if kind != "z" and of.natural_shapes is not None:
+        _check_shapes(who, _NAMES[kind], argument, of.natural_shapes)
     return depth
+
+
+def _check_shape(
+    who: str, name: str, argument: PyTree, expected: tuple[tuple[int, ...], ...]
+) -> None:
+    """Raises an error if the last axes of the arrays have other sizes, which would be broadcast."""
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(argument)]
+    pairs = zip(shapes, expected, strict=False)
+    last = (shape[max(len(shape) - len(own), 0) :] for shape, own in pairs)
+    if len(shapes) != len(expected) or tuple(last) != expected:
+        raise ValueError(
+            f"{who}: got {name} of shapes {_shapes(argument)}; those of one datum have shapes {expected}."
+        )
 
 
 _NAMES = {

@@ -78,9 +78,7 @@ def _depth(who: str, family: Any, kind: str, argument: PyTree) -> int:
     return depth
 
 
-def _check_shape(
-    who: str, name: str, argument: PyTree, expected: tuple[tuple[int, ...], ...]
-) -> None:
+def _check_shapes(who: str, name: str, argument: PyTree, expected: tuple) -> None:
     """Raises an error if the last axes of the arrays have other sizes, which would be broadcast."""
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(argument)]
     pairs = zip(shapes, expected, strict=False)

@@ -366,6 +366,23 @@ def test_decodings_lie_at_their_latents():
         plot.decodings(lambda z: jnp.repeat(z, 2), (2, 3))
 
 
+def test_traversals_move_one_unit_at_a_time():
+    z = np.array([5.0, 6.0, 7.0])
+    ax = plot.traversals(lambda z: z, z, (1, 3), units=(2, 0), number=3, reach=1.0)
+    whole = np.asarray(ax.images[0].get_array().filled(np.nan))
+    assert whole.shape == (4, 12)
+    assert whole[0, :3].tolist() == [5, 6, -1] and whole[0, 8:11].tolist() == [5, 6, 1]
+    assert whole[2, 4:7].tolist() == [0, 6, 7]
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["2", "0"]
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["-1.0", "0.0", "1.0"]
+    with pytest.raises(ValueError, match="units must be different ones of 0, ..., 2; got"):
+        plot.traversals(lambda z: z, z, (1, 3), units=(3,))
+    with pytest.raises(ValueError, match="pictures of 3 numbers"):
+        plot.traversals(lambda z: z, z, (2, 3))
+    with pytest.raises(TypeError, match=r"z must be a vector.*got shape \(1, 3\)"):
+        plot.traversals(lambda z: z, z[None], (1, 3))
+
+
 def test_rows_of_images_lie_below_each_other():
     x = np.arange(8.0).reshape(2, 4)
     ax = plot.images({"data": x, "decoded": x + 10}, (2, 2))

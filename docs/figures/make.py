@@ -161,8 +161,8 @@ def biplot():
     plot.biplot(scores, values, labels=kinds, names=list(x.columns))
 
 
-def autoencoder():
-    """A decoder and an encoder of digits with two latents."""
+def autoencoder(dim=2):
+    """A decoder and an encoder of digits with a few latents."""
     digits = load_digits()
     x = jnp.asarray(digits.data / 16, jnp.float32)
     keys = jax.random.split(KEY, 4)
@@ -171,12 +171,14 @@ def autoencoder():
         logits = decoder(z)
         return (x * logits - jax.nn.softplus(logits)).sum()
 
-    family = elbax.DiagonalGaussian(2)
+    family = elbax.DiagonalGaussian(dim)
     model = elbax.Model(
-        likelihood=likelihood, prior=lambda params, x: (jnp.zeros(2), jnp.ones(2)), latent=family
+        likelihood=likelihood,
+        prior=lambda params, x: (jnp.zeros(dim), jnp.ones(dim)),
+        latent=family,
     )
-    decoder = elbax.Network(eqx.nn.MLP(2, 64, 128, 2, key=keys[0]))
-    encoder = elbax.Amortized(eqx.nn.MLP(64, 4, 128, 2, key=keys[1]), family)
+    decoder = elbax.Network(eqx.nn.MLP(dim, 64, 128, 2, key=keys[0]))
+    encoder = elbax.Amortized(eqx.nn.MLP(64, 2 * dim, 128, 2, key=keys[1]), family)
     step = elbax.JointGradientStep(model, optax.adam(2e-3))
     rows = jax.random.randint(keys[2], (6000, 100), 0, len(x))
     run = jax.jit(lambda state: jax.lax.scan(lambda s, row: step(s, x[row]), state, rows)[0])
@@ -202,6 +204,11 @@ def images():
         "draws": decode(jax.random.normal(KEY, (12, 2))),
     }
     plot.images(rows, (8, 8))
+
+
+def traversals():
+    state, _, _ = autoencoder(6)
+    plot.traversals(lambda z: jax.nn.sigmoid(state.params(z)), jnp.zeros(6), (8, 8))
 
 
 def estimates():
@@ -244,7 +251,8 @@ def tree():
 PICTURES = (
     old_faithful,
     *(ellipses, classification, selection, trace, density, bound, staircase, hidden_markov),
-    *(state_space, loadings, biplot, latent, decodings, images, estimates, predictive, tree),
+    *(state_space, loadings, biplot, latent, decodings, images, traversals, estimates, predictive),
+    tree,
 )
 
 

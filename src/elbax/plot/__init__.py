@@ -25,4 +25,5 @@ from ._state_space import state_space as state_space
 from ._style import STYLE as STYLE, style as style
 from ._topics import topics as topics
 from ._trace import trace as trace
+from ._traversals import traversals as traversals
 from ._tree import tree as tree

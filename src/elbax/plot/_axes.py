@@ -54,11 +54,11 @@ def names_of(who: str, names: Sequence[str] | None, number: int, kind: str) -> l
     return list(map(str, names))
 
 
-def chosen_of(who: str, columns: Any, number: int) -> tuple[int, ...]:
+def chosen_of(who: str, columns: Any, number: int, what: str = "columns") -> tuple[int, ...]:
     """Returns the chosen columns, all by default; raises `ValueError` for a column that there is not."""
-    chosen = tuple(range(number)) if columns is None else whole_numbers(f"{who}: columns", columns)
+    chosen = tuple(range(number)) if columns is None else whole_numbers(f"{who}: {what}", columns)
     if len(set(chosen)) != len(chosen) or not all(0 <= column < number for column in chosen):
         raise ValueError(
-            f"{who}: columns must be different ones of 0, ..., {number - 1}; got {columns}."
+            f"{who}: {what} must be different ones of 0, ..., {number - 1}; got {columns}."
         )
     return chosen

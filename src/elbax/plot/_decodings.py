@@ -1,5 +1,7 @@
 """What a decoder makes of a grid of latents."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ from matplotlib.axes import Axes
 
 from .._arguments import check_count, check_function, check_positive, whole_numbers
 from .._program import compiled
-from .._types import Callable
+from .._types import Array, Callable
 from ._axes import axes_of
 from ._mosaic import mosaic
 
@@ -51,17 +53,23 @@ def decodings(
     # From the top to the bottom, as pictures are stored.
     across, upward = np.meshgrid(line, line[::-1])
     grid = jnp.asarray(np.stack([across, upward], -1).reshape(-1, 2), float)
-    pictures = np.asarray(_decode(decoder, grid))
-    if pictures[0].size != height * width:
-        raise ValueError(
-            f"{who}: shape is {tuple(shape)}, but the decoder makes pictures of {pictures[0].size} numbers."
-        )
+    pictures = decode(who, decoder, grid, (height, width))
     whole = mosaic(pictures.reshape(number, number, height, width))
     ax = axes_of(who, ax, figsize=(4.5, 4.5))
     edge = reach * number / max(number - 1, 1)
     ax.imshow(whole, cmap="gray_r", extent=(-edge, edge, -edge, edge))
     ax.set(xlabel="z, coordinate 0", ylabel="z, coordinate 1")
     return ax
+
+
+def decode(who: str, decoder: Callable, z: Array, shape: Sequence[int]) -> np.ndarray:
+    """Returns the pictures of some latents; raises `ValueError` for a decoder of pictures of another size."""
+    pictures = np.asarray(_decode(decoder, z))
+    if pictures[0].size != np.prod(shape):
+        raise ValueError(
+            f"{who}: shape is {tuple(shape)}, but the decoder makes pictures of {pictures[0].size} numbers."
+        )
+    return pictures
 
 
 @compiled

@@ -8,6 +8,7 @@ warm-up round. Medians stand with the quartiles of the rounds.
 import contextlib
 import datetime
 import functools
+import json
 import os
 import platform
 import re
@@ -117,6 +118,23 @@ def heading(title: str, command: str, peers: dict[str, ModuleType], note: str) -
         f"# {title}\n\n{setting(peers)}. {note} Medians, with quartiles over alternating rounds; seconds a "
         f"sweep are slopes between two numbers of sweeps. `{command}`."
     )
+
+
+class Kept:
+    """Figures by name in a JSON file: a long script can be run in pieces, since what is there is not run again."""
+
+    def __init__(self, file: Path | None):
+        self.file = file
+        self.figures = json.loads(file.read_text()) if file and file.exists() else {}
+
+    def __call__(self, name: str, make: Callable[[], Any]) -> Any:
+        if name not in self.figures:
+            # As it will be read again.
+            self.figures[name] = json.loads(json.dumps(make()))
+            print(name, self.figures[name], flush=True)
+            if self.file:
+                self.file.write_text(json.dumps(self.figures, indent=1))
+        return self.figures[name]
 
 
 def write(file: Path, report: Iterable[str]) -> None:

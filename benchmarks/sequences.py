@@ -5,10 +5,13 @@ The text is Moby-Dick: the chapters that come with elbax, or all of it with the 
 system trains by the same number of steps on the same minibatches, is kept where the validation data are most
 probable, and is told on the test data.
 
-    python benchmarks/sequences.py --text data.txt.gz characters words music
+    python benchmarks/sequences.py --text data.txt.gz --kept rows.json characters words music
+
+It takes hours on two cores: with `--kept` it can be stopped and started again, row by row.
 """
 
 import argparse
+import functools
 import gzip
 import re
 import time
@@ -226,69 +229,110 @@ class Reader(eqx.Module):
         return {"unary": unary, "initial": self.initial, "transition": self.transition}
 
 
-def language(text: str, unit: str, num_states: int, rounds: int, seed: int) -> Iterator[str]:
-    length, least, steps = (100, 1, 200) if unit == "characters" else (50, 20, 100)
+class Language(NamedTuple):
+    """A text in blocks of symbols, and the two models of it."""
+
+    data: Split
+    known: list[str]
+    length: int
+    steps: int  # A round.
+    sweeps: int
+    hmm: elbax.HiddenMarkovModel
+    neural: Any
+
+    def score(self, model: Any) -> Callable:
+        return lambda state, x: float(elbax.evidence(model, state.params, x, chunk_size=50))
+
+    def told(self, model: Any, end: Trained, weights: Any) -> dict[str, Any]:
+        evidence = self.score(model)(end.state, self.data.test)
+        found = {"perplexity": float(np.exp(-evidence / self.length)), "at": end.at}
+        return found | {"weights": size(weights), "seconds": end.seconds}
+
+
+def language_of(text: str, unit: str, num_states: int) -> Language:
+    length, least, steps, sweeps = (100, 1, 200, 60) if unit == "characters" else (50, 20, 100, 30)
     rows, known = blocks(text, unit, length, least)
     data = Split(*(jnp.asarray(part)[..., None] for part in rows))
+    hmm = elbax.HiddenMarkovModel(Categorical(len(known)), num_states)
+    return Language(data, known, length, steps, sweeps, hmm, elbax.Tied(hmm, of_symbols))
+
+
+def of_language(own: Language, rounds: int) -> dict[str, Callable[[int], dict[str, Any]]]:
+    """What each system has to say of the test data, by the seed."""
+    (data, known, length, steps, sweeps, hmm, neural) = own
+    num_states = hmm.num_states
+    symbols = np.asarray(data.train).ravel()
+    frequency = np.bincount(symbols, minlength=len(known)) / symbols.size
+
+    def starts(seed):
+        keys = jax.random.split(jax.random.key(seed), 4)
+        return neural_params(num_states, jnp.log(frequency), keys[0]), keys[1:]
+
+    def by_tables(seed):
+        params = hmm.init(starts(seed)[1][0], data.train[:20])
+        return own.told(hmm, baum_welch(hmm, params, data, own.score(hmm), sweeps), params)
+
+    def by_networks(seed):
+        start, keys = starts(seed)
+        gradient = exact_em(neural, elbax.GradientMStep(neural, optax.adam(1e-2)))
+        begun = gradient.init(start, key=keys[1])
+        end = trained(gradient, begun, data, own.score(neural), rounds, steps, seed)
+        states = states_of(hmm, of_symbols(end.state.params), known, data.train[:500])
+        return own.told(neural, end, start) | {"states": states}
+
+    def by_encoder(seed):
+        start, keys = starts(seed)
+        reader = elbax.Network(Reader(num_states, len(known), keys[2]))
+        joint = elbax.JointGradientStep(neural, optax.adam(3e-3))
+        begun = joint.init(start, elbax.Amortized(reader, hmm.latent), key=keys[1])
+
+        def bound(state, x):
+            return float(elbax.elbo(neural, state.params, state.posterior, x, chunk_size=50))
+
+        end = trained(joint, begun, data, bound, rounds, steps, seed)
+        below = float(np.exp(-bound(end.state, data.test) / length))
+        return own.told(neural, end, (start, reader)) | {"below": below}
+
+    return {
+        "tables, Baum-Welch": by_tables,
+        "neural, exact E-step": by_networks,
+        "neural, encoder": by_encoder,
+    }
+
+
+def language(
+    text: str, unit: str, num_states: int, rounds: int, seeds: int, kept: measuring.Kept
+) -> Iterator[str]:
+    own = language_of(text, unit, num_states)
+    rows = Split(*(np.asarray(part)[..., 0] for part in own.data))
     numbers = ", ".join(f"{part.size:,}" for part in rows)
     found = []
 
-    def add(name, test, note="", weights="", kept=""):
-        found.append(
-            {
-                unit: name,
-                "test perplexity": f"{test:.2f}",
-                "": note,
-                "weights": weights,
-                "kept at": kept,
-            }
-        )
-        print(found[-1], flush=True)
+    def add(name, perplexities, note="", weights="", at=""):
+        row = {unit: name, "test perplexity": spread(np.array(perplexities)), "": note}
+        found.append(row | {"weights": weights, "kept at": at})
 
     for order, name in enumerate(("unigram", "bigram", "trigram", "4-gram", "5-gram"), 1):
-        ngram = KneserNey(rows.train, order, len(known))
-        add(name, ngram.perplexity(rows.test), "interpolated Kneser-Ney" if order > 1 else "")
+        ngram = functools.partial(KneserNey, rows.train, order, len(own.known))
+        told = kept(f"{unit}, {name}", lambda ngram=ngram: ngram().perplexity(rows.test))
+        add(name, [told], "interpolated Kneser-Ney" if order > 1 else "")
 
-    hmm = elbax.HiddenMarkovModel(Categorical(len(known)), num_states)
-    neural = elbax.Tied(hmm, of_symbols)
-    keys = jax.random.split(jax.random.key(seed), 4)
-    frequency = np.bincount(rows.train.ravel(), minlength=len(known)) / rows.train.size
-    start = neural_params(num_states, jnp.log(frequency), keys[0])
-
-    def score(model):
-        return lambda state, x: float(elbax.evidence(model, state.params, x, chunk_size=50))
-
-    def perplexity(model, state):
-        return float(np.exp(-score(model)(state, data.test) / length))
-
-    sweeps = 60 if unit == "characters" else 30
-    params = hmm.init(keys[1], data.train[:20])
-    end = baum_welch(hmm, params, data, score(hmm), sweeps)
-    note = f"{sweeps} sweeps, {end.seconds:.0f} s"
-    add("tables, Baum-Welch", perplexity(hmm, end.state), note, size(params), end.at)
-
-    gradient = exact_em(neural, elbax.GradientMStep(neural, optax.adam(1e-2)))
-    begun = gradient.init(start, key=keys[2])
-    end = trained(gradient, begun, data, score(neural), rounds, steps, seed)
-    note = f"{rounds * steps} steps, {end.seconds:.0f} s"
-    add("neural, exact E-step", perplexity(neural, end.state), note, size(start), end.at)
-    told = states_of(hmm, of_symbols(end.state.params), known, data.train[:500])
-
-    reader = elbax.Network(Reader(num_states, len(known), keys[3]))
-    joint = elbax.JointGradientStep(neural, optax.adam(3e-3))
-    begun = joint.init(start, elbax.Amortized(reader, hmm.latent), key=keys[2])
-
-    def bound(state, x):
-        return float(elbax.elbo(neural, state.params, state.posterior, x, chunk_size=50))
-
-    end = trained(joint, begun, data, bound, rounds, steps, seed)
-    below = np.exp(-bound(end.state, data.test) / length)
-    note = f"by its bound {below:.2f}; {rounds * steps} steps, {end.seconds:.0f} s"
-    add("neural, encoder", perplexity(neural, end.state), note, size((start, reader)), end.at)
+    for name, run in of_language(own, rounds).items():
+        ends = [
+            kept(f"{unit}, {name}, {seed}", functools.partial(run, seed)) for seed in range(seeds)
+        ]
+        count = f"{own.sweeps} sweeps" if "tables" in name else f"{rounds * own.steps} steps"
+        note = f"{count}, {np.median([end['seconds'] for end in ends]):.0f} s"
+        if "below" in ends[0]:
+            note = f"by its bound {spread(np.array([end['below'] for end in ends]))}; {note}"
+        at = ", ".join(str(end["at"]) for end in ends)
+        add(name, [end["perplexity"] for end in ends], note, f"{ends[0]['weights']:,}", at)
+        told = ends[0].get("states", told)
 
     yield (
-        f"## {unit.capitalize()}\n\n{len(known)} symbols; {numbers} of them for training, validation and test, in "
-        f"blocks of {length}; {num_states} states; seed {seed}.\n\n{measuring.markdown(found)}"
+        f"## {unit.capitalize()}\n\n{len(own.known)} symbols; {numbers} of them for training, validation and "
+        f"test, in blocks of {own.length}; {num_states} states; {seeds} seeds, with the mean, the least and the "
+        f"largest.\n\n{measuring.markdown(found)}"
     )
     yield f"Of the neural model, the states that are visited most, and what they emit:\n\n{told}"
 
@@ -478,7 +522,7 @@ def systems(x: elbax.Sequence, key: jax.Array, num_states: int) -> Iterator[tupl
         yield f"deep Markov, {scheme}", System(model, update, params, posterior, deep_markov)
 
     program, (one, several) = variational_recurrent, SCHEMES
-    for scheme, through in ((one, True), (one, False), (several, True)):
+    for scheme, through in ((one, True), (one, False), (several, True), (several, False)):
         params, weights = networks("variational recurrent", key)
         model = model_of(program, SCHEMES[scheme])
         update = elbax.JointGradientStep(model, adam, through=through)
@@ -491,14 +535,19 @@ def model_of(program: Callable, estimator: Any = None) -> elbax.Model:
     return elbax.Model(programs.log_joint(program), estimator=estimator)
 
 
-def music(chorales: list[np.ndarray], num_states: int, rounds: int, seeds: int) -> Iterator[str]:
+def music(
+    chorales: list[np.ndarray], num_states: int, rounds: int, seeds: int, kept: measuring.Kept
+) -> Iterator[str]:
     split, steps, found = pieces(chorales), 100, {}
     hmm = elbax.HiddenMarkovModel(Bernoulli(), num_states)
+
+    def add(name, seed, run):
+        found.setdefault(name, []).append(kept(f"music, {name}, {seed}", run))
+
     for seed in range(seeds):
-        found.setdefault("tables, Baum-Welch", []).append(swept(hmm, split, seed))
+        add("tables, Baum-Welch", seed, functools.partial(swept, hmm, split, seed))
         for name, system in systems(split.train, jax.random.key(seed), num_states):
-            found.setdefault(name, []).append(judged(system, split, rounds, steps, seed))
-            print(name, seed, found[name][-1], flush=True)
+            add(name, seed, functools.partial(judged, system, split, rounds, steps, seed))
 
     sizes = ", ".join(f"{len(part.length)} ({int(part.length.sum()):,})" for part in split)
     yield (
@@ -509,11 +558,12 @@ def music(chorales: list[np.ndarray], num_states: int, rounds: int, seeds: int) 
     )
 
 
-def table(found: dict[str, list[tuple[float, ...]]]) -> list[measuring.Row]:
-    def spread(values):
-        several = f" ({values.min():.2f} to {values.max():.2f})" if len(values) > 1 else ""
-        return f"{values.mean():.2f}{several}"
+def spread(values: np.ndarray) -> str:
+    several = f" ({values.min():.2f} to {values.max():.2f})" if len(values) > 1 else ""
+    return f"{values.mean():.2f}{several}"
 
+
+def table(found: dict[str, list[tuple[float, ...]]]) -> list[measuring.Row]:
     return [
         {
             "nats a step, test": name,
@@ -575,18 +625,22 @@ def main() -> None:
     parser.add_argument("what", nargs="+", choices=["characters", "words", "music"])
     parser.add_argument("--text", type=Path, help="all of the book, a text compressed by gzip")
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--seeds", type=int, default=1, help="of the chorales")
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument(
+        "--kept", type=Path, help="a file for figures that are found, not to be run again"
+    )
     chosen = parser.parse_args()
+    kept = measuring.Kept(chosen.kept)
     book = chosen.text and gzip.decompress(chosen.text.read_bytes()).decode()
 
     def report():
         yield heading()
         for what in chosen.what:
             if what == "music":
-                yield from music(parsed(), 128, chosen.rounds, chosen.seeds)
+                yield from music(parsed(), 128, chosen.rounds, chosen.seeds, kept)
             else:
                 text = book or elbax.datasets.moby_dick()
-                yield from language(text, what, 64, chosen.rounds, 0)
+                yield from language(text, what, 64, chosen.rounds, chosen.seeds, kept)
 
     measuring.write(RESULTS, report())
 

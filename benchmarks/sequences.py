@@ -626,9 +626,7 @@ def main() -> None:
     parser.add_argument("--text", type=Path, help="all of the book, a text compressed by gzip")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument(
-        "--kept", type=Path, help="a file for figures that are found, not to be run again"
-    )
+    parser.add_argument("--kept", type=Path, help="a file for figures, which are not found again")
     chosen = parser.parse_args()
     kept = measuring.Kept(chosen.kept)
     book = chosen.text and gzip.decompress(chosen.text.read_bytes()).decode()

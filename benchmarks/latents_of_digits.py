@@ -7,11 +7,10 @@ the batches and the draws. Eight switches have 256 values: there log p(x) is a s
 """
 
 import argparse
-import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -32,7 +31,12 @@ images = (load_digits().data > 7).astype(np.float32)
 order = np.random.default_rng(0).permutation(len(images))
 TRAIN, TEST = jnp.asarray(images[order[:1500]]), jnp.asarray(images[order[1500:]])
 
-System = tuple[elbax.AbstractUpdate, Any, Any]  # An update, and a start of params and posterior.
+
+class System(NamedTuple):
+    update: elbax.AbstractUpdate
+    params: Any
+    posterior: Any
+    judge: elbax.AbstractModel  # The model with the estimator by which its ELBO is told.
 
 
 def mlp(inputs: int, outputs: int, key: jax.Array) -> elbax.Network:
@@ -43,7 +47,8 @@ def adam() -> optax.GradientTransformation:
     return optax.adam(optax.cosine_decay_schedule(2e-3, STEPS))
 
 
-def trained(update: Any, params: Any, posterior: Any, key: jax.Array) -> elbax.ELBOState:
+def trained(system: System, key: jax.Array) -> elbax.ELBOState:
+    update, params, posterior, _ = system
     keys = jax.random.split(key)
     rows = jax.random.randint(keys[0], (STEPS, 100), 0, len(TRAIN))
     start = update.init(params, posterior, key=keys[1])
@@ -53,7 +58,7 @@ def trained(update: Any, params: Any, posterior: Any, key: jax.Array) -> elbax.E
 
 def table(
     rows: dict[str, Callable[[jax.Array], System]],
-    judge: Callable[[elbax.AbstractUpdate, elbax.ELBOState], dict[str, jax.Array]],
+    judge: Callable[[elbax.AbstractModel, elbax.ELBOState], dict[str, jax.Array]],
 ) -> list[Row]:
     """A row for each system; the seeds run side by side."""
     found = []
@@ -63,8 +68,8 @@ def table(
         @jax.vmap
         def run(seed, make=make):
             keys = jax.random.split(jax.random.key(seed))
-            update, params, posterior = make(keys[0])
-            return judge(update, trained(update, params, posterior, keys[1]))
+            system = make(keys[0])
+            return judge(system.judge, trained(system, keys[1]))
 
         program = run.lower(jnp.array(SEEDS)).compile()
         begin = time.perf_counter()
@@ -82,7 +87,7 @@ def spread(values: list[float], digits: int = 2) -> str:
 
 # ---- eight numbers
 
-NUMBERS = elbax.DiagonalGaussian(SIZE)
+NUMBERS, MANY = elbax.DiagonalGaussian(SIZE), estimators.Reparameterized(20)
 
 
 def likelihood(decoder: Any, x: jax.Array, z: jax.Array) -> jax.Array:
@@ -96,18 +101,19 @@ def standard(decoder: Any, x: jax.Array) -> tuple[jax.Array, jax.Array]:
 def numbers(estimator: Any, local_steps: int = 0) -> Callable[[jax.Array], System]:
     """One layer of eight numbers; `local_steps` refine the encoder's output for each image."""
 
+    def by(estimator):
+        given = {"likelihood": likelihood, "prior": standard, "latent": NUMBERS}
+        return elbax.Model(**given, estimator=estimator)
+
     def make(key):
-        keys = jax.random.split(key)
-        model = elbax.Model(
-            likelihood=likelihood, prior=standard, latent=NUMBERS, estimator=estimator
-        )
+        keys, model = jax.random.split(key), by(estimator)
         decoder = mlp(SIZE, 64, keys[0])
         encoder = elbax.Amortized(mlp(64, 2 * SIZE, keys[1]), NUMBERS)
         if local_steps:
             target = elbax.Exact(model, decoder)
             local = optax.sgd(0.1)
             encoder = elbax.posteriors.SemiAmortized(encoder, target, local, local_steps)
-        return elbax.JointGradientStep(model, adam()), decoder, encoder
+        return System(elbax.JointGradientStep(model, adam()), decoder, encoder, by(MANY))
 
     return make
 
@@ -149,32 +155,26 @@ def layers(infer: Callable, estimator: Any) -> Callable[[jax.Array], System]:
         keys = jax.random.split(key, 4)
         half = SIZE // 2
         params = {"above": mlp(half, 2 * SIZE, keys[0]), "below": mlp(SIZE, 64, keys[1])}
-        model = elbax.Model(programs.log_joint(generate), estimator=estimator)
+        model, judge = (
+            elbax.Model(programs.log_joint(generate), estimator=each) for each in (estimator, MANY)
+        )
         above = {bottom_up: SIZE, top_down: 64, ladder: 64}[infer]
         below = {bottom_up: 64, top_down: 64 + half, ladder: 64}[infer]
         weights = {"above": mlp(above, 2 * half, keys[2]), "below": mlp(below, 2 * SIZE, keys[3])}
         target = elbax.Exact(model, params) if infer is ladder else None
         posterior = programs.encoder(infer, weights, target=target)
         update = elbax.JointGradientStep(model, adam(), through=infer is ladder)
-        return update, params, posterior
+        return System(update, params, posterior, judge)
 
     return make
 
 
-def by_importance(update: Any, state: elbax.ELBOState) -> dict[str, jax.Array]:
-    model = update.model
-    plain = dataclasses.replace(model, estimator=estimators.Reparameterized(20))
+def by_importance(model: Any, state: elbax.ELBOState) -> dict[str, jax.Array]:
+    own, keys = (state.params, state.posterior, TEST), jax.random.split(jax.random.key(3))
+    bound = elbax.elbo(model, *own, key=keys[0], chunk_size=50)
     many = elbax.diagnostics.importance_evidence(
-        model,
-        state.params,
-        state.posterior,
-        TEST,
-        key=jax.random.key(3),
-        num_samples=DRAWS,
-        chunk_size=50,
+        model, *own, key=keys[1], num_samples=DRAWS, chunk_size=50
     )
-    key = jax.random.key(4)
-    bound = elbax.elbo(plain, state.params, state.posterior, TEST, key=key, chunk_size=50)
     return {"ELBO": bound, "log p(x)": many.evidence}
 
 
@@ -224,9 +224,9 @@ EXACT = elbax.Model(summed, elbax.Categorical(2**SIZE))
 
 def bayes(key: jax.Array) -> System:
     """Bayes' rule over all 256 values."""
-    decoder = mlp(SIZE, 64, key)
+    decoder = mlp(SIZE, 64, jax.random.split(key)[0])
     update = elbax.Chain(elbax.ExactEStep(EXACT), elbax.GradientMStep(EXACT, adam()))
-    return update, decoder, elbax.Exact(EXACT, decoder)
+    return System(update, decoder, elbax.Exact(EXACT, decoder), EXACT)
 
 
 def switches(estimator: Any, asleep: bool = False) -> Callable[[jax.Array], System]:
@@ -240,19 +240,16 @@ def switches(estimator: Any, asleep: bool = False) -> Callable[[jax.Array], Syst
         if asleep:
             sleep = elbax.SleepEStep(model, adam(), dreamt)
             update = elbax.Chain(sleep, elbax.GradientMStep(model, adam()))
-        return update, mlp(SIZE, 64, keys[0]), elbax.Amortized(to_pairs, SWITCHES)
+        posterior = elbax.Amortized(to_pairs, SWITCHES)
+        judge = elbax.Model(switched, SWITCHES, estimator=estimators.Enumeration())
+        return System(update, mlp(SIZE, 64, keys[0]), posterior, judge)
 
     return make
 
 
-def by_sum(update: Any, state: elbax.ELBOState) -> dict[str, jax.Array]:
-    evidence = elbax.evidence(EXACT, state.params, TEST, chunk_size=50)
-    posterior = state.posterior
-    if isinstance(posterior, elbax.Exact):
-        return {"ELBO": evidence, "log p(x)": evidence}
-    plain = elbax.Model(switched, SWITCHES, estimator=estimators.Enumeration())
-    bound = elbax.elbo(plain, state.params, posterior, TEST, chunk_size=50)
-    return {"ELBO": bound, "log p(x)": evidence}
+def by_sum(model: Any, state: elbax.ELBOState) -> dict[str, jax.Array]:
+    bound = elbax.elbo(model, state.params, state.posterior, TEST, chunk_size=50)
+    return {"ELBO": bound, "log p(x)": elbax.evidence(EXACT, state.params, TEST, chunk_size=50)}
 
 
 def of_switches() -> list[Row]:

@@ -1,6 +1,7 @@
 """The protocol of Burda et al. (2016) on MNIST, in full or shortened, beside the same in PyTorch.
 
 python benchmarks/mnist.py FOLDER [--epochs 10] [--images 1000] [--samples 1000] [--seeds 0 1 2] [--only ROW ...]
+                                  [--kept rows.json]
 
 FOLDER holds the idx files, with or without `.gz`. Pixels are drawn anew for each epoch, with the grey level as
 probability; 60 000 images train, test images are drawn once. Networks have two hidden layers of 200 tanh units
@@ -24,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from measuring import markdown, Row, setting, THREADS, write
+from measuring import Kept, markdown, Row, setting, THREADS, write
 
 import elbax
 from elbax import estimators, programs
@@ -216,12 +217,11 @@ def report(options: argparse.Namespace) -> Iterator[str]:
         "By 3280 epochs Burda et al. have −86.76, −85.54, −84.78 for 1, 5 and 50 draws with one layer, and "
         "−85.33, −83.89, −82.90 with two."
     )
-    rows = []
+    rows, kept = [], Kept(options.kept)
     for name, run in runs.items():
         told = []
         for seed in options.seeds:
-            told.append(run(seed))
-            print(name, seed, told[-1], flush=True)
+            told.append(Told(*kept(f"{name}, {seed}", functools.partial(run, seed))))
         rows.append(row(name, told))
     yield markdown(rows)
 
@@ -234,5 +234,6 @@ if __name__ == "__main__":
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", metavar="ROW")
+    parser.add_argument("--kept", type=Path, help="a file for figures, which are not found again")
     given = parser.parse_args()
     write(RESULTS, report(given))

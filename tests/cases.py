@@ -288,31 +288,147 @@ class Flat(eqx.Module):
         )
 
 
+def random_weights(key, shapes):
+    keys = jax.random.split(jax.random.key(key), len(shapes))
+    return {name: 0.5 * jax.random.normal(k, s) for k, (name, s) in zip(keys, shapes.items())}
+
+
+def normal(mean, log_deviation):
+    return elbax.programs.Normal(mean, jnp.exp(log_deviation))
+
+
+def two_layers(params, draw):
+    top = elbax.programs.Normal(jnp.zeros_like(params["above"][0]), 1.0)
+    z1 = draw("z1", normal(jnp.tanh(params["above"] @ draw("z2", top)), params["noise"]))
+    draw("x", elbax.programs.Normal(params["below"] @ z1, 0.5))
+
+
+DOWN = {"above": (2, 1), "below": (3, 2), "noise": (2,)}
+
+
 def hierarchy():
     """Returns two layers of latents as ancestral programs, down for the model and up for its encoder."""
-    programs = elbax.programs
-
-    def generate(params, draw):
-        z2 = draw("z2", programs.Normal(jnp.zeros_like(params["above"][0]), 1.0))
-        z1 = draw("z1", programs.Normal(jnp.tanh(params["above"] @ z2), jnp.exp(params["noise"])))
-        draw("x", programs.Normal(params["below"] @ z1, 0.5))
 
     def infer(weights, x, draw):
-        z1 = draw("z1", programs.Normal(weights["below"] @ x, jnp.exp(weights["noise"])))
-        draw("z2", programs.Normal(jnp.tanh(weights["above"] @ z1), 0.7))
+        z1 = draw("z1", normal(weights["below"] @ x, weights["noise"]))
+        draw("z2", elbax.programs.Normal(jnp.tanh(weights["above"] @ z1), 0.7))
 
-    def weights(key, shapes):
-        keys = jax.random.split(jax.random.key(key), len(shapes))
-        return {n: 0.5 * jax.random.normal(k, s) for k, (n, s) in zip(keys, shapes.items())}
-
-    down = {"above": (2, 1), "below": (3, 2), "noise": (2,)}
     up = {"below": (2, 3), "above": (1, 2), "noise": (2,)}
     return System(
         "hierarchy",
-        elbax.Model(programs.log_joint(generate)),
-        lambda x: weights(3, down),
+        elbax.Model(elbax.programs.log_joint(two_layers)),
+        lambda x: random_weights(3, DOWN),
         functools.partial(table, dim=3),
-        make_encoder=lambda: programs.encoder(infer, weights(4, up)),
+        make_encoder=lambda: elbax.programs.encoder(infer, random_weights(4, up)),
+    )
+
+
+def reading(name, program, params, infer, weights, data, **options):
+    """Returns a system of two programs, of which the encoder reads the model's params."""
+    model = elbax.Model(elbax.programs.log_joint(program), **options)
+    target = lambda: elbax.Exact(model, random_weights(3, params))
+    return System(
+        name,
+        model,
+        lambda x: random_weights(3, params),
+        data,
+        make_encoder=lambda: elbax.programs.encoder(
+            infer, random_weights(4, weights), target=target()
+        ),
+    )
+
+
+def ladder():
+    """Returns the two layers with an encoder that corrects what the model says of the lower one."""
+
+    def infer(weights, params, x, draw):
+        z2 = draw("z2", elbax.programs.Normal(weights["top"] @ x, 0.7))
+        above, says = jnp.exp(-2 * params["noise"]), jnp.exp(weights["precision"])
+        mean = above * jnp.tanh(params["above"] @ z2) + says * (weights["up"] @ x)
+        draw("z1", elbax.programs.Normal(mean / (above + says), (above + says) ** -0.5))
+
+    weights = {"top": (1, 3), "up": (2, 3), "precision": (2,)}
+    estimator = elbax.estimators.Reparameterized(stepwise=True)
+    data = functools.partial(table, dim=3)
+    return reading("ladder", two_layers, DOWN, infer, weights, data, estimator=estimator)
+
+
+def recurrent():
+    """Returns a variational recurrent network on sequences with padding."""
+
+    def run(params, x, draw, step):
+        inside = jnp.arange(len(x.values)) < x.length
+        first = jnp.zeros_like(params["above"][0])
+        draw.scan(step, first, x.values, where=inside)
+
+    def remember(params, h, z, x):
+        return jnp.tanh(params["memory"] @ jnp.concatenate([h, z, x]))
+
+    def generate(params, x, draw):
+        def step(h, seen, draw):
+            z = draw("z", normal(params["above"] @ h, params["noise"]))
+            draw("x", elbax.programs.Normal(params["below"] @ jnp.append(z, h), 0.5))
+            return remember(params, h, z, seen), None
+
+        run(params, x, draw, step)
+
+    def infer(weights, params, x, draw):
+        def step(h, seen, draw):
+            z = draw("z", normal(weights["up"] @ jnp.append(seen, h), weights["noise"]))
+            return remember(params, h, z, seen), None
+
+        run(params, x, draw, step)
+
+    params = {"above": (1, 2), "noise": (1,), "below": (2, 3), "memory": (2, 5)}
+    return reading("recurrent", generate, params, infer, {"up": (1, 4), "noise": (1,)}, chains)
+
+
+def diffusion():
+    """Returns a hierarchy whose q is known: the steps of the model, with the datum in place of a guess of it."""
+
+    def descend(guess, start, draw):
+        def step(z, share, draw):
+            mean = (1 - share) * z + share * guess(z)
+            return draw("z", elbax.programs.Normal(mean, 0.6)), None
+
+        last = draw("last", elbax.programs.Normal(start, 1.0))
+        return draw.scan(step, last, jnp.array([0.2, 0.3, 0.5], last.dtype))[0]
+
+    def generate(params, draw):
+        guess = lambda z: jnp.tanh(params["guess"] @ z)
+        z = descend(guess, jnp.zeros_like(params["guess"][0]), draw)
+        draw("x", elbax.programs.Normal(z, 0.4))
+
+    def noise(_, x, draw):
+        descend(lambda z: x, 0.1 * x, draw)
+
+    return System(
+        "diffusion",
+        elbax.Model(elbax.programs.log_joint(generate)),
+        lambda x: random_weights(3, {"guess": (2, 2)}),
+        table,
+        make_encoder=lambda: elbax.programs.encoder(noise, ()),
+    )
+
+
+def neural_chain():
+    """Returns a hidden Markov model whose tables are functions of vectors of its states."""
+
+    def tables(params):
+        states = jnp.tanh(params["states"])
+        return {
+            "initial": states @ params["start"],
+            "transition": states @ params["out"] @ states.T,
+            "components": {"logits": (states @ params["emit"])[:, None]},
+        }
+
+    chain = elbax.HiddenMarkovModel(elbax.components.Categorical(3), 3)
+    shapes = {"states": (3, 2), "start": (2,), "out": (2, 2), "emit": (2, 3)}
+    return System(
+        "neural-chain",
+        elbax.Tied(chain, tables),
+        lambda x: random_weights(3, shapes),
+        lambda: eqx.tree_at(lambda x: x.values, sentences(), sentences().values[..., None]),
     )
 
 
@@ -349,6 +465,11 @@ def recipes(system, num_outputs):
             amortized,
         ),
         "joint": (adam(elbax.JointGradientStep), amortized),
+        "through": (
+            lambda rate: elbax.JointGradientStep(model, optax.adam(rate), through=True),
+            amortized,
+        ),
+        "fixed/gradient": (adam(elbax.GradientMStep), amortized),
         "newton": (chain(bayes, lambda rate: elbax.NewtonMStep(model)), exact),
         "hard/closed": (
             chain(lambda rate: elbax.HardEStep(model), closed),
@@ -742,6 +863,10 @@ def build():
         (plain_gaussian(), 4, ["exact/gradient", "joint", "warm-up"]),
         (autoencoder(), 4, ["encoder/gradient", "joint", "importance/gradient"]),
         (hierarchy(), 0, ["encoder/gradient", "joint"]),
+        (ladder(), 0, ["through"]),
+        (recurrent(), 0, ["through"]),
+        (diffusion(), 0, ["fixed/gradient"]),
+        (neural_chain(), 0, ["exact/gradient"]),
         *((system, 3, ["exact/closed"]) for system in mixtures()),
         (
             mixture("categorical", components.Categorical((2, 3, 4)), codes),

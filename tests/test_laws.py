@@ -225,7 +225,15 @@ def test_every_system_of_measured_columns_has_units():
     """What is counted or chosen has none, nor what has a prior in units; a plain model is its user's."""
     counted = {"bernoulli", "poisson", "multinomial", "categorical", "poisson-regression"}
     others = {"grammar", "ctc", "bayesian-network", "autoencoder", "topics", "bayesian-topics"}
-    others |= {"logistic", "probit", "hierarchy"}
+    others |= {
+        "logistic",
+        "probit",
+        "hierarchy",
+        "ladder",
+        "recurrent",
+        "diffusion",
+        "neural-chain",
+    }
     others |= {f"mixture-{name}" for name in (*counted, "with-priors", "tied-with-priors")}
     others |= {"plain-categorical", "plain-gaussian"}
     others |= {system.name for system in SYSTEMS if system.name.startswith("bayesian-")}

@@ -8,7 +8,7 @@ probability; 60 000 images train, test images are drawn once. Networks have two 
 for 50 latent numbers; with two stochastic layers these have 100 and 50 numbers, and two layers of 100 units
 between. Batches have 20 images in the original and 100 here, so the rate is 0.001 throughout (Adam, ε = 1e-4).
 log p(x) of test images is estimated by importance sampling with the encoder. PyTorch, where it is installed,
-trains the model of one layer from starts of the same law on the same images.
+trains the same models from starts of the same law on the same images.
 """
 
 import argparse
@@ -129,27 +129,41 @@ def by_elbax(
     return Told(float(bound), float(found.evidence), units, spent / options.epochs)
 
 
-def by_torch(draws: int, levels: np.ndarray, test: jax.Array, options: Any, seed: int) -> Told:
+def by_torch(
+    layers: int, draws: int, levels: np.ndarray, test: jax.Array, options: Any, seed: int
+) -> Told:
     import torch
 
     torch.set_num_threads(THREADS)
     torch.manual_seed(seed)
     entropy = torch.nn.functional.binary_cross_entropy_with_logits
 
-    def perceptron(inputs, outputs):
-        layers = [torch.nn.Linear(inputs, 200), torch.nn.Tanh(), torch.nn.Linear(200, 200)]
-        return torch.nn.Sequential(*layers, torch.nn.Tanh(), torch.nn.Linear(200, outputs))
+    def perceptron(inputs, outputs, width=200):
+        first = [torch.nn.Linear(inputs, width), torch.nn.Tanh(), torch.nn.Linear(width, width)]
+        return torch.nn.Sequential(*first, torch.nn.Tanh(), torch.nn.Linear(width, outputs))
 
-    decoder, encoder = perceptron(50, PIXELS), perceptron(PIXELS, 100)
-    adam = torch.optim.Adam([*decoder.parameters(), *encoder.parameters()], RATE, eps=EPSILON)
+    lowest = 50 if layers == 1 else 100
+    decoder, encoder = perceptron(lowest, PIXELS), perceptron(PIXELS, 2 * lowest)
+    upper = [perceptron(50, 200, 100), perceptron(100, 100, 100)] if layers == 2 else []
+    weights = torch.nn.ModuleList([decoder, encoder, *upper]).parameters()
+    adam = torch.optim.Adam(weights, RATE, eps=EPSILON)
     standard = torch.distributions.Normal(0.0, 1.0)
 
+    def normal(output):
+        mean, log_deviation = output.chunk(2, -1)
+        return torch.distributions.Normal(mean, log_deviation.exp())
+
     def log_weights(x, number):
-        mean, log_deviation = encoder(x).chunk(2, -1)
-        q = torch.distributions.Normal(mean, log_deviation.exp())
+        q = normal(encoder(x))
         z = q.rsample((number,))
         pixels = -entropy(decoder(z), x.expand(number, *x.shape), reduction="none").sum(-1)
-        return pixels + (standard.log_prob(z) - q.log_prob(z)).sum(-1)
+        if layers == 1:
+            return pixels + (standard.log_prob(z) - q.log_prob(z)).sum(-1)
+        down, up = upper
+        above = normal(up(z))
+        top = above.rsample()
+        pixels = pixels + (normal(down(top)).log_prob(z) - q.log_prob(z)).sum(-1)
+        return pixels + (standard.log_prob(top) - above.log_prob(top)).sum(-1)
 
     def bound(x, number):
         return torch.logsumexp(log_weights(x, number), 0).mean() - np.log(number)
@@ -202,10 +216,10 @@ def report(options: argparse.Namespace) -> Iterator[str]:
         import torch
 
         peers["torch"] = torch
-        for draws in DRAWS:
-            runs[f"PyTorch, 1 layer, {draws}"] = functools.partial(
-                by_torch, draws, levels, test, options
-            )
+        for layers in (1, 2):
+            for draws in DRAWS:
+                make = functools.partial(by_torch, layers, draws, levels, test, options)
+                runs[f"PyTorch, {layers} layer{'s' * (layers > 1)}, {draws}"] = make
     if options.only:
         runs = {name: runs[name] for name in options.only}
     yield (

@@ -653,7 +653,9 @@ sampling, from below. The seconds are those of a machine with other work."""
 
 def heading() -> str:
     note, setting = NOTE.replace("\n", " "), measuring.setting({"optax": optax})
-    command = "python benchmarks/sequences.py --text data.txt.gz characters words music"
+    command = (
+        "python benchmarks/sequences.py --text data.txt.gz --kept rows.json characters words music"
+    )
     return f"# Language and music\n\n{setting}. {note} `{command}`."
 
 

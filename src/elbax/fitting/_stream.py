@@ -6,8 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._math.algebra import where
+from .._model import models_of
 from .._program import compiled
 from .._sharding import automatic
+from ..data._batch import as_batch
 from ._checks import checked
 from ._loop import capacity_of, Carry, first_carry, limits, NONFINITE, run_compiled, RUNNING, runs
 from ._progress import progress_bar
@@ -30,10 +32,22 @@ def fit_stream(update, state, batches, max_steps: int, progress: bool) -> Result
         raise ValueError("fit: the iterator of batches was empty; expected at least one batch.")
     end = run_compiled(update, carry, batch, *limits(0, 0.0), np.asarray(True), capacity)
     result = result_of(update, *end, tolerance=0.0)
-    if result.code != "max_steps" or result.num_steps == max_steps:
-        return result
-    ended = f"The batches ended after {result.num_steps} steps; the ELBO may still rise."
-    return dataclasses.replace(result, message=ended)
+    message = result.message
+    if result.code == "max_steps" and result.num_steps < max_steps:
+        message = f"The batches ended after {result.num_steps} steps; the ELBO may still rise."
+    if result.num_steps > 1 and _counts_prior_with_each(update, result.state, batch):
+        message += (
+            " Each batch counted as all of the data beside the prior of the params. If its B rows stand for N, "
+            "pass elbax.Batch(x, weight=N / B)."
+        )
+    return dataclasses.replace(result, message=message)
+
+
+def _counts_prior_with_each(update, state, batch) -> bool:
+    """Returns whether a batch without weights is added to a log-prior, which counts once for all data."""
+    if as_batch(batch).weight is not None:
+        return False
+    return any(np.any(model.log_prior(state.params) != 0) for model in models_of(update)[:1])
 
 
 @compiled

@@ -589,6 +589,12 @@ def wrapped(model, exact, amortized):
             ),
             amortized,
         ),
+        "free-bits": (
+            lambda rate: elbax.wrappers.Anneal(
+                elbax.JointGradientStep(model, optax.adam(rate)), lambda step: 0.5, "free_bits"
+            ),
+            amortized,
+        ),
         "averaged": (
             lambda rate: elbax.wrappers.Averaged(generalized(rate), decay=1 - rate),
             exact,
@@ -860,7 +866,7 @@ def build():
         (gaussian_mixture("spherical"), 3, ["exact/closed"]),
         (gaussian_mixture("tied_diagonal"), 3, ["exact/closed"]),
         (plain_categorical(), 3, ["exact/gradient", "joint"]),
-        (plain_gaussian(), 4, ["exact/gradient", "joint", "warm-up"]),
+        (plain_gaussian(), 4, ["exact/gradient", "joint", "warm-up", "free-bits"]),
         (autoencoder(), 4, ["encoder/gradient", "joint", "importance/gradient"]),
         (hierarchy(), 0, ["encoder/gradient", "joint"]),
         (ladder(), 0, ["through"]),

@@ -91,6 +91,10 @@ class AbstractModel(eqx.Module):
         """Returns η(θ), the coordinates in which the log-joint is linear, or θ itself without such structure."""
         return params
 
+    def of_row(self, weight: Array) -> "AbstractModel":
+        """Returns the model of a row of this weight; it differs where the objective holds means over rows."""
+        return self
+
     def prepare(self, natural: PyTree) -> PyTree:
         """Returns the input of `elbo` and `conditional`, linear in the coordinates η; computed once per pass."""
         return natural

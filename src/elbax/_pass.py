@@ -159,13 +159,13 @@ def bound_and_divergence(
 def _weighted_sum(datum: Callable, at: ModelAt, posterior, x, weight, places) -> Array:
     """Returns Σᵢ wᵢ datum(xᵢ) over some rows; every row has one key for q and one for expectations."""
 
-    def one(x, place):
+    def one(x, place, weight):
         key_q, key_expectation = place.keys
         q = at_row(posterior, place.row)(x, key=key_q)
         q = as_distribution(q, at.form.latent, key_q)
-        return datum(at.form, at.natural, x, q, key_expectation)
+        return datum(at.form.of_row(weight), at.natural, x, q, key_expectation)
 
-    return weighted_sum(weight, over_rows(one, x, places))
+    return weighted_sum(weight, over_rows(one, x, places, jnp.asarray(weight)))
 
 
 def weighted_sum(weight: AnyArray, values: Array) -> Array:

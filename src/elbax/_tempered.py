@@ -31,11 +31,20 @@ class Tempered(AbstractAround):
     model: AbstractModel
     beta: Array
     target: Target = eqx.field(static=True)
+    weight: Array | None = None
 
-    def __init__(self, model: AbstractModel, beta: Array, target: Target):
+    def __init__(
+        self, model: AbstractModel, beta: Array, target: Target, weight: Array | None = None
+    ):
         self.model = model
         self.beta = beta
         self.target = target
+        self.weight = weight
+
+    def of_row(self, weight: Array) -> AbstractModel:
+        # Only free bits are means over rows.
+        free = self.target == "free_bits"
+        return Tempered(self.model, self.beta, self.target, weight) if free else self
 
     @property
     def tight(self) -> bool:
@@ -79,10 +88,15 @@ class Tempered(AbstractAround):
         if self.target == "free_bits":
             each = jax.tree.leaves(self.model.divergences(q, prior, key))
             each = jnp.concatenate([jnp.ravel(leaf).astype(bound.dtype) for leaf in each])
-            over_rows = jax.lax.pmean(each, "rows")
+            over_rows = self._mean_over_rows(each)
             return bound + jnp.sum(each - jnp.maximum(beta, over_rows))
         divergence = self.model.divergence(q, prior, key)
         return bound + (1 - beta) * divergence.astype(bound.dtype)
+
+    def _mean_over_rows(self, each: Array) -> Array:
+        weight = jnp.asarray(1 if self.weight is None else self.weight, each.dtype)
+        total = jax.lax.psum(weight, "rows")
+        return jax.lax.psum(weight * each, "rows") / jnp.where(total == 0, 1, total)
 
     def conditional(self, natural: PyTree, x: PyTree) -> Distribution:
         q = self.model.conditional(natural["model"], x)

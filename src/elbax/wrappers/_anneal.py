@@ -40,8 +40,8 @@ class Anneal(AbstractRemembering):
     params have no prior of their own.
 
     `target="free_bits"` gives each part of the latent β nats for nothing, so that none is given up early (Kingma
-    et al. 2016): $E_q[\log p(x \mid z)] - \sum_j \max(\beta, \mathrm{KL}_j)$, where KL_j is the mean over the rows
-    that are seen at a time, whatever their weights. This is no longer the ELBO, but below it. Parts are the
+    et al. 2016): $E_q[\log p(x \mid z)] - \sum_j \max(\beta, \mathrm{KL}_j)$, where KL_j is the weighted mean over
+    the rows that are seen at a time. This is no longer the ELBO, but below it. Parts are the
     coordinates of a `DiagonalGaussian` whose prior is given by natural parameters, the factors of a `Product`, the
     rows of `Copies`, and the draws of a program where the prior is a program of the same names; otherwise all of z
     is one part. It is for encoders.

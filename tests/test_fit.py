@@ -149,6 +149,9 @@ def test_a_prior_beside_batches_without_their_weight():
     hint, prior = "pass elbax.Batch(x, weight=N / B)", elbax.priors.Gamma(2.0, 1.0)
     assert hint in message(prior, halves)
     assert hint not in message(prior, weighed) + message(None, halves)
+    # The floor of variances is a prior that counts for nothing.
+    step = find("mixture-full-auto:exact/gradient")
+    assert hint not in elbax.fit(step.update, step.state, iter([X[:12], X[12:]])).message
 
 
 def test_progress(capsys):

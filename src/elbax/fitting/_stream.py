@@ -5,15 +5,21 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
-from .._math.algebra import where
+from .._math.algebra import nodes_of, where
 from .._model import models_of
 from .._program import compiled
 from .._sharding import automatic
 from ..data._batch import as_batch
+from ..data._ragged import num_rows
+from ..m_steps import IncrementalMStep
 from ._checks import checked
 from ._loop import capacity_of, Carry, first_carry, limits, NONFINITE, run_compiled, RUNNING, runs
 from ._progress import progress_bar
 from ._result import Result, result_of
+
+
+# Nats per datum of a prior that only keeps components from collapsing.
+_NOTHING = 1e-4
 
 
 def fit_stream(update, state, batches, max_steps: int, progress: bool) -> Result:
@@ -44,10 +50,12 @@ def fit_stream(update, state, batches, max_steps: int, progress: bool) -> Result
 
 
 def _counts_prior_with_each(update, state, batch) -> bool:
-    """Returns whether a batch without weights is added to a log-prior, which counts once for all data."""
-    if as_batch(batch).weight is not None:
+    """Returns whether a batch without weights is added to a prior that should count once for all data."""
+    batch = as_batch(batch)
+    if batch.weight is not None or nodes_of(IncrementalMStep, update):
         return False
-    return any(np.any(model.log_prior(state.params) != 0) for model in models_of(update)[:1])
+    least = _NOTHING * num_rows(batch.x)
+    return any(np.abs(model.log_prior(state.params)) > least for model in models_of(update)[:1])
 
 
 @compiled

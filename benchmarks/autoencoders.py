@@ -8,8 +8,8 @@ with tanh for q(z | x) and p(x | z), one reparameterized draw an image, the exac
 batches; PyTorch, which is not compiled, loops. The contestants take turns in one process; ratios are of paired
 rounds. It needs numpyro, and takes PyTorch where it is installed.
 
-Last comes a chain of Gaussian latents, with what an encoder says of each state: the gradient of the bound and of
-one draw beside the bound alone.
+Then come fifty draws an image, some images at a time, with the memory of a step; and a chain of Gaussian latents
+with what an encoder says of each state: the gradient of its bound and of one draw beside the bound alone.
 """
 
 import functools
@@ -49,13 +49,18 @@ def networks(latent: int, width: int, depth: int) -> tuple[eqx.nn.MLP, eqx.nn.ML
     return mlp(latent, PIXELS, key=keys[0]), mlp(PIXELS, 2 * latent, key=keys[1])
 
 
-def by_elbax(latent: int, width: int, depth: int) -> Contestant:
-    decoder, encoder = networks(latent, width, depth)
-    model = elbax.Model(
+def vae(latent: int, estimator: Any = None) -> elbax.Model:
+    return elbax.Model(
         likelihood=lambda decoder, x, z: elbax.families.Bernoulli()(decoder(z)).log_prob(x).sum(),
         prior=lambda decoder, x: (jnp.zeros(latent), jnp.ones(latent)),
         latent=elbax.DiagonalGaussian(latent),
+        estimator=estimator,
     )
+
+
+def by_elbax(latent: int, width: int, depth: int) -> Contestant:
+    decoder, encoder = networks(latent, width, depth)
+    model = vae(latent)
     update = elbax.JointGradientStep(model, optax.adam(RATE))
     posterior = elbax.Amortized(encoder, model.latent)
     state = update.init(elbax.Network(decoder), posterior, key=jax.random.key(1))
@@ -205,6 +210,36 @@ def measured(latent: int, width: int, depth: int, batch: int) -> tuple[Row, Row]
     return steps, compiles | {"elbax / by hand": f"{middle['elbax'] / middle['by hand']:.2f}"}
 
 
+def fifty_draws() -> list[Row]:
+    """The memory of a step and its time, by the number of images at a time."""
+    decoder, encoder = networks(50, 200, 2)
+    images = jnp.asarray(np.random.default_rng(0).random((100, PIXELS)) < 0.2, jnp.float32)
+    model = vae(50, elbax.estimators.DoublyReparameterized(50))
+    runs, memory = {}, {}
+    for at_once in (100, 50, 20, 10, 5):
+        update = elbax.JointGradientStep(model, optax.adam(RATE), chunk_size=at_once)
+        posterior = elbax.Amortized(encoder, model.latent)
+        state = update.init(elbax.Network(decoder), posterior, key=jax.random.key(1))
+        program = jax.jit(update).lower(state, images).compile()
+        memory[at_once] = program.memory_analysis().temp_size_in_bytes / 2**20
+        run = functools.partial(program, state, images)
+        runs[at_once] = functools.partial(lambda run: jax.block_until_ready(run()), run)
+    times = {at_once: [] for at_once in runs}
+    for _ in range(1 + ROUNDS // 4):
+        for at_once, run in runs.items():
+            times[at_once].append(1e3 * seconds(run))
+    times = {at_once: np.array(own[1:]) for at_once, own in times.items()}
+    return [
+        {
+            "images at a time": at_once,
+            "temporary memory, MiB": f"{memory[at_once]:.1f}",
+            "ms a step": f"{np.median(own):.0f}",
+            "/ all at once": paired(own, times[100]),
+        }
+        for at_once, own in times.items()
+    ]
+
+
 def chain(dim: int, num_steps: int, batch: int) -> Row:
     """The gradient of a chain's bound and of a draw, beside the bound."""
     family = elbax.GaussianChain(dim, order="sequential")
@@ -280,6 +315,9 @@ def report() -> Iterator[str]:
     yield markdown(steps)
     yield "## Compiling the scan"
     yield markdown(compiles)
+    yield "## Fifty draws, images at a time"
+    yield "100 images, 2 × 200 units, 50 latents, `DoublyReparameterized(50)`, `chunk_size`."
+    yield markdown(fifty_draws())
     yield "## A chain of latents"
     yield markdown([chain(*size) for size in CHAINS])
 

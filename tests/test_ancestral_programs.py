@@ -192,20 +192,14 @@ def walk(params, x, draw):
 
     _, z = draw.scan(step, jnp.zeros(2), length=len(steps), where=steps < x.length)
     seen = x.values["seen"] & (steps < x.length)[:, None]
-    draw("y", Entries(z, 0.3), where=seen)
-
-
-class Entries(programs.Normal):
-    """Independent normals with a density for each entry."""
-
-    def log_prob(self, z):
-        return jax.scipy.stats.norm.logpdf(z, self.mean, self.deviation)
+    draw("y", programs.Normal(z, 0.3), where=seen)
 
 
 def test_a_scan_is_a_loop_and_padding_does_not_count():
     rng = np.random.default_rng(1)
     y, seen = rng.normal(size=(6, 2)), rng.random((6, 2)) < 0.7
-    x = elbax.Sequence({"y": jnp.asarray(y), "seen": jnp.asarray(seen)}, jnp.array(4))
+    given = {"y": jnp.asarray(np.where(seen, y, np.nan)), "seen": jnp.asarray(seen)}
+    x = elbax.Sequence(given, jnp.array(4))
     z = programs.Ancestral(walk, jnp.array(0.9), x).sample(KEYS[7])["z"]
     found = programs.log_joint(walk, ("y",))(jnp.array(0.9), x, {"z": z})
     before = np.concatenate([np.zeros((1, 2)), z[:3]])
@@ -483,3 +477,55 @@ def test_a_joint_density_of_a_program_needs_names():
         TypeError, match=r"what the program draws, by name; got an array of shape \(2,\)"
     ):
         log_joint({}, jnp.zeros(2), jnp.zeros(2))
+
+
+@pytest.mark.parametrize(
+    ("distribution", "where", "message"),
+    [
+        (
+            elbax.DiagonalGaussian(4)((jnp.zeros(4), jnp.ones(4))),
+            jnp.array([True, True, False, True]),
+            r"draws 'x' with `where` of shape \(4,\), but .* is a single number. Use a distribution of",
+        ),
+        (
+            programs.Normal(jnp.zeros(4), 1.0),
+            jnp.ones(3, bool),
+            r"with `where` of shape \(3,\), but .* is numbers of shape \(4,\)",
+        ),
+        (
+            programs.Normal(jnp.zeros(4), 1.0),
+            jnp.ones((5, 4), bool),
+            r"with `where` of shape \(5, 4\), but .* is numbers of shape \(4,\)",
+        ),
+    ],
+)
+def test_a_where_that_does_not_fit_is_refused(distribution, where, message):
+    """A density of all entries would count once for each of them."""
+
+    def program(_, draw):
+        draw("x", distribution, where=where)
+
+    with pytest.raises(ValueError, match=message):
+        programs.Ancestral(program, ()).log_prob({"x": jnp.zeros(4)})
+
+
+def test_missing_entries_have_no_slope():
+    seen = jnp.array([True, False])
+
+    def density(mean):
+        draw = lambda _, draw: draw("x", programs.Normal(mean, 1.0), where=seen)
+        return programs.Ancestral(draw, ()).log_prob({"x": jnp.array([1.0, jnp.nan])})
+
+    assert jax.grad(density)(jnp.zeros(2)).tolist() == [1, 0]
+
+
+def test_names_of_the_datum_are_checked():
+    def program(_, draw):
+        draw("x", programs.Normal(draw("z", programs.Normal(0.0, 1.0)), 1.0))
+
+    z = {"z": jnp.array(0.0), "x": jnp.array(1.0)}
+    with pytest.raises(ValueError, match=r"the latent has values of \['x'\], which are observed"):
+        programs.log_joint(program)((), jnp.array(1.0), z)
+    for x, given in ((jnp.zeros(3), "an array"), ({"y": 1.0}, r"a dictionary of \['y'\]")):
+        with pytest.raises(ValueError, match=rf"a datum that is a dictionary; got .*{given}"):
+            programs.log_joint(program, ("x",))((), x, {"z": jnp.array(0.0)})

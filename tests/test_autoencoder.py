@@ -516,3 +516,27 @@ def test_a_prior_of_another_size_is_refused():
         elbax.elbo(
             narrow, jnp.array(1.0), lambda x, key: q, jnp.zeros((3, 1)), key=jax.random.key(0)
         )
+
+
+def test_densities_of_several_numbers_are_refused():
+    """Each would count as a density of all of z, and the bound be too high."""
+
+    class Entries:
+        def sample(self, key):
+            return jax.random.normal(key, (2,))
+
+        def log_prob(self, z):
+            return norm.logpdf(z)
+
+    def model(prior):
+        likelihood = lambda params, x, z: norm.logpdf(x, z).sum()
+        return elbax.Model(likelihood=likelihood, prior=prior, latent=elbax.DiagonalGaussian(2))
+
+    x, key = jnp.zeros((3, 2)), jax.random.key(0)
+    q = lambda x, key=None: elbax.DiagonalGaussian(2)((x, jnp.ones(2)))
+    for prior in (lambda params, x: norm.logpdf, lambda params, x: Entries()):
+        with pytest.raises(ValueError, match=r"the log-density of all of one latent.*shape \(2,\)"):
+            elbax.elbo(model(prior), (), q, x, key=key)
+    standard = model(lambda params, x: (jnp.zeros(2), jnp.ones(2)))
+    with pytest.raises(TypeError, match="log_prob returned shape"):
+        elbax.diagnostics.importance_evidence(standard, (), lambda x: Entries(), x, key=key)

@@ -113,7 +113,9 @@ class AbstractGradientStep(AbstractUpdate):
             moved["params"] = choose(free, moved["params"], blocks["params"])
         moved, memory = where_seen(batch, (moved, memory), (blocks, state.memory))
         info = _info(total, global_term, weight, beta)
-        return state.replace(**moved, memory=memory, key=key), info
+        # A posterior that reads the params, such as a ladder, reads those that the state has.
+        state = self.settle(state.replace(**moved, memory=memory, key=key), batch)
+        return state, info
 
 
 def _info(total, global_term, weight, beta) -> Info:

@@ -10,6 +10,7 @@ from .._model import AbstractModel
 from .._program import compiled
 from .._types import Any, Float, Key, PyTree, Scalar
 from ..data._batch import over_rows, reduce_data
+from ..posteriors._drawn import log_density
 
 
 _AT_ONCE = 100
@@ -123,7 +124,7 @@ def _estimate(
 
         def weight(place):
             z = q.sample(jax.random.fold_in(key, place))
-            log_weight = model.log_joint(params, x, z) - q.log_prob(z)
+            log_weight = model.log_joint(params, x, z) - log_density(q, z)
             return jnp.where(place < num_samples, log_weight, -jnp.inf)
 
         def step(sums, places):

@@ -8,7 +8,7 @@ from .._arguments import check_flag, takes, takes_key
 from .._invariance import as_invariances, Invariances
 from .._math.algebra import dot, num_rows
 from .._model import AbstractModel
-from .._types import Any, Callable, Key, PyTree, Scalar
+from .._types import Any, Array, Callable, Key, PyTree, Scalar
 from ..data._batch import rows
 from ..estimators import AbstractEstimator, Reparameterized, ScoreFunction
 from ..families import (
@@ -193,12 +193,11 @@ class Model(AbstractModel):
         given = self._given(params, x, key)
         if self.prior is None:
             return given
-        prior = self.latent_prior(params, x)
+        density = _density(self.latent_prior(params, x))
 
         def joint(z):
             likelihood = jnp.asarray(given(z))
-            density = jnp.asarray(prior.log_prob(jax.tree.map(jnp.asarray, z)))
-            return likelihood + density.astype(likelihood.dtype)
+            return likelihood + density(z).astype(likelihood.dtype)
 
         return joint
 
@@ -299,7 +298,7 @@ class Model(AbstractModel):
         ratio = _stepwise(estimator, prior, q)
         if estimator is not None and ratio is not None:
             return -estimator.average(ratio, q, key)
-        return -self._expected(prior.log_prob, q, key, estimator)
+        return -self._expected(_density(prior), q, key, estimator)
 
     def elbo(self, natural: PyTree, x: PyTree, q: Any, key: Key) -> Scalar:
         estimator: Any = self._estimator(q)
@@ -422,6 +421,21 @@ class Model(AbstractModel):
                 f"{allowed:.2g}). Use Model(..., conjugate=False) with Amortized(network, latent), which samples."
             )
         return self
+
+
+def _density(prior: Any) -> Callable[[Any], Array]:
+    """Returns z ↦ log p(z), which must be a single number."""
+
+    def density(z):
+        value = jnp.asarray(prior.log_prob(jax.tree.map(jnp.asarray, z)))
+        if value.shape != ():
+            raise ValueError(
+                f"Model: prior must return the log-density of all of one latent, a single number; got shape "
+                f"{value.shape}. Sum over the entries of the latent; in numpyro use .to_event(1)."
+            )
+        return value
+
+    return density
 
 
 def _stepwise(

@@ -32,7 +32,7 @@ class Drawn(Particles):
         return self.source.sample(key)
 
     def log_prob(self, z: PyTree) -> Scalar:
-        return _log_prob(self.source, z)
+        return log_density(self.source, z)
 
 
 def as_distribution(q: Any, family: AbstractFamily, key: Key) -> Any:
@@ -54,7 +54,7 @@ def as_distribution(q: Any, family: AbstractFamily, key: Key) -> Any:
         )
     # The posterior may have drawn from the key itself.
     z = q.sample(jax.random.fold_in(key, 1))
-    density = _log_prob(q, z)
+    density = log_density(q, z)
     one = jax.tree.map(lambda leaf: leaf[None], z)
     return Drawn(
         one, jnp.zeros_like(density)[None], density[None], family, moves=moves(q, z), source=q
@@ -65,7 +65,8 @@ def _can(q: Any, *names: str) -> bool:
     return all(callable(getattr(q, name, None)) for name in names)
 
 
-def _log_prob(source: Any, z: PyTree) -> Scalar:
+def log_density(source: Any, z: PyTree) -> Scalar:
+    """Returns log q(z); `TypeError` if it is not a single number."""
     density = source.log_prob(z)
     if jnp.shape(density) != ():
         raise TypeError(

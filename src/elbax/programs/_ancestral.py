@@ -260,8 +260,22 @@ class _Joint:
                 f"{told(z)}. Use an encoder that is a program too, programs.encoder(infer, weights)."
             )
         seen, names = values_of(x), self.observed
-        one = isinstance(names, str)
-        return z | ({names: seen} if one else {name: seen[name] for name in names})
+        if isinstance(names, str):
+            seen = {names: seen}
+        elif names and not (isinstance(seen, dict) and set(names) <= set(seen)):
+            given = f"a dictionary of {sorted(seen)}" if isinstance(seen, dict) else told(seen)
+            raise ValueError(
+                f"programs.log_joint: observed={names!r} are entries of a datum that is a dictionary; got {given}."
+            )
+        else:
+            seen = {name: seen[name] for name in names}
+        both = sorted(set(z) & set(seen))
+        if both:
+            raise ValueError(
+                f"programs.log_joint: the latent has values of {both}, which are observed. Leave them out of the "
+                "encoder's program, or of `observed`."
+            )
+        return z | seen
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from .._arguments import kind_of
-from .._types import Any, Callable, Key, PyTree, Scalar
+from .._types import Any, Array, Callable, Key, PyTree, Scalar
+from ._normal import Normal
 
 
 class AbstractDraw(abc.ABC):
@@ -21,9 +22,11 @@ class AbstractDraw(abc.ABC):
         - `name`: its name, which a run draws once.
         - `distribution`: an object with `sample(key)` and `log_prob(z)`, of any library. If `log_prob` returns
             several numbers, they are of independent entries, and add up.
-        - `where`: which of these numbers count, booleans that broadcast; the others are missing.
+        - `where`: which of these numbers count, booleans that broadcast to them; the others are missing. Those of
+            `Normal` are its entries, and missing ones may be NaN.
 
-        **Raises** `TypeError` for another object, `ValueError` for a name that was drawn before.
+        **Raises** `TypeError` for another object, `ValueError` for a name that was drawn before, and for a
+        `where` that does not fit what `log_prob` returns.
         """
 
     @abc.abstractmethod
@@ -108,10 +111,10 @@ class Scoring(AbstractDraw):
     def __call__(self, name, distribution, *, where=True):
         check_distribution(name, distribution)
         value = self._take([name])[name]
-        scores = jnp.asarray(distribution.log_prob(value))
-        if where is not True:
-            scores = jnp.where(where, scores, 0)
-        self.scores[name] = jnp.sum(scores)
+        score = lambda value: jnp.asarray(distribution.log_prob(value))
+        self.scores[name] = jnp.sum(
+            score(value) if where is True else _scores_where(name, distribution, value, where)
+        )
         return value
 
     def scan(self, step, carry, xs=None, *, length=None, where=True):
@@ -144,6 +147,28 @@ class Scoring(AbstractDraw):
         """Takes what all steps of a scan have found, of those that count."""
         count = lambda scores: jnp.sum(scores if where is True else jnp.where(where, scores, 0))
         self.scores |= jax.tree.map(count, found)
+
+
+def _scores_where(name: str, distribution: Any, value: Any, where: Any) -> Array:
+    """Returns the log-densities of the entries that count, and 0 for the others, which may be NaN."""
+    where = jnp.asarray(where)
+    score = distribution.log_prob
+    # A subclass may have another density.
+    if type(distribution) is Normal and where.ndim:
+        score = lambda value: distribution.log_probs(jnp.where(where, value, 0))
+        shape = jnp.broadcast_shapes(distribution.mean.shape, value.shape)
+    else:
+        shape = jax.eval_shape(score, value).shape
+    if where.ndim > len(shape) or any(
+        own not in (1, size) for own, size in zip(where.shape[::-1], shape[::-1], strict=False)
+    ):
+        told = f"numbers of shape {shape}" if shape else "a single number"
+        raise ValueError(
+            f"A program draws {name!r} with `where` of shape {where.shape}, but the log-density of this "
+            f"{kind_of(distribution)} is {told}. Use a distribution of independent entries, such as "
+            "programs.Normal, with a `where` that broadcasts to them."
+        )
+    return jnp.where(where, score(value), 0)
 
 
 def num_steps(xs: PyTree, length: int | None) -> int:

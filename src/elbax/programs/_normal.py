@@ -37,8 +37,12 @@ class Normal(eqx.Module):
 
     def log_prob(self, z: Float[Array, "..."]) -> Float[Array, ""]:
         """Returns log p(z), in nats, summed over all entries."""
+        return jnp.sum(self.log_probs(z))
+
+    def log_probs(self, z: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Returns log p of each entry, in nats."""
         scaled = (z - self.mean) / self.deviation
-        return -jnp.sum(0.5 * scaled**2 + jnp.log(self.deviation) + 0.5 * math.log(2 * math.pi))
+        return -(0.5 * scaled**2 + jnp.log(self.deviation) + 0.5 * math.log(2 * math.pi))
 
     def divergence(self, other: Any) -> Float[Array, ""] | None:
         """Returns KL(self ‖ other) of another `Normal`, in nats, summed over all entries; else `None`.

@@ -153,6 +153,13 @@ def test_a_prior_beside_batches_without_their_weight():
     assert hint not in message(elbax.components.Normal("full"), halves)
 
 
+def test_a_step_takes_tables():
+    rows = np.asarray(X).tolist()
+    (ours, told), (theirs, expected) = CASE.update(CASE.state, rows), CASE.update(CASE.state, X)
+    assert_close(ours.params, theirs.params)
+    assert_close(told.elbo, expected.elbo)
+
+
 def test_progress(capsys):
     result = elbax.fit(CASE.update, CASE.state, X, max_steps=20, progress=True)
     plain = elbax.fit(CASE.update, CASE.state, X, max_steps=20)

@@ -246,6 +246,16 @@ def test_free_bits_are_for_encoders(as_users_run):
         step(step.init(LOADINGS, elbax.Exact(model, LOADINGS), key=KEYS[0]), X)
 
 
+@pytest.mark.parametrize("targets", [("free_bits", "divergence"), ("divergence", "free_bits")])
+def test_free_bits_and_warm_up_have_no_objective_in_common(targets, as_users_run):
+    model = model_of(natural)
+    step = elbax.JointGradientStep(model, optax.sgd(0.1))
+    for target in targets:
+        step = elbax.wrappers.Anneal(step, lambda _: 0.5, target)
+    with pytest.raises(TypeError, match="inside of another Anneal or around one"):
+        step.init(LOADINGS, linear(), key=KEYS[0])
+
+
 def test_a_chain_hands_on_what_its_last_measured_part_saw():
     model = model_of(natural)
     steps = elbax.GradientEStep(model, optax.sgd(0.1)), elbax.GradientMStep(model, optax.sgd(0.1))

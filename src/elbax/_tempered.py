@@ -36,6 +36,11 @@ class Tempered(AbstractAround):
     def __init__(
         self, model: AbstractModel, beta: Array, target: Target, weight: Array | None = None
     ):
+        if isinstance(model, Tempered) and "free_bits" in (target, model.target):
+            raise TypeError(
+                "Anneal(target='free_bits'): it stands inside of another Anneal or around one, and the two weights "
+                "of the divergence have no objective in common. Use one of them; free bits may fall along a schedule."
+            )
         self.model = model
         self.beta = beta
         self.target = target

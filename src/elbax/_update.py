@@ -18,7 +18,7 @@ from ._program import compiled, program
 from ._sharding import automatic
 from ._state import apart, carry, ELBOState, Info
 from ._types import Any, Callable, Key, PyTree
-from .data._batch import host_rows
+from .data._batch import host_rows, read
 from .data._check import check_rows
 from .posteriors._posterior import check_posterior
 
@@ -252,7 +252,7 @@ def distinct_models(update: AbstractUpdate) -> list[AbstractModel]:
 
 
 def _looks_first(step: Callable) -> Callable:
-    """Decorates a step so that it raises a clear error for a state of another update."""
+    """Decorates a step so that it takes tables, and raises a clear error for a state of another update."""
 
     @functools.wraps(step)
     def call(self, state, *batch, **named):
@@ -261,6 +261,7 @@ def _looks_first(step: Callable) -> Callable:
                 "update(state, batch): state must be the result of update.init(params, posterior, key=key), got "
                 f"{kind_of(state)}."
             )
+        batch, named = map(read, batch), {name: read(given) for name, given in named.items()}
         try:
             return step(self, state, *batch, **named)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:

@@ -38,8 +38,9 @@ class Tempered(AbstractAround):
     ):
         if isinstance(model, Tempered) and "free_bits" in (target, model.target):
             raise TypeError(
-                "Anneal(target='free_bits'): it stands inside of another Anneal or around one, and the two weights "
-                "of the divergence have no objective in common. Use one of them; free bits may fall along a schedule."
+                "Anneal(target='free_bits'): it stands inside of another Anneal or around one, and the two "
+                "weights of the divergence have no objective in common. Use one of them; free bits may fall "
+                "along a schedule."
             )
         self.model = model
         self.beta = beta

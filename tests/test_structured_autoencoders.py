@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 import scipy.stats
 
 import elbax
@@ -245,3 +246,32 @@ def test_a_state_space_with_a_linear_decoder_has_the_evidence_of_kalman():
             np.testing.assert_allclose(found, joint_normal(seen), rtol=1e-11)
     draws = jnp.stack([bound(0.5 * DYNAMICS["loadings"], SEEN, key) for key in KEYS])
     assert draws.mean() < joint_normal(SEEN) - 0.1
+
+
+@pytest.mark.parametrize("target", ["divergence", "free_bits"])
+def test_the_divergence_of_a_state_space_is_warmed_up(target):
+    """Its natural parameters do not scale, but its divergence does; free bits of 1000 nats leave none of it."""
+    q = Recognition(elbax.Network(says, DYNAMICS["loadings"]), elbax.Exact(STATE_SPACE, DYNAMICS))
+    batch = {"frames": SEQUENCE[0][None], "seen": SEEN[None]}
+    step = elbax.JointGradientStep(STATE_SPACE, optax.sgd(0.0), through=True)
+
+    def measured(beta):
+        annealed = elbax.wrappers.Anneal(step, optax.constant_schedule(beta), target)
+        _, info = annealed(annealed.init(DYNAMICS, q, key=KEYS[3]), batch)
+        return info.elbo
+
+    _, told = step(step.init(DYNAMICS, q, key=KEYS[3]), batch)
+    if target == "divergence":
+        expected = told.reconstruction - 0.5 * told.kl_prior
+        np.testing.assert_allclose(measured(0.5), expected, rtol=1e-10)
+    else:
+        np.testing.assert_allclose(measured(1000.0), told.reconstruction - 1000, rtol=1e-10)
+
+
+def test_bayes_rule_of_a_state_space_is_not_annealed(as_users_run):
+    model = elbax.LinearGaussianStateSpace(STATES)
+    frames = jnp.zeros((1, STEPS, COLUMNS))
+    params = model.init(KEYS[0], frames + jax.random.normal(KEYS[1], frames.shape))
+    em = elbax.em(model)
+    with pytest.raises(TypeError, match="do not scale .* With an encoder use target='divergence'"):
+        elbax.wrappers.Anneal(em, lambda _: 0.5).init(params, key=KEYS[0])

@@ -120,6 +120,12 @@ class Tempered(AbstractAround):
                 f"parameters of the latent family, got {kind_of(prior)}. Use an encoder, or "
                 "target='entropy'."
             )
+        if not q.family.linear:
+            raise TypeError(
+                f"Anneal(target='divergence'): the natural parameters of {type(q.family).__name__} do not scale "
+                "when its density is raised to a power, so Bayes' rule cannot be annealed. Use an encoder, such "
+                "as elbax.Amortized(network, model.latent)."
+            )
         return q.family(_mix(1 / self.beta, q.natural, prior.natural))
 
     def log_joint_at(self, natural: PyTree, x: PyTree, z: PyTree) -> Scalar:

@@ -97,10 +97,11 @@ class Anneal(AbstractRemembering):
                     f"Anneal(target={self.target!r}): {name} does not define p(z), but KL(q ‖ p(z)) depends on "
                     "it. Use Model(likelihood=..., prior=...), or target='entropy'."
                 )
-            if not model.latent.linear:
+            if self.target == "entropy" and not model.latent.linear:
                 raise TypeError(
-                    f"Anneal: the natural parameters of {type(model.latent).__name__}, the latent of {name}, do "
-                    "not scale when its density is raised to a power, so it cannot be annealed."
+                    f"Anneal(target='entropy'): the natural parameters of {type(model.latent).__name__}, the "
+                    f"latent of {name}, do not scale when its density is raised to a power, so Bayes' rule "
+                    "cannot be annealed. With an encoder use target='divergence'."
                 )
         inner = self._tempered(jnp.ones(()), (self.update, posterior))
         return Schedule(_restored(inner[0].init_memory(params, inner[1])), jnp.zeros((), int))

@@ -529,3 +529,15 @@ def test_names_of_the_datum_are_checked():
     for x, given in ((jnp.zeros(3), "an array"), ({"y": 1.0}, r"a dictionary of \['y'\]")):
         with pytest.raises(ValueError, match=rf"a datum that is a dictionary; got .*{given}"):
             programs.log_joint(program, ("x",))((), x, {"z": jnp.array(0.0)})
+
+
+def test_what_is_no_distribution_or_no_dictionary_is_refused(as_users_run):
+    draw = lambda _, draw: draw("x", elbax.families.Bernoulli())
+    with pytest.raises(TypeError, match="the family without its natural parameters"):
+        programs.Ancestral(draw, ()).sample(jax.random.key(0))
+    prior = programs.prior(lambda _, draw: draw("z", programs.Normal(jnp.zeros(2), 1.0)))
+    latent = elbax.DiagonalGaussian(2)
+    model = elbax.Model(likelihood=lambda p, x, z: jnp.sum(x), prior=prior, latent=latent)
+    q = lambda x, key=None: latent((x, jnp.ones(2)))
+    with pytest.raises(TypeError, match=r"a dictionary by name; got an array of shape \(2,\)"):
+        elbax.elbo(model, (), q, jnp.zeros((3, 2)), key=jax.random.key(0))

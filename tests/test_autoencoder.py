@@ -540,3 +540,17 @@ def test_densities_of_several_numbers_are_refused():
     standard = model(lambda params, x: (jnp.zeros(2), jnp.ones(2)))
     with pytest.raises(TypeError, match="log_prob returned shape"):
         elbax.diagnostics.importance_evidence(standard, (), lambda x: Entries(), x, key=key)
+
+
+def test_a_prior_of_whole_numbers_is_one_of_numbers():
+    def divergence(dtype):
+        model = elbax.Model(
+            likelihood=lambda params, x, z: jnp.sum(x * z),
+            prior=lambda params, x: (jnp.zeros(2, dtype), 2 * jnp.ones(2, dtype)),
+            latent=elbax.DiagonalGaussian(2),
+        )
+        q = lambda x, key=None: model.latent((x, jnp.ones(2)))
+        terms = elbax.elbo_terms(model, (), q, jnp.ones((3, 2)), key=jax.random.key(0))
+        return terms.kl_prior
+
+    np.testing.assert_allclose(divergence(int), divergence(float), rtol=1e-12)

@@ -141,7 +141,10 @@ def check_trainable(name: str, posterior: PyTree, reads_params: bool = False) ->
             f"{name}: got an Exact posterior, which has no weights to train: it is Bayes' rule at a snapshot of "
             "the params. Start from elbax.Amortized(network, model.latent), or use ExactEStep(model)."
         )
-    raise TypeError(f"{name}: got {kind_of(posterior)} posterior, which has no weights to train.")
+    raise TypeError(
+        f"{name}: got {kind_of(posterior)} posterior, which has no weights to train. To train only the params use "
+        "GradientMStep; the weights of a network are those of elbax.Network(module)."
+    )
 
 
 def _global_term_and_gradient(model, params, key):

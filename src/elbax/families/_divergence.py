@@ -35,6 +35,9 @@ def as_prior(given: Any, family: AbstractFamily) -> Any:
             "latent=elbax.Gaussian(2)), or return a distribution with log_prob(z) or a function of z."
         )
     natural = jax.tree.map(jnp.asarray, given)
+    if family.natural_shapes is not None:
+        whole = lambda leaf: jnp.issubdtype(leaf.dtype, jnp.integer)
+        natural = jax.tree.map(lambda leaf: leaf.astype(float) if whole(leaf) else leaf, natural)
     found, expected = tuple(map(jnp.shape, jax.tree.leaves(natural))), family.natural_shapes
     if expected is not None and found != expected:
         raise ValueError(

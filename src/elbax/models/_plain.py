@@ -262,7 +262,8 @@ class Model(AbstractModel):
                 f"{type(self.estimator).__name__}: draws of this "
                 f"{type(getattr(q, 'source', getattr(q, 'family', q))).__name__} are not reparameterized, but "
                 "this estimator differentiates draws with respect to the parameters of q. Use Model(..., "
-                "estimator=elbax.estimators.ScoreFunction())."
+                "estimator=elbax.estimators.ScoreFunction()), or ImportanceWeightedScore(5) for a bound of "
+                "several draws."
             )
         if self.exact or self.estimator is not None:
             return self.estimator

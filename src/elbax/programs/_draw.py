@@ -5,8 +5,9 @@ import abc
 import jax
 import jax.numpy as jnp
 
-from .._arguments import kind_of
+from .._arguments import kind_of, told
 from .._types import Any, Array, Callable, Key, PyTree, Scalar
+from ..families import AbstractFamily
 from ._normal import Normal
 
 
@@ -95,6 +96,11 @@ class Scoring(AbstractDraw):
     """Adds up the log-densities of given values."""
 
     def __init__(self, given: dict[str, Any]):
+        if not isinstance(given, dict):
+            raise TypeError(
+                f"The values of a program's draws are a dictionary by name; got {told(given)}. Where a prior or a "
+                "model is a program, so is the encoder: programs.encoder(infer, weights)."
+            )
         self.given = jax.tree.map(jnp.asarray, given)
         self.scores: dict[str, Scalar] = {}
 
@@ -162,10 +168,10 @@ def _scores_where(name: str, distribution: Any, value: Any, where: Any) -> Array
     if where.ndim > len(shape) or any(
         own not in (1, size) for own, size in zip(where.shape[::-1], shape[::-1], strict=False)
     ):
-        told = f"numbers of shape {shape}" if shape else "a single number"
+        numbers = f"numbers of shape {shape}" if shape else "a single number"
         raise ValueError(
             f"A program draws {name!r} with `where` of shape {where.shape}, but the log-density of this "
-            f"{kind_of(distribution)} is {told}. Use a distribution of independent entries, such as "
+            f"{kind_of(distribution)} is {numbers}. Use a distribution of independent entries, such as "
             "programs.Normal, with a `where` that broadcasts to them."
         )
     return jnp.where(where, score(value), 0)
@@ -187,9 +193,13 @@ def check_new(name: str, drawn: Any) -> None:
 
 
 def check_distribution(name: str, distribution: Any) -> None:
-    if not (hasattr(distribution, "sample") and hasattr(distribution, "log_prob")):
+    of_class = isinstance(distribution, type | AbstractFamily)
+    if of_class or not (hasattr(distribution, "sample") and hasattr(distribution, "log_prob")):
+        family = ", the family without its natural parameters" * isinstance(
+            distribution, AbstractFamily
+        )
         raise TypeError(
             f"draw({name!r}, ...): expected a distribution with sample(key) and log_prob(z), got "
-            f"{kind_of(distribution)}. Use one of elbax.programs, of a family as in elbax.Categorical(3)(logits), "
-            "or of numpyro or distreqx."
+            f"{kind_of(distribution)}{family}. Use one of elbax.programs, of a family as in "
+            "elbax.Categorical(3)(logits), or of numpyro or distreqx."
         )

@@ -24,8 +24,8 @@ class JointGradientStep(AbstractGradientStep):
     - `chunk_size`: about how many rows to process at a time.
     - `free`: which params move, `True` or `False` for each block, or a mask for each entry.
     - `through`: whether the gradient in θ includes the posterior's dependence on θ. It matters for a posterior
-        that contains `Exact(model, params)`, such as `Recognition` or an encoder with a `target`. Otherwise that
-        is a fixed snapshot, moved to the current params before each step.
+        that contains `Exact(model, params)`, such as `Recognition` or an encoder with a `target`. Otherwise these
+        params are a constant of the step. The posterior of the next state reads the params of that state.
 
     **Raises** `TypeError` at `init` for a posterior without weights, such as `Exact`, unless it moves with the
     params; `ValueError` with `through` if the posterior reads the params of another model.

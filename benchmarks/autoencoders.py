@@ -193,11 +193,7 @@ def measured(latent: int, width: int, depth: int, batch: int) -> tuple[Row, Row]
     )
     if importlib.util.find_spec("torch"):
         waited["PyTorch"] = functools.partial(by_torch(latent, width, depth), batches)
-    times = {name: [] for name in waited}
-    for round_ in range(1 + ROUNDS):
-        for name in np.random.default_rng(round_).permutation(list(waited)):
-            times[name].append(1e3 * seconds(waited[name]) / STEPS)
-    times = {name: np.array(own[1:]) for name, own in times.items()}
+    times = {name: own / STEPS for name, own in in_turns(waited, ROUNDS).items()}
     size = {"latent, hidden, batch": f"{latent}, {depth} × {width}, {batch}"}
     steps: Row = dict(size) | {"elbax, ms a step": f"{np.median(times['elbax']):.2f}"}
     steps |= {
@@ -208,6 +204,20 @@ def measured(latent: int, width: int, depth: int, batch: int) -> tuple[Row, Row]
     middle = {name: float(np.median(own)) for name, own in compiling.items()}
     compiles: Row = dict(size) | {f"{name}, s": f"{own:.2f}" for name, own in middle.items()}
     return steps, compiles | {"elbax / by hand": f"{middle['elbax'] / middle['by hand']:.2f}"}
+
+
+def awaited(program: Callable, *arguments: Any) -> Callable[[], Any]:
+    return lambda: jax.block_until_ready(program(*arguments))
+
+
+def in_turns(runs: dict[Any, Callable[[], Any]], rounds: int) -> dict[Any, np.ndarray]:
+    """Milliseconds of each run, after one round of warm-up; each round has another order."""
+    times = {name: [] for name in runs}
+    for round_ in range(1 + rounds):
+        for place in np.random.default_rng(round_).permutation(len(runs)):
+            name = list(runs)[place]
+            times[name].append(1e3 * seconds(runs[name]))
+    return {name: np.array(own[1:]) for name, own in times.items()}
 
 
 def fifty_draws() -> list[Row]:
@@ -222,13 +232,8 @@ def fifty_draws() -> list[Row]:
         state = update.init(elbax.Network(decoder), posterior, key=jax.random.key(1))
         program = jax.jit(update).lower(state, images).compile()
         memory[at_once] = program.memory_analysis().temp_size_in_bytes / 2**20
-        run = functools.partial(program, state, images)
-        runs[at_once] = functools.partial(lambda run: jax.block_until_ready(run()), run)
-    times = {at_once: [] for at_once in runs}
-    for _ in range(1 + ROUNDS // 4):
-        for at_once, run in runs.items():
-            times[at_once].append(1e3 * seconds(run))
-    times = {at_once: np.array(own[1:]) for at_once, own in times.items()}
+        runs[at_once] = awaited(program, state, images)
+    times = in_turns(runs, ROUNDS // 4)
     return [
         {
             "images at a time": at_once,
@@ -275,13 +280,8 @@ def chain(dim: int, num_steps: int, batch: int) -> Row:
         begin = time.perf_counter()
         program = jax.jit(function).lower(params, outputs, keys).compile()
         compiling[name] = time.perf_counter() - begin
-        run = functools.partial(program, params, outputs, keys)
-        runs[name] = functools.partial(lambda run: jax.block_until_ready(run()), run)
-    times = {name: [] for name in runs}
-    for _ in range(1 + ROUNDS):
-        for name, run in runs.items():
-            times[name].append(1e3 * seconds(run))
-    times = {name: np.array(own[1:]) for name, own in times.items()}
+        runs[name] = awaited(program, params, outputs, keys)
+    times = in_turns(runs, ROUNDS)
     return {
         "coordinates, steps, paths": f"{dim}, {num_steps}, {batch}",
         "bound, ms": f"{np.median(times['bound']):.1f}",

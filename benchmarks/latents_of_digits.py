@@ -6,7 +6,6 @@ Images are black and white. Rows have the same sizes of networks, batches and op
 the batches and the draws. Eight switches have 256 values: there log p(x) is a sum, to train with and to judge by.
 """
 
-import argparse
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from measuring import markdown, Row, setting, write
+from measuring import markdown, Row, setting, write_or_print
 from sklearn.datasets import load_digits
 
 import elbax
@@ -295,11 +294,4 @@ def report() -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []])
-    asked = parser.parse_args().parts
-    if asked:
-        for part in asked:
-            print(markdown(PARTS[part]()))
-    else:
-        write(RESULTS, report())
+    write_or_print(RESULTS, report, PARTS, __doc__)

@@ -5,6 +5,7 @@ and the last E-step are not sweeps. The contestants alternate in one process, fr
 warm-up round. Medians stand with the quartiles of the rounds.
 """
 
+import argparse
 import contextlib
 import datetime
 import functools
@@ -147,3 +148,19 @@ def write(file: Path, report: Iterable[str]) -> None:
     if where := re.sub("[^a-z0-9]+", "-", accelerator().lower()):
         file = file.with_stem(f"{file.stem}-{where}")
     file.write_text("\n\n".join(parts) + "\n")
+
+
+def write_or_print(
+    file: Path,
+    report: Callable[[], Iterable[str]],
+    parts: dict[str, Callable[[], list[Row]]],
+    about: str | None,
+) -> None:
+    """Writes the whole report, or prints the tables of the parts that the command line names."""
+    parser = argparse.ArgumentParser(description=(about or "").split("\n")[0])
+    parser.add_argument("parts", nargs="*", choices=[*parts, []])
+    asked = parser.parse_args().parts
+    if not asked:
+        write(file, report())
+    for part in asked:
+        print(markdown(parts[part]()))

@@ -3,7 +3,6 @@
 python benchmarks/structured_autoencoders.py [PART ...]    all parts: writes results/structured_autoencoders.md
 """
 
-import argparse
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from measuring import markdown, Row, setting, write
+from measuring import markdown, Row, setting, write_or_print
 from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
@@ -516,11 +515,4 @@ def report() -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []])
-    asked = parser.parse_args().parts
-    if asked:
-        for part in asked:
-            print(markdown(PARTS[part]()))
-    else:
-        write(RESULTS, report())
+    write_or_print(RESULTS, report, PARTS, __doc__)
